@@ -1,0 +1,363 @@
+//! Publisher keys: reading key files, and the threshold over *distinct* keys.
+//!
+//! A key file (`NAME.pub`, `NAME.key`) is text: lines that start with `#` are comments, exactly one other line holds the
+//! standard base64 of 32 bytes (the ed25519 public key, or the private seed).
+//!
+//! Promises: one key counts once however often it stands in the folder or signs; a threshold of 0 cannot be built; an empty
+//! keyring is an error, never "anything goes".
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::digest::{Sha256Digest, decode_hex};
+use crate::limits::{MAX_KEY_FILE_BYTES, MAX_KEYS};
+
+/// First 8 bytes of the SHA-256 of a public key. It finds a key in the keyring; it proves nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId([u8; 8]);
+
+impl KeyId {
+    /// Takes the 8 bytes as they stand in a record.
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 8 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+
+    /// Reads 16 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0_u8; 8];
+        decode_hex(text, &mut bytes).then_some(Self(bytes))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key:{self}")
+    }
+}
+
+impl Serialize for KeyId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_hex(&text).ok_or_else(|| de::Error::custom(format!("expected 16 hex digits of a key id, got {text:?}")))
+    }
+}
+
+/// Why a key file or a keyring was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The file is no key.
+    #[error("{file}: expected one line of base64 of 32 bytes (and # comments), got {got}")]
+    Malformed {
+        /// Name of the file.
+        file: String,
+        /// What was found instead.
+        got: String,
+    },
+    /// The 32 bytes are no usable ed25519 point.
+    #[error("{file}: the 32 bytes are no usable ed25519 public key")]
+    NotAPoint {
+        /// Name of the file.
+        file: String,
+    },
+    /// Two different keys share a key id.
+    #[error("{file}: key id {id} belongs to another key of this keyring already")]
+    IdClash {
+        /// Name of the second file.
+        file: String,
+        /// The id both have.
+        id: KeyId,
+    },
+    /// There is nothing to trust.
+    #[error("the keyring is empty: expected at least {threshold} public key file(s) (*.pub)")]
+    Empty {
+        /// Signatures that would be needed.
+        threshold: NonZeroU32,
+    },
+    /// More signatures are demanded than keys exist.
+    #[error("the threshold is {threshold} but the keyring has only {keys} distinct key(s): no record could ever pass")]
+    Unreachable {
+        /// Signatures demanded.
+        threshold: NonZeroU32,
+        /// Distinct keys there are.
+        keys: usize,
+    },
+    /// More key files than a keyring may hold.
+    #[error("the keyring has more than {MAX_KEYS} key files")]
+    TooMany,
+}
+
+/// A publisher's public key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    id: KeyId,
+    key: VerifyingKey,
+}
+
+impl PublicKey {
+    /// Reads the text of a `*.pub` file; `file` names it in errors.
+    pub fn parse(file: &str, text: &[u8]) -> Result<Self, KeyError> {
+        let bytes = parse_key_line(file, text)?;
+        let key = VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::NotAPoint { file: file.to_owned() })?;
+        if key.is_weak() {
+            return Err(KeyError::NotAPoint { file: file.to_owned() });
+        }
+        Ok(Self::from_key(key))
+    }
+
+    /// Text of the `*.pub` file.
+    pub fn to_text(&self, comment: &str) -> String {
+        format!("# ed25519 public key, id {}: {}\n{}\n", self.id, one_line(comment), BASE64.encode(self.key.as_bytes()))
+    }
+
+    /// The id records name it by.
+    pub const fn id(&self) -> KeyId {
+        self.id
+    }
+
+    fn from_key(key: VerifyingKey) -> Self {
+        let digest = Sha256Digest::of(key.as_bytes());
+        let mut id = [0_u8; 8];
+        id.copy_from_slice(&digest.as_bytes()[..8]);
+        Self { id: KeyId(id), key }
+    }
+
+    /// Strict verification (no small-order points, canonical encodings only).
+    fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+/// A publisher's private key. Its bytes never appear in `Debug`, and are wiped when it is dropped.
+pub struct SecretKey(SigningKey);
+
+impl SecretKey {
+    /// Makes the key of 32 secret random bytes; the caller has the dice.
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(seed))
+    }
+
+    /// Reads the text of a `*.key` file; `file` names it in errors.
+    pub fn parse(file: &str, text: &[u8]) -> Result<Self, KeyError> {
+        Ok(Self::from_seed(&parse_key_line(file, text)?))
+    }
+
+    /// Text of the `*.key` file. Write it with mode 0600.
+    pub fn to_text(&self, comment: &str) -> String {
+        format!(
+            "# ed25519 PRIVATE key, id {}: {} -- keep it offline\n{}\n",
+            self.public().id(),
+            one_line(comment),
+            BASE64.encode(self.0.as_bytes())
+        )
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> PublicKey {
+        PublicKey::from_key(self.0.verifying_key())
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey({})", self.public().id())
+    }
+}
+
+/// The keys a host trusts, and how many of them must have signed.
+#[derive(Clone, Debug)]
+pub struct Keyring {
+    keys: BTreeMap<KeyId, PublicKey>,
+    threshold: NonZeroU32,
+}
+
+impl Keyring {
+    /// Builds a keyring. Keys named in `revoked` are left out; the same key twice counts once.
+    pub fn new(
+        keys: impl IntoIterator<Item = (String, PublicKey)>,
+        threshold: NonZeroU32,
+        revoked: &[KeyId],
+    ) -> Result<Self, KeyError> {
+        let mut distinct: BTreeMap<KeyId, PublicKey> = BTreeMap::new();
+        for (file, key) in keys {
+            if revoked.contains(&key.id) {
+                continue;
+            }
+            match distinct.get(&key.id) {
+                Some(known) if *known != key => return Err(KeyError::IdClash { file, id: key.id }),
+                Some(_) => {}
+                None => {
+                    distinct.insert(key.id, key);
+                }
+            }
+            if distinct.len() > MAX_KEYS {
+                return Err(KeyError::TooMany);
+            }
+        }
+        if distinct.is_empty() {
+            return Err(KeyError::Empty { threshold });
+        }
+        if u32::try_from(distinct.len()).is_ok_and(|keys| keys < threshold.get()) {
+            return Err(KeyError::Unreachable { threshold, keys: distinct.len() });
+        }
+        Ok(Self { keys: distinct, threshold })
+    }
+
+    /// Signatures by distinct keys that a record needs.
+    pub const fn threshold(&self) -> NonZeroU32 {
+        self.threshold
+    }
+
+    /// Ids of the trusted keys, ascending.
+    pub fn ids(&self) -> impl Iterator<Item = KeyId> + '_ {
+        self.keys.keys().copied()
+    }
+
+    /// Counts the distinct trusted keys that signed `message`. Signatures by unknown keys are ignored; a signature that claims a
+    /// trusted key and does not verify refuses the whole (it is damage or forgery, never an accident to overlook).
+    pub(crate) fn check(&self, message: &[u8], signatures: &[(KeyId, [u8; 64])]) -> Result<Vec<KeyId>, SignatureFault> {
+        let mut signers: Vec<KeyId> = Vec::new();
+        for (id, signature) in signatures {
+            let Some(key) = self.keys.get(id) else { continue };
+            if !key.verifies(message, signature) {
+                return Err(SignatureFault::Forged(*id));
+            }
+            if !signers.contains(id) {
+                signers.push(*id);
+            }
+        }
+        let enough = u32::try_from(signers.len()).is_ok_and(|count| count >= self.threshold.get());
+        if enough { Ok(signers) } else { Err(SignatureFault::TooFew { signers }) }
+    }
+}
+
+/// What was wrong with a set of signatures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SignatureFault {
+    /// A signature names a trusted key and does not verify.
+    Forged(KeyId),
+    /// Fewer distinct trusted keys than the threshold.
+    TooFew { signers: Vec<KeyId> },
+}
+
+fn parse_key_line(file: &str, text: &[u8]) -> Result<[u8; 32], KeyError> {
+    let malformed = |got: &str| KeyError::Malformed { file: file.to_owned(), got: got.to_owned() };
+    if u64::try_from(text.len()).map_or(true, |len| len > MAX_KEY_FILE_BYTES) {
+        return Err(malformed("a file of more than 4096 bytes"));
+    }
+    let text = std::str::from_utf8(text).map_err(|_| malformed("bytes that are no UTF-8 text"))?;
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (first, second) = (lines.next(), lines.next());
+    let line = match (first, second) {
+        (Some(line), None) => line,
+        (None, _) => return Err(malformed("no key line")),
+        (Some(_), Some(_)) => return Err(malformed("more than one key line")),
+    };
+    let word = line.split_whitespace().next().unwrap_or_default();
+    let bytes = BASE64.decode(word).map_err(|_| malformed("a line that is no base64"))?;
+    let length = bytes.len();
+    bytes.try_into().map_err(|_| malformed(&format!("{length} bytes")))
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(n: u8) -> SecretKey {
+        SecretKey::from_seed(&[n; 32])
+    }
+
+    fn ring(seeds: &[u8], threshold: u32) -> Result<Keyring, KeyError> {
+        let keys = seeds.iter().map(|n| (format!("{n}.pub"), secret(*n).public()));
+        Keyring::new(keys, NonZeroU32::new(threshold).unwrap(), &[])
+    }
+
+    #[test]
+    fn a_key_survives_its_file() {
+        let key = secret(7);
+        let text = key.to_text("release 2026\nmalicious second line");
+        assert_eq!(SecretKey::parse("a.key", text.as_bytes()).unwrap().public(), key.public());
+        let public = key.public().to_text("release");
+        assert_eq!(PublicKey::parse("a.pub", public.as_bytes()).unwrap(), key.public());
+        assert!(!format!("{key:?}").contains(&BASE64.encode([7; 32])));
+    }
+
+    #[test]
+    fn a_file_that_is_no_key_says_what_it_is() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"", "no key line"),
+            (b"# only a comment\n", "no key line"),
+            (b"AAAA\nAAAA\n", "more than one key line"),
+            (b"AAAA\n", "3 bytes"),
+            (b"not base64!\n", "no base64"),
+            (b"\xff\xfe", "no UTF-8"),
+        ];
+        for (text, expected) in cases {
+            let error = PublicKey::parse("x.pub", text).unwrap_err().to_string();
+            assert!(error.starts_with("x.pub: ") && error.contains(expected), "{error}");
+        }
+        assert!(PublicKey::parse("zero.pub", BASE64.encode([0; 32]).as_bytes()).is_err(), "a weak point is no key");
+    }
+
+    #[test]
+    fn an_empty_or_unreachable_keyring_cannot_be_built() {
+        assert!(matches!(ring(&[], 1), Err(KeyError::Empty { .. })));
+        assert!(matches!(ring(&[1, 1], 2), Err(KeyError::Unreachable { keys: 1, .. })));
+        let revoked = [secret(1).public().id()];
+        let keys = [("1.pub".to_owned(), secret(1).public())];
+        assert!(matches!(Keyring::new(keys, NonZeroU32::MIN, &revoked), Err(KeyError::Empty { .. })));
+    }
+
+    #[test]
+    fn one_key_counts_once_however_often_it_signs() {
+        let ring = ring(&[1, 2], 2).unwrap();
+        let by = |n: u8| (secret(n).public().id(), secret(n).sign(b"m"));
+        assert_eq!(ring.check(b"m", &[by(1), by(1)]), Err(SignatureFault::TooFew { signers: vec![by(1).0] }));
+        assert_eq!(ring.check(b"m", &[by(1), by(9)]), Err(SignatureFault::TooFew { signers: vec![by(1).0] }));
+        assert_eq!(ring.check(b"m", &[by(1), by(2)]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_signature_that_claims_a_trusted_key_and_fails_refuses_all() {
+        let ring = ring(&[1, 2], 1).unwrap();
+        let good = (secret(1).public().id(), secret(1).sign(b"m"));
+        let forged = (secret(2).public().id(), secret(1).sign(b"m"));
+        assert_eq!(ring.check(b"m", &[good, forged]), Err(SignatureFault::Forged(forged.0)));
+    }
+}
