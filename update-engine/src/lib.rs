@@ -1,0 +1,12 @@
+//! The host's side of an update: a pure engine, and the adapters that carry out what it decides.
+//!
+//! ```text
+//!  fetch ─► install (decode, verify) ─► slot::writer ─► slot::readback ─► boot (arm) ─► reboot ─► health ─► boot (mark good)
+//!                                └────────────── engine::step says which, when and why ──────────────┘
+//!                                     journal keeps it · report tells the server · status tells people
+//! ```
+//!
+//! * [`engine`] owns no clock, no dice and no I/O: `(model, event, now) → (model, effects)`.
+//! * The daemon (`daemon`) is the only place that runs effects.
+
+pub mod engine;
