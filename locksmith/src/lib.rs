@@ -1,0 +1,5 @@
+#![doc = include_str!("../README.md")]
+
+pub mod names;
+pub mod semaphore;
+pub mod store;

@@ -1,0 +1,429 @@
+//! The store of one machine: an SQLite file in a data folder.
+//!
+//! ```text
+//! DIR/                  mode 0700, made if missing
+//! ├── locksmith.sqlite  mode 0600; journal_mode=WAL, synchronous=FULL: a commit is on the disk before it is answered
+//! └── locksmithd.lock   held by flock while a locksmithd runs; holds its process id
+//!
+//! clock(only, revision)              one row: the number of the last change anywhere
+//! groups(name, revision, document)   document: the JSON of semaphore::Document
+//! history(seq, group_name, entry)    entry: the JSON of semaphore::history::Entry; 1,000 newest per group
+//! user_version = 1                   the schema's number; a higher one is refused by name
+//! ```
+//!
+//! Promises: one process per folder (the second is refused with the first one's process id), and what is described in
+//! [`super`].
+//! Never: repairs or replaces a file it cannot read.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use tokio::sync::Mutex;
+
+use super::{Expected, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
+use crate::names::GroupName;
+use crate::semaphore::Document;
+use crate::semaphore::history::{Entry, MAX_ENTRIES};
+
+const DATABASE: &str = "locksmith.sqlite";
+const LOCK: &str = "locksmithd.lock";
+
+/// Marks the file as ours ("LKSM").
+const APPLICATION_ID: i32 = 0x4c4b_534d;
+
+/// The schema written by this version.
+const SCHEMA: i32 = 1;
+
+const CREATE: &str = "
+    CREATE TABLE clock (only INTEGER PRIMARY KEY CHECK (only = 1), revision INTEGER NOT NULL) STRICT;
+    INSERT INTO clock VALUES (1, 0);
+    CREATE TABLE groups (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, document TEXT NOT NULL) STRICT;
+    CREATE TABLE history (seq INTEGER PRIMARY KEY AUTOINCREMENT, group_name TEXT NOT NULL, entry TEXT NOT NULL) STRICT;
+    CREATE INDEX history_of_group ON history (group_name, seq);
+";
+
+/// Longest wait for a reader from outside (a backup, a curious operator) that holds the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a data folder could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process serves it.
+    #[error("data folder {dir}: {holder} is running on it")]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+        /// Who, with its process id where known.
+        holder: String,
+    },
+    /// It cannot be read or written.
+    #[error("data folder {dir}: {what}: {source}")]
+    Io {
+        /// The folder.
+        dir: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not a database, is damaged, or cannot be opened.
+    #[error("database {file}: {source}")]
+    Database {
+        /// The file.
+        file: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The file belongs to another program.
+    #[error("database {file}: it is another program's (application id {found:#x}, expected {APPLICATION_ID:#x})")]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// Its application id.
+        found: i32,
+    },
+    /// The file was written by a newer locksmithd.
+    #[error("database {file}: it has schema {found}, this locksmithd knows up to {SCHEMA}: start the newer locksmithd")]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its schema number.
+        found: i32,
+    },
+}
+
+/// A store in a data folder, held by this process alone.
+#[derive(Debug)]
+pub struct SqliteStore {
+    file: PathBuf,
+    connection: Arc<Mutex<Connection>>,
+    /// Dropped last: while it is held nobody else opens the folder.
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the store in `dir`, making folder and file if they are missing. Blocks on the disk.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        let io = |what| move |source| OpenError::Io { dir: dir.to_owned(), what, source };
+        make_dir(dir).map_err(io("cannot make it"))?;
+        let lock = take_lock(dir)?;
+        let file = dir.join(DATABASE);
+        private(&file).map_err(io("cannot make the database in it"))?;
+        let connection = open_database(&file)?;
+        sync_dir(dir).map_err(io("cannot sync it"))?;
+        Ok(Self { file, connection: Arc::new(Mutex::new(connection)), _lock: lock })
+    }
+
+    /// Runs a piece of work on the connection, off the runtime's threads, one at a time.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let mut connection = Arc::clone(&self.connection).lock_owned().await;
+        let done = tokio::task::spawn_blocking(move || work(&mut connection)).await;
+        match done {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(Failure::Database(error))) => Err(self.out(&error)),
+            Ok(Err(Failure::Document { group, source })) => Err(StoreError::Document { place: self.place(), group, source }),
+            Err(error) => Err(self.out(&error)),
+        }
+    }
+
+    fn out(&self, reason: &dyn std::fmt::Display) -> StoreError {
+        StoreError::Unavailable { place: self.place(), reason: reason.to_string() }
+    }
+
+    fn place(&self) -> String {
+        self.file.display().to_string()
+    }
+}
+
+impl Store for SqliteStore {
+    async fn get(&self, group: &GroupName) -> Result<Option<Stored>, StoreError> {
+        let group = group.clone();
+        self.run(move |connection| read(connection, &group)).await
+    }
+
+    async fn swap(&self, group: &GroupName, expected: Expected, write: Write) -> Result<Swap, StoreError> {
+        let group = group.clone();
+        self.run(move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let swap = swap_in(&transaction, &group, expected, &write)?;
+            transaction.commit()?;
+            Ok(swap)
+        })
+        .await
+    }
+
+    async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
+        self.run(|connection| {
+            let mut statement = connection.prepare_cached("SELECT name FROM groups ORDER BY name LIMIT ?1")?;
+            let names = statement.query_map([sql_size(MAX_GROUPS)], |row| row.get::<_, String>(0))?;
+            names.map(|name| name_in(&name?)).collect()
+        })
+        .await
+    }
+
+    async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        let group = group.clone();
+        self.run(move |connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT entry FROM history WHERE group_name = ?1 ORDER BY seq DESC LIMIT ?2")?;
+            let rows = statement.query_map(params![group.as_str(), sql_size(limit)], |row| row.get::<_, String>(0))?;
+            rows.map(|entry| Ok(from_json::<Entry>(&entry?)?)).collect()
+        })
+        .await
+    }
+}
+
+/// What can go wrong on the connection's thread.
+enum Failure {
+    Database(rusqlite::Error),
+    Document { group: String, source: crate::semaphore::DocumentError },
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+fn read(connection: &Connection, group: &GroupName) -> Result<Option<Stored>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT revision, document FROM groups WHERE name = ?1")?;
+    let row = statement.query_row([group.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).optional()?;
+    let Some((revision, text)) = row else { return Ok(None) };
+    let document = Document::from_json(&text).map_err(|source| Failure::Document { group: group.to_string(), source })?;
+    Ok(Some(Stored { document, revision: revision_in(revision)? }))
+}
+
+fn swap_in(transaction: &Transaction<'_>, group: &GroupName, expected: Expected, write: &Write) -> Result<Swap, Failure> {
+    let document = write.document.to_json().map_err(|source| Failure::Document { group: group.to_string(), source })?;
+    let next: i64 = transaction.prepare_cached("SELECT revision + 1 FROM clock")?.query_row([], |row| row.get(0))?;
+    let revision = revision_in(next)?;
+    let changed = match expected {
+        Expected::Absent => transaction
+            .prepare_cached(
+                "INSERT INTO groups SELECT ?1, ?2, ?3 WHERE (SELECT count(*) FROM groups) < ?4
+                 ON CONFLICT (name) DO NOTHING",
+            )?
+            .execute(params![group.as_str(), next, document, sql_size(MAX_GROUPS)])?,
+        Expected::At(Revision(expected)) => transaction
+            .prepare_cached("UPDATE groups SET revision = ?2, document = ?3 WHERE name = ?1 AND revision = ?4")?
+            .execute(params![group.as_str(), next, document, i64::try_from(expected).unwrap_or(-1)])?,
+    };
+    if changed == 0 {
+        return Ok(Swap::Lost);
+    }
+    transaction.prepare_cached("UPDATE clock SET revision = ?1")?.execute([next])?;
+    append(transaction, group, &write.history)?;
+    Ok(Swap::Done(revision))
+}
+
+fn append(transaction: &Transaction<'_>, group: &GroupName, history: &[Entry]) -> Result<(), Failure> {
+    if history.is_empty() {
+        return Ok(());
+    }
+    let mut insert = transaction.prepare_cached("INSERT INTO history (group_name, entry) VALUES (?1, ?2)")?;
+    for entry in history {
+        insert.execute(params![group.as_str(), to_json(entry)?])?;
+    }
+    transaction
+        .prepare_cached(
+            "DELETE FROM history WHERE group_name = ?1 AND seq <=
+             (SELECT seq FROM history WHERE group_name = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .execute(params![group.as_str(), sql_size(MAX_ENTRIES)])?;
+    Ok(())
+}
+
+fn open_database(file: &Path) -> Result<Connection, OpenError> {
+    let database = |source| OpenError::Database { file: file.to_owned(), source };
+    let mut connection = Connection::open(file).map_err(database)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
+    let number = |connection: &Connection, name: &str| {
+        connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(database)
+    };
+    let (found, schema) = (number(&connection, "application_id")?, number(&connection, "user_version")?);
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(database)?;
+    if tables > 0 && found != APPLICATION_ID {
+        return Err(OpenError::Foreign { file: file.to_owned(), found });
+    }
+    if schema > SCHEMA {
+        return Err(OpenError::Newer { file: file.to_owned(), found: schema });
+    }
+    configure(&connection).map_err(database)?;
+    if tables == 0 {
+        create(&mut connection).map_err(database)?;
+    }
+    Ok(connection)
+}
+
+fn configure(connection: &Connection) -> Result<(), rusqlite::Error> {
+    // The answer to this pragma is a row, and in-memory or odd file systems answer with another mode.
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if mode != "wal" {
+        tracing::warn!(mode, "the database cannot use a write-ahead log here; it stays correct but is slower");
+    }
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // The log is cut back to this after a checkpoint, so one burst does not keep the disk for ever.
+    connection.pragma_update(None, "journal_size_limit", 4 << 20)
+}
+
+fn create(connection: &mut Connection) -> Result<(), rusqlite::Error> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(CREATE)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA)?;
+    transaction.commit()
+}
+
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => match dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new(".")),
+            Some(parent) => sync_dir(parent),
+            None => Ok(()),
+        },
+    }
+}
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Makes a file that only its owner may read; SQLite gives its log the same mode.
+fn private(file: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(file)
+}
+
+fn take_lock(dir: &Path) -> Result<File, OpenError> {
+    let io = |what| move |source| OpenError::Io { dir: dir.to_owned(), what, source };
+    let mut lock = private(&dir.join(LOCK)).map_err(io("cannot make its lock file"))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(OpenError::InUse { dir: dir.to_owned(), holder: holder_of(&mut lock) });
+        }
+        Err(TryLockError::Error(source)) => return Err(io("cannot lock it")(source)),
+    }
+    lock.set_len(0).map_err(io("cannot write its lock file"))?;
+    lock.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(io("cannot write its lock file"))?;
+    Ok(lock)
+}
+
+fn holder_of(lock: &mut File) -> String {
+    let mut text = String::new();
+    let read = lock.rewind().and_then(|()| lock.take(32).read_to_string(&mut text));
+    match (read, text.trim().parse::<u32>()) {
+        (Ok(_), Ok(pid)) => format!("another locksmithd (process {pid})"),
+        _ => "another locksmithd".to_owned(),
+    }
+}
+
+fn name_in(name: &str) -> Result<GroupName, Failure> {
+    GroupName::parse(name).map_err(|error| Failure::Database(unreadable(error.to_string())))
+}
+
+fn revision_in(number: i64) -> Result<Revision, Failure> {
+    let number = u64::try_from(number).map_err(|_| Failure::Database(unreadable(format!("revision {number} is negative"))))?;
+    Ok(Revision(number))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, rusqlite::Error> {
+    serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> Result<String, rusqlite::Error> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn unreadable(message: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, message.into())
+}
+
+fn sql_size(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_second_process_on_the_same_folder_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let first = SqliteStore::open(&data).unwrap();
+        let refused = SqliteStore::open(&data).unwrap_err().to_string();
+        let expected =
+            format!("data folder {}: another locksmithd (process {}) is running on it", data.display(), std::process::id());
+        assert_eq!(refused, expected);
+        drop(first);
+        SqliteStore::open(&data).unwrap();
+    }
+
+    #[test]
+    fn the_folder_and_its_files_are_their_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let _store = SqliteStore::open(&data).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&data), 0o700);
+        for file in std::fs::read_dir(&data).unwrap() {
+            let path = file.unwrap().path();
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn every_commit_is_flushed_before_it_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let connection = store.connection.try_lock().unwrap();
+        let pragma = |name: &str| -> String {
+            connection
+                .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
+                .map(|value| format!("{value:?}"))
+                .unwrap()
+        };
+        assert_eq!(pragma("journal_mode"), r#"Text("wal")"#);
+        assert_eq!(pragma("synchronous"), "Integer(2)", "2 is FULL");
+    }
+
+    #[test]
+    fn a_file_of_a_newer_schema_or_of_another_program_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(SqliteStore::open(dir.path()).unwrap());
+        let file = dir.path().join(DATABASE);
+        let change = |pragma: &str, value: i32| {
+            Connection::open(&file).unwrap().pragma_update(None, pragma, value).unwrap();
+        };
+        change("user_version", 7);
+        assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Newer { found: 7, .. })));
+        change("user_version", SCHEMA);
+        change("application_id", 1);
+        assert!(matches!(SqliteStore::open(dir.path()), Err(OpenError::Foreign { found: 1, .. })));
+        change("application_id", APPLICATION_ID);
+        SqliteStore::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(DATABASE);
+        let junk = "no database at all\n".repeat(100);
+        std::fs::write(&file, &junk).unwrap();
+        let error = SqliteStore::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("locksmith.sqlite") && error.contains("not a database"), "{error}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), junk);
+    }
+}
