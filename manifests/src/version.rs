@@ -22,6 +22,11 @@ impl Version {
         }
     }
 
+    /// Label of a release whose version nobody knows.
+    pub fn unknown() -> Self {
+        Self("unknown".to_owned())
+    }
+
     /// The label.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,3 +1,292 @@
-//! The pure engine.
+//! The pure engine: `(model, event, now) → (model, effects)`.
+//!
+//! Promises: no clock, no dice, no I/O — everything comes in by [`Event`]s and a [`Now`], everything goes out as [`Effect`]s.
+//! What must survive a crash is in [`Model`], which the daemon journals after every step and *before* it runs the effects.
+//! After a restart nothing is believed from the journal that can be earned again: a proven slot is read back anew.
+//!
+//! Never: arming without a read-back in this run of the daemon and, where configured, without the lock; asking for the lock
+//! before the claim is written down; marking a slot good that has not shown that it is healthy.
+//!
+//! ```text
+//! let effects = engine.step(Event::Started { facts }, &now);
+//! journal.commit(engine.model(), rows_of(&effects));   // durable first
+//! for effect in effects { run(effect) }                // each answers with an event
+//! sleep until engine.next_wake() or the next event
+//! ```
 
 pub mod command;
+pub mod effect;
+pub mod event;
+pub mod facts;
+pub mod model;
+pub mod plan;
+pub mod policy;
+pub mod state;
+pub mod time;
+
+mod checking;
+mod commands;
+mod installing;
+mod rebooting;
+mod starting;
+mod trial;
+
+#[cfg(test)]
+mod tests;
+
+pub use commands::Answer;
+pub use effect::Effect;
+pub use event::Event;
+pub use model::Model;
+pub use time::Now;
+
+use effect::{LockOutcome, Outcome, Report, ReportKind, Row};
+use event::{Fault, Gate, LockRefusal};
+use facts::Facts;
+use model::{About, Failures, LastError, Progress};
+use policy::Policy;
+use state::{Alarm, Plan, Request, State};
+use time::{Mono, Wall};
+
+/// The engine. One task owns it.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    model: Model,
+    facts: Facts,
+    policy: Policy,
+    soft: Soft,
+}
+
+/// What may be forgotten in a restart.
+#[derive(Clone, Debug, Default)]
+pub struct Soft {
+    /// How far the work under way is.
+    pub progress: Option<Progress>,
+    /// Closed gates of the last look, each with the time since when.
+    pub closed: Vec<(Gate, Wall)>,
+    /// The last refusal of the lock, and since when it is refused.
+    pub lock_refusal: Option<(LockRefusal, Wall)>,
+    /// Lock releases of older attempts that the server has not acknowledged yet.
+    pub releases_waiting: u32,
+    /// A check runs beside a pending update.
+    pub background_check: Option<Request>,
+    /// When the slot was read back.
+    pub proven_at: Option<Mono>,
+    /// When a reboot was accepted.
+    pub reboot_accepted_at: Option<Wall>,
+}
+
+impl Engine {
+    /// An engine with what the journal remembers. Nothing happens before [`Event::Started`].
+    pub fn new(model: Model, facts: Facts, policy: Policy) -> Self {
+        Self { model, facts, policy, soft: Soft::default() }
+    }
+
+    /// What must be journalled.
+    pub const fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The world as last seen.
+    pub const fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The settings it decides by.
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// What is known only until the next restart.
+    pub const fn soft(&self) -> &Soft {
+        &self.soft
+    }
+
+    /// Takes an event, changes the model, and says what is to be done. Late answers to work that was given up change nothing.
+    #[must_use]
+    pub fn step(&mut self, event: Event, now: &Now) -> Vec<Effect> {
+        match event {
+            Event::Started { facts, orphans } => self.on_started(*facts, orphans, now),
+            Event::Woke => self.on_woke(now),
+            Event::Checked { facts, answer } => self.on_checked(*facts, *answer, now),
+            Event::Progressed { attempt, progress } => self.on_progressed(&attempt, progress),
+            Event::Installed { attempt, boot, result } => self.on_installed(&attempt, boot, result, now),
+            Event::ReadBack { attempt, result } => self.on_read_back(&attempt, result, now),
+            Event::Gates { attempt, stage, gates } => self.on_gates(&attempt, stage, gates, now),
+            Event::Lock { attempt, result } => self.on_lock(&attempt, result, now),
+            Event::Drained { attempt, result } => self.on_drained(&attempt, result, now),
+            Event::RebootAcknowledged { attempt, result } => self.on_reboot_acknowledged(&attempt, result, now),
+            Event::Armed { attempt, result } => self.on_armed(&attempt, result, now),
+            Event::Reboot { attempt, result } => self.on_reboot(&attempt, result, now),
+            Event::Disarmed { result } => self.on_disarmed(result, now),
+            Event::Undrained { attempt } => self.on_undrained(&attempt, now),
+            Event::Health { attempt, result } => self.on_health(&attempt, result, now),
+            Event::CommitDone { attempt, result } => self.on_commit_done(&attempt, result, now),
+            Event::MarkedBad { attempt, result } => self.on_marked_bad(&attempt, result, now),
+            Event::Outbox { releases_waiting } => self.on_outbox(releases_waiting, now),
+            Event::FactsChanged { facts } => self.on_facts_changed(*facts),
+        }
+    }
+
+    /// When [`Event::Woke`] is wanted next; `None` = only an event can change anything.
+    pub fn next_wake(&self) -> Option<Mono> {
+        let check = self.may_check().then(|| self.model.check.next.as_ref()).flatten();
+        [check, self.model.alarm.as_ref()].into_iter().flatten().map(|alarm| alarm.at).min()
+    }
+
+    fn on_woke(&mut self, now: &Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.model.alarm.as_ref().is_some_and(|alarm| self.is_due(alarm, now)) {
+            self.model.alarm = None;
+            effects.extend(self.on_alarm(now));
+        }
+        if self.may_check() && self.model.check.next.as_ref().is_some_and(|alarm| self.is_due(alarm, now)) {
+            effects.extend(self.start_check(Request::timer(), now));
+        }
+        effects
+    }
+
+    /// The pause or wait of the present state is over.
+    fn on_alarm(&mut self, now: &Now) -> Vec<Effect> {
+        self.end_pause_if_over(now);
+        match &self.model.state {
+            State::Deferred { .. } => self.leave_deferred(now),
+            State::Proven { .. } | State::Locked { .. } | State::Armed { .. } => self.look_at_gates_again(now),
+            State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => self.resume_trial(now),
+            State::Failed { .. } => {
+                self.enter(State::Idle);
+                Vec::new()
+            }
+            State::Idle | State::Checking { .. } | State::Fetching { .. } | State::Written { .. } => Vec::new(),
+        }
+    }
+
+    fn on_progressed(&mut self, attempt: &str, progress: Progress) -> Vec<Effect> {
+        if self.is_current(attempt) {
+            self.soft.progress = Some(progress);
+        }
+        Vec::new()
+    }
+
+    fn on_outbox(&mut self, releases_waiting: u32, now: &Now) -> Vec<Effect> {
+        let was_waiting = std::mem::replace(&mut self.soft.releases_waiting, releases_waiting) > 0;
+        let waits_for_it = was_waiting
+            && releases_waiting == 0
+            && matches!(self.model.state, State::Proven { step: state::Waiting::LockRefused, .. });
+        if waits_for_it { self.look_at_gates_again(now) } else { Vec::new() }
+    }
+
+    fn on_facts_changed(&mut self, facts: Facts) -> Vec<Effect> {
+        self.facts = facts;
+        if self.model.last_error.as_ref().is_some_and(|error| error.code == "floor-lost")
+            && matches!(self.facts.floor, facts::FloorFacts::Known(_))
+        {
+            self.model.last_error = None;
+        }
+        Vec::new()
+    }
+
+    /// Changes the state. Timers and progress belong to the state that is left.
+    fn enter(&mut self, state: State) {
+        let same_attempt = self.model.state.plan().map(|plan| &plan.attempt) == state.plan().map(|plan| &plan.attempt);
+        self.model.alarm = None;
+        self.soft.progress = None;
+        if !same_attempt {
+            self.soft.closed.clear();
+            self.soft.lock_refusal = None;
+            self.soft.proven_at = None;
+            self.soft.reboot_accepted_at = None;
+        }
+        self.model.state = state;
+    }
+
+    fn is_current(&self, attempt: &str) -> bool {
+        self.model.state.plan().is_some_and(|plan| plan.attempt == attempt)
+    }
+
+    fn set_alarm(&mut self, delay_ms: u64, now: &Now) {
+        self.model.alarm = Some(self.alarm(delay_ms, now));
+    }
+
+    fn alarm(&self, delay_ms: u64, now: &Now) -> Alarm {
+        Alarm { boot_id: self.facts.boot_id.clone(), at: now.mono.after(delay_ms), at_wall: now.wall_after(delay_ms) }
+    }
+
+    fn is_due(&self, alarm: &Alarm, now: &Now) -> bool {
+        alarm.boot_id != self.facts.boot_id || alarm.at <= now.mono
+    }
+
+    /// Keeps an error for `status`. One about an attempt is not hidden by a later one about a mere check.
+    fn remember_error(&mut self, fault: &Fault, about: About, now: &Now) {
+        let keeps_older =
+            about != About::Attempt && self.model.last_error.as_ref().is_some_and(|error| error.about == About::Attempt);
+        if !keeps_older {
+            self.model.last_error =
+                Some(LastError { code: fault.code.clone(), message: fault.message.clone(), at: now.wall, about });
+        }
+    }
+
+    /// Ends an attempt, once: the rows that make it so.
+    fn end_attempt(&mut self, plan: &Plan, outcome: Outcome, fault: &Fault) -> Vec<Effect> {
+        let (kind, lock_outcome) = match outcome {
+            Outcome::Committed => (ReportKind::Committed, LockOutcome::Ok),
+            Outcome::RolledBack => (ReportKind::RolledBack, LockOutcome::RolledBack),
+            Outcome::Failed => (ReportKind::Failed, LockOutcome::Aborted),
+            Outcome::Abandoned => (ReportKind::Abandoned, LockOutcome::Aborted),
+        };
+        match outcome {
+            Outcome::Committed => self.model.ended.committed += 1,
+            Outcome::RolledBack => self.model.ended.rolled_back += 1,
+            Outcome::Failed => self.model.ended.failed += 1,
+            Outcome::Abandoned => {}
+        }
+        let close =
+            Row::Close { attempt: plan.attempt.clone(), outcome, code: fault.code.clone(), reason: fault.message.clone() };
+        let mut rows = vec![Effect::Row(close), Effect::Row(Row::Report(self.report(kind, plan, Some(fault))))];
+        if let Some(claim) = plan.claim.clone() {
+            self.soft.releases_waiting += 1;
+            rows.push(Effect::Row(Row::Release { attempt: plan.attempt.clone(), claim, outcome: lock_outcome }));
+        }
+        rows
+    }
+
+    fn report(&self, kind: ReportKind, plan: &Plan, fault: Option<&Fault>) -> Report {
+        let fault = fault.filter(|fault| !fault.code.is_empty());
+        Report {
+            kind,
+            attempt: plan.attempt.clone(),
+            running_version: self.facts.running_content().version.unwrap_or_else(|| plan.from_version.clone()),
+            from_version: plan.from_version.clone(),
+            to_version: plan.version.to_string(),
+            code: fault.map(|fault| fault.code.clone()),
+            reason: fault.map(|fault| fault.message.clone()),
+        }
+    }
+
+    /// The attempt failed: rows, a pause that grows with each failure of the same release, then Idle.
+    fn fail(&mut self, plan: &Plan, fault: &Fault, now: &Now) -> Vec<Effect> {
+        let rows = self.end_attempt(plan, Outcome::Failed, fault);
+        let before =
+            self.model.failures.as_ref().filter(|failures| failures.digest == plan.digest).map_or(0, |failures| failures.count);
+        let failures = before.saturating_add(1);
+        self.model.failures = Some(Failures { digest: plan.digest, count: failures });
+        self.remember_error(fault, About::Attempt, now);
+        let pause_ms = self.policy.failed_ms(failures, now);
+        self.enter(State::Failed { plan: Some(plan.clone()), code: fault.code.clone(), failures });
+        self.set_alarm(pause_ms, now);
+        self.model.check.next = Some(self.alarm(pause_ms, now));
+        rows
+    }
+
+    /// Ends the attempt because a person or a newer release said so.
+    fn abandon(&mut self, plan: &Plan, fault: &Fault) -> Vec<Effect> {
+        let rows = self.end_attempt(plan, Outcome::Abandoned, fault);
+        self.enter(State::Idle);
+        rows
+    }
+}
+
+/// An effect that belongs to the step's transaction.
+fn row(row: Row) -> Effect {
+    Effect::Row(row)
+}

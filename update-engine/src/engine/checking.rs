@@ -1,0 +1,205 @@
+//! Asking for updates, and what becomes of the answers.
+
+use crate::engine::effect::{Effect, ReportKind, Row, Scan};
+use crate::engine::event::{CheckAnswer, Fault, Offer};
+use crate::engine::facts::Facts;
+use crate::engine::model::{About, Hold, NewestRecord};
+use crate::engine::plan::{Decision, decide};
+use crate::engine::policy::SUPERSEDE_EVERY_MS;
+use crate::engine::state::{Origin, Plan, Request, State};
+use crate::engine::time::Now;
+use crate::engine::{Engine, row};
+
+impl Engine {
+    /// The schedule may start a check: nothing is under way, or an update waits and may be superseded.
+    pub(super) const fn may_check(&self) -> bool {
+        let waits =
+            matches!(self.model.state, State::Idle | State::Failed { .. } | State::Deferred { .. } | State::Proven { .. });
+        self.policy.has_server && waits && self.soft.background_check.is_none()
+    }
+
+    /// Starts a check, in front or beside an update that waits.
+    pub(super) fn start_check(&mut self, request: Request, now: &Now) -> Vec<Effect> {
+        self.model.check.count += 1;
+        // Whatever becomes of this check, even a crash, the next one is not sooner than an error's.
+        let at_least = self.policy.check_error_ms(self.model.check.errors.saturating_add(1), None, now);
+        self.model.check.next = Some(self.alarm(at_least, now));
+        match self.model.state {
+            State::Deferred { .. } | State::Proven { .. } => self.soft.background_check = Some(request.clone()),
+            _ => self.enter(State::Checking { request: request.clone() }),
+        }
+        vec![Effect::Check(request)]
+    }
+
+    pub(super) fn on_checked(&mut self, facts: Facts, answer: CheckAnswer, now: &Now) -> Vec<Effect> {
+        self.facts = facts;
+        let request = match (&self.model.state, self.soft.background_check.take()) {
+            (_, Some(request)) => request,
+            (State::Checking { request }, None) => request.clone(),
+            _ => return Vec::new(),
+        };
+        self.schedule_next(&answer, &request, now);
+        match answer {
+            CheckAnswer::Failed { fault, .. } => self.check_failed(&fault, now),
+            CheckAnswer::BadRecord { version, fault, .. } => self.refuse_offer(&version, &fault, now),
+            CheckAnswer::NoUpdate { hold, .. } => self.no_update(hold, now),
+            CheckAnswer::Offer { offer, .. } => self.on_offer(&offer, &request, now),
+        }
+    }
+
+    fn schedule_next(&mut self, answer: &CheckAnswer, request: &Request, now: &Now) {
+        if matches!(request.origin, Origin::Files { .. }) {
+            let delay_ms = self.policy.next_check_ms(None, now);
+            self.model.check.next = Some(self.alarm(delay_ms, now));
+            return;
+        }
+        let delay_ms = match answer {
+            CheckAnswer::Failed { retry_after_s, .. } => {
+                self.model.check.errors = self.model.check.errors.saturating_add(1);
+                self.policy.check_error_ms(self.model.check.errors, *retry_after_s, now)
+            }
+            CheckAnswer::NoUpdate { poll_interval_s, .. }
+            | CheckAnswer::Offer { poll_interval_s, .. }
+            | CheckAnswer::BadRecord { poll_interval_s, .. } => {
+                self.model.check.errors = 0;
+                self.model.check.reached_at = Some(now.wall);
+                self.policy.next_check_ms(*poll_interval_s, now)
+            }
+        };
+        self.model.check.next = Some(self.alarm(delay_ms, now));
+    }
+
+    fn check_failed(&mut self, fault: &Fault, now: &Now) -> Vec<Effect> {
+        self.remember_error(fault, About::Check, now);
+        self.check_ended(format!("failed: {}", fault.message), now)
+    }
+
+    fn no_update(&mut self, hold: Option<Hold>, now: &Now) -> Vec<Effect> {
+        let known_since = self.model.check.hold.as_ref().and_then(|known| known.since);
+        let result = match &hold {
+            Some(hold) => format!("held by the server: {}", hold.reason),
+            None => "no update".to_owned(),
+        };
+        self.model.check.hold = hold.map(|hold| Hold { since: known_since.or(Some(now.wall)), ..hold });
+        self.clear_check_error();
+        self.check_ended(result, now)
+    }
+
+    fn on_offer(&mut self, offer: &Offer, request: &Request, now: &Now) -> Vec<Effect> {
+        self.model.check.hold = None;
+        self.remember_newest(offer);
+        match decide(offer, request, &self.facts, &self.model, now) {
+            Decision::UpToDate => {
+                self.clear_check_error();
+                self.check_ended(format!("up to date: {} runs", offer.record.version), now)
+            }
+            Decision::Refuse(fault) => self.refuse_offer(offer.record.version.as_str(), &fault, now),
+            Decision::Install(plan) => {
+                self.clear_check_error();
+                self.on_plan(*plan, offer, request, now)
+            }
+        }
+    }
+
+    fn on_plan(&mut self, plan: Plan, offer: &Offer, request: &Request, now: &Now) -> Vec<Effect> {
+        let result = format!("update to {} available", plan.version);
+        if request.check_only {
+            return self.check_ended(result, now);
+        }
+        if let Some(pending) = self.model.state.plan() {
+            if pending.digest == plan.digest || !self.may_supersede(pending, offer, now) {
+                return self.check_ended(result, now);
+            }
+            return self.supersede(pending.clone(), plan, now);
+        }
+        let mut effects = self.check_ended(result, now);
+        effects.extend(self.take_up(plan, now));
+        effects
+    }
+
+    /// A newer release may take the place of one that waits, but a stream of them must not starve the update.
+    fn may_supersede(&self, pending: &Plan, offer: &Offer, now: &Now) -> bool {
+        let newer = offer.record.sequence > pending.sequence;
+        let long_ago = self
+            .model
+            .superseded_at
+            .is_none_or(|at| now.wall.0.saturating_sub(at.0).unsigned_abs() >= SUPERSEDE_EVERY_MS.unsigned_abs());
+        newer && (long_ago || offer.record.urgent)
+    }
+
+    fn supersede(&mut self, old: Plan, new: Plan, now: &Now) -> Vec<Effect> {
+        self.model.superseded_at = Some(now.wall);
+        let fault = Fault::new("superseded", format!("overtaken by {} before it was armed", new.version));
+        let mut effects = vec![Effect::Stop(old.attempt.clone())];
+        // A release that was only deferred was never opened as an attempt.
+        if matches!(self.model.state, State::Deferred { .. }) {
+            self.enter(State::Idle);
+        } else {
+            effects.extend(self.abandon(&old, &fault));
+        }
+        effects.extend(self.check_ended(format!("update to {} available", new.version), now));
+        effects.extend(self.take_up(new, now));
+        effects
+    }
+
+    /// Starts to fetch, or waits with a reason.
+    pub(super) fn take_up(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
+        if let Some(pause) = &self.model.pause {
+            let reason = pause
+                .reason
+                .as_ref()
+                .map_or_else(|| "this host is paused".to_owned(), |reason| format!("this host is paused: {reason}"));
+            let until = pause.until;
+            self.enter(State::Deferred { plan, reason, until: until.map(|at| crate::engine::time::Wall(at.as_millisecond())) });
+            self.alarm_at_pause_end(now);
+            return Vec::new();
+        }
+        let open = row(Row::Open(plan.clone()));
+        let report = row(Row::Report(self.report(ReportKind::DownloadStarted, &plan, None)));
+        // From the first byte on the slot holds nothing that was committed.
+        *self.model.committed.get_mut(plan.slot) = None;
+        self.enter(State::Fetching { plan: plan.clone(), rewrites: 0 });
+        vec![open, report, Effect::Install { plan, scan: Scan::Shared }]
+    }
+
+    pub(super) fn leave_deferred(&mut self, now: &Now) -> Vec<Effect> {
+        let State::Deferred { plan, .. } = self.model.state.clone() else { return Vec::new() };
+        // A check beside it would answer for a state that is gone.
+        self.soft.background_check = None;
+        self.take_up(plan, now)
+    }
+
+    fn refuse_offer(&mut self, version: &str, fault: &Fault, now: &Now) -> Vec<Effect> {
+        // What is refused as a matter of course is a result of the check, not an error of this host.
+        if matches!(fault.code.as_str(), "older-release" | "refused-release" | "other-version") {
+            self.clear_check_error();
+        } else {
+            self.remember_error(fault, About::Offer, now);
+        }
+        self.check_ended(format!("{version} refused: {}", fault.message), now)
+    }
+
+    fn check_ended(&mut self, result: String, now: &Now) -> Vec<Effect> {
+        self.model.check.last_at = Some(now.wall);
+        self.model.check.last_result = Some(result);
+        if matches!(self.model.state, State::Checking { .. }) {
+            self.enter(State::Idle);
+        }
+        Vec::new()
+    }
+
+    /// An error of an earlier check is over; one of an attempt stays until an attempt succeeds.
+    fn clear_check_error(&mut self) {
+        if self.model.last_error.as_ref().is_some_and(|error| error.about != About::Attempt) {
+            self.model.last_error = None;
+        }
+    }
+
+    fn remember_newest(&mut self, offer: &Offer) {
+        let newer = self.model.check.newest_record.as_ref().is_none_or(|known| offer.record.sequence > known.sequence);
+        if newer {
+            self.model.check.newest_record =
+                Some(NewestRecord { sequence: offer.record.sequence, created: offer.record.created });
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! What happened: everything the engine ever hears of.
+
+use manifests::digest::Sha256Digest;
+use manifests::release::{Record, SlotName};
+use manifests::version::{Sequence, Version};
+
+use crate::engine::effect::GateStage;
+use crate::engine::facts::{BootTable, Facts};
+use crate::engine::model::{Hold, Progress};
+use crate::engine::state::{Claim, Source};
+use crate::engine::time::Wall;
+
+/// An event. Those that answer an effect carry the attempt they belong to, so that a late answer changes nothing.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The daemon started; facts were gathered.
+    Started {
+        /// The world.
+        facts: Box<Facts>,
+        /// Attempts that never ended and that the model knows nothing of.
+        orphans: Vec<Orphan>,
+    },
+    /// A timer the engine asked for may be due.
+    Woke,
+    /// Answer to [`crate::engine::effect::Effect::Check`], with fresh facts.
+    Checked {
+        /// The world.
+        facts: Box<Facts>,
+        /// What the server (or the files) said.
+        answer: Box<CheckAnswer>,
+    },
+    /// Something moved in the work under way.
+    Progressed {
+        /// Whose.
+        attempt: String,
+        /// How far.
+        progress: Progress,
+    },
+    /// The slot is disarmed and all windows are written and flushed, or not.
+    Installed {
+        /// Whose.
+        attempt: String,
+        /// The boot table after disarming, if that happened.
+        boot: Option<BootTable>,
+        /// The outcome.
+        result: Result<Fetched, Fault>,
+    },
+    /// The slot was read back.
+    ReadBack {
+        /// Whose.
+        attempt: String,
+        /// Equal, different (windows), or an error.
+        result: Result<Proof, Fault>,
+    },
+    /// The gates were looked at.
+    Gates {
+        /// Whose.
+        attempt: String,
+        /// Which look.
+        stage: GateStage,
+        /// Every gate with what it said.
+        gates: Vec<Gate>,
+    },
+    /// The lock server answered.
+    Lock {
+        /// Whose.
+        attempt: String,
+        /// Granted, or why not.
+        result: Result<LockGrant, LockRefusal>,
+    },
+    /// Drain hooks ended.
+    Drained {
+        /// Whose.
+        attempt: String,
+        /// All exited 0, or what did not.
+        result: Result<(), Fault>,
+    },
+    /// The server acknowledged the durable change to `rebooting`.
+    RebootAcknowledged {
+        /// Whose.
+        attempt: String,
+        /// Or not.
+        result: Result<(), Fault>,
+    },
+    /// The slot was armed and the marks read back, or not.
+    Armed {
+        /// Whose.
+        attempt: String,
+        /// The table afterwards.
+        result: Result<BootTable, Fault>,
+    },
+    /// The reboot command ended, or the reboot did not come.
+    Reboot {
+        /// Whose.
+        attempt: String,
+        /// Accepted, or refused.
+        result: Result<(), Fault>,
+    },
+    /// A slot was disarmed and the marks read back, or not.
+    Disarmed {
+        /// The table afterwards.
+        result: Result<BootTable, Fault>,
+    },
+    /// Undrain hooks ended.
+    Undrained {
+        /// Whose.
+        attempt: String,
+    },
+    /// Health is known. Absence of a result is `Err`.
+    Health {
+        /// Whose.
+        attempt: String,
+        /// Healthy (with warnings), or why not.
+        result: Result<Vec<String>, String>,
+    },
+    /// The floor was raised and the running slot marked good, read back; or not.
+    CommitDone {
+        /// Whose.
+        attempt: String,
+        /// Fresh facts.
+        result: Result<Box<Facts>, Fault>,
+    },
+    /// The running slot was marked bad, or not.
+    MarkedBad {
+        /// Whose.
+        attempt: String,
+        /// The table afterwards.
+        result: Result<BootTable, Fault>,
+    },
+    /// Rows were delivered or not; how many lock releases still wait.
+    Outbox {
+        /// Lock releases not delivered yet.
+        releases_waiting: u32,
+    },
+    /// Facts changed under a command (`adopt`, `verify`).
+    FactsChanged {
+        /// The world.
+        facts: Box<Facts>,
+    },
+}
+
+/// An attempt whose end was never written down, because the journal that knew it was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// Attempt id.
+    pub attempt: String,
+    /// Slot it wrote.
+    pub slot: SlotName,
+    /// Label it started from.
+    pub from_version: String,
+    /// Label of the release.
+    pub version: Version,
+    /// Its place on the line.
+    pub sequence: Sequence,
+    /// Its identity.
+    pub digest: Sha256Digest,
+    /// When it began.
+    pub started_at: Wall,
+    /// The lock it asked for.
+    pub claim: Option<Claim>,
+}
+
+/// What a check brought.
+#[derive(Clone, Debug)]
+pub enum CheckAnswer {
+    /// Nothing newer.
+    NoUpdate {
+        /// The server's poll interval.
+        poll_interval_s: Option<u64>,
+        /// It has one but holds it back.
+        hold: Option<Hold>,
+    },
+    /// A record that was fetched and whose signatures were verified.
+    Offer {
+        /// The server's poll interval.
+        poll_interval_s: Option<u64>,
+        /// The offer.
+        offer: Box<Offer>,
+    },
+    /// The record was refused before the engine could look at it (signature, format).
+    BadRecord {
+        /// The server's poll interval.
+        poll_interval_s: Option<u64>,
+        /// Version the answer named.
+        version: String,
+        /// What was wrong.
+        fault: Fault,
+    },
+    /// No answer, or one that is none.
+    Failed {
+        /// What was wrong.
+        fault: Fault,
+        /// The server's `Retry-After`.
+        retry_after_s: Option<u64>,
+    },
+}
+
+/// A verified record and where its payload is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// What it says. The daemon keeps the bytes it was read from beside the journal.
+    pub record: Record,
+    /// Its identity.
+    pub digest: Sha256Digest,
+    /// Version the answer named, when a server did.
+    pub announced_version: Option<String>,
+    /// Where the payload is.
+    pub source: Source,
+}
+
+/// Something that went wrong, in words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// Stable word of the cause: `docs/omaha.md` lists them with the codes servers are sent.
+    pub code: String,
+    /// What, where, expected, got.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault.
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into() }
+    }
+}
+
+/// What writing brought.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Fetched {
+    /// Bytes received.
+    pub bytes_downloaded: u64,
+    /// Bytes that were in the slot already.
+    pub bytes_reused: u64,
+}
+
+/// What a read-back found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Every window and the tail are what was signed.
+    Equal,
+    /// Some are not.
+    Differs {
+        /// Which, in words.
+        detail: String,
+    },
+}
+
+/// A gate and what it said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// `pause`, `window`, `inhibitor`, `users`, `hook`, `lock`, `breaker`.
+    pub gate: String,
+    /// Why it is closed; `None` = open.
+    pub closed: Option<String>,
+    /// Until when, if known.
+    pub until: Option<String>,
+}
+
+/// The lock was granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockGrant {
+    /// Our server's fence; `None` = a plain FleetLock server.
+    pub fence: Option<String>,
+}
+
+/// The lock was not granted.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct LockRefusal {
+    /// `lock` (full) or `breaker`; other words are shown as they are.
+    pub kind: String,
+    /// Sentence.
+    pub message: String,
+    /// Who holds it, as the server says.
+    pub holders: Vec<LockHolder>,
+    /// Most holders at once.
+    pub max: Option<u32>,
+    /// When to ask again.
+    pub retry_after_s: Option<u64>,
+}
+
+/// One holder of the lock, as the server shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct LockHolder {
+    /// Host id.
+    pub id: String,
+    /// Since when.
+    pub since: Option<String>,
+    /// `draining`, `rebooting`, `overdue`.
+    pub phase: Option<String>,
+}

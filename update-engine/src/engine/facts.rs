@@ -1,0 +1,166 @@
+//! What the world says, gathered by the daemon: at start, before every check, and after every write to the boot table.
+//!
+//! Facts are never journalled: after a restart they are looked up again, and where they differ from the journal they win.
+
+use std::collections::BTreeMap;
+
+use manifests::digest::Sha256Digest;
+use manifests::release::SlotName;
+use manifests::version::Sequence;
+use serde::{Deserialize, Serialize};
+
+/// Who this host is, towards servers.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// Machine id.
+    pub id: String,
+    /// Free name given by a person.
+    pub alias: String,
+    /// Product: the Omaha app id.
+    pub app_id: String,
+    /// Channel followed.
+    pub channel: String,
+    /// Board.
+    pub board: String,
+    /// `uname -m`.
+    pub arch: String,
+}
+
+/// Two values, one for each slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PerSlot<T> {
+    /// Of slot `a`.
+    pub a: T,
+    /// Of slot `b`.
+    pub b: T,
+}
+
+impl<T> PerSlot<T> {
+    /// Of that slot.
+    pub const fn get(&self, slot: SlotName) -> &T {
+        match slot {
+            SlotName::A => &self.a,
+            SlotName::B => &self.b,
+        }
+    }
+
+    /// Of that slot, to change.
+    pub const fn get_mut(&mut self, slot: SlotName) -> &mut T {
+        match slot {
+            SlotName::A => &mut self.a,
+            SlotName::B => &mut self.b,
+        }
+    }
+}
+
+/// What the boot table says of one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// The loader may choose it.
+    pub bootable: bool,
+    /// Marked good (or a factory slot that counts as good).
+    pub good: bool,
+    /// Boots the loader will still try before it gives the slot up; 0 for a good one.
+    pub tries_left: u8,
+    /// It was armed, every try was spent, and nobody has disarmed it since.
+    pub spent: bool,
+}
+
+impl Marks {
+    /// Armed and not yet proven good: the loader counts its boots.
+    pub const fn pending(self) -> bool {
+        self.bootable && !self.good && self.tries_left > 0
+    }
+}
+
+/// The boot table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootTable {
+    /// Marks of both slots.
+    pub marks: PerSlot<Marks>,
+    /// The slot the loader chooses next.
+    pub next: SlotName,
+    /// Tries a freshly armed slot has.
+    pub tries: u8,
+}
+
+/// What is in a slot, as far as its record or its own files tell.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Content {
+    /// Label.
+    pub version: Option<String>,
+    /// Place on the line of releases; only a verified record tells it.
+    pub sequence: Option<Sequence>,
+    /// Release; only a verified record tells it.
+    pub digest: Option<Sha256Digest>,
+}
+
+/// The floor, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Floor {
+    /// Nothing below it is installed, whoever asks.
+    pub floor: Sequence,
+    /// Highest sequence ever committed: below it only by an explicit `--allow-older`.
+    pub highest: Sequence,
+}
+
+/// What is known about the floor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FloorFacts {
+    /// Read from the state folder and the running image; the higher of each.
+    Known(Floor),
+    /// Nothing in the state folder, and the boot table shows that this host has been updated before: the state was lost.
+    Lost {
+        /// The running image's own floor.
+        image: Sequence,
+    },
+}
+
+/// Something about the host that forbids every update until a person mends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Stable word, e.g. `slots`, `no-key`.
+    pub code: String,
+    /// What, where, expected, got, and what to do.
+    pub message: String,
+}
+
+/// Everything the engine knows of the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// `true` for a disk image file (tests, building images), `false` for a host's own disk.
+    pub image_mode: bool,
+    /// Who this host is.
+    pub identity: Identity,
+    /// Kernel's boot id.
+    pub boot_id: String,
+    /// The slot that runs; `None` = not known, and then nothing is written or marked.
+    pub running: Option<SlotName>,
+    /// The boot table; `None` = not readable.
+    pub boot: Option<BootTable>,
+    /// What the slots hold.
+    pub slots: PerSlot<Content>,
+    /// Images a release must consist of, and how many bytes of them the *inactive* slot takes.
+    pub capacity: BTreeMap<String, u64>,
+    /// Floor.
+    pub floor: FloorFacts,
+    /// Reasons not to update, most important first.
+    pub troubles: Vec<Trouble>,
+}
+
+impl Facts {
+    /// The slot that may be written: the one that does not run.
+    pub fn target(&self) -> Option<SlotName> {
+        self.running.map(SlotName::other)
+    }
+
+    /// Marks of a slot, when the table could be read.
+    pub fn marks(&self, slot: SlotName) -> Option<Marks> {
+        self.boot.as_ref().map(|boot| *boot.marks.get(slot))
+    }
+
+    /// What runs.
+    pub fn running_content(&self) -> Content {
+        self.running.map(|slot| self.slots.get(slot).clone()).unwrap_or_default()
+    }
+}

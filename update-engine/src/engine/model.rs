@@ -1,0 +1,208 @@
+//! Everything the engine remembers, as the journal holds it.
+
+use std::collections::BTreeMap;
+
+use manifests::digest::Sha256Digest;
+use manifests::version::Sequence;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::facts::PerSlot;
+use crate::engine::state::{Alarm, State};
+use crate::engine::time::Wall;
+
+/// The engine's memory. Fields are only ever added, each with a default: an older daemon must be able to read what a newer one wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Model {
+    /// Where the update stands.
+    pub state: State,
+    /// The next check.
+    pub check: CheckMemory,
+    /// Rings when a pause or wait of the present state is over.
+    pub alarm: Option<Alarm>,
+    /// A person paused this host.
+    pub pause: Option<Pause>,
+    /// Failed attempts in a row of one release (loop guard).
+    pub failures: Option<Failures>,
+    /// Releases that rolled back. Kept in a table of its own that never changes form.
+    #[serde(skip)]
+    pub refusals: Vec<Refusal>,
+    /// The last thing that went wrong.
+    pub last_error: Option<LastError>,
+    /// How attempts ended.
+    pub ended: Ended,
+    /// What each slot is known to have held healthily: a slot leaves it when it is written again.
+    pub committed: PerSlot<Option<CommittedSlot>>,
+    /// Channel chosen by `updatectl channel`, over the configured one.
+    pub channel: Option<String>,
+    /// When a pending release was last superseded by a newer one.
+    pub superseded_at: Option<Wall>,
+    /// Words about the journal itself (set aside, unreadable), until a person has seen an update commit.
+    pub journal_note: Option<String>,
+}
+
+/// What is remembered of checks.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckMemory {
+    /// Checks ever started.
+    pub count: u64,
+    /// When the next one is due.
+    pub next: Option<Alarm>,
+    /// When the last one ended.
+    pub last_at: Option<Wall>,
+    /// What it brought, in words.
+    pub last_result: Option<String>,
+    /// Errors in a row.
+    pub errors: u32,
+    /// A server's hold: why and until when, as it said.
+    pub hold: Option<Hold>,
+    /// When a server was last reached.
+    pub reached_at: Option<Wall>,
+    /// `created` of the newest record seen, by sequence.
+    pub newest_record: Option<NewestRecord>,
+}
+
+/// A server said: not now.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hold {
+    /// The server's words.
+    pub reason: String,
+    /// Until when, as it said.
+    pub until: Option<String>,
+    /// Since when we know.
+    pub since: Option<Wall>,
+}
+
+/// The newest record this host has verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewestRecord {
+    /// Its place on the line.
+    pub sequence: Sequence,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+}
+
+/// A pause by a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// When it ends by itself (wall clock: a person named a time of day).
+    pub until: Option<jiff::Timestamp>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Since when.
+    pub since: Wall,
+}
+
+/// Failed attempts in a row of one release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    /// The release.
+    pub digest: Sha256Digest,
+    /// How many.
+    pub count: u32,
+}
+
+/// A release that rolled back on this host: not installed again by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The release.
+    pub digest: Sha256Digest,
+    /// Its place on the line: a newer sequence is free to try.
+    pub sequence: Sequence,
+    /// Its label.
+    pub version: String,
+    /// Why it was given up.
+    pub reason: String,
+    /// When.
+    pub at: Wall,
+}
+
+/// The last thing that went wrong, for `status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// Stable word.
+    pub code: String,
+    /// Sentence.
+    pub message: String,
+    /// When.
+    pub at: Wall,
+    /// What it is about: a success of the same kind clears it.
+    #[serde(default)]
+    pub about: About,
+}
+
+/// What an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum About {
+    /// Asking the server; the next good answer clears it.
+    #[default]
+    Check,
+    /// A record that must not be installed; the next good answer clears it.
+    Offer,
+    /// An attempt; the next committed one clears it.
+    Attempt,
+}
+
+/// How attempts ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ended {
+    /// Committed.
+    pub committed: u64,
+    /// Rolled back.
+    pub rolled_back: u64,
+    /// Failed.
+    pub failed: u64,
+}
+
+/// A release that was committed in a slot and has not been overwritten since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedSlot {
+    /// The release.
+    pub digest: Sha256Digest,
+    /// Its place on the line.
+    pub sequence: Sequence,
+    /// Its label.
+    pub version: String,
+}
+
+impl Model {
+    /// The refusal that stands against a release.
+    pub fn refusal_of(&self, digest: Sha256Digest) -> Option<&Refusal> {
+        self.refusals.iter().find(|refusal| refusal.digest == digest)
+    }
+}
+
+/// Progress of the work under way; never journalled.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// `scanning`, `fetching` or `proving`.
+    pub phase: &'static str,
+    /// Windows known to be right.
+    pub windows_done: u64,
+    /// Windows of the release.
+    pub windows_total: u64,
+    /// Bytes written in this run.
+    pub bytes_written: u64,
+    /// Bytes of the release.
+    pub bytes_total: u64,
+    /// Bytes received in this run.
+    pub bytes_downloaded: u64,
+    /// Bytes that were right in the slot already.
+    pub bytes_reused: u64,
+    /// Present rate of whatever is counted in this phase.
+    pub rate_bytes_per_s: u64,
+    /// Seconds left at this rate.
+    pub eta_s: Option<u64>,
+}
+
+/// Labels of a map, joined, for messages.
+pub(crate) fn names<V>(map: &BTreeMap<String, V>) -> String {
+    if map.is_empty() {
+        return "none".to_owned();
+    }
+    map.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,83 @@
+//! Two clocks that must never be mixed up, and the dice: all given from outside.
+
+use serde::{Deserialize, Serialize};
+
+/// Wall clock, milliseconds since 1970 UTC. For display, schedules and `created`; it may be wrong by years and may jump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Wall(pub i64);
+
+impl Wall {
+    /// As a timestamp; a clock outside the calendar shows as 1970.
+    pub fn timestamp(self) -> jiff::Timestamp {
+        jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    }
+}
+
+/// Time since boot in milliseconds, suspend included. It never jumps, and means nothing after the next boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Mono(pub u64);
+
+impl Mono {
+    /// This much later.
+    #[must_use]
+    pub const fn after(self, delay_ms: u64) -> Self {
+        Self(self.0.saturating_add(delay_ms))
+    }
+
+    /// Milliseconds from now to then, 0 when it has passed.
+    pub const fn until(self, then: Self) -> u64 {
+        then.0.saturating_sub(self.0)
+    }
+}
+
+/// The moment of a step: both clocks and fresh random bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Wall clock.
+    pub wall: Wall,
+    /// Time since boot.
+    pub mono: Mono,
+    /// 128 random bits that no other step got: jitter and attempt ids are made of them.
+    pub dice: u128,
+}
+
+impl Now {
+    /// A fresh attempt id (a version 4 UUID).
+    pub fn attempt_id(&self) -> String {
+        uuid::Builder::from_random_bytes(self.dice.to_le_bytes()).into_uuid().to_string()
+    }
+
+    /// A number from 0 to `span_ms`, the same for the same dice.
+    pub fn jitter_ms(&self, span_ms: u64) -> u64 {
+        // Multiply the low 64 bits into the span: no bias worth naming, no remainder by zero.
+        let low = self.dice & u128::from(u64::MAX);
+        u64::try_from((low * (u128::from(span_ms) + 1)) >> 64).unwrap_or(span_ms)
+    }
+
+    /// This far in the future on the wall clock, for display.
+    pub fn wall_after(&self, delay_ms: u64) -> Wall {
+        Wall(self.wall.0.saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_in_its_span() {
+        let at = |dice| Now { wall: Wall(0), mono: Mono(0), dice };
+        assert_eq!(at(0).jitter_ms(100), 0);
+        assert_eq!(at(u128::MAX).jitter_ms(100), 100);
+        assert_eq!(at(u128::MAX).jitter_ms(0), 0);
+        assert_eq!(at(1 << 63).jitter_ms(99), 50);
+    }
+
+    #[test]
+    fn an_attempt_id_is_a_version_4_uuid() {
+        let id = Now { wall: Wall(0), mono: Mono(0), dice: 7 }.attempt_id();
+        assert_eq!(uuid::Uuid::parse_str(&id).unwrap().get_version_num(), 4);
+    }
+}

@@ -1,0 +1,188 @@
+//! The floor: the small file that keeps a host from ever going back below it, whatever happens to the journal.
+//!
+//! `state_dir/floor`, text, one fact a line, in this order. Its form never changes: a daemon of any age can read it.
+//!
+//! ```text
+//! ota floor v1
+//! floor 3
+//! highest 12
+//! revoked 0123456789abcdef
+//! end
+//! ```
+//!
+//! Promises: it only ever rises ([`FloorFile::raised_by`]); it is replaced as a whole (written beside, synced, renamed, folder
+//! synced); an unreadable file is an error, never floor 0.
+
+use std::path::{Path, PathBuf};
+
+use manifests::keyring::KeyId;
+use manifests::release::Record;
+use manifests::version::Sequence;
+
+use crate::durable;
+use crate::engine::facts::Floor;
+
+/// Most revoked keys kept.
+const MAX_REVOKED: usize = 1024;
+/// Longest file read.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct FloorFile {
+    /// Floor and highest sequence.
+    pub floor: Floor,
+    /// Keys that committed releases revoked.
+    pub revoked: Vec<KeyId>,
+}
+
+/// Why the file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FloorError {
+    /// The system said no.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// It is not a floor file.
+    #[error("{path}: line {line}: expected {expected}, got {got:?}", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What would be right.
+        expected: &'static str,
+        /// What stands there.
+        got: String,
+    },
+}
+
+impl FloorFile {
+    /// Reads the file; `None` = there is none.
+    pub fn load(state_dir: &Path) -> Result<Option<Self>, FloorError> {
+        let path = path_in(state_dir);
+        match durable::read_capped(&path, MAX_BYTES) {
+            Ok(bytes) => Self::parse(&path, &String::from_utf8_lossy(&bytes)).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(FloorError::Io { path, source }),
+        }
+    }
+
+    /// Replaces the file, durably.
+    pub fn store(&self, state_dir: &Path) -> Result<(), FloorError> {
+        let path = path_in(state_dir);
+        durable::replace(&path, self.to_text().as_bytes()).map_err(|source| FloorError::Io { path, source })
+    }
+
+    /// What committing `record` makes of it. Nothing ever sinks.
+    #[must_use]
+    pub fn raised_by(&self, record: &Record) -> Self {
+        let mut revoked = self.revoked.clone();
+        revoked.extend(record.revoked_keys.iter().filter(|key| !self.revoked.contains(key)));
+        revoked.truncate(MAX_REVOKED);
+        let floor = Floor { floor: self.floor.floor.max(record.not_below), highest: self.floor.highest.max(record.sequence) };
+        Self { floor, revoked }
+    }
+
+    fn to_text(&self) -> String {
+        let revoked: String = self.revoked.iter().map(|key| format!("revoked {key}\n")).collect();
+        format!("ota floor v1\nfloor {}\nhighest {}\n{revoked}end\n", self.floor.floor, self.floor.highest)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, FloorError> {
+        let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+        let mut file = Self::default();
+        expect(path, lines.next(), "\"ota floor v1\"", |line| (line == "ota floor v1").then_some(()))?;
+        file.floor.floor = expect(path, lines.next(), "\"floor NUMBER\"", |line| sequence(line, "floor "))?;
+        file.floor.highest = expect(path, lines.next(), "\"highest NUMBER\"", |line| sequence(line, "highest "))?;
+        for _ in 0..=MAX_REVOKED {
+            let key = |line: &str| match line {
+                "end" => Some(None),
+                _ => line.strip_prefix("revoked ").and_then(KeyId::from_hex).map(Some),
+            };
+            match expect(path, lines.next(), "\"revoked KEYID\" or \"end\"", key)? {
+                Some(key) => file.revoked.push(key),
+                None => return Ok(file),
+            }
+        }
+        Err(malformed(path, MAX_REVOKED + 4, "\"end\"", "too many revoked keys"))
+    }
+}
+
+/// Reads the running image's own floor file: one number and a newline; none = 0.
+pub fn load_image_floor(path: &Path) -> Result<Sequence, FloorError> {
+    let bytes = match durable::read_capped(path, MAX_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Sequence::ZERO),
+        Err(source) => return Err(FloorError::Io { path: path.to_owned(), source }),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let number = text.trim().parse().ok().and_then(Sequence::new);
+    number.ok_or_else(|| malformed(path, 1, "a sequence number", text.trim()))
+}
+
+fn path_in(state_dir: &Path) -> PathBuf {
+    state_dir.join("floor")
+}
+
+fn expect<T>(
+    path: &Path,
+    line: Option<(usize, &str)>,
+    expected: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T, FloorError> {
+    let (number, text) = line.unwrap_or((0, ""));
+    read(text).ok_or_else(|| malformed(path, number, expected, text))
+}
+
+fn malformed(path: &Path, line: usize, expected: &'static str, got: &str) -> FloorError {
+    FloorError::Malformed { path: path.to_owned(), line, expected, got: got.chars().take(80).collect() }
+}
+
+fn sequence(line: &str, prefix: &str) -> Option<Sequence> {
+    Sequence::new(line.strip_prefix(prefix)?.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn floor(floor: u64, highest: u64) -> FloorFile {
+        let at = |n| Sequence::new(n).unwrap();
+        FloorFile { floor: Floor { floor: at(floor), highest: at(highest) }, revoked: vec![KeyId::from_bytes([7; 8])] }
+    }
+
+    #[test]
+    fn the_file_comes_back_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(FloorFile::load(dir.path()).unwrap(), None);
+        floor(3, 12).store(dir.path()).unwrap();
+        assert_eq!(FloorFile::load(dir.path()).unwrap(), Some(floor(3, 12)));
+    }
+
+    #[test]
+    fn a_cut_or_foreign_file_is_an_error_and_never_floor_0() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = floor(3, 12).to_text();
+        for length in 0..text.len() - 1 {
+            std::fs::write(dir.path().join("floor"), &text[..length]).unwrap();
+            let error = FloorFile::load(dir.path()).expect_err(&text[..length]).to_string();
+            assert!(error.contains("floor: line"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_image_floor_is_one_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("floor");
+        assert_eq!(load_image_floor(&path).unwrap(), Sequence::ZERO);
+        std::fs::write(&path, "17\n").unwrap();
+        assert_eq!(load_image_floor(&path).unwrap().get(), 17);
+        std::fs::write(&path, "seventeen").unwrap();
+        assert!(load_image_floor(&path).is_err());
+    }
+}

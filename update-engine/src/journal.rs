@@ -1,0 +1,537 @@
+//! The journal: what the engine remembers, in one SQLite file, one transaction a step.
+//!
+//! # Tables of `state_dir/journal.db`
+//!
+//! | table | holds | may change |
+//! | --- | --- | --- |
+//! | `meta` | `schema`, `min_reader` | never in form |
+//! | `model` | the engine's [`Model`] as JSON | fields are added |
+//! | `attempt` | every attempt: what, when, how it ended, its lock claim | columns are only added |
+//! | `outbox` | reports and lock releases that a server has not acknowledged yet | columns are only added |
+//! | `refusal` | releases that rolled back here | columns are only added |
+//!
+//! # Promises
+//!
+//! * What [`Journal::commit`] returned from is on the disk (`synchronous=FULL`).
+//! * A journal whose `min_reader` is above [`SCHEMA`] was written by a newer daemon: it is set aside under another name, and its
+//!   attempts, outbox and refusals — whose form never changes — are carried over. So going back to an older image never blinds it.
+//! * An unreadable journal is set aside too, and said aloud. The floor does not live here (see [`crate::floor`]).
+//! * Bounded: [`MAX_ATTEMPTS`], [`MAX_REPORTS`] and `MAX_SET_ASIDE` files; lock releases are never dropped.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use manifests::release::SlotName;
+use manifests::version::{Sequence, Version};
+
+use crate::engine::effect::{LockOutcome, Report, Row};
+use crate::engine::event::Orphan;
+use crate::engine::model::{Model, Refusal};
+use crate::engine::state::{Claim, Kind, Plan};
+use crate::engine::time::Wall;
+
+/// Schema this build writes.
+pub const SCHEMA: i64 = 1;
+/// Oldest build that can read it.
+const MIN_READER: i64 = 1;
+/// Attempts kept.
+pub const MAX_ATTEMPTS: u32 = 500;
+/// Reports kept while no server takes them; the oldest go first.
+pub const MAX_REPORTS: u32 = 1000;
+/// Journals kept that were set aside.
+const MAX_SET_ASIDE: usize = 3;
+
+const CREATE: &str = "
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS model (id INTEGER PRIMARY KEY CHECK (id = 1), json TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS attempt (
+  id TEXT PRIMARY KEY, kind TEXT NOT NULL, slot TEXT NOT NULL, from_version TEXT NOT NULL, to_version TEXT NOT NULL,
+  to_sequence INTEGER NOT NULL, to_digest TEXT NOT NULL, started_at_ms INTEGER NOT NULL, ended_at_ms INTEGER,
+  outcome TEXT, code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', bytes_downloaded INTEGER NOT NULL DEFAULT 0,
+  notes TEXT NOT NULL DEFAULT '', claim TEXT);
+CREATE INDEX IF NOT EXISTS attempt_started ON attempt (started_at_ms);
+CREATE TABLE IF NOT EXISTS outbox (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, attempt TEXT NOT NULL, created_at_ms INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS refusal (
+  digest TEXT PRIMARY KEY, sequence INTEGER NOT NULL, version TEXT NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL);
+";
+
+/// Why the journal could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// SQLite said no.
+    #[error("journal {path}: {source}", path = path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// The system said no.
+    #[error("journal {path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// What stands in the model row is no model.
+    #[error("journal {path}: the model is unreadable: {reason}", path = path.display())]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, and where.
+        reason: String,
+    },
+}
+
+/// The open journal.
+pub struct Journal {
+    path: PathBuf,
+    db: Connection,
+    last_json: String,
+}
+
+/// One attempt, for `history`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Attempt id.
+    pub id: String,
+    /// `update`, `rollback`, `found`.
+    pub kind: String,
+    /// Slot that was written.
+    pub slot: String,
+    /// From which version.
+    pub from_version: String,
+    /// To which.
+    pub to_version: String,
+    /// Sequence of the release.
+    pub to_sequence: u64,
+    /// When it began.
+    pub started_at: Wall,
+    /// When it ended; `None` = it runs.
+    pub ended_at: Option<Wall>,
+    /// `committed`, `rolled-back`, `failed`, `abandoned`; `None` = it runs.
+    pub outcome: Option<String>,
+    /// Stable word of the cause.
+    pub code: String,
+    /// Sentence.
+    pub reason: String,
+    /// Bytes received, all runs together.
+    pub bytes_downloaded: u64,
+    /// Recorded permissions: forced reboot, older release.
+    pub notes: String,
+}
+
+/// Something a server has to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// Key, rising.
+    pub id: i64,
+    /// Attempt it is about.
+    pub attempt: String,
+    /// When it happened.
+    pub created_at: Wall,
+    /// What.
+    pub message: Message,
+}
+
+/// Messages of the outbox; the JSON form is kept for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Message {
+    /// For the update server.
+    Report(Report),
+    /// For the lock server.
+    Release {
+        /// What to release, and where.
+        claim: Claim,
+        /// What to say of the attempt.
+        outcome: LockOutcome,
+    },
+}
+
+impl Journal {
+    /// Opens the journal in `state_dir`, or a fresh one; the note says when an old one was set aside.
+    pub fn open(state_dir: &Path, now: Wall) -> Result<(Self, Model), JournalError> {
+        let path = state_dir.join("journal.db");
+        match Self::open_file(&path) {
+            Ok(Found::Usable(journal, model)) => Ok((journal, *model)),
+            Ok(Found::Newer { schema, carried }) => {
+                let aside = set_aside(&path, "newer", now)?;
+                let note = format!(
+                    "the journal was written by a newer daemon (schema {schema}, this one reads {SCHEMA}): it was set aside as {}",
+                    aside.display()
+                );
+                Self::fresh(&path, note, Some(carried))
+            }
+            Err(error) if path.exists() && error.is_damage() => {
+                let aside = set_aside(&path, "unreadable", now)?;
+                let note = format!("the journal was unreadable ({error}): it was set aside as {}", aside.display());
+                Self::fresh(&path, note, None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the model and the rows of one step, in one transaction, before the step's effects run. Nothing new, nothing written.
+    pub fn commit(&mut self, model: &Model, rows: &[&Row], now: Wall) -> Result<(), JournalError> {
+        let json = serde_json::to_string(model)
+            .map_err(|error| JournalError::Model { path: self.path.clone(), reason: error.to_string() })?;
+        if rows.is_empty() && json == self.last_json {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        let sqlite = |source| JournalError::Sqlite { path: path.clone(), source };
+        let transaction = self.db.transaction().map_err(sqlite)?;
+        write_step(&transaction, &json, rows, now).map_err(sqlite)?;
+        transaction.commit().map_err(sqlite)?;
+        self.last_json = json;
+        Ok(())
+    }
+
+    /// Attempts, newest first.
+    pub fn history(&self) -> Result<Vec<Attempt>, JournalError> {
+        let query = "SELECT id, kind, slot, from_version, to_version, to_sequence, started_at_ms, ended_at_ms, outcome, code, reason, bytes_downloaded, notes
+                     FROM attempt ORDER BY started_at_ms DESC, rowid DESC";
+        self.all(query, |row| {
+            Ok(Attempt {
+                id: row.get(0)?,
+                kind: row.get(1)?,
+                slot: row.get(2)?,
+                from_version: row.get(3)?,
+                to_version: row.get(4)?,
+                to_sequence: row.get::<_, i64>(5)?.unsigned_abs(),
+                started_at: Wall(row.get(6)?),
+                ended_at: row.get::<_, Option<i64>>(7)?.map(Wall),
+                outcome: row.get(8)?,
+                code: row.get(9)?,
+                reason: row.get(10)?,
+                bytes_downloaded: row.get::<_, i64>(11)?.unsigned_abs(),
+                notes: row.get(12)?,
+            })
+        })
+    }
+
+    /// Attempts that never ended, other than `current`: an older journal was set aside, or lost its model.
+    pub fn orphans(&self, current: Option<&str>) -> Result<Vec<Orphan>, JournalError> {
+        let query = "SELECT id, slot, from_version, to_version, to_sequence, to_digest, started_at_ms, claim FROM attempt WHERE outcome IS NULL ORDER BY started_at_ms";
+        let rows = self.all(query, |row| {
+            let text = |column| row.get::<_, String>(column);
+            let digest = manifests::digest::Sha256Digest::from_hex(&text(5)?);
+            Ok(Orphan {
+                attempt: text(0)?,
+                slot: if text(1)? == "a" { SlotName::A } else { SlotName::B },
+                from_version: text(2)?,
+                version: Version::parse(&text(3)?).unwrap_or_else(|_| Version::unknown()),
+                sequence: Sequence::new(row.get::<_, i64>(4)?.unsigned_abs()).unwrap_or(Sequence::ZERO),
+                digest: digest.unwrap_or(manifests::digest::Sha256Digest::from_bytes([0; 32])),
+                started_at: Wall(row.get(6)?),
+                claim: row.get::<_, Option<String>>(7)?.and_then(|json| serde_json::from_str(&json).ok()),
+            })
+        })?;
+        Ok(rows.into_iter().filter(|orphan| Some(orphan.attempt.as_str()) != current).collect())
+    }
+
+    /// What waits to be delivered, oldest first. A row that cannot be read any more is left out (and stays).
+    pub fn outbox(&self) -> Result<Vec<OutboxRow>, JournalError> {
+        let rows = self.all("SELECT id, attempt, created_at_ms, body FROM outbox ORDER BY id", |row| {
+            Ok((row.get(0)?, row.get(1)?, Wall(row.get(2)?), row.get::<_, String>(3)?))
+        })?;
+        let read = |(id, attempt, created_at, body): (i64, String, Wall, String)| {
+            serde_json::from_str(&body).ok().map(|message| OutboxRow { id, attempt, created_at, message })
+        };
+        Ok(rows.into_iter().filter_map(read).collect())
+    }
+
+    /// A server acknowledged it.
+    pub fn delivered(&mut self, id: i64) -> Result<(), JournalError> {
+        self.db.execute("DELETE FROM outbox WHERE id = ?1", params![id]).map(drop).map_err(|source| self.sqlite(source))
+    }
+
+    fn open_file(path: &Path) -> Result<Found, JournalError> {
+        let sqlite = |source| JournalError::Sqlite { path: path.to_owned(), source };
+        let db = Connection::open(path).map_err(sqlite)?;
+        configure(&db).map_err(sqlite)?;
+        db.execute_batch(CREATE).map_err(sqlite)?;
+        let meta = |key: &str| {
+            db.query_row("SELECT value FROM meta WHERE key = ?1", params![key], |row| row.get::<_, i64>(0)).optional()
+        };
+        let (schema, min_reader) = (meta("schema").map_err(sqlite)?, meta("min_reader").map_err(sqlite)?);
+        if let Some(schema) = schema.filter(|_| min_reader.unwrap_or(1) > SCHEMA) {
+            return Ok(Found::Newer { schema, carried: Carried::read(&db).map_err(sqlite)? });
+        }
+        if schema.is_none_or(|schema| schema < SCHEMA) {
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?1), ('min_reader', ?2)", params![SCHEMA, MIN_READER])
+                .map_err(sqlite)?;
+        }
+        let mut journal = Self { path: path.to_owned(), db, last_json: String::new() };
+        let model = journal.read_model()?;
+        Ok(Found::Usable(journal, Box::new(model)))
+    }
+
+    fn fresh(path: &Path, note: String, carried: Option<Carried>) -> Result<(Self, Model), JournalError> {
+        match Self::open_file(path)? {
+            Found::Usable(mut journal, mut model) => {
+                if let Some(carried) = carried {
+                    carried.write(&mut journal.db).map_err(|source| JournalError::Sqlite { path: path.to_owned(), source })?;
+                    model.refusals = journal.read_refusals()?;
+                }
+                model.journal_note = Some(note);
+                Ok((journal, *model))
+            }
+            Found::Newer { .. } => {
+                Err(JournalError::Model { path: path.to_owned(), reason: "a fresh journal is newer than this build".to_owned() })
+            }
+        }
+    }
+
+    fn read_model(&mut self) -> Result<Model, JournalError> {
+        let json: Option<String> = self
+            .db
+            .query_row("SELECT json FROM model WHERE id = 1", [], |row| row.get(0))
+            .optional()
+            .map_err(|source| self.sqlite(source))?;
+        let mut model = match &json {
+            None => Model::default(),
+            Some(json) => serde_json::from_str(json)
+                .map_err(|error| JournalError::Model { path: self.path.clone(), reason: error.to_string() })?,
+        };
+        model.refusals = self.read_refusals()?;
+        self.last_json = json.unwrap_or_default();
+        Ok(model)
+    }
+
+    fn read_refusals(&self) -> Result<Vec<Refusal>, JournalError> {
+        let rows = self.all("SELECT digest, sequence, version, reason, at_ms FROM refusal ORDER BY at_ms, rowid", |row| {
+            let (digest, sequence): (String, i64) = (row.get(0)?, row.get(1)?);
+            let digest = manifests::digest::Sha256Digest::from_hex(&digest);
+            let sequence = manifests::version::Sequence::new(sequence.unsigned_abs());
+            Ok(digest.zip(sequence).zip(Some((row.get(2)?, row.get(3)?, Wall(row.get(4)?)))))
+        })?;
+        let refusal = |((digest, sequence), (version, reason, at))| Refusal { digest, sequence, version, reason, at };
+        Ok(rows.into_iter().flatten().map(refusal).collect())
+    }
+
+    fn all<T>(&self, query: &str, read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, JournalError> {
+        let run = || -> rusqlite::Result<Vec<T>> { self.db.prepare_cached(query)?.query_map([], read)?.collect() };
+        run().map_err(|source| self.sqlite(source))
+    }
+
+    fn sqlite(&self, source: rusqlite::Error) -> JournalError {
+        JournalError::Sqlite { path: self.path.clone(), source }
+    }
+}
+
+enum Found {
+    Usable(Journal, Box<Model>),
+    Newer { schema: i64, carried: Carried },
+}
+
+impl JournalError {
+    /// The file itself is the trouble, not the disk or its rights.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Model { .. } => true,
+            Self::Sqlite { source, .. } => match source.sqlite_error_code() {
+                Some(
+                    rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::TypeMismatch,
+                ) => true,
+                // A table of another shape: "no such column" and the like.
+                Some(rusqlite::ErrorCode::Unknown) => true,
+                Some(_) => false,
+                None => true,
+            },
+            Self::Io { .. } => false,
+        }
+    }
+}
+
+fn configure(db: &Connection) -> rusqlite::Result<()> {
+    db.busy_timeout(std::time::Duration::from_secs(5))?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    // FULL: a committed step is on the medium, not only in its cache.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    // The daemon lives in 15 MiB: 256 KiB of page cache are plenty for a few rows.
+    db.pragma_update(None, "cache_size", -256)?;
+    db.pragma_update(None, "journal_size_limit", 1 << 20)
+}
+
+fn write_step(db: &Transaction<'_>, json: &str, rows: &[&Row], now: Wall) -> rusqlite::Result<()> {
+    db.execute("INSERT INTO model VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET json = ?1", params![json])?;
+    for row in rows {
+        write_row(db, row, now)?;
+    }
+    if !rows.is_empty() {
+        db.execute("DELETE FROM attempt WHERE outcome IS NOT NULL AND rowid NOT IN (SELECT rowid FROM attempt ORDER BY started_at_ms DESC, rowid DESC LIMIT ?1)", params![MAX_ATTEMPTS])?;
+        db.execute("DELETE FROM outbox WHERE kind = 'report' AND id NOT IN (SELECT id FROM outbox WHERE kind = 'report' ORDER BY id DESC LIMIT ?1)", params![MAX_REPORTS])?;
+    }
+    Ok(())
+}
+
+fn write_row(db: &Transaction<'_>, row: &Row, now: Wall) -> rusqlite::Result<()> {
+    match row {
+        Row::Open(plan) => open_attempt(db, plan).map(drop),
+        Row::Update(plan) => db
+            .execute(
+                "UPDATE attempt SET claim = ?2, notes = ?3 WHERE id = ?1",
+                params![plan.attempt, claim_json(plan), notes(plan)],
+            )
+            .map(drop),
+        Row::Close { attempt, outcome, code, reason } => db
+            .execute(
+                "UPDATE attempt SET ended_at_ms = ?2, outcome = ?3, code = ?4, reason = ?5 WHERE id = ?1 AND outcome IS NULL",
+                params![attempt, now.0, outcome.as_str(), code, reason],
+            )
+            .map(drop),
+        Row::Downloaded { attempt, bytes } => db
+            .execute(
+                "UPDATE attempt SET bytes_downloaded = bytes_downloaded + ?2 WHERE id = ?1",
+                params![attempt, i64::try_from(*bytes).unwrap_or(i64::MAX)],
+            )
+            .map(drop),
+        Row::Report(report) => post(db, "report", &report.attempt, &Message::Report(report.clone()), now),
+        Row::Release { attempt, claim, outcome } => {
+            post(db, "release", attempt, &Message::Release { claim: claim.clone(), outcome: *outcome }, now)
+        }
+        Row::Refuse(refusal) => db
+            .execute(
+                "INSERT OR REPLACE INTO refusal (digest, sequence, version, reason, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    refusal.digest.to_string(),
+                    signed(refusal.sequence.get()),
+                    refusal.version,
+                    refusal.reason,
+                    refusal.at.0
+                ],
+            )
+            .map(drop),
+        Row::Forgive(digest) => db.execute("DELETE FROM refusal WHERE digest = ?1", params![digest.to_string()]).map(drop),
+    }
+}
+
+fn open_attempt(db: &Transaction<'_>, plan: &Plan) -> rusqlite::Result<usize> {
+    let kind = match plan.kind {
+        Kind::Update => "update",
+        Kind::Rollback => "rollback",
+        Kind::Found => "found",
+    };
+    db.execute(
+        "INSERT OR IGNORE INTO attempt (id, kind, slot, from_version, to_version, to_sequence, to_digest, started_at_ms, notes, claim)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        params![
+            plan.attempt,
+            kind,
+            plan.slot.as_str(),
+            plan.from_version,
+            plan.version.as_str(),
+            signed(plan.sequence.get()),
+            plan.digest.to_string(),
+            plan.started_at.0,
+            notes(plan),
+            claim_json(plan)
+        ],
+    )
+}
+
+fn post(db: &Transaction<'_>, kind: &str, attempt: &str, message: &Message, now: Wall) -> rusqlite::Result<()> {
+    let body = serde_json::to_string(message).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    db.execute(
+        "INSERT INTO outbox (kind, attempt, created_at_ms, body) VALUES (?1, ?2, ?3, ?4)",
+        params![kind, attempt, now.0, body],
+    )
+    .map(drop)
+}
+
+fn claim_json(plan: &Plan) -> Option<String> {
+    plan.claim.as_ref().and_then(|claim| serde_json::to_string(claim).ok())
+}
+
+fn notes(plan: &Plan) -> &'static str {
+    if plan.forced { "reboot forced: lock and inhibitors skipped" } else { "" }
+}
+
+/// Sequences are at most 2^53.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The tables whose form never changes, on their way from a newer journal into a fresh one.
+struct Carried {
+    tables: Vec<(&'static str, &'static str, Vec<Vec<rusqlite::types::Value>>)>,
+}
+
+impl Carried {
+    const TABLES: [(&'static str, &'static str); 3] = [
+        (
+            "attempt",
+            "id, kind, slot, from_version, to_version, to_sequence, to_digest, started_at_ms, ended_at_ms, outcome, code, reason, bytes_downloaded, notes, claim",
+        ),
+        ("outbox", "id, kind, attempt, created_at_ms, body"),
+        ("refusal", "digest, sequence, version, reason, at_ms"),
+    ];
+
+    fn read(db: &Connection) -> rusqlite::Result<Self> {
+        let mut tables = Vec::new();
+        for (table, columns) in Self::TABLES {
+            let width = columns.split(',').count();
+            let mut statement = db.prepare(&format!("SELECT {columns} FROM {table}"))?;
+            let rows = statement
+                .query_map([], |row| (0..width).map(|column| row.get(column)).collect())?
+                .collect::<rusqlite::Result<_>>()?;
+            tables.push((table, columns, rows));
+        }
+        Ok(Self { tables })
+    }
+
+    fn write(self, db: &mut Connection) -> rusqlite::Result<()> {
+        let transaction = db.transaction()?;
+        for (table, columns, rows) in self.tables {
+            let marks = vec!["?"; columns.split(',').count()].join(", ");
+            let mut statement = transaction.prepare(&format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})"))?;
+            for row in rows {
+                statement.execute(rusqlite::params_from_iter(row))?;
+            }
+        }
+        transaction.commit()
+    }
+}
+
+/// Renames the journal (and its write-ahead log) out of the way, keeping the newest few.
+fn set_aside(path: &Path, why: &str, now: Wall) -> Result<PathBuf, JournalError> {
+    let io = |source| JournalError::Io { path: path.to_owned(), source };
+    let aside = path.with_file_name(format!("journal.db.{why}-{}", now.0));
+    std::fs::rename(path, &aside).map_err(io)?;
+    for suffix in ["-wal", "-shm"] {
+        let from = path.with_file_name(format!("journal.db{suffix}"));
+        let to = path.with_file_name(format!("journal.db.{why}-{}{suffix}", now.0));
+        match std::fs::rename(from, to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+    }
+    drop_oldest_aside(path);
+    Ok(aside)
+}
+
+/// Old ones are removed as far as that works: a full folder must not keep a host from starting.
+fn drop_oldest_aside(path: &Path) {
+    let Some(Ok(entries)) = path.parent().map(std::fs::read_dir) else { return };
+    let name = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    let is_aside = |name: &str| name.starts_with("journal.db.") && !name.ends_with("-wal") && !name.ends_with("-shm");
+    let mut aside: Vec<_> = entries.flatten().filter(|entry| is_aside(&name(entry))).collect();
+    aside.sort_by_key(|entry| entry.metadata().and_then(|data| data.modified()).ok());
+    let surplus = aside.len().saturating_sub(MAX_SET_ASIDE);
+    for entry in aside.into_iter().take(surplus) {
+        for suffix in ["", "-wal", "-shm"] {
+            let mut file = entry.path().into_os_string();
+            file.push(suffix);
+            let _gone_or_not = std::fs::remove_file(file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
