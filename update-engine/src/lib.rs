@@ -9,4 +9,14 @@
 //! * [`engine`] owns no clock, no dice and no I/O: `(model, event, now) → (model, effects)`.
 //! * The daemon (`daemon`) is the only place that runs effects.
 
+pub mod boot;
+pub mod config;
+pub mod durable;
 pub mod engine;
+pub mod fetch;
+pub mod floor;
+pub mod health;
+pub mod hooks;
+pub mod journal;
+pub mod slot;
+pub mod status;

@@ -1,0 +1,174 @@
+//! Is the slot that just booted healthy? The answer decides whether it is marked good or given up.
+//!
+//! 1. the built-in required checks that the daemon passes in, such as: would this image's keyring accept the next release
+//!    (design 11.4);
+//! 2. every hook in `health/required.d` exits 0; without such hooks: the daemon is up (it asks), and under systemd no unit has
+//!    failed and the system is no longer starting;
+//! 3. the same again after the settle time;
+//! 4. `health/wanted.d` is run; what fails there is a warning.
+//!
+//! A required check that fails is tried again until the deadline: services need time to come up, and an image that is really
+//! bad is still bad then. Promises: an answer comes by the deadline (plus the seconds it takes to kill a hook), and it is
+//! *healthy* only if every required check was seen to succeed, twice. Never: takes a missing answer for health.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::hooks::{self, AfterFailure, HookContext, Program, TimeLimit};
+
+/// Time one question to systemd may take.
+const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to probe.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Folder with `health/required.d` and `health/wanted.d`.
+    pub hooks_dir: PathBuf,
+    /// What hooks are told.
+    pub context: HookContext,
+    /// Time until there must be an answer.
+    pub deadline: Duration,
+    /// Time between the first success and the second.
+    pub settle: Duration,
+    /// Time each hook has.
+    pub hook_timeout: Duration,
+    /// Who knows about services.
+    pub services: Services,
+    /// Built-in required checks, by name, with what they said.
+    pub built_in: Vec<(String, Result<(), String>)>,
+}
+
+/// Who is asked about failed services where there are no health hooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Services {
+    /// `systemctl`, here.
+    Systemd(PathBuf),
+    /// Nobody: systemd does not run this machine, or it is not this machine that is updated.
+    NotAsked,
+}
+
+/// Whether the new slot is healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Every required check succeeded, and still did after the settle time.
+    Healthy {
+        /// What the wanted checks found, a sentence each.
+        warnings: Vec<String>,
+    },
+    /// Something required did not.
+    Unhealthy {
+        /// One sentence.
+        reason: String,
+        /// What the hook that failed had said.
+        output: String,
+    },
+}
+
+impl Services {
+    /// systemd, if it is process 1 of the machine that is updated.
+    pub fn of_host(sysroot: &Path) -> Self {
+        let systemd_runs = sysroot == Path::new("/") && Path::new("/run/systemd/system").is_dir();
+        if systemd_runs { Self::Systemd(PathBuf::from("systemctl")) } else { Self::NotAsked }
+    }
+}
+
+impl Probe {
+    fn time_limit(&self, deadline: Instant) -> TimeLimit {
+        TimeLimit { each: self.hook_timeout, until: Some(deadline) }
+    }
+}
+
+/// Probes until there is an answer.
+pub async fn probe(probe: &Probe) -> Health {
+    let deadline = Instant::now() + probe.deadline;
+    let retry = (probe.deadline / 20).clamp(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        let failure = match settled(probe, deadline).await {
+            Ok(()) => return Health::Healthy { warnings: wanted(probe, deadline).await },
+            Err(failure) => failure,
+        };
+        let again = Instant::now() + retry;
+        if failure.is_final || again >= deadline {
+            return Health::Unhealthy { reason: failure.reason, output: failure.output };
+        }
+        sleep_until(again).await;
+    }
+}
+
+struct Failure {
+    reason: String,
+    output: String,
+    /// Trying again cannot change it.
+    is_final: bool,
+}
+
+impl Failure {
+    fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), output: String::new(), is_final: false }
+    }
+}
+
+/// Healthy now, and still after the settle time.
+async fn settled(probe: &Probe, deadline: Instant) -> Result<(), Failure> {
+    required(probe, deadline).await?;
+    let then = Instant::now() + probe.settle;
+    if then >= deadline {
+        let reason = format!("it was not healthy for {} s before its deadline", probe.settle.as_secs());
+        return Err(Failure { is_final: true, ..Failure::new(reason) });
+    }
+    sleep_until(then).await;
+    required(probe, deadline).await.map_err(|failure| Failure {
+        reason: format!("it was healthy, but not after {} s: {}", probe.settle.as_secs(), failure.reason),
+        ..failure
+    })
+}
+
+async fn required(probe: &Probe, deadline: Instant) -> Result<(), Failure> {
+    if let Some((name, Err(words))) = probe.built_in.iter().find(|(_, result)| result.is_err()) {
+        return Err(Failure { is_final: true, ..Failure::new(format!("{name}: {words}")) });
+    }
+    let folder = probe.hooks_dir.join("health/required.d");
+    if hooks::list(&folder).map_err(|error| Failure::new(error.to_string()))?.is_empty() {
+        return services(&probe.services, deadline).await;
+    }
+    let results = hooks::run(&folder, &probe.context, probe.time_limit(deadline), AfterFailure::Stop)
+        .await
+        .map_err(|error| Failure::new(error.to_string()))?;
+    match results.into_iter().find(|result| !result.is_ok()) {
+        Some(result) => Err(Failure { output: result.output.clone(), ..Failure::new(result.words()) }),
+        None => Ok(()),
+    }
+}
+
+async fn services(services: &Services, deadline: Instant) -> Result<(), Failure> {
+    let Services::Systemd(systemctl) = services else {
+        return Ok(());
+    };
+    let timeout = deadline.saturating_duration_since(Instant::now()).min(SERVICES_TIMEOUT);
+    let state = hooks::run_program(Program::new(systemctl, &["is-system-running"]), timeout).await;
+    match state.first_line.as_str() {
+        "running" if state.is_ok() => Ok(()),
+        "degraded" => Err(failed_units(systemctl, timeout).await),
+        "initializing" | "starting" => Err(Failure::new("the system has not finished starting")),
+        "" => Err(Failure::new(format!("systemd did not say how the system is: {}", state.words()))),
+        other => Err(Failure::new(format!("systemd says the system is \"{other}\""))),
+    }
+}
+
+async fn failed_units(systemctl: &Path, timeout: Duration) -> Failure {
+    let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager"];
+    let list = hooks::run_program(Program::new(systemctl, &arguments), timeout).await;
+    let units: Vec<&str> = list.output.lines().filter_map(|line| line.split_whitespace().next()).take(10).collect();
+    let reason = if units.is_empty() { "some units failed".to_owned() } else { format!("failed units: {}", units.join(", ")) };
+    Failure { output: list.output, ..Failure::new(reason) }
+}
+
+async fn wanted(probe: &Probe, deadline: Instant) -> Vec<String> {
+    let folder = probe.hooks_dir.join("health/wanted.d");
+    match hooks::run(&folder, &probe.context, probe.time_limit(deadline), AfterFailure::GoOn).await {
+        Ok(results) => results.iter().filter(|result| !result.is_ok()).map(hooks::HookResult::words).collect(),
+        Err(error) => vec![error.to_string()],
+    }
+}

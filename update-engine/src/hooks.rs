@@ -1,0 +1,449 @@
+//! Hooks: small programs of the host's owner that are asked before, during and after an update.
+//!
+//! They stand in `hooks_dir/{gate,drain,undrain,health/required,health/wanted}.d/` and run one after the other in the order of
+//! their names, each with the environment `OTA_ATTEMPT OTA_FROM OTA_TO OTA_SLOT` and a plain `PATH`, `/` as its folder,
+//! nothing on its input, and a process group of its own. Regular executable files count (or links to such); hidden files and
+//! what editors and packages leave behind do not. A folder that does not exist has no hooks.
+//!
+//! Promises: [`run`] ends. A hook that is not done in its time is asked to stop (`TERM` to its group), then killed; one that
+//! leaves something running in the background, even with the pipe open, is not waited for. No zombie stays. At most
+//! [`MAX_OUTPUT_BYTES`] of what it said are kept: the beginning and the end.
+//!
+//! Never: runs a file that somebody other than root could have changed (design 11.16), passes on the daemon's environment, or
+//! takes a missing answer for a yes.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, geteuid};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::trust::{Target, check_trust};
+
+mod transcript;
+
+pub use transcript::MAX_OUTPUT_BYTES;
+use transcript::Transcript;
+
+/// Every folder of hooks, below `hooks_dir`.
+pub const FOLDERS: [&str; 5] = ["gate.d", "drain.d", "undrain.d", "health/required.d", "health/wanted.d"];
+
+/// Exit code of a gate that says *not now*: `EX_TEMPFAIL` of sysexits.
+pub const NOT_NOW: i32 = 75;
+
+/// Most hooks in one folder: at a minute each, more would hold an update for an hour.
+pub const MAX_HOOKS: usize = 64;
+
+/// Time between asking a hook to stop and killing it.
+const TERM_GRACE: Duration = Duration::from_secs(5);
+/// Time a killed process has to disappear; one that hangs in the kernel does not, and is left to it.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+/// Time for the last words after a hook has ended, while something it started holds the pipe open.
+const DRAIN_GRACE: Duration = Duration::from_millis(200);
+/// Where hooks find programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What hooks are told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HookContext {
+    /// `OTA_ATTEMPT`: the attempt's id.
+    pub attempt: String,
+    /// `OTA_FROM`: the version that ran when the attempt began.
+    pub from: String,
+    /// `OTA_TO`: the version it leads to.
+    pub to: String,
+    /// `OTA_SLOT`: the slot it leads to.
+    pub slot: String,
+}
+
+/// What to do with the hooks after one that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// Do not run them.
+    Stop,
+    /// Run them all the same.
+    GoOn,
+}
+
+/// How long hooks may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimit {
+    /// Each of them.
+    pub each: Duration,
+    /// All of them together.
+    pub until: Option<Instant>,
+}
+
+/// How a hook ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself.
+    Code(i32),
+    /// By a signal that was not ours.
+    Signal(i32),
+    /// It was not done in its time.
+    TimedOut,
+    /// It could not be started.
+    NotStarted(String),
+}
+
+/// What became of one hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookResult {
+    /// Its file name.
+    pub name: String,
+    /// How it ended.
+    pub exit: Exit,
+    /// First line it wrote that is not empty, on its output rather than its error output.
+    pub first_line: String,
+    /// Both outputs as they came, without control characters: the first and the last part where it was long.
+    pub output: String,
+}
+
+/// What a gate said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GateAnswer {
+    /// Go on.
+    Go,
+    /// Wait, and why.
+    NotNow {
+        /// Words for people.
+        reason: String,
+    },
+}
+
+/// Why hooks were not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HooksError {
+    /// The folder cannot be read.
+    #[error("cannot read the hooks in {}", folder.display())]
+    Io {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else could have changed them.
+    #[error("the hooks in {} are not run: {reasons}", folder.display())]
+    Untrusted {
+        /// The folder.
+        folder: PathBuf,
+        /// Which, and who.
+        reasons: String,
+    },
+    /// Too many.
+    #[error("{}: expected at most {MAX_HOOKS} hooks, got more", folder.display())]
+    TooMany {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+impl HookResult {
+    fn not_started(name: String, why: impl Into<String>) -> Self {
+        Self { name, exit: Exit::NotStarted(why.into()), first_line: String::new(), output: String::new() }
+    }
+
+    /// It ran and exited 0.
+    pub fn is_ok(&self) -> bool {
+        self.exit == Exit::Code(0)
+    }
+
+    /// What a gate's result means: only exit 0 is a yes.
+    pub fn gate(&self) -> GateAnswer {
+        match self.exit {
+            Exit::Code(0) => GateAnswer::Go,
+            Exit::Code(NOT_NOW) if !self.first_line.is_empty() => {
+                GateAnswer::NotNow { reason: format!("{}: {}", self.name, self.first_line) }
+            }
+            Exit::Code(NOT_NOW) => GateAnswer::NotNow { reason: format!("{} says not now, without a reason", self.name) },
+            _ => GateAnswer::NotNow { reason: self.words() },
+        }
+    }
+
+    /// One sentence: which hook, how it ended, what it said first.
+    pub fn words(&self) -> String {
+        let how = match &self.exit {
+            Exit::Code(0) => "succeeded".to_owned(),
+            Exit::Code(code) => format!("exited with {code}"),
+            Exit::Signal(number) => format!("was ended by signal {number}"),
+            Exit::TimedOut => "was not done in its time and was stopped".to_owned(),
+            Exit::NotStarted(why) => format!("could not be started: {why}"),
+        };
+        let separator = if self.first_line.is_empty() { "" } else { ": " };
+        format!("{} {how}{separator}{}", self.name, self.first_line)
+    }
+}
+
+impl TimeLimit {
+    /// The time of the next hook, if there is any left.
+    fn next(self) -> Option<Duration> {
+        let left = self.until.map_or(self.each, |until| until.saturating_duration_since(Instant::now()));
+        (!left.is_zero()).then_some(left.min(self.each))
+    }
+}
+
+/// Runs the hooks of a folder. The results are those of the hooks whose turn came, in order.
+pub async fn run(
+    folder: &Path,
+    context: &HookContext,
+    limit: TimeLimit,
+    after_failure: AfterFailure,
+) -> Result<Vec<HookResult>, HooksError> {
+    let mut results = Vec::new();
+    for path in list(folder)? {
+        let program = Program::hook(&path, context);
+        let result = match limit.next() {
+            Some(timeout) => run_program(program, timeout).await,
+            None => HookResult::not_started(program.name, "no time was left"),
+        };
+        let stop = after_failure == AfterFailure::Stop && !result.is_ok();
+        results.push(result);
+        if stop {
+            break;
+        }
+    }
+    Ok(results)
+}
+
+/// The hooks of a folder in the order of their names, after looking at who could have changed them.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>, HooksError> {
+    let failed = |source| HooksError::Io { folder: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    trust(folder)?;
+    let mut hooks = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if !is_hook(&path) {
+            continue;
+        }
+        if hooks.len() == MAX_HOOKS {
+            return Err(HooksError::TooMany { folder: folder.to_owned() });
+        }
+        hooks.push(path);
+    }
+    hooks.sort();
+    Ok(hooks)
+}
+
+fn trust(folder: &Path) -> Result<(), HooksError> {
+    let targets = [Target::FolderAndFiles(folder.to_owned())];
+    check_trust(&targets, geteuid().as_raw()).map_err(|errors| {
+        let reasons = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        HooksError::Untrusted { folder: folder.to_owned(), reasons }
+    })
+}
+
+fn is_hook(path: &Path) -> bool {
+    const ANY_EXECUTE: u32 = 0o111;
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let executable =
+        fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & ANY_EXECUTE != 0);
+    executable && !is_left_over(&name)
+}
+
+/// Hidden files, and the names under which editors and package managers keep other versions of a file.
+fn is_left_over(name: &str) -> bool {
+    const ENDS: [&str; 12] =
+        ["~", "#", ".bak", ".orig", ".rej", ".swp", ".tmp", ".rpmnew", ".rpmsave", ".rpmorig", ".pacnew", ".pacsave"];
+    name.starts_with(['.', '#']) || name.contains(".dpkg-") || ENDS.iter().any(|end| name.ends_with(end))
+}
+
+/// A program to run like a hook.
+pub(crate) struct Program {
+    name: String,
+    command: Command,
+}
+
+impl Program {
+    fn hook(path: &Path, context: &HookContext) -> Self {
+        let mut program = Self::new(path, &[]);
+        program
+            .command
+            .env("OTA_ATTEMPT", &context.attempt)
+            .env("OTA_FROM", &context.from)
+            .env("OTA_TO", &context.to)
+            .env("OTA_SLOT", &context.slot);
+        program
+    }
+
+    pub(crate) fn new(path: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(path);
+        command.args(arguments).env_clear().env("PATH", PATH).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Self { name, command }
+    }
+}
+
+/// Runs one program to its end, or to the end of its time.
+pub(crate) async fn run_program(program: Program, timeout: Duration) -> HookResult {
+    let Program { name, mut command } = program;
+    let deadline = Instant::now() + timeout;
+    let mut running = match command.spawn().and_then(Running::new) {
+        Ok(running) => running,
+        Err(error) => return HookResult::not_started(name, error.to_string()),
+    };
+    let exit = running.finish(deadline).await;
+    running.last_words(Instant::now() + DRAIN_GRACE).await;
+    let (first_line, output) = running.transcript.finish();
+    HookResult { name, exit, first_line, output }
+}
+
+/// A started program and what it has said.
+struct Running {
+    child: Child,
+    group: Group,
+    pipes: [Option<Pipe>; 2],
+    transcript: Transcript,
+}
+
+type Pipe = Box<dyn AsyncRead + Send + Unpin>;
+
+impl Running {
+    fn new(mut child: Child) -> io::Result<Self> {
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| io::Error::other("it has no process id"))?;
+        let stdout = child.stdout.take().map(|pipe| Box::new(pipe) as Pipe);
+        let stderr = child.stderr.take().map(|pipe| Box::new(pipe) as Pipe);
+        Ok(Self { child, group: Group::new(id), pipes: [stdout, stderr], transcript: Transcript::default() })
+    }
+
+    async fn finish(&mut self, deadline: Instant) -> Exit {
+        if let Some(exit) = self.until_exit(deadline).await {
+            self.group.leave_alone();
+            return exit;
+        }
+        self.group.signal(Signal::SIGTERM);
+        self.until_exit(Instant::now() + TERM_GRACE).await;
+        // Also when the hook itself has gone: what it started in its group had the same time.
+        self.group.signal(Signal::SIGKILL);
+        self.until_exit(Instant::now() + KILL_GRACE).await;
+        self.group.leave_alone();
+        Exit::TimedOut
+    }
+
+    /// Listens until the program has ended or time is up.
+    async fn until_exit(&mut self, until: Instant) -> Option<Exit> {
+        let [stdout, stderr] = &mut self.pipes;
+        let (mut out, mut err) = ([0_u8; 4096], [0_u8; 4096]);
+        loop {
+            tokio::select! {
+                status = self.child.wait() => return Some(exit_of(status)),
+                read = read(stdout, &mut out) => self.transcript.output(read),
+                read = read(stderr, &mut err) => self.transcript.error_output(read),
+                () = sleep_until(until) => return None,
+            }
+        }
+    }
+
+    /// Listens until both pipes are closed or time is up.
+    async fn last_words(&mut self, until: Instant) {
+        let [stdout, stderr] = &mut self.pipes;
+        let (mut out, mut err) = ([0_u8; 4096], [0_u8; 4096]);
+        while stdout.is_some() || stderr.is_some() {
+            tokio::select! {
+                read = read(stdout, &mut out) => self.transcript.output(read),
+                read = read(stderr, &mut err) => self.transcript.error_output(read),
+                () = sleep_until(until) => return,
+            }
+        }
+    }
+}
+
+/// What came through a pipe; once it is closed, it is taken out and nothing ever comes.
+async fn read<'a>(pipe: &mut Option<Pipe>, buffer: &'a mut [u8]) -> &'a [u8] {
+    if let Some(open) = pipe {
+        if let Ok(length @ 1..) = open.read(buffer).await {
+            return &buffer[..length];
+        }
+        *pipe = None;
+        return &[];
+    }
+    std::future::pending().await
+}
+
+fn exit_of(status: io::Result<ExitStatus>) -> Exit {
+    match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::NotStarted(format!("it ended in an unknown way: {status}")),
+        },
+        Err(error) => Exit::NotStarted(format!("its end cannot be learned: {error}")),
+    }
+}
+
+/// The process group of a program, killed when the program is given up halfway.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn new(id: i32) -> Self {
+        Self(Some(Pid::from_raw(id)))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // An error means that nobody is left in the group, which is what the signal is for.
+            let _nobody_left = killpg(group, signal);
+        }
+    }
+
+    fn leave_alone(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(exit: Exit, first_line: &str) -> HookResult {
+        HookResult { name: "10-backup".into(), exit, first_line: first_line.into(), output: String::new() }
+    }
+
+    #[test]
+    fn only_exit_zero_opens_a_gate() {
+        let not_now = |reason: &str| GateAnswer::NotNow { reason: reason.into() };
+        assert_eq!(result(Exit::Code(0), "fine").gate(), GateAnswer::Go);
+        assert_eq!(result(Exit::Code(75), "backup runs until 3").gate(), not_now("10-backup: backup runs until 3"));
+        assert_eq!(result(Exit::Code(75), "").gate(), not_now("10-backup says not now, without a reason"));
+        assert_eq!(result(Exit::Code(1), "oops").gate(), not_now("10-backup exited with 1: oops"));
+        assert_eq!(result(Exit::Signal(9), "").gate(), not_now("10-backup was ended by signal 9"));
+        assert_eq!(result(Exit::TimedOut, "").gate(), not_now("10-backup was not done in its time and was stopped"));
+        assert_eq!(
+            result(Exit::NotStarted("No such file".into()), "").gate(),
+            not_now("10-backup could not be started: No such file")
+        );
+    }
+
+    #[test]
+    fn what_editors_and_packages_leave_behind_is_no_hook() {
+        for name in ["a~", "#a#", ".a", "a.bak", "a.orig", "a.rej", ".a.swp", "a.dpkg-dist", "a.rpmnew", "a.pacsave"] {
+            assert!(is_left_over(name), "{name}");
+        }
+        for name in ["10-drain", "drain.sh", "20_check.py", "backup"] {
+            assert!(!is_left_over(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,660 @@
+//! The documents that the control socket serves and `updatectl --json` prints, as types.
+//!
+//! Names and meanings are a contract with whoever reads them: keys are only ever added, and a reader ignores those it does not
+//! know. A key that can be missing in an older document has a default here. What is not known is `null`, never a guess.
+//!
+//! ```
+//! use update_engine::status::json::{ExitClass, State, Status};
+//!
+//! let mut status = Status::default();
+//! assert_eq!(status.exit_class(), ExitClass::Current);
+//! status.state = State::Fetching;
+//! assert_eq!(status.exit_class(), ExitClass::UnderWay);
+//! ```
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The `schema` of [`Status`]. It changes only if a key is renamed or removed.
+pub const SCHEMA: u32 = 1;
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Where the update stands.
+    pub state: State,
+    /// One sentence: what, why, what next, when.
+    pub summary: String,
+    /// Who this host is.
+    pub host: Host,
+    /// What runs.
+    pub booted: Booted,
+    /// Both slots.
+    pub slots: Vec<Slot>,
+    /// What is being installed or tried.
+    pub target: Option<Target>,
+    /// How far the work under way is.
+    pub progress: Option<Progress>,
+    /// A host's own disk, or a disk image.
+    pub mode: Mode,
+    /// Looking for updates.
+    pub check: Check,
+    /// The reboot into the new slot.
+    pub reboot: Reboot,
+    /// The last thing that went wrong.
+    pub last_error: Option<LastError>,
+    /// How attempts ended.
+    pub attempts: Attempts,
+    /// What a person has to mend, most important first: no key, state lost, stale, a slot that is broken, …
+    #[serde(default)]
+    pub troubles: Vec<Trouble>,
+}
+
+/// Where an update stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Nothing under way.
+    #[default]
+    Idle,
+    /// A server is being asked.
+    Checking,
+    /// An update is known and waits before it is fetched.
+    Deferred,
+    /// The other slot is being written.
+    Fetching,
+    /// The other slot is written and being read back.
+    Written,
+    /// The other slot is proven; gates and lock are next.
+    Proven,
+    /// The lock is held; the slot is about to be armed.
+    Locked,
+    /// The next boot starts the new slot.
+    Armed,
+    /// The new slot runs and has to show that it is healthy.
+    Trial,
+    /// Healthy; the marks are being made.
+    Committed,
+    /// The old slot runs again; the failed one is being disarmed.
+    RolledBack,
+    /// The attempt failed; a pause before the next.
+    Failed,
+}
+
+/// Who this host is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Host {
+    /// Machine id.
+    pub id: String,
+    /// A name for people, or empty.
+    pub alias: String,
+    /// The product.
+    pub app_id: String,
+    /// The channel followed.
+    pub channel: String,
+    /// The board, or empty.
+    pub board: String,
+    /// The architecture.
+    pub arch: String,
+}
+
+/// What runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Booted {
+    /// The slot; `null` when it is not known.
+    pub slot: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// It is marked good.
+    pub confirmed: bool,
+    /// The kernel's boot id.
+    pub boot_id: String,
+}
+
+/// One slot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Slot {
+    /// `a` or `b`.
+    pub name: String,
+    /// What is in it, as far as it is known.
+    pub version: Option<String>,
+    /// It runs.
+    pub booted: bool,
+    /// The loader starts it next.
+    pub next: bool,
+    /// The loader may start it.
+    pub bootable: bool,
+    /// It is marked good.
+    pub good: bool,
+    /// Boots left before the loader gives it up; 0 for a good one.
+    pub tries_left: u8,
+    /// It was read back against its record before its first boot.
+    pub proven: bool,
+    /// How it was read back, where that is known.
+    #[serde(default)]
+    pub read_back: Option<ReadBack>,
+}
+
+/// Where a read-back read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadBack {
+    /// The medium.
+    Direct,
+    /// The page cache, dropped before: the file system refuses direct reads.
+    Cached,
+}
+
+/// What is being installed or tried.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Target {
+    /// Its version.
+    pub version: String,
+    /// The slot it goes to.
+    pub slot: String,
+    /// The attempt.
+    pub attempt: String,
+    /// What changed in it.
+    pub notes_url: Option<String>,
+}
+
+/// How far the work under way is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Windows known to be right.
+    pub windows_done: u64,
+    /// Windows of the release.
+    pub windows_total: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Bytes of the release.
+    pub bytes_total: u64,
+    /// Bytes received.
+    pub bytes_downloaded: u64,
+    /// Bytes that were right in the slot already.
+    pub bytes_reused: u64,
+    /// Present rate.
+    pub rate_bytes_per_s: u64,
+    /// Seconds left at this rate.
+    pub eta_s: Option<u64>,
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Hashing what is in the slot already.
+    Scanning,
+    /// Fetching, verifying and writing.
+    #[default]
+    Fetching,
+    /// Reading back.
+    Proving,
+}
+
+/// What the settings are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// This machine's own disk.
+    #[default]
+    Host,
+    /// A disk image file.
+    Image,
+}
+
+/// Looking for updates.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Check {
+    /// When the last check ended.
+    pub last_at: Option<Timestamp>,
+    /// What it brought, in words.
+    pub last_result: Option<String>,
+    /// When the next one is due.
+    pub next_at: Option<Timestamp>,
+    /// The server, without credentials; empty when there is none.
+    pub server: String,
+    /// When the newest record seen was made.
+    pub newest_record_created: Option<Timestamp>,
+    /// The server has an update and holds it back.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+}
+
+/// A server said: not now.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Hold {
+    /// Its words.
+    pub reason: String,
+    /// Until when, as it said.
+    pub until: Option<String>,
+    /// Since when this host knows.
+    pub since: Option<Timestamp>,
+}
+
+/// The reboot into the new slot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Reboot {
+    /// `immediate`, `lock` or `manual`.
+    pub strategy: String,
+    /// Gates that are closed.
+    pub waiting_for: Vec<Waiting>,
+    /// The reboot lock.
+    pub lock: Lock,
+}
+
+/// A gate that is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Waiting {
+    /// `window`, `lock`, `breaker`, `inhibitor`, `users`, `hook` or `pause`.
+    pub gate: String,
+    /// Who or what, and why.
+    pub detail: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Until when, as far as it is known.
+    pub until: Option<String>,
+}
+
+/// The reboot lock.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lock {
+    /// `none` or `fleetlock`.
+    pub backend: String,
+    /// The group of hosts that share it.
+    pub group: String,
+    /// This host holds it.
+    pub held: bool,
+    /// Who holds it, as the server said last.
+    pub holders: Vec<Holder>,
+    /// Most holders at once, where the server says it.
+    pub max: Option<u32>,
+}
+
+/// A holder of the lock, as the server shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its id.
+    pub id: String,
+    /// Since when.
+    #[serde(default)]
+    pub since: Option<String>,
+    /// `draining`, `rebooting`, `overdue`.
+    #[serde(default)]
+    pub phase: Option<String>,
+}
+
+/// Something that went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LastError {
+    /// Stable word of the cause.
+    pub code: String,
+    /// What, where, expected, got.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+    /// It calls for a person: an attempt failed or was rolled back and none has succeeded since. A document without this key
+    /// is read as if it did.
+    #[serde(default = "calls_for_a_person")]
+    pub attention: bool,
+}
+
+fn calls_for_a_person() -> bool {
+    true
+}
+
+/// How attempts ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Attempts {
+    /// Healthy and marked good.
+    pub committed: u64,
+    /// Back on the old slot.
+    pub rolled_back: u64,
+    /// Given up after an error.
+    pub failed: u64,
+}
+
+/// Something a person has to mend.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Stable word, such as `no-key`, `stale`, `slots`, `floor-lost`.
+    pub code: String,
+    /// What, where, expected, got, and what to do.
+    pub message: String,
+}
+
+/// An entry of `GET /v1/history`, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The attempt's id.
+    pub attempt: String,
+    /// The version that ran when it began.
+    pub from: Option<String>,
+    /// The version it led to.
+    pub to: String,
+    /// The release's place on the line.
+    pub sequence: u64,
+    /// The slot it went to.
+    pub slot: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Stable word of the cause, empty when it was committed.
+    pub code: String,
+    /// One sentence.
+    pub reason: String,
+    /// Bytes received for it.
+    pub bytes_downloaded: u64,
+    /// What was special about it: `--allow-older`, `--force`, a person's pause.
+    pub notes: Vec<String>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It has not.
+    #[default]
+    Running,
+    /// Booted, healthy, marked good.
+    Committed,
+    /// Back on the old slot.
+    RolledBack,
+    /// An error.
+    Failed,
+    /// Given up by a person, or overtaken by a newer release.
+    Abandoned,
+}
+
+/// An entry of `GET /v1/why`: one gate of the chain, in the order they are asked.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WhyEntry {
+    /// Its name.
+    pub gate: String,
+    /// What it says.
+    pub state: GateState,
+    /// Why.
+    pub detail: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Until when, as far as it is known.
+    pub until: Option<String>,
+}
+
+/// What a gate says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GateState {
+    /// It was asked and is open.
+    Passed,
+    /// It was asked and will open by itself.
+    Waiting,
+    /// It was asked and stays closed until a person acts.
+    Refused,
+    /// Its turn has not come.
+    #[default]
+    Pending,
+    /// It does not apply here, or a person skipped it.
+    Skipped,
+}
+
+/// A line of `GET /v1/events`.
+///
+/// Everything that is accepted from a person ends in exactly one [`EventKind::Done`]: with `error` if it failed, without if it
+/// is done or rests (waits for a gate, for a person, or for the reboot).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EventLine {
+    /// What kind of event.
+    pub kind: EventKind,
+    /// When.
+    pub at: Timestamp,
+    /// The state after it.
+    pub state: State,
+    /// One sentence.
+    pub summary: String,
+    /// How far the work is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// The attempt it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<LastError>,
+}
+
+/// What kind of event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    /// The state changed.
+    Transition,
+    /// The work moved on.
+    Progress,
+    /// Something worth telling.
+    #[default]
+    Message,
+    /// What a person asked for has ended or rests.
+    Done,
+}
+
+/// What `updatectl status --exit-code` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExitClass {
+    /// 0: up to date, or nothing known to do.
+    Current,
+    /// 10: an update is under way, waits for its reboot, or is in trial.
+    UnderWay,
+    /// 20: something holds it: a pause, a gate, the server.
+    Held,
+    /// 30: a person has to look.
+    Attention,
+}
+
+impl Default for Status {
+    /// An idle host of which nothing is known.
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            state: State::default(),
+            summary: String::new(),
+            host: Host::default(),
+            booted: Booted::default(),
+            slots: Vec::new(),
+            target: None,
+            progress: None,
+            mode: Mode::default(),
+            check: Check::default(),
+            reboot: Reboot::default(),
+            last_error: None,
+            attempts: Attempts::default(),
+            troubles: Vec::new(),
+        }
+    }
+}
+
+impl Status {
+    /// The exit class: what needs a person comes before what waits, and that before what runs.
+    ///
+    /// An error of an earlier attempt counts only while no new attempt is under way; asking the server every hour is no
+    /// update, so *checking* counts as *idle*.
+    pub fn exit_class(&self) -> ExitClass {
+        let at_rest = matches!(self.state, State::Idle | State::Checking);
+        let last_failed = self.last_error.as_ref().is_some_and(|error| error.attention);
+        let gave_up = matches!(self.state, State::Failed | State::RolledBack);
+        if gave_up || !self.troubles.is_empty() || (at_rest && last_failed) {
+            return ExitClass::Attention;
+        }
+        let held_by_server = at_rest && self.check.hold.is_some();
+        if self.state == State::Deferred || held_by_server || !self.reboot.waiting_for.is_empty() {
+            return ExitClass::Held;
+        }
+        if at_rest { ExitClass::Current } else { ExitClass::UnderWay }
+    }
+}
+
+impl ExitClass {
+    /// The process's exit code.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Current => 0,
+            Self::UnderWay => 10,
+            Self::Held => 20,
+            Self::Attention => 30,
+        }
+    }
+}
+
+impl State {
+    /// All states, in the order an update goes through them.
+    pub const ALL: [Self; 12] = [
+        Self::Idle,
+        Self::Checking,
+        Self::Deferred,
+        Self::Fetching,
+        Self::Written,
+        Self::Proven,
+        Self::Locked,
+        Self::Armed,
+        Self::Trial,
+        Self::Committed,
+        Self::RolledBack,
+        Self::Failed,
+    ];
+
+    /// The word in the document.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Checking => "checking",
+            Self::Deferred => "deferred",
+            Self::Fetching => "fetching",
+            Self::Written => "written",
+            Self::Proven => "proven",
+            Self::Locked => "locked",
+            Self::Armed => "armed",
+            Self::Trial => "trial",
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled-back",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Phase {
+    /// The word in the document.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scanning => "scanning",
+            Self::Fetching => "fetching",
+            Self::Proving => "proving",
+        }
+    }
+}
+
+impl Outcome {
+    /// The word in the document.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled-back",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting() -> Reboot {
+        Reboot { waiting_for: vec![Waiting { gate: "lock".into(), ..Waiting::default() }], ..Reboot::default() }
+    }
+
+    fn last_error(attention: bool) -> Option<LastError> {
+        Some(LastError { code: "network".into(), attention, ..LastError::default() })
+    }
+
+    #[test]
+    fn each_state_has_its_exit_class_alone_and_with_what_can_come_along() {
+        use ExitClass::{Attention, Current, Held, UnderWay};
+        // state, alone, with a closed gate, with an earlier failure, with trouble
+        let table = [
+            (State::Idle, Current, Held, Attention, Attention),
+            (State::Checking, Current, Held, Attention, Attention),
+            (State::Deferred, Held, Held, Held, Attention),
+            (State::Fetching, UnderWay, Held, UnderWay, Attention),
+            (State::Written, UnderWay, Held, UnderWay, Attention),
+            (State::Proven, UnderWay, Held, UnderWay, Attention),
+            (State::Locked, UnderWay, Held, UnderWay, Attention),
+            (State::Armed, UnderWay, Held, UnderWay, Attention),
+            (State::Trial, UnderWay, Held, UnderWay, Attention),
+            (State::Committed, UnderWay, Held, UnderWay, Attention),
+            (State::RolledBack, Attention, Attention, Attention, Attention),
+            (State::Failed, Attention, Attention, Attention, Attention),
+        ];
+        assert_eq!(table.map(|row| row.0), State::ALL);
+        for (state, alone, gate, failure, trouble) in table {
+            let status = Status { state, ..Status::default() };
+            assert_eq!(status.exit_class(), alone, "{state:?}");
+            assert_eq!(Status { reboot: waiting(), ..status.clone() }.exit_class(), gate, "{state:?} with a gate");
+            let failed = Status { last_error: last_error(true), ..status.clone() };
+            assert_eq!(failed.exit_class(), failure, "{state:?} after a failure");
+            let troubled = Status { troubles: vec![Trouble::default()], reboot: waiting(), ..status };
+            assert_eq!(troubled.exit_class(), trouble, "{state:?} with trouble");
+        }
+    }
+
+    #[test]
+    fn an_error_that_calls_for_nobody_changes_no_exit_class() {
+        let status = Status { last_error: last_error(false), ..Status::default() };
+        assert_eq!(status.exit_class(), ExitClass::Current);
+    }
+
+    #[test]
+    fn a_servers_hold_counts_as_held_while_nothing_is_under_way() {
+        let check = Check { hold: Some(Hold::default()), ..Check::default() };
+        let status = Status { check, ..Status::default() };
+        assert_eq!(status.exit_class(), ExitClass::Held);
+        assert_eq!(Status { state: State::Fetching, ..status }.exit_class(), ExitClass::UnderWay);
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_the_contract() {
+        use ExitClass::{Attention, Current, Held, UnderWay};
+        assert_eq!([Current, UnderWay, Held, Attention].map(ExitClass::code), [0, 10, 20, 30]);
+    }
+
+    #[test]
+    fn words_and_json_are_the_same_for_every_state() {
+        for state in State::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+        for outcome in [Outcome::Running, Outcome::Committed, Outcome::RolledBack, Outcome::Failed, Outcome::Abandoned] {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
+        }
+        for phase in [Phase::Scanning, Phase::Fetching, Phase::Proving] {
+            assert_eq!(serde_json::to_value(phase).unwrap(), phase.as_str());
+        }
+    }
+
+    #[test]
+    fn a_document_with_keys_of_a_later_version_and_without_the_added_ones_can_be_read() {
+        let mut value = serde_json::to_value(Status { last_error: last_error(false), ..Status::default() }).unwrap();
+        let object = value.as_object_mut().unwrap();
+        object.remove("troubles");
+        object.insert("novelty".into(), true.into());
+        object["last_error"].as_object_mut().unwrap().remove("attention");
+        let status: Status = serde_json::from_value(value).unwrap();
+        assert_eq!(status, Status { last_error: last_error(true), ..Status::default() });
+    }
+}

@@ -1,0 +1,3 @@
+//! What the daemon is doing, why, what comes next and when (P14): one document, shared by the socket and the command.
+
+pub mod json;
