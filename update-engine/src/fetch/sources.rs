@@ -166,6 +166,11 @@ impl Sources {
         self.roster.usable()
     }
 
+    /// Every source with its last fault, in the order of the list; for messages.
+    pub fn tried(&self) -> Vec<(String, Option<Fault>)> {
+        self.roster.tried()
+    }
+
     /// Appends what can be had in one go, at most up to `end`.
     async fn step(&mut self, at: u64, end: u64, out: &mut Vec<u8>) -> Result<(), Stop> {
         if !self.leads_to(at) {
