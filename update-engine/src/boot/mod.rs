@@ -1,0 +1,258 @@
+//! Boot control: which slot the boot loader starts next, and what it is told about each.
+//!
+//! [`BootControl`] is one trait for all boot loaders; each backend is a codec and one ordered write. It promises
+//! - that after a power cut at any moment the boot state reads as before a change or as after it (P1);
+//! - that a slot is armed only with a [`Proven`] slot and a [`Permit`] (P4), and in one write (R3);
+//! - that no change leaves the running slot without a way to be booted again, and that the slot that runs is never disarmed (R6);
+//! - that every change is read back from the medium before it is reported, and that doing it again changes nothing (R7).
+//!
+//! It never tells good from bad itself, and never touches a slot's bytes. A running slot that is not known cannot be expressed:
+//! every change wants a [`RunningSlot`] (R2).
+
+pub mod gpt;
+pub(crate) mod rules;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+pub use rules::loader_choice;
+
+use crate::slot::{Proven, RunningSlot, SlotError, SlotName};
+
+/// What a boot loader knows of one slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotBoot {
+    /// The slot.
+    pub name: SlotName,
+    /// Whether the loader may choose it: it is good or has tries left.
+    pub bootable: bool,
+    /// Whether it was marked good.
+    pub good: bool,
+    /// The loader prefers the highest.
+    pub priority: u8,
+    /// How often the loader may still try it.
+    pub tries_left: u8,
+    /// Whether it waits for its trial to succeed: tries left, and not good.
+    pub pending: bool,
+}
+
+impl SlotBoot {
+    /// Whether nothing is marked at all: a factory disk, or a slot that was disarmed or marked bad.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        !self.good && self.priority == 0 && self.tries_left == 0
+    }
+
+    /// Whether its tries were spent without being marked good: its last try is running now, or it was given up.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        !self.good && self.priority > 0 && self.tries_left == 0
+    }
+}
+
+/// What a boot loader knows of all slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootState {
+    /// The slots in the order in which the loader looks at them; the first wins a tie.
+    pub slots: Vec<SlotBoot>,
+    /// What is wrong with how the state is stored, if anything: the next power cut finds it less protected. Any change mends it.
+    pub weakness: Option<String>,
+}
+
+impl BootState {
+    /// What is known of a slot.
+    #[must_use]
+    pub fn slot(&self, name: &SlotName) -> Option<&SlotBoot> {
+        self.slots.iter().find(|slot| slot.name == *name)
+    }
+
+    /// Whether the running slot counts as good: it is marked good, or nothing is marked at all (a factory disk).
+    ///
+    /// With another slot bootable, a blank running slot is one that was marked bad and waits for the reboot.
+    #[must_use]
+    pub fn running_is_good(&self, running: &SlotName) -> bool {
+        let others_bootable = self.slots.iter().any(|slot| slot.name != *running && slot.bootable);
+        self.slot(running).is_some_and(|slot| slot.good || slot.is_blank() && !others_bootable)
+    }
+}
+
+/// The right to arm a slot.
+///
+/// It says why arming is allowed now, and is used up by arming.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Permit {
+    basis: Basis,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Basis {
+    Lock { attempt: String },
+    NoLockConfigured,
+    Forced { attempt: String },
+}
+
+impl Permit {
+    /// The reboot lock is held for this attempt, and its server has acknowledged the step to `rebooting`.
+    ///
+    /// Only the code that got that acknowledgement may call this.
+    #[must_use]
+    pub fn from_lock(attempt: String) -> Self {
+        Self { basis: Basis::Lock { attempt } }
+    }
+
+    /// The configuration names no reboot lock.
+    ///
+    /// Only the code that reads the configuration's `[reboot.lock]` may call this, and only if there is none.
+    #[must_use]
+    pub fn no_lock_configured() -> Self {
+        Self { basis: Basis::NoLockConfigured }
+    }
+
+    /// A person with root's rights said `updatectl reboot --force`; the history says so.
+    ///
+    /// Only the code that took up that command may call this.
+    #[must_use]
+    pub fn forced_by_person(attempt: String) -> Self {
+        Self { basis: Basis::Forced { attempt } }
+    }
+}
+
+impl fmt::Display for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.basis {
+            Basis::Lock { attempt } => write!(f, "reboot lock held for attempt {attempt}"),
+            Basis::NoLockConfigured => f.write_str("no reboot lock configured"),
+            Basis::Forced { attempt } => write!(f, "forced by a person, without the reboot lock, for attempt {attempt}"),
+        }
+    }
+}
+
+/// Why a boot state could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// The store could not be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb phrase.
+        action: &'static str,
+        /// The disk or file.
+        path: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// A write or flush failed half-way: the state is as before or as after, and has to be read to know.
+    #[error("the change of the boot state on {} was cut short; it reads as before or as after", path.display())]
+    Interrupted {
+        /// The disk or file.
+        path: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// Another program holds the store.
+    #[error("{} is being changed by another program for more than {waited_s} seconds", path.display())]
+    Busy {
+        /// The disk or file.
+        path: PathBuf,
+        /// How long was waited.
+        waited_s: u64,
+    },
+    /// The partition table is not usable.
+    #[error("the partition table of {} is not usable", path.display())]
+    Table {
+        /// The disk.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: gpt::GptError,
+    },
+    /// The disk could not be opened.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// The slots cannot be controlled this way.
+    #[error("{0}")]
+    Unsuitable(String),
+    /// The disk is not the one that the slots were found on.
+    #[error("{} changed since its slots were found: {why}", path.display())]
+    Changed {
+        /// The disk.
+        path: PathBuf,
+        /// What is different.
+        why: String,
+    },
+    /// A rule forbids the change; nothing was written.
+    #[error("refused to {verb} slot {slot}: {why}")]
+    Refused {
+        /// What was asked for.
+        verb: &'static str,
+        /// Of which slot.
+        slot: SlotName,
+        /// Why not.
+        why: String,
+    },
+    /// What was read back is not what was written.
+    #[error("the boot state reads back differently than written: expected {expected}, got {got}")]
+    ReadBack {
+        /// What was written.
+        expected: String,
+        /// What was read.
+        got: String,
+    },
+}
+
+/// Control over what the boot loader starts next.
+///
+/// Every change is idempotent, is read back after it was written, and returns the state that was read back.
+pub trait BootControl: Send {
+    /// The name of the kind of boot control, as in `[boot] control`.
+    fn kind(&self) -> &'static str;
+
+    /// Reads the state. Changes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn read(&self) -> Result<BootState, BootError>;
+
+    /// The slot that the loader would start now. Changes nothing.
+    ///
+    /// # Errors
+    /// If the state cannot be read.
+    fn active(&self) -> Result<SlotName, BootError> {
+        let state = self.read()?;
+        let choice = loader_choice(&state).cloned();
+        choice.ok_or_else(|| BootError::Unsuitable("the boot state has no slot".to_owned()))
+    }
+
+    /// Writes the state as it is and reads it back: finds out before an update whether it could be changed at all.
+    ///
+    /// # Errors
+    /// If it cannot be read, written, or reads back differently.
+    fn self_test(&mut self) -> Result<BootState, BootError>;
+
+    /// Makes a slot that does not run impossible to choose, before its first byte is written (R8).
+    ///
+    /// # Errors
+    /// [`BootError::Refused`] for the running slot, or while the running slot is not good: nothing could be booted then.
+    fn disarm(&mut self, slot: &SlotName, running: &RunningSlot) -> Result<BootState, BootError>;
+
+    /// Makes a proven slot the next to be tried, in one write.
+    ///
+    /// # Errors
+    /// [`BootError::Refused`] for the running slot, or while the running slot is not good: there would be nothing to go back to.
+    fn arm(&mut self, proven: Proven, permit: Permit, running: &RunningSlot) -> Result<BootState, BootError>;
+
+    /// Marks the running slot good: its tries are not counted any more. Its priority stays.
+    ///
+    /// # Errors
+    /// [`BootError::Refused`] while another slot is armed, unless the running slot is itself on trial (R1).
+    fn mark_good(&mut self, running: &RunningSlot) -> Result<BootState, BootError>;
+
+    /// Marks the running slot bad, so that the next boot takes another one.
+    ///
+    /// # Errors
+    /// [`BootError::Refused`] if no other slot is bootable.
+    fn mark_bad(&mut self, running: &RunningSlot) -> Result<BootState, BootError>;
+}
