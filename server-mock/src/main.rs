@@ -1,0 +1,56 @@
+//! `server-mock`: the scripted server as a program.
+
+// Its first line on stdout is the address it got; that is what stdout is for in a program.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::error::Error;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use server_mock::{Mock, Script};
+
+/// A scripted Omaha and file server that misbehaves on command.
+///
+/// The script's schema is in the crate's README. While it runs: GET /_recorded shows the requests as JSON, DELETE /_recorded
+/// forgets them, PUT /_script starts over with another script.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The script, in TOML
+    #[arg(long, value_name = "FILE")]
+    script: PathBuf,
+    /// The address to listen on; with port 0 a free one is taken, and printed as the first line
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("server-mock: {error}");
+            let mut cause = error.source();
+            while let Some(inner) = cause {
+                eprintln!("  because: {inner}");
+                cause = inner.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let script = Script::load(&arguments.script)?;
+    let folder = arguments.script.parent().unwrap_or(Path::new("."));
+    let mock = Mock::start_in(script, arguments.listen, folder.to_owned())?;
+    // Whoever started it may have closed the pipe; it serves all the same.
+    let _ = writeln!(std::io::stdout(), "listening on {}", mock.url());
+    mock.wait();
+    Ok(())
+}
