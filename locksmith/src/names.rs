@@ -57,8 +57,8 @@ pub struct HostId(String);
 pub struct AttemptId(String);
 
 /// A short name for an attempt, safe to show: the first 8 hex digits of its SHA-256.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Tag(String);
 
 /// A version, product, boot id or name of a person: 1 to 128 bytes without control characters.
@@ -207,21 +207,20 @@ as_text!(HostId, HostId::parse);
 as_text!(AttemptId, AttemptId::parse);
 as_text!(Label, |text| Label::parse("label", text));
 as_text!(Reason, Reason::parse);
+as_text!(Tag, Tag::parse);
 shown!(GroupName);
 shown!(HostId);
 shown!(Label);
 shown!(Reason);
+shown!(Tag);
 
 impl Tag {
-    /// The tag as text, 8 hex digits.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+    /// Reads a tag: 8 hex digits.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        if text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(refused("tag", text, "8 hex digits".to_owned()))
     }
 }
 

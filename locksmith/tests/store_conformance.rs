@@ -1,4 +1,5 @@
 //! One suite for all stores: what `locksmith::store` promises, each store must keep.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // tests
 
 use std::sync::Arc;
 

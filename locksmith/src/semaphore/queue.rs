@@ -55,8 +55,8 @@ pub struct Place {
 
 impl Queue {
     /// Notes that a host was refused and waits. `told` is the time after which it was told to ask again; none for a
-    /// foreign client, which asks when it likes.
-    pub fn join(&mut self, id: &HostId, told: Option<Duration>, now: Moment) {
+    /// foreign client, which asks when it likes. Answers whether it is new here.
+    pub fn join(&mut self, id: &HostId, told: Option<Duration>, now: Moment) -> bool {
         self.forget_silent(now.mono);
         self.forget_at.get_or_insert(now.mono.plus(FORGOTTEN_AFTER));
         // Twice what it was told, and a little: one late or lost question does not cost the claim.
@@ -64,15 +64,16 @@ impl Queue {
         if let Some(waiter) = self.numbers.get(id).and_then(|number| self.order.get_mut(number)) {
             waiter.last_asked = now.mono;
             waiter.patience = patience;
-            return;
+            return false;
         }
         if self.order.len() >= MAX_WAITERS {
-            return;
+            return false;
         }
         let number = self.next;
         self.next = self.next.saturating_add(1);
         self.numbers.insert(id.clone(), number);
         self.order.insert(number, Waiter { id: id.clone(), since: now.wall, last_asked: now.mono, patience });
+        true
     }
 
     /// Notes that a host waits no more.

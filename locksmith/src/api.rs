@@ -1,0 +1,145 @@
+//! The JSON of locksmithd's own interface, `/v1/groups…`: what `locksmithctl` shows and asks.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/groups` | [`GroupList`] |
+//! | `POST /v1/groups` with [`NewGroup`] | 201 [`GroupBody`] |
+//! | `GET /v1/groups/G` | [`GroupBody`] |
+//! | `GET /v1/groups/G/history?limit=N` | [`HistoryBody`] |
+//! | `PUT /v1/groups/G/max` with [`NewMax`] | [`MaxChanged`] |
+//! | `POST /v1/groups/G/lock` with [`Hold`] | [`GrantBody`](crate::fleetlock::GrantBody) without an attempt |
+//! | `POST /v1/groups/G/unlock` with [`Unlock`] | [`HolderBody`] of whom it freed |
+//!
+//! Everything else is answered with FleetLock's `{"kind", "value"}`. Readers must ignore members they do not know.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::fleetlock::HolderBody;
+use crate::names::{GroupName, HostId};
+use crate::semaphore::history::Entry;
+
+/// The number of this JSON's shape, in every answer.
+pub const SCHEMA: u32 = 1;
+
+/// Waiting hosts listed in a group; more are counted in `waiting_total`.
+pub const LISTED_WAITERS: usize = 100;
+
+/// History entries answered when no limit is given.
+pub const DEFAULT_HISTORY: usize = 100;
+
+/// All groups, in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupList {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// In order of name.
+    pub groups: Vec<GroupSummary>,
+}
+
+/// One group, in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSummary {
+    /// Its name.
+    pub group: GroupName,
+    /// How many may hold a place.
+    pub max: u32,
+    /// How many places are free.
+    pub available: u64,
+    /// How many hold one.
+    pub holders_total: u64,
+    /// How many wait for one.
+    pub waiting_total: u64,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupBody {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Its name.
+    pub group: GroupName,
+    /// How many may hold a place.
+    pub max: u32,
+    /// How many places are free.
+    pub available: u64,
+    /// Who holds one, in the order of their grants.
+    pub holders: Vec<HolderBody>,
+    /// Who waits, first come first; at most [`LISTED_WAITERS`].
+    pub waiting: Vec<WaiterBody>,
+    /// How many wait.
+    pub waiting_total: u64,
+    /// The number of the last change.
+    pub revision: u64,
+}
+
+/// A host that waits for a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaiterBody {
+    /// Who.
+    pub id: HostId,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A group's history, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryBody {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The group.
+    pub group: GroupName,
+    /// Newest first.
+    pub entries: Vec<Entry>,
+}
+
+/// Makes a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewGroup {
+    /// Its name.
+    pub group: String,
+    /// How many may hold a place.
+    pub max: u32,
+}
+
+/// Changes how many may hold a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewMax {
+    /// The new maximum.
+    pub max: u32,
+    /// Who changes it, for the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// A maximum that was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaxChanged {
+    /// Before.
+    pub old_max: u32,
+    /// Now.
+    pub max: u32,
+}
+
+/// Takes a place in the name of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The host.
+    pub id: String,
+    /// Who takes it, for the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Frees a holder, whatever its attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlock {
+    /// The holder.
+    pub id: String,
+    /// Why, for the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Who frees it, for the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
