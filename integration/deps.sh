@@ -1,0 +1,29 @@
+#!/bin/bash
+# Installs the system packages that building, testing and the demo need, if any is missing.
+set -euo pipefail
+
+# program or file => Debian package that brings it
+declare -A needs=(
+    [cc]=gcc [make]=make [pkg-config]=pkg-config [curl]=curl [mke2fs]=e2fsprogs [debugfs]=e2fsprogs
+    [debootstrap]=debootstrap [losetup]=mount [partx]=util-linux [sgdisk]=gdisk [zstd]=zstd [python3]=python3
+)
+missing=()
+for program in "${!needs[@]}"; do
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("${needs[$program]}")
+done
+if ((${#missing[@]})); then
+    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+        echo "deps.sh: these packages are missing: ${missing[*]}" >&2
+        echo "hint: as root, apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "installing ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+if ! command -v cargo >/dev/null; then
+    echo "deps.sh: cargo is missing; expected a Rust toolchain of at least 1.95" >&2
+    echo "hint: install one with rustup, then run this again" >&2
+    exit 1
+fi

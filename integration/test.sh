@@ -1,0 +1,54 @@
+#!/bin/bash
+# All tests, from cheap to dear; each layer prints one line, and the last line counts them all.
+#
+#   integration/test.sh            everything this machine can run; what it cannot is counted as skipped, with the reason
+#
+# A test that needs root, a loop device or a tool prints "skipped: why" and returns; those lines are counted here.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+passed=0 failed=0 skipped=0
+started=$SECONDS
+
+layer() { # NAME COMMAND...: one check that passes or fails as a whole
+    local name=$1; shift
+    local at=$SECONDS
+    if "$@" >"$log/out" 2>&1; then
+        echo "$name: passed ($((SECONDS - at)) s)"
+        passed=$((passed + 1))
+    else
+        cat "$log/out"
+        echo "$name: FAILED"
+        failed=$((failed + 1))
+    fi
+}
+
+tests() { # NAME CARGO-TEST-ARGUMENTS...: a set of Rust tests, counted one by one
+    local name=$1; shift
+    local at=$SECONDS status=0
+    cargo test --no-fail-fast "$@" -- --show-output >"$log/out" 2>&1 || status=$?
+    local p f i s
+    read -r p f i < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$log/out")
+    s=$(grep -c '^skipped: ' "$log/out" || true)
+    grep -h '^skipped: ' "$log/out" | sort | uniq -c | sed 's/^ *\([0-9]*\) /    (\1x) /'
+    if ((status != 0)); then
+        # What failed and why; not the output of the thousand tests that passed.
+        grep -hE '^(test .*FAILED|error|failures:|---- .* stdout ----|thread .* panicked|  left:| right:)' -A6 "$log/out" | head -300
+        ((f == 0)) && f=1
+    fi
+    echo "$name: $((p - s)) passed, $f failed, $((i + s)) skipped ($((SECONDS - at)) s)"
+    passed=$((passed + p - s)) failed=$((failed + f)) skipped=$((skipped + i + s))
+}
+
+layer "L0 format" cargo fmt --all --check
+layer "L0 clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings
+layer "L0 docs" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
+layer "L0 programs" cargo build --quiet --workspace --bins
+tests "L1-L3 units, properties, states, golden samples" --workspace --exclude integration
+tests "L3-L6 whole system: attacks, kills, loop devices" -p integration
+[[ -x integration/bugs/run.sh ]] && layer "L11 planted bugs" integration/bugs/run.sh
+
+echo "took $((SECONDS - started)) s"
+echo "$passed passed, $failed failed, $skipped skipped"
+((failed == 0))
