@@ -11,6 +11,8 @@
 
 pub mod boot;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod durable;
 pub mod engine;
 pub mod fetch;
@@ -18,5 +20,10 @@ pub mod floor;
 pub mod health;
 pub mod hooks;
 pub mod journal;
+pub mod records;
+pub mod report;
 pub mod slot;
 pub mod status;
+pub mod updatectl;
+pub mod world;
+#[cfg(ota_daemon)]

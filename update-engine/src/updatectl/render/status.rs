@@ -1,0 +1,205 @@
+//! `updatectl status`.
+
+use jiff::Timestamp;
+
+use super::super::terminal::{Paint, Style};
+use super::super::words::{printable, progress, when, when_text};
+use crate::status::json::{Check, ExitClass, LastError, Lock, Mode, Slot, State, Status, Waiting};
+
+/// The sentence, then what it stands on.
+pub fn status(status: &Status, now: Timestamp, style: &Style) -> String {
+    let mut page = Page { style, now, text: String::new() };
+    let paint = match status.exit_class() {
+        ExitClass::Current => Paint::Good,
+        ExitClass::UnderWay => Paint::Strong,
+        ExitClass::Held => Paint::Waiting,
+        ExitClass::Attention => Paint::Bad,
+    };
+    page.text.push_str(&format!("{}\n\n", style.paint(paint, &status.summary)));
+    page.host(status);
+    page.running(status);
+    for (index, slot) in status.slots.iter().enumerate() {
+        page.slot(if index == 0 { "slots" } else { "" }, slot, &status.slots);
+    }
+    page.target(status);
+    page.check(&status.check);
+    page.reboot(status);
+    page.lock(&status.reboot.lock);
+    for (index, trouble) in status.troubles.iter().enumerate() {
+        let label = if index == 0 { "trouble" } else { "" };
+        page.row(label, &format!("{} {}", style.paint(Paint::Bad, &format!("{}:", trouble.code)), printable(&trouble.message)));
+    }
+    page.error(status);
+    let ended = status.attempts;
+    page.row("attempts", &format!("{} committed, {} rolled back, {} failed", ended.committed, ended.rolled_back, ended.failed));
+    page.text
+}
+
+struct Page<'a> {
+    style: &'a Style,
+    now: Timestamp,
+    text: String,
+}
+
+impl Page<'_> {
+    /// A label, and a value that has been cleaned already.
+    fn row(&mut self, label: &str, value: &str) {
+        let label = format!("{label:<8}");
+        self.text.push_str(&format!("  {}  {value}\n", self.style.paint(Paint::Faint, &label)));
+    }
+
+    fn when(&self, at: Timestamp) -> String {
+        when(at, self.now, &self.style.zone)
+    }
+
+    fn host(&mut self, status: &Status) {
+        let host = &status.host;
+        let name = if host.alias.is_empty() { host.id.clone() } else { format!("{} ({})", host.alias, host.id) };
+        let mut words = vec![name, format!("app {}", host.app_id), format!("channel {}", host.channel)];
+        if !host.board.is_empty() {
+            words.push(format!("board {}", host.board));
+        }
+        words.push(host.arch.clone());
+        if status.mode == Mode::Image {
+            words.push("a disk image".to_owned());
+        }
+        self.row("host", &printable(&words.join(", ")));
+    }
+
+    fn running(&mut self, status: &Status) {
+        let booted = &status.booted;
+        let version = self.style.paint(Paint::Strong, booted.version.as_deref().unwrap_or("an unknown version"));
+        let place = booted.slot.as_ref().map_or("an unknown slot".to_owned(), |slot| format!("slot {}", printable(slot)));
+        let confirmed = if booted.confirmed {
+            self.style.paint(Paint::Good, "confirmed")
+        } else {
+            self.style.paint(Paint::Waiting, "not confirmed yet")
+        };
+        self.row("running", &format!("{version} in {place}, {confirmed}"));
+    }
+
+    fn slot(&mut self, label: &str, slot: &Slot, all: &[Slot]) {
+        let version = slot.version.as_deref().unwrap_or("-");
+        let width = all.iter().map(|slot| slot.version.as_deref().unwrap_or("-").chars().count()).max().unwrap_or(0);
+        self.row(label, &printable(&format!("{}  {version:<width$}  {}", slot.name, marks(slot).join(", "))));
+    }
+
+    fn target(&mut self, status: &Status) {
+        if let Some(target) = &status.target {
+            let words = format!("for slot {}, attempt {}", target.slot, target.attempt);
+            self.row("target", &format!("{} {}", self.style.paint(Paint::Strong, &target.version), printable(&words)));
+            if let Some(url) = &target.notes_url {
+                self.row("notes", &printable(url));
+            }
+        }
+        if let Some(state) = &status.progress {
+            self.row("progress", &progress(state));
+        }
+    }
+
+    fn check(&mut self, check: &Check) {
+        let result = check.last_result.as_deref().unwrap_or("no result");
+        let last = match check.last_at {
+            Some(at) => format!("{}, {}", printable(result), self.when(at)),
+            None => "not yet".to_owned(),
+        };
+        let next = check.next_at.map_or(String::new(), |at| format!("; next {}", self.when(at)));
+        self.row("check", &format!("{last}{next}"));
+        if let Some(hold) = &check.hold {
+            let since = hold.since.map_or(String::new(), |at| format!(", since {}", self.when(at)));
+            let until = hold.until.as_ref().map_or(String::new(), |text| format!(", until {}", self.when_text(text)));
+            let words = self.style.paint(Paint::Waiting, &format!("held by the server: {}", hold.reason));
+            self.row("", &format!("{words}{since}{until}"));
+        }
+        self.row("server", if check.server.is_empty() { "none; releases come by `updatectl install`" } else { &check.server });
+        if let Some(at) = check.newest_record_created {
+            let words = format!("made {}", self.when(at));
+            self.row("newest", &words);
+        }
+    }
+
+    fn when_text(&self, text: &str) -> String {
+        when_text(text, self.now, &self.style.zone)
+    }
+
+    fn reboot(&mut self, status: &Status) {
+        self.row("reboot", &strategy(status));
+        for (index, waiting) in status.reboot.waiting_for.iter().enumerate() {
+            self.waiting(if index == 0 { "waiting" } else { "" }, waiting);
+        }
+    }
+
+    fn waiting(&mut self, label: &str, waiting: &Waiting) {
+        let gate = self.style.paint(Paint::Waiting, &format!("{}:", waiting.gate));
+        let since = waiting.since.map_or(String::new(), |at| format!(", since {}", self.when(at)));
+        let until = waiting.until.as_ref().map_or(String::new(), |text| format!(", until {}", self.when_text(text)));
+        self.row(label, &format!("{gate} {}{since}{until}", printable(&waiting.detail)));
+    }
+
+    fn lock(&mut self, lock: &Lock) {
+        if lock.backend == "none" || lock.backend.is_empty() {
+            return;
+        }
+        let mut words = format!("group {}: ", printable(&lock.group));
+        words.push_str(if lock.held { "held by this host" } else { "not held by this host" });
+        if let Some(max) = lock.max {
+            words.push_str(&format!(", {} of {max} places taken", lock.holders.len()));
+        }
+        self.row("lock", &words);
+        for holder in &lock.holders {
+            let phase = holder.phase.as_ref().map_or(String::new(), |phase| format!(", {phase}"));
+            let since = holder.since.as_ref().map_or(String::new(), |text| format!(", since {}", self.when_text(text)));
+            self.row("", &printable(&format!("{}{phase}{since}", holder.id)));
+        }
+    }
+
+    fn error(&mut self, status: &Status) {
+        let Some(error) = &status.last_error else { return };
+        let paint = if error.attention { Paint::Bad } else { Paint::Waiting };
+        let code = self.style.paint(paint, &format!("{}:", error.code));
+        self.row("error", &format!("{code} {}, {}", printable(&error.message), self.when(error.at)));
+        if let Some(hint) = hint(status, error) {
+            self.row("", &format!("hint: {hint}"));
+        }
+    }
+}
+
+fn marks(slot: &Slot) -> Vec<String> {
+    let mut marks = Vec::new();
+    let mut mark = |is: bool, word: &str| {
+        if is {
+            marks.push(word.to_owned());
+        }
+    };
+    mark(slot.booted, "runs");
+    mark(slot.next, "boots next");
+    mark(!slot.bootable, "not bootable");
+    mark(slot.bootable && slot.good, "good");
+    mark(slot.bootable && !slot.good && slot.tries_left == 1, "on trial, 1 try left");
+    let tries = format!("on trial, {} tries left", slot.tries_left);
+    mark(slot.bootable && !slot.good && slot.tries_left != 1, &tries);
+    mark(slot.proven, "proven");
+    mark(!slot.proven, "not proven");
+    marks
+}
+
+fn strategy(status: &Status) -> String {
+    let has_lock = !matches!(status.reboot.lock.backend.as_str(), "" | "none");
+    let meaning = match (status.reboot.strategy.as_str(), has_lock) {
+        ("immediate", _) => "as soon as the gates are open",
+        ("lock", _) => "as soon as the gates are open and the lock is held",
+        ("manual", false) => "by a person; any reboot starts the new slot",
+        ("manual", true) => "by a person, with `updatectl reboot`",
+        _ => return printable(&status.reboot.strategy),
+    };
+    format!("{}: {meaning}", printable(&status.reboot.strategy))
+}
+
+fn hint(status: &Status, error: &LastError) -> Option<String> {
+    let rolled_back = status.state == State::RolledBack || error.code == "rolled-back";
+    match (rolled_back, error.attention) {
+        (true, _) => Some("`updatectl history` has the reason; `updatectl update VERSION` tries that version again".to_owned()),
+        (false, true) => Some("`updatectl history` has the attempts; `updatectl update` tries again now".to_owned()),
+        (false, false) => None,
+    }
+}

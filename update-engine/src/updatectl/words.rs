@@ -1,0 +1,170 @@
+//! Numbers and times the way people say them.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::status::json::Progress;
+
+/// One line without control characters: what a server or a hook said must not move the cursor.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { c }).filter(|c| !c.is_control()).collect()
+}
+
+/// Bytes, three digits of them: `999 B`, `1.5 kB`, `210 MB`.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let (mut unit, mut scale) = (0, 1_u64);
+    while unit + 1 < UNITS.len() && count / scale >= 1000 {
+        scale *= 1000;
+        unit += 1;
+    }
+    let tenths = u128::from(count) * 10 / u128::from(scale);
+    if unit == 0 || tenths >= 1000 {
+        format!("{} {}", tenths / 10, UNITS[unit])
+    } else {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    }
+}
+
+/// A length of time, its two largest units at most: `58 s`, `12 min`, `2 h 5 min`, `3 days`.
+pub(super) fn seconds(count: u64) -> String {
+    let (minutes, hours, days) = (count / 60, count / 3600, count / 86_400);
+    match () {
+        () if count < 60 => format!("{count} s"),
+        () if minutes < 60 => format!("{minutes} min"),
+        () if hours < 10 && minutes % 60 != 0 => format!("{hours} h {} min", minutes % 60),
+        () if hours < 48 => format!("{hours} h"),
+        () => format!("{days} days"),
+    }
+}
+
+/// How far from now: `in 12 min`, `3 min ago`, `now`.
+pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
+    let distance = at.as_second().abs_diff(now.as_second());
+    match () {
+        () if distance == 0 => "now".to_owned(),
+        () if at > now => format!("in {}", seconds(distance)),
+        () => format!("{} ago", seconds(distance)),
+    }
+}
+
+/// `2026-11-21 12:00 UTC`.
+pub(super) fn absolute(at: Timestamp, zone: &TimeZone) -> String {
+    at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string()
+}
+
+/// Both: `in 12 min (2026-11-21 12:00 UTC)`.
+pub(super) fn when(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
+    format!("{} ({})", relative(at, now), absolute(at, zone))
+}
+
+/// A time that somebody else wrote: as a time if it is one, as it is if not.
+pub(super) fn when_text(text: &str, now: Timestamp, zone: &TimeZone) -> String {
+    text.parse::<Timestamp>().map_or_else(|_| printable(text), |at| when(at, now, zone))
+}
+
+/// `fetching: 120 of 800 windows (15 %), 31.5 MB of 210 MB, 3.1 MB/s, 58 s left`.
+pub(super) fn progress(progress: &Progress) -> String {
+    format!(
+        "{}: {} of {} windows ({} %), {}",
+        progress.phase.as_str(),
+        progress.windows_done,
+        progress.windows_total,
+        percent(progress),
+        amounts(progress)
+    )
+}
+
+/// Part of [`progress`] beside a bar: bytes, rate and time left.
+pub(super) fn amounts(progress: &Progress) -> String {
+    let mut words = format!("{} of {}", bytes(progress.bytes_written), bytes(progress.bytes_total));
+    if progress.bytes_reused > 0 {
+        words.push_str(&format!(", {} reused", bytes(progress.bytes_reused)));
+    }
+    if progress.rate_bytes_per_s > 0 {
+        words.push_str(&format!(", {}/s", bytes(progress.rate_bytes_per_s)));
+    }
+    if let Some(eta_s) = progress.eta_s {
+        words.push_str(&format!(", {} left", seconds(eta_s)));
+    }
+    words
+}
+
+/// Whole per cent of the windows; 100 only when all are done.
+pub(super) fn percent(progress: &Progress) -> u64 {
+    match progress.windows_total {
+        0 => 0,
+        total => u64::try_from(u128::from(progress.windows_done) * 100 / u128::from(total)).unwrap_or(100).min(100),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::json::Phase;
+
+    #[test]
+    fn bytes_have_three_digits() {
+        let cases = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (31_549_000, "31.5 MB"),
+            (210_000_000, "210 MB"),
+            (999_999, "999 kB"),
+            (u64::MAX, "18.4 EB"),
+        ];
+        for (count, expected) in cases {
+            assert_eq!(bytes(count), expected);
+        }
+    }
+
+    #[test]
+    fn times_have_at_most_two_units() {
+        let cases = [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3599, "59 min"),
+            (3600, "1 h"),
+            (7500, "2 h 5 min"),
+            (36_060, "10 h"),
+            (172_799, "47 h"),
+            (172_800, "2 days"),
+        ];
+        for (count, expected) in cases {
+            assert_eq!(seconds(count), expected);
+        }
+    }
+
+    #[test]
+    fn moments_are_told_from_now_and_by_the_clock() {
+        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let later: Timestamp = "2026-11-21T12:42:30Z".parse().unwrap();
+        assert_eq!(when(later, now, &TimeZone::UTC), "in 42 min (2026-11-21 12:42 UTC)");
+        assert_eq!(when(now, later, &TimeZone::UTC), "42 min ago (2026-11-21 12:00 UTC)");
+        assert_eq!(relative(now, now), "now");
+        assert_eq!(when_text("2026-11-21T12:42:30Z", now, &TimeZone::UTC), "in 42 min (2026-11-21 12:42 UTC)");
+        assert_eq!(when_text("after the\nholidays", now, &TimeZone::UTC), "after the holidays");
+    }
+
+    #[test]
+    fn progress_reads_as_a_sentence() {
+        let state = Progress {
+            phase: Phase::Fetching,
+            windows_done: 120,
+            windows_total: 800,
+            bytes_written: 31_500_000,
+            bytes_total: 210_000_000,
+            bytes_downloaded: 12_000_000,
+            bytes_reused: 4_000_000,
+            rate_bytes_per_s: 3_100_000,
+            eta_s: Some(58),
+        };
+        assert_eq!(
+            progress(&state),
+            "fetching: 120 of 800 windows (15 %), 31.5 MB of 210 MB, 4.0 MB reused, 3.1 MB/s, 58 s left"
+        );
+        assert_eq!(progress(&Progress::default()), "fetching: 0 of 0 windows (0 %), 0 B of 0 B");
+    }
+}
