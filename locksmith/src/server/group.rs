@@ -93,8 +93,13 @@ enum Command {
 }
 
 impl GroupHandle {
-    /// Starts the group's task. It ends when the last handle is dropped and everything asked is answered.
-    pub(super) fn spawn<S: Store>(group: GroupName, store: Arc<S>, lease: Duration, started: Instant) -> Self {
+    /// A handle and the task behind it, which ends when the last handle is dropped and everything asked is answered.
+    pub(super) fn new<S: Store>(
+        group: GroupName,
+        store: Arc<S>,
+        lease: Duration,
+        started: Instant,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (inbox, commands) = mpsc::channel(INBOX);
         let counters = Arc::new(GroupCounters::default());
         let worker = Worker {
@@ -106,8 +111,7 @@ impl GroupHandle {
             counters: Arc::clone(&counters),
             wake: Some(started),
         };
-        tokio::spawn(worker.run(commands));
-        Self { inbox, counters }
+        (Self { inbox, counters }, worker.run(commands))
     }
 
     /// Asks for a decision.

@@ -24,11 +24,13 @@ mod problem;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use auth::{Role, TokenFileError, Tokens};
@@ -82,6 +84,7 @@ struct Shared<S> {
     settings: Settings,
     started: Instant,
     groups: RwLock<BTreeMap<GroupName, GroupHandle>>,
+    tasks: Mutex<JoinSet<()>>,
     counters: Counters,
 }
 
@@ -96,6 +99,7 @@ impl<S: Store> Server<S> {
             settings,
             started: Instant::now(),
             groups: RwLock::default(),
+            tasks: Mutex::default(),
             counters: Counters::default(),
         });
         for name in names {
@@ -114,21 +118,28 @@ impl<S: Store> Server<S> {
         handlers::router(Arc::clone(&self.shared))
     }
 
-    /// Serves until `stop` resolves; then takes no new connections and gives the answers under way 10 s.
+    /// Serves until `stop` resolves; then takes no new connections, and gives the answers under way 10 s. When it returns
+    /// the groups' tasks have ended and the store is closed, unless an answer took longer.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
-        let stopped = Arc::new(tokio::sync::Notify::new());
-        let tell = Arc::clone(&stopped);
-        let stop = async move {
+        let (tell, stopped) = oneshot::channel();
+        let stop = async {
             stop.await;
-            tell.notify_one();
+            let _ = tell.send(());
         };
-        let router = self.router();
-        // The groups' tasks end with the last router, so nothing asked is left unanswered.
-        drop(self);
-        let serving = axum::serve(listener::Bounded::new(listener), router).with_graceful_shutdown(stop);
+        let listener = listener::Bounded::new(listener);
+        let serving = axum::serve(listener, self.router()).with_graceful_shutdown(stop);
+        let too_late = async {
+            let _ = stopped.await;
+            tokio::time::sleep(STOP_GRACE).await;
+        };
+        let all = async {
+            let served = serving.await;
+            self.shared.finish().await;
+            served
+        };
         tokio::select! {
-            served = serving => served,
-            () = async { stopped.notified().await; tokio::time::sleep(STOP_GRACE).await } => {
+            served = all => served,
+            () = too_late => {
                 tracing::warn!("answers were still under way {STOP_GRACE:?} after the stop; leaving");
                 Ok(())
             }
@@ -155,8 +166,20 @@ impl<S: Store> Shared<S> {
     /// The handle of a group that is known to exist; its task is started if need be.
     fn adopt(&self, name: &GroupName) -> GroupHandle {
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
-        let spawn = || GroupHandle::spawn(name.clone(), Arc::clone(&self.store), self.settings.lease, self.started);
-        groups.entry(name.clone()).or_insert_with(spawn).clone()
+        let start = || {
+            let store = Arc::clone(&self.store);
+            let (handle, task) = GroupHandle::new(name.clone(), store, self.settings.lease, self.started);
+            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+            handle
+        };
+        groups.entry(name.clone()).or_insert_with(start).clone()
+    }
+
+    /// Ends the groups' tasks after what they were asked.
+    async fn finish(&self) {
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        while tasks.join_next().await.is_some() {}
     }
 
     /// The handle of a group, if it exists; another server of the same store may have made it a moment ago.

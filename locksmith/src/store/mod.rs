@@ -98,3 +98,21 @@ pub trait Store: Send + Sync + 'static {
     /// The newest entries of a group's history, newest first, at most `limit`.
     fn history(&self, group: &GroupName, limit: usize) -> impl Future<Output = Result<Vec<Entry>, StoreError>> + Send;
 }
+
+impl<S: Store> Store for std::sync::Arc<S> {
+    async fn get(&self, group: &GroupName) -> Result<Option<Stored>, StoreError> {
+        self.as_ref().get(group).await
+    }
+
+    async fn swap(&self, group: &GroupName, expected: Expected, write: Write) -> Result<Swap, StoreError> {
+        self.as_ref().swap(group, expected, write).await
+    }
+
+    async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
+        self.as_ref().groups().await
+    }
+
+    async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.as_ref().history(group, limit).await
+    }
+}

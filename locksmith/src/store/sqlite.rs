@@ -416,6 +416,33 @@ mod tests {
         SqliteStore::open(dir.path()).unwrap();
     }
 
+    /// Origin of the fixture: `testdata/README.md`.
+    #[tokio::test]
+    async fn a_database_of_schema_1_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Connection::open(dir.path().join(DATABASE)).unwrap();
+        old.execute_batch(include_str!("../../testdata/store_v1.sql")).unwrap();
+        drop(old);
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let web = GroupName::parse("web").unwrap();
+        let stored = store.get(&web).await.unwrap().unwrap();
+        let holders: Vec<String> = stored
+            .document
+            .holders()
+            .iter()
+            .map(|h| format!("{} {} {} {:?}", h.id, h.fence, h.phase, h.facts.deadline_s))
+            .collect();
+        let expected = ["host-a 4 rebooting Some(600)", "host-b 5 draining None", "host-c 6 rebooting None"];
+        assert_eq!((stored.revision, stored.document.max().get()), (Revision(7), 3));
+        assert_eq!(holders, expected);
+        let events: Vec<&str> = store.history(&web, 100).await.unwrap().iter().map(|entry| entry.event.as_str()).collect();
+        let expected = ["held", "max-changed", "forced-unlock", "lease-expired", "released", "rebooting", "granted", "created"];
+        assert_eq!(events, expected);
+        let write = Write { document: stored.document, history: Vec::new() };
+        let swap = store.swap(&web, Expected::At(Revision(7)), write).await.unwrap();
+        assert_eq!(swap, Swap::Done(Revision(8)));
+    }
+
     #[test]
     fn a_file_that_is_no_database_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();

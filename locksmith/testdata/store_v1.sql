@@ -1,0 +1,17 @@
+PRAGMA application_id = 1280004941;
+PRAGMA user_version = 1;
+CREATE TABLE clock (only INTEGER PRIMARY KEY CHECK (only = 1), revision INTEGER NOT NULL) STRICT;
+INSERT INTO clock VALUES (1, 7);
+CREATE TABLE groups (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, document TEXT NOT NULL) STRICT;
+INSERT INTO groups VALUES ('default', 1, '{"format":1,"max":1,"last_fence":0,"holders":[]}');
+INSERT INTO groups VALUES ('web', 7, '{"format":1,"max":3,"last_fence":6,"holders":[{"id":"host-a","attempt":"attempt-a","fence":4,"phase":"rebooting","since":"2026-01-01T00:00:00Z","phase_since":"2026-01-01T00:01:00Z","renewals":2,"facts":{"boot_id":"b-1","product":"p","version":"1.2.0","sequence":12,"deadline_s":600},"by":null},{"id":"host-b","attempt":"attempt-b","fence":5,"phase":"draining","since":"2026-01-01T00:02:00Z","phase_since":"2026-01-01T00:02:00Z","renewals":0,"facts":{},"by":null},{"id":"host-c","attempt":null,"fence":6,"phase":"rebooting","since":"2026-01-01T00:03:00Z","phase_since":"2026-01-01T00:03:00Z","renewals":0,"facts":{},"by":"ada@desk"}]}');
+CREATE TABLE history (seq INTEGER PRIMARY KEY AUTOINCREMENT, group_name TEXT NOT NULL, entry TEXT NOT NULL) STRICT;
+CREATE INDEX history_of_group ON history (group_name, seq);
+INSERT INTO history (group_name, entry) VALUES ('web', '{"at":"2026-01-01T00:00:00Z","event":"created","max":2}');
+INSERT INTO history (group_name, entry) VALUES ('web', '{"at":"2026-01-01T00:00:00Z","event":"granted","id":"host-a","tag":"0a1b2c3d","fence":4,"phase":"draining","version":"1.2.0"}');
+INSERT INTO history (group_name, entry) VALUES ('web', '{"at":"2026-01-01T00:01:00Z","event":"rebooting","id":"host-a","tag":"0a1b2c3d","fence":4,"phase":"rebooting","version":"1.2.0"}');
+INSERT INTO history (group_name, entry) VALUES ('web', '{"at":"2026-01-01T00:01:30Z","event":"released","id":"host-z","fence":3,"phase":"rebooting","outcome":"rolled-back"}');
+INSERT INTO history (group_name, entry) VALUES ('web', '{"at":"2026-01-01T00:01:40Z","event":"lease-expired","id":"host-y","fence":2,"phase":"draining"}');
+INSERT INTO history (group_name, entry) VALUES ('web', '{"at":"2026-01-01T00:01:50Z","event":"forced-unlock","id":"host-x","fence":1,"phase":"rebooting","by":"ada@desk","reason":"disk dead"}');
+INSERT INTO history (group_name, entry) VALUES ('web', '{"at":"2026-01-01T00:02:00Z","event":"max-changed","old_max":2,"max":3,"by":"ada@desk"}');
+INSERT INTO history (group_name, entry) VALUES ('web', '{"at":"2026-01-01T00:03:00Z","event":"held","id":"host-c","fence":6,"phase":"rebooting","by":"ada@desk"}');
