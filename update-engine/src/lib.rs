@@ -19,6 +19,7 @@ pub mod fetch;
 pub mod floor;
 pub mod health;
 pub mod hooks;
+pub mod install;
 pub mod journal;
 pub mod records;
 pub mod report;

@@ -36,7 +36,7 @@ pub const PROGRESS_BYTES: u64 = 64 * 1024;
 pub const MAX_WRONG_WINDOWS: u32 = 8;
 
 /// Times one frame is fetched from one source: once, and once more in case the bytes were damaged on their way.
-pub const MAX_TRIES_PER_FRAME: u32 = 2;
+pub const MAX_TRIES_PER_FRAME: usize = 2;
 
 /// What an attempt may download beyond twice the payload (design 11.14).
 pub const BUDGET_EXTRA_BYTES: u64 = 16 * 1024 * 1024;

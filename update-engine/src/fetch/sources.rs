@@ -112,6 +112,9 @@ impl Sources {
     /// Passing faults are waited out, others lead to the next source. Cancel by dropping the future; the next read goes on.
     pub async fn read(&mut self, range: Range<u64>, out: &mut Vec<u8>) -> Result<SourceId, FetchError> {
         out.clear();
+        if self.roster.usable().next().is_none() {
+            return Err(self.exhausted());
+        }
         loop {
             let from = self.roster.current();
             let at = range.start.saturating_add(length_of(out));

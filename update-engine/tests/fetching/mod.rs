@@ -15,6 +15,10 @@ pub(crate) struct NoTime {
 }
 
 impl NoTime {
+    pub(crate) fn shared() -> Arc<Self> {
+        Arc::new(Self { start: Instant::now(), paused: Mutex::default() })
+    }
+
     pub(crate) fn pauses(&self) -> Vec<Duration> {
         self.paused.lock().unwrap().clone()
     }
@@ -60,7 +64,7 @@ impl Bench {
             ..Script::serving(folder.path())
         };
         let mock = Mock::start(script).unwrap();
-        let timing = Arc::new(NoTime { start: Instant::now(), paused: Mutex::default() });
+        let timing = NoTime::shared();
         let fetcher = fetcher(Arc::clone(&timing));
         Self { mock, file, timing, fetcher, _folder: folder }
     }

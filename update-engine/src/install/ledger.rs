@@ -1,0 +1,80 @@
+//! Which windows of a slot are still to be made.
+
+use manifests::release::{Record, SlotName, WindowTable};
+use payload::apply::needed;
+use payload::format::{Frame, FrameTable};
+use payload::window::WindowSet;
+
+use super::images_of;
+
+/// Windows that are not known to be right, image by image.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    images: Vec<Missing>,
+}
+
+#[derive(Debug)]
+struct Missing {
+    /// Index of the image in the record.
+    image: usize,
+    table: WindowTable,
+    windows: WindowSet,
+}
+
+/// Windows and their bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Amount {
+    pub(super) windows: u64,
+    pub(super) bytes: u64,
+}
+
+impl Ledger {
+    /// All windows of the images for a slot.
+    pub(super) fn new(record: &Record, slot: SlotName) -> Self {
+        let missing = |(image, entry): (usize, &manifests::release::Image)| Missing {
+            image,
+            table: entry.table.clone(),
+            windows: WindowSet::all(entry.table.count()),
+        };
+        Self { images: images_of(record, slot).map(missing).collect() }
+    }
+
+    /// These windows, by image, are right.
+    pub(super) fn found(&mut self, found: &[(usize, Vec<u32>)]) -> Amount {
+        let mut amount = Amount::default();
+        for (image, windows) in found {
+            amount += self.right(*image, windows.iter().copied());
+        }
+        amount
+    }
+
+    /// These windows are right; answers those that were not known to be.
+    pub(super) fn right(&mut self, image: usize, windows: impl IntoIterator<Item = u32>) -> Amount {
+        let Some(missing) = self.images.iter_mut().find(|missing| missing.image == image) else { return Amount::default() };
+        let mut amount = Amount::default();
+        for window in windows {
+            if missing.windows.remove(window) {
+                let length = missing.table.range(window).map_or(0, |(_, length)| u64::from(length));
+                amount += Amount { windows: 1, bytes: length };
+            }
+        }
+        amount
+    }
+
+    /// Whether nothing is missing.
+    pub(super) fn is_complete(&self) -> bool {
+        self.images.iter().all(|missing| missing.windows.is_empty())
+    }
+
+    /// The frames that make what is missing, in the order of the payload.
+    pub(super) fn frames<'t>(&self, table: &'t FrameTable) -> Vec<Frame<'t>> {
+        self.images.iter().flat_map(|missing| needed(table, missing.image, &missing.windows)).collect()
+    }
+}
+
+impl std::ops::AddAssign for Amount {
+    fn add_assign(&mut self, other: Self) {
+        self.windows = self.windows.saturating_add(other.windows);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}

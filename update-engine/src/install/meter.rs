@@ -1,0 +1,166 @@
+//! How far an install is, how fast it goes, and when it will be done.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use manifests::release::{Record, SlotName};
+
+use super::images_of;
+use super::ledger::Amount;
+
+/// What is being done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Windows of the slot are hashed, to see which are right already.
+    Scanning,
+    /// Windows are fetched, verified and written.
+    Fetching,
+}
+
+impl Phase {
+    /// The word in `status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scanning => "scanning",
+            Self::Fetching => "fetching",
+        }
+    }
+}
+
+/// How far an install is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Windows looked at (scanning) or right (fetching).
+    pub windows_done: u64,
+    /// Windows to be looked at (scanning) or of the slot (fetching).
+    pub windows_total: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Bytes of the slot's images.
+    pub bytes_total: u64,
+    /// Bytes that came over the network.
+    pub bytes_downloaded: u64,
+    /// Bytes that were in the slot already.
+    pub bytes_reused: u64,
+    /// Bytes of images a second, over the last few seconds.
+    pub rate_bytes_per_s: u64,
+    /// Seconds left at that rate.
+    pub eta_s: Option<u64>,
+}
+
+/// A rate is measured over at least this long.
+const RATE_EVERY: Duration = Duration::from_millis(500);
+
+/// Counts, and tells the caller.
+pub(super) struct Meter {
+    total: Amount,
+    windows_done: AtomicU64,
+    written: AtomicU64,
+    reused: AtomicU64,
+    downloaded: AtomicU64,
+    pace: Mutex<Pace>,
+    tell: Arc<dyn Fn(Progress) + Send + Sync>,
+}
+
+struct Pace {
+    since: Instant,
+    bytes: u64,
+    rate: u64,
+}
+
+impl Meter {
+    pub(super) fn new(record: &Record, slot: SlotName, tell: Arc<dyn Fn(Progress) + Send + Sync>) -> Self {
+        let mut total = Amount::default();
+        for (_, image) in images_of(record, slot) {
+            total += Amount { windows: u64::from(image.table.count()), bytes: image.table.image_size() };
+        }
+        Self {
+            total,
+            windows_done: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
+            downloaded: AtomicU64::new(0),
+            pace: Mutex::new(Pace { since: Instant::now(), bytes: 0, rate: 0 }),
+            tell,
+        }
+    }
+
+    /// So many windows of the scan are hashed.
+    pub(super) fn scanned(&self, done: Amount, total: Amount) {
+        let rate = self.rate_of(done.bytes);
+        (self.tell)(Progress {
+            phase: Phase::Scanning,
+            windows_done: done.windows,
+            windows_total: total.windows,
+            bytes_written: 0,
+            bytes_total: self.total.bytes,
+            bytes_downloaded: 0,
+            bytes_reused: 0,
+            rate_bytes_per_s: rate,
+            eta_s: eta(total.bytes.saturating_sub(done.bytes), rate),
+        });
+    }
+
+    /// The scan found these right; fetching begins.
+    pub(super) fn reused(&self, amount: Amount) {
+        self.reused.store(amount.bytes, Ordering::Relaxed);
+        self.windows_done.store(amount.windows, Ordering::Relaxed);
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Pace { since: Instant::now(), bytes: 0, rate: 0 };
+        self.report();
+    }
+
+    /// These were written.
+    pub(super) fn written(&self, amount: Amount) {
+        self.written.fetch_add(amount.bytes, Ordering::Relaxed);
+        self.windows_done.fetch_add(amount.windows, Ordering::Relaxed);
+        self.report();
+    }
+
+    /// So much came over the network in all.
+    pub(super) fn downloaded(&self, bytes: u64) {
+        self.downloaded.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes written and bytes reused.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.written.load(Ordering::Relaxed), self.reused.load(Ordering::Relaxed))
+    }
+
+    fn report(&self) {
+        let (written, reused) = self.totals();
+        let rate = self.rate_of(written);
+        let left = self.total.bytes.saturating_sub(written.saturating_add(reused));
+        (self.tell)(Progress {
+            phase: Phase::Fetching,
+            windows_done: self.windows_done.load(Ordering::Relaxed),
+            windows_total: self.total.windows,
+            bytes_written: written,
+            bytes_total: self.total.bytes,
+            bytes_downloaded: self.downloaded.load(Ordering::Relaxed),
+            bytes_reused: reused,
+            rate_bytes_per_s: rate,
+            eta_s: eta(left, rate),
+        });
+    }
+
+    /// Bytes a second, when `bytes` are done in this phase.
+    fn rate_of(&self, bytes: u64) -> u64 {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = pace.since.elapsed();
+        if elapsed >= RATE_EVERY {
+            let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+            let now = bytes.saturating_sub(pace.bytes).saturating_mul(1000) / millis;
+            // Half old, half new: a rate that jumps makes an estimate that nobody believes.
+            let rate = if pace.rate == 0 { now } else { (pace.rate / 2).saturating_add(now / 2) };
+            *pace = Pace { since: Instant::now(), bytes, rate };
+        }
+        pace.rate
+    }
+}
+
+fn eta(left: u64, rate: u64) -> Option<u64> {
+    (rate > 0).then(|| left.div_ceil(rate))
+}

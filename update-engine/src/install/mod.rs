@@ -1,0 +1,163 @@
+//! Installing: fetch → decode → verify → write, until every window of the slot is what the signed record says.
+//!
+//! ```text
+//!                 one task (async)                           a few threads
+//!  Sources ─► front (header, frame table) ─► blobs ─► queue ─► decode ─► Verified ─► InactiveSlot::write_window
+//!     ▲              ≤ 16 frames in flight            │            │ wrong
+//!     └────────── fetched again, from another source ◄┴────────────┘
+//! ```
+//!
+//! # Promises
+//!
+//! * Not one byte is written that is not part of a window whose digest the record signs ([`payload::window::Verified`] is the only
+//!   thing a slot takes), and what was hashed is what is written.
+//! * What is in the slot already is kept: with a [`Scan`], only windows that differ are fetched (resume by content). A kill loses
+//!   what was in flight, at most [`MAX_IN_FLIGHT`] frames, and no file can lie about the rest.
+//! * A wrong byte costs its window: the frame is fetched again from another source. If no source has it right, the error names
+//!   image, window, offset and both digests, and the slot holds nothing wrong.
+//! * Memory is bounded: the frame table, [`MAX_IN_FLIGHT`] blobs, and an output buffer of 1 MiB for each thread.
+//! * A write that fails ends the install at once. Cancelling takes effect within a fraction of a second, and when [`run`] has
+//!   returned, no thread works and, unless it succeeded, the slot is closed.
+//!
+//! Never: a look at the boot table (the caller has disarmed the slot), trust in a frame table, a wait on the caller's thread.
+//!
+//! # One request for each run of frames
+//!
+//! Neighbouring blobs are asked for with one range, however long, and read at the pace of the writers: a round trip for every few
+//! MiB would idle a long line, and nothing is gained by it, since a transfer that breaks goes on where it stopped.
+
+mod error;
+mod front;
+mod ledger;
+mod meter;
+mod pool;
+mod scan;
+mod stream;
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use manifests::release::{Image, Record, Release, SlotName};
+
+pub use error::{InstallError, WrongWindow};
+pub use meter::{Phase, Progress};
+pub use scan::Scan;
+
+use crate::fetch::limits::BUDGET_EXTRA_BYTES;
+use crate::fetch::{Fetcher, Source, Sources};
+use crate::slot::{InactiveSlot, Written};
+use ledger::Ledger;
+use meter::Meter;
+use pool::Pool;
+
+/// Frames that were fetched and are not written yet; what a kill may lose.
+pub const MAX_IN_FLIGHT: usize = 16;
+
+/// Threads that decode, verify and write: more than four outrun any network and disk, and each takes a buffer.
+const MAX_THREADS: usize = 4;
+
+/// How often a cancelled install is noticed.
+const CANCEL_EVERY: Duration = Duration::from_millis(50);
+
+/// What to install, where, and from whom.
+#[derive(Debug)]
+pub struct Job {
+    /// The verified release.
+    pub release: Arc<Release>,
+    /// Which of its images: those for this slot, and those for either.
+    pub slot_name: SlotName,
+    /// The slot, disarmed, opened for those images.
+    pub slot: InactiveSlot,
+    /// The daemon's client.
+    pub fetcher: Fetcher,
+    /// Who offers the full payload, in the order to be asked.
+    pub sources: Vec<Source>,
+    /// Length of the payload, if the update server named it.
+    pub payload_size: Option<u64>,
+    /// Which windows may be in the slot already.
+    pub scan: Scan,
+}
+
+/// A slot whose every window is right and flushed, and what that took.
+#[derive(Debug)]
+pub struct Installed {
+    /// The slot, still open.
+    pub written: Written,
+    /// Bytes that came over the network, wasted ones included.
+    pub bytes_downloaded: u64,
+    /// Bytes that were in the slot already.
+    pub bytes_reused: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+}
+
+/// Installs. `progress` is called often and from several threads: it must be quick. `cancel` ends the work soon after it is set.
+pub async fn run(
+    job: Job,
+    cancel: Arc<AtomicBool>,
+    progress: Arc<dyn Fn(Progress) + Send + Sync>,
+) -> Result<Installed, InstallError> {
+    let Job { release, slot_name, slot, fetcher, sources, payload_size, scan } = job;
+    let slot = Arc::new(slot);
+    let meter = Arc::new(Meter::new(release.record(), slot_name, progress));
+    let mut ledger = Ledger::new(release.record(), slot_name);
+    let found = scan::run(&slot, &release, slot_name, scan, &meter, &cancel).await?;
+    meter.reused(ledger.found(&found));
+
+    let mut sources = Sources::new(fetcher, sources, first_budget(release.record()))?;
+    let mut pool = Pool::start(thread_count(), &release, &slot)?;
+    let streamed = tokio::select! {
+        biased;
+        () = is_set(&cancel) => Err(InstallError::Cancelled),
+        streamed = stream::all(&release, &mut ledger, &mut sources, payload_size, &mut pool, &meter) => streamed,
+    };
+    pool.stop().await;
+    streamed?;
+    let written = finish(slot).await?;
+    let (bytes_written, bytes_reused) = meter.totals();
+    Ok(Installed { written, bytes_downloaded: sources.downloaded(), bytes_reused, bytes_written })
+}
+
+/// Takes the slot back from the threads, which have ended, and finishes it.
+async fn finish(slot: Arc<InactiveSlot>) -> Result<Written, InstallError> {
+    let slot = Arc::into_inner(slot).ok_or(InstallError::Broken("a thread still holds the slot"))?;
+    aside(move || slot.finish()).await?.map_err(InstallError::Disk)
+}
+
+/// Runs what blocks on a thread that may.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, InstallError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_panic_or_shutdown| InstallError::Broken("a blocking work died"))
+}
+
+/// Ends when `cancel` is set: looked at whenever the task wakes, and at least every [`CANCEL_EVERY`].
+async fn is_set(cancel: &AtomicBool) {
+    let mut tick = tokio::time::interval(CANCEL_EVERY);
+    poll_fn(|context| {
+        while tick.poll_tick(context).is_ready() {}
+        if cancel.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Until the payload's header is read: twice what the images themselves would take.
+fn first_budget(record: &Record) -> u64 {
+    let images = record.images.iter().map(|image| image.table.image_size()).fold(0, u64::saturating_add);
+    budget_for(images)
+}
+
+/// What an attempt may download for a payload of that length (design 11.14).
+fn budget_for(payload_bytes: u64) -> u64 {
+    payload_bytes.saturating_mul(2).saturating_add(BUDGET_EXTRA_BYTES)
+}
+
+fn thread_count() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
+}
+
+/// The images that belong into a slot, with their index in the record.
+fn images_of(record: &Record, slot: SlotName) -> impl Iterator<Item = (usize, &Image)> {
+    record.images.iter().enumerate().filter(move |(_, image)| image.slot.is_none_or(|only| only == slot))
+}

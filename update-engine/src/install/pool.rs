@@ -1,0 +1,210 @@
+//! The threads that decode, verify and write, and their two queues.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use manifests::release::Release;
+use payload::apply::{Decoder, NoSources};
+use payload::format::{Frame, FrameTable};
+use payload::limits::MAX_OUTPUT_BYTES;
+use payload::window::{Verified, WrongWindow};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::aside;
+use super::error::InstallError;
+use crate::fetch::SourceId;
+use crate::slot::buffer::AlignedBuf;
+use crate::slot::{InactiveSlot, SlotError, VerifiedBytes};
+
+/// A frame to be made.
+pub(super) struct Order {
+    /// The table it stands in.
+    pub(super) table: Arc<FrameTable>,
+    /// Its place there.
+    pub(super) frame: u32,
+    /// Its blob.
+    pub(super) blob: Vec<u8>,
+    /// Who gave the blob; nobody, if it has none.
+    pub(super) source: Option<SourceId>,
+}
+
+/// A frame that was made, or not.
+pub(super) struct Made {
+    pub(super) frame: u32,
+    pub(super) source: Option<SourceId>,
+    /// The blob's memory, to be used again.
+    pub(super) blob: Vec<u8>,
+    pub(super) outcome: Outcome,
+}
+
+/// What became of a frame.
+pub(super) enum Outcome {
+    /// All of its windows are written.
+    Written,
+    /// Its blob does not decode.
+    Undecodable(payload::Error),
+    /// Some windows differ from the record; the others are written.
+    Differs(Vec<WrongWindow>),
+    /// The slot does not take it.
+    Failed(SlotError),
+    /// The thread panicked over it.
+    Died,
+}
+
+/// Memory that a disk writes from directly; the payload's output is made in it.
+struct Output(AlignedBuf);
+
+impl AsRef<[u8]> for Output {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+}
+
+/// The one implementation there is: [`Verified::check`], the comparison with the record, is the only maker of a [`Verified`].
+impl<B: AsRef<[u8]>> VerifiedBytes for Verified<B> {
+    fn image_offset(&self) -> u64 {
+        Self::image_offset(self)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        Self::bytes(self)
+    }
+}
+
+/// The threads. Dropping it lets them end by themselves, [`Pool::stop`] waits for that.
+pub(super) struct Pool {
+    orders: Option<Sender<Order>>,
+    made: UnboundedReceiver<Made>,
+    stopping: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    pub(super) fn start(threads: usize, release: &Arc<Release>, slot: &Arc<InactiveSlot>) -> Result<Self, InstallError> {
+        let (orders, receiver) = channel();
+        let (told, made) = unbounded_channel();
+        let receiver = Arc::new(Mutex::new(receiver));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let mut pool = Self { orders: Some(orders), made, stopping: Arc::clone(&stopping), threads: Vec::new() };
+        for number in 0..threads {
+            let worker = Worker {
+                orders: Arc::clone(&receiver),
+                told: told.clone(),
+                stopping: Arc::clone(&stopping),
+                release: Arc::clone(release),
+                slot: Arc::clone(slot),
+                decoder: Decoder::new().map_err(InstallError::Payload)?,
+                output: Output(AlignedBuf::zeroed(usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX))),
+            };
+            let thread = std::thread::Builder::new().name(format!("install-{number}")).spawn(move || worker.run());
+            pool.threads.push(thread.map_err(|_no_thread| InstallError::Broken("a thread could not be started"))?);
+        }
+        Ok(pool)
+    }
+
+    /// Hands a frame over. Never waits: how many are in flight is the caller's to bound.
+    pub(super) fn order(&self, order: Order) -> Result<(), InstallError> {
+        let orders = self.orders.as_ref().ok_or(InstallError::Broken("the threads were stopped"))?;
+        orders.send(order).map_err(|_all_ended| InstallError::Broken("the threads ended early"))
+    }
+
+    /// The next frame that was made.
+    pub(super) async fn made(&mut self) -> Result<Made, InstallError> {
+        self.made.recv().await.ok_or(InstallError::Broken("the threads ended early"))
+    }
+
+    /// A frame that was made already.
+    pub(super) fn made_already(&mut self) -> Option<Made> {
+        self.made.try_recv().ok()
+    }
+
+    /// Ends the threads, each after the frame it is at, and waits for them.
+    pub(super) async fn stop(mut self) {
+        self.tell_to_stop();
+        let threads = std::mem::take(&mut self.threads);
+        let joined = aside(move || threads.into_iter().map(JoinHandle::join).all(|ended| ended.is_ok())).await;
+        if !matches!(joined, Ok(true)) {
+            tracing::error!("a thread of the install died");
+        }
+    }
+
+    fn tell_to_stop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.orders = None;
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.tell_to_stop();
+    }
+}
+
+struct Worker {
+    orders: Arc<Mutex<Receiver<Order>>>,
+    told: UnboundedSender<Made>,
+    stopping: Arc<AtomicBool>,
+    release: Arc<Release>,
+    slot: Arc<InactiveSlot>,
+    decoder: Decoder,
+    output: Output,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while let Some(order) = self.next() {
+            // Whatever a panic leaves half-done in here is never looked at again: the install ends over it.
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.make(&order))).unwrap_or(Outcome::Died);
+            let Order { frame, blob, source, .. } = order;
+            if self.told.send(Made { frame, source, blob, outcome }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Order> {
+        let order = self.orders.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()?;
+        (!self.stopping.load(Ordering::Relaxed)).then_some(order)
+    }
+
+    fn make(&mut self, order: &Order) -> Outcome {
+        let Some(frame) = order.table.frame(order.frame) else { return Outcome::Differs(Vec::new()) };
+        let out = self.output.0.as_mut_slice().get_mut(..frame.output_len()).unwrap_or_default();
+        if let Err(error) = self.decoder.decode(&frame, &order.blob, &NoSources, out) {
+            return Outcome::Undecodable(error);
+        }
+        self.write(&frame)
+    }
+
+    /// Writes the windows of `frame` that are right.
+    fn write(&mut self, frame: &Frame<'_>) -> Outcome {
+        let Some(image) = self.release.record().images.get(frame.image()) else { return Outcome::Differs(Vec::new()) };
+        match Verified::check(&self.release, frame.image(), frame.windows(), &self.output) {
+            Ok(verified) => match self.slot.write_window(&image.name, &verified) {
+                Ok(()) => Outcome::Written,
+                Err(error) => Outcome::Failed(error),
+            },
+            Err(mismatch) => {
+                for right in mismatch.right() {
+                    if let Err(error) = self.slot.write_window(&image.name, &right) {
+                        return Outcome::Failed(error);
+                    }
+                }
+                Outcome::Differs(mismatch.wrong().to_vec())
+            }
+        }
+    }
+}
+
+/// Windows of `frame` that an outcome leaves right.
+pub(super) fn right_windows(windows: Range<u32>, outcome: &Outcome) -> Vec<u32> {
+    match outcome {
+        Outcome::Written => windows.collect(),
+        Outcome::Differs(wrong) => windows.filter(|window| wrong.iter().all(|wrong| wrong.window != *window)).collect(),
+        Outcome::Undecodable(_) | Outcome::Failed(_) | Outcome::Died => Vec::new(),
+    }
+}
