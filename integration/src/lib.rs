@@ -1,0 +1,3 @@
+//! Whole-system tests, and what they need.
+
+pub mod hostsim;
