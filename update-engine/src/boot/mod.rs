@@ -97,8 +97,8 @@ impl Permit {
     ///
     /// Only the code that got that acknowledgement may call this.
     #[must_use]
-    pub fn from_lock(attempt: String) -> Self {
-        Self { basis: Basis::Lock { attempt } }
+    pub fn from_lock(attempt: impl Into<String>) -> Self {
+        Self { basis: Basis::Lock { attempt: attempt.into() } }
     }
 
     /// The configuration names no reboot lock.

@@ -209,6 +209,16 @@ impl OpenImage {
         self.file.read_exact_at(buffer, self.base + offset).map_err(|e| self.transfer_error("read", offset, e))
     }
 
+    /// Reads `length` bytes at `offset` (a multiple of a block) into `buffer`, and returns them.
+    pub(super) fn read_into<'b>(&self, offset: u64, buffer: &'b mut AlignedBuf, length: usize) -> Result<&'b [u8], SlotError> {
+        let padded = self.padded_length(offset, length);
+        if length > padded || padded > buffer.capacity() {
+            return Err(self.request(&format!("cannot read {length} bytes at offset {offset} into {}", buffer.capacity())));
+        }
+        self.read_at(offset, &mut buffer.as_mut_slice()[..padded])?;
+        Ok(&buffer.as_slice()[..length])
+    }
+
     /// Writes verified bytes at `offset`, zero-padded to whole blocks.
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), SlotError> {
         self.check_flushable()?;

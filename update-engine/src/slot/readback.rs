@@ -241,6 +241,20 @@ impl SlotView {
     pub fn open(disk: &Disk, slot: &SlotName, sizes: &[(&str, u64)]) -> Result<Self, SlotError> {
         Ok(Self { held: Held::open(disk, slot, sizes, Purpose::Look)? })
     }
+
+    /// Reads `length` bytes of an image from the medium into `buffer`, and returns them. `offset` is a multiple of 4096.
+    ///
+    /// # Errors
+    /// [`SlotError::Request`] if that does not fit the slot or the buffer, [`SlotError::Transfer`] if the medium fails.
+    pub fn read_at<'b>(
+        &self,
+        image: &str,
+        offset: u64,
+        buffer: &'b mut AlignedBuf,
+        length: usize,
+    ) -> Result<&'b [u8], SlotError> {
+        self.held.image(image)?.read_into(offset, buffer, length)
+    }
 }
 
 impl Opened for SlotView {
@@ -499,6 +513,8 @@ mod tests {
         let watch = Watch::new(2, &cancel, &|_| {});
         assert_eq!(audit(&view, &[table], &watch).unwrap()[0].windows, [0]);
         assert_eq!(scan(&view, &table, None, &watch).unwrap(), [1]);
+        let mut buffer = AlignedBuf::zeroed(4096);
+        assert!(view.read_at("root", 8192, &mut buffer, 4096).unwrap() == &bytes[8192..12_288]);
     }
 
     #[test]

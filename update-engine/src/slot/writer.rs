@@ -109,13 +109,7 @@ impl InactiveSlot {
         buffer: &'b mut AlignedBuf,
         length: usize,
     ) -> Result<&'b [u8], SlotError> {
-        let image = self.held.image(image)?;
-        let padded = image.padded_length(offset, length);
-        if length > padded || padded > buffer.capacity() {
-            return Err(image.request(&format!("cannot read {length} bytes at offset {offset} into {}", buffer.capacity())));
-        }
-        image.read_at(offset, &mut buffer.as_mut_slice()[..padded])?;
-        Ok(&buffer.as_slice()[..length])
+        self.held.image(image)?.read_into(offset, buffer, length)
     }
 
     /// Flushes what was written so far, so that a crash later loses none of it.
