@@ -1,0 +1,78 @@
+//! From images to payloads.
+//!
+//! Promises: the same images and options give the same bytes, whatever the number of threads; each blob is decoded again and
+//! compared before it counts; memory is about 4 MiB a thread beside the codec, whatever the size of the images.
+//!
+//! The frame table stands in front of the blobs, and its length is only known after the last blob: blobs go to a *spool* (an
+//! unlinked temporary file beside the output, as a rule) and are copied behind the table at the end.
+
+mod full;
+
+use std::num::{NonZeroU32, NonZeroUsize};
+
+pub use full::full;
+use manifests::release::{SlotName, WindowTable};
+
+use crate::format::FrameTable;
+use crate::window::ReadAt;
+
+/// An image to be published.
+#[derive(Clone, Copy)]
+pub struct Image<'a> {
+    /// Its name in the record.
+    pub name: &'a str,
+    /// Only for this slot.
+    pub slot: Option<SlotName>,
+    /// Bytes.
+    pub size: u64,
+    /// The bytes.
+    pub data: &'a dyn ReadAt,
+}
+
+/// How to build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// zstd level, 1 to 22.
+    pub level: i32,
+    /// Threads that compress. They do not change a byte of the payload.
+    pub threads: NonZeroUsize,
+    /// Windows made by one frame; never more than fit into 1 MiB of output.
+    pub frame_windows: NonZeroU32,
+}
+
+impl Options {
+    /// Level 12: of a 1 GiB ext4 image in half use, 2 cores make 186.4 MB in 14 s. Levels 13 to 15 gain 0.4 %, and take up to
+    /// three times as long.
+    pub const DEFAULT_LEVEL: i32 = 12;
+    /// Level 19: 172.9 MB of the same image in 240 s. Level 22 gains nothing more: a frame is smaller than its window.
+    pub const BEST_LEVEL: i32 = 19;
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { level: Self::DEFAULT_LEVEL, threads: NonZeroUsize::MIN, frame_windows: NonZeroU32::MIN.saturating_add(3) }
+    }
+}
+
+/// How far a build is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of all images that are done.
+    pub done: u64,
+    /// Bytes of all images.
+    pub total: u64,
+    /// Bytes of blobs made of them.
+    pub blobs: u64,
+}
+
+/// What was built, beside the file.
+#[derive(Debug)]
+pub struct Built {
+    /// The window tables of the images, for the record.
+    pub windows: Vec<WindowTable>,
+    /// The frame table, as a reader sees it; its header's digest is the record's `payload_table_sha256`.
+    pub table: FrameTable,
+}
+
+#[cfg(test)]
+mod tests;
