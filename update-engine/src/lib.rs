@@ -27,4 +27,3 @@ pub mod slot;
 pub mod status;
 pub mod updatectl;
 pub mod world;
-#[cfg(ota_daemon)]

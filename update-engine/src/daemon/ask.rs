@@ -1,0 +1,169 @@
+//! A check, from the question to a verified offer.
+
+use std::path::Path;
+
+use manifests::limits::MAX_RECORD_BYTES;
+use manifests::omaha::{self, ActionCode, PackageName, Update, UpdateAnswer, Verdict};
+use manifests::release::{Envelope, RecordError, Release};
+
+use crate::config::Settings;
+use crate::daemon::{Shared, blocking};
+use crate::engine::Event;
+use crate::engine::event::{CheckAnswer, Fault, Offer};
+use crate::engine::facts::Facts;
+use crate::engine::model::Hold;
+use crate::engine::state::{Origin, Request, Source};
+use crate::fetch::{self, Address, FetchError};
+use crate::report::{self, Initiator};
+use crate::world::chain;
+
+/// Looks at the world, asks the server (or reads the files), and verifies the record of what is offered.
+pub(super) async fn check(shared: Shared, request: Request, channel: Option<String>) -> Event {
+    let world = shared.world.clone();
+    let facts = blocking(move || world.look(channel.as_deref())).await;
+    let answer = match &request.origin {
+        Origin::Files { release, payload } => from_files(&shared, release, payload).await,
+        Origin::Timer => from_server(&shared, &facts, Initiator::Schedule).await,
+        Origin::Person => from_server(&shared, &facts, Initiator::Person).await,
+    };
+    Event::Checked { facts: Box::new(facts), answer: Box::new(answer) }
+}
+
+async fn from_files(shared: &Shared, release: &str, payload: &str) -> CheckAnswer {
+    let read = async {
+        let source = fetch::Source::open(release).map_err(|error| fetch_fault("record-fetch", &error))?;
+        shared.fetcher.get_capped(&source, MAX_RECORD_BYTES).await.map_err(|error| fetch_fault("record-fetch", &error))
+    };
+    let bytes = match read.await {
+        Ok(bytes) => bytes,
+        Err(fault) => return CheckAnswer::Failed { fault, retry_after_s: None },
+    };
+    let source = Source { urls: vec![payload.to_owned()], size: 0 };
+    match verified(shared, &bytes).await {
+        Ok(release) => CheckAnswer::Offer { poll_interval_s: None, offer: Box::new(offer(&release, None, source)) },
+        Err(fault) => CheckAnswer::BadRecord { poll_interval_s: None, version: release.to_owned(), fault },
+    }
+}
+
+async fn from_server(shared: &Shared, facts: &Facts, initiator: Initiator) -> CheckAnswer {
+    let failed = |fault| CheckAnswer::Failed { fault, retry_after_s: None };
+    let address = match server(&shared.settings) {
+        Ok(address) => address,
+        Err(fault) => return failed(fault),
+    };
+    let body = report::check_request(facts, initiator, None).write();
+    let answer = match shared.fetcher.post_omaha(&address, body, &[]).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let retry_after_s = error.retry_after().map(|wait| wait.as_secs());
+            return CheckAnswer::Failed { fault: fetch_fault("server-unreachable", &error), retry_after_s };
+        }
+    };
+    match UpdateAnswer::read(&answer.bytes, &facts.identity.app_id) {
+        Err(error) => CheckAnswer::Failed { fault: omaha_fault(&address, &error), retry_after_s: answer.retry_after.map(|wait| wait.as_secs()) },
+        Ok(update) => {
+            // A server that answers and still says Retry-After means the same as by its poll interval.
+            let poll_interval_s = update.poll_interval_s.map(u64::from).max(answer.retry_after.map(|wait| wait.as_secs()));
+            interpret(shared, &address, update.verdict, poll_interval_s).await
+        }
+    }
+}
+
+async fn interpret(shared: &Shared, address: &Address, verdict: Verdict, poll_interval_s: Option<u64>) -> CheckAnswer {
+    match verdict {
+        Verdict::NoUpdate { hold } => CheckAnswer::NoUpdate { poll_interval_s, hold: hold.map(|hold| held(&hold)) },
+        Verdict::ServerError(error) => {
+            let message = format!("{address}: {error}");
+            CheckAnswer::Failed { fault: Fault::new("omaha-status", message), retry_after_s: None }
+        }
+        Verdict::Update(update) => fetch_offer(shared, &update, poll_interval_s).await,
+    }
+}
+
+fn held(hold: &omaha::Hold) -> Hold {
+    let reason = hold.reason.clone().or_else(|| hold.kind.clone()).unwrap_or_else(|| "no reason given".to_owned());
+    Hold { reason, until: hold.until.map(|until| until.to_string()), since: None }
+}
+
+/// Fetches the record from the codebases in their order, until one gives a record that verifies.
+async fn fetch_offer(shared: &Shared, update: &Update, poll_interval_s: Option<u64>) -> CheckAnswer {
+    let version = update.version.to_string();
+    let record_name = PackageName::record_of(&update.version);
+    let mut last = Fault::new("record-fetch", "the answer has no codebase");
+    for codebase in &update.codebases {
+        match fetch_record(shared, &codebase.url_of(&record_name)).await {
+            Ok(release) => {
+                let offer = offer(&release, Some(version), payload_source(update));
+                return CheckAnswer::Offer { poll_interval_s, offer: Box::new(offer) };
+            }
+            Err(fault) => last = fault,
+        }
+    }
+    CheckAnswer::BadRecord { poll_interval_s, version, fault: last }
+}
+
+async fn fetch_record(shared: &Shared, url: &str) -> Result<Release, Fault> {
+    let address = Address::parse(url).map_err(|error| fetch_fault("record-fetch", &error))?;
+    let bytes = shared.fetcher.get_capped(&address.into(), MAX_RECORD_BYTES).await.map_err(|error| fetch_fault("record-fetch", &error))?;
+    verified(shared, &bytes).await.map_err(|fault| Fault { message: format!("{}: {}", crate::config::hide_credentials(url), fault.message), ..fault })
+}
+
+/// Checks a record's signatures with this image's keys, and keeps its bytes for the attempt.
+async fn verified(shared: &Shared, bytes: &[u8]) -> Result<Release, Fault> {
+    let (world, bytes) = (shared.world.clone(), bytes.to_vec());
+    blocking(move || {
+        let keyring = world.keyring()?;
+        let envelope = Envelope::parse(&bytes).map_err(|error| record_fault(&error))?;
+        let release = envelope.verify(&keyring).map_err(|error| record_fault(&error))?;
+        let keep = world.records().keep_offer(release.digest(), &bytes);
+        keep.map_err(|error| Fault::new("state-dir", chain(&error)))?;
+        Ok(release)
+    })
+    .await
+}
+
+fn offer(release: &Release, announced_version: Option<String>, source: Source) -> Offer {
+    Offer { record: release.record().clone(), digest: release.digest(), announced_version, source }
+}
+
+/// The full payload: by its name if the answer lists it, else the first package, as update_engine takes it.
+fn payload_source(update: &Update) -> Source {
+    let by_name = update.package(&PackageName::payload_of(&update.version));
+    let Some(package) = by_name.or_else(|| update.packages.first()) else { return Source::default() };
+    let urls = update.codebases.iter().map(|codebase| codebase.url_of(&package.name)).collect();
+    Source { urls, size: package.size_bytes }
+}
+
+/// The update server's address.
+pub(super) fn server(settings: &Settings) -> Result<Address, Fault> {
+    let url = settings.server.url.as_ref().ok_or_else(|| Fault::new("no-server", "no update server is configured ([server] url)"))?;
+    Address::parse(url.expose().as_str()).map_err(|error| fetch_fault("server-unreachable", &error))
+}
+
+pub(super) fn fetch_fault(code: &str, error: &FetchError) -> Fault {
+    let code = error.status().map_or_else(|| code.to_owned(), |status| format!("http-{status}"));
+    Fault { code, message: error.to_string() }
+}
+
+fn omaha_fault(address: &Address, error: &omaha::Error) -> Fault {
+    let code = match error.code().action() {
+        ActionCode::OmahaRequestEmptyResponseError => "omaha-empty",
+        ActionCode::OmahaRequestXMLParseError => "omaha-xml",
+        _ => "omaha-invalid",
+    };
+    Fault::new(code, format!("{address}: the answer is no Omaha answer: {}", chain(error)))
+}
+
+fn record_fault(error: &RecordError) -> Fault {
+    let code = match error {
+        RecordError::Unsigned { .. } => "record-unsigned",
+        RecordError::Forged { .. } | RecordError::TooFewSignatures { .. } => "record-signature",
+        _ => "record-malformed",
+    };
+    Fault::new(code, error.to_string())
+}
+
+/// Reads a record for `adopt` from an absolute path.
+pub(super) fn read_record(path: &Path) -> Result<Vec<u8>, Fault> {
+    crate::durable::read_capped(path, MAX_RECORD_BYTES).map_err(|error| Fault::new("record-fetch", format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,55 @@
+//! Is the slot that just booted healthy? The built-in checks, then the host owner's.
+
+use manifests::release::SlotName;
+
+use crate::daemon::{Shared, blocking, lock};
+use crate::durable;
+use crate::engine::Event;
+use crate::engine::state::{Kind, Plan};
+use crate::health::{self, Health, Probe, Services};
+use crate::world::{World, chain};
+
+/// Probes health within its deadline.
+pub(super) async fn health(shared: Shared, plan: Plan) -> Event {
+    let (world, slot, kind) = (shared.world.clone(), plan.slot, plan.kind);
+    let built_in = blocking(move || vec![("keys of the new image".to_owned(), keys(&world, slot, kind)), ("identity of the host".to_owned(), identity(&world))]).await;
+    let settings = &shared.settings;
+    let probe = Probe {
+        hooks_dir: settings.reboot.hooks_dir.clone(),
+        context: lock::context(&plan),
+        deadline: settings.health.deadline,
+        settle: settings.health.settle,
+        hook_timeout: settings.health.hook_timeout,
+        services: Services::of_host(&settings.sysroot),
+        built_in,
+    };
+    let result = match health::probe(&probe).await {
+        Health::Healthy { warnings } => {
+            for warning in &warnings {
+                tracing::warn!(attempt = %plan.attempt, "health (wanted): {warning}");
+            }
+            Ok(warnings)
+        }
+        Health::Unhealthy { reason, output } => {
+            tracing::warn!(attempt = %plan.attempt, %output, "unhealthy: {reason}");
+            Err(reason)
+        }
+    };
+    Event::Health { attempt: plan.attempt, result }
+}
+
+/// Design 11.4: an image whose own keys do not verify the record that installed it could never be updated again.
+fn keys(world: &World, slot: SlotName, kind: Kind) -> Result<(), String> {
+    if kind == Kind::Found && world.records().slot_record(slot).is_none() {
+        return Ok(());
+    }
+    let keyring = world.keyring().map_err(|fault| fault.message)?;
+    world.records().verify_slot(slot, &keyring).map(drop).map_err(|error| chain(&error))
+}
+
+/// Design 11.16: the new image must still be the same host to its servers.
+fn identity(world: &World) -> Result<(), String> {
+    let Ok(before) = durable::read_capped(&world.settings().state_dir.join("identity"), 256) else { return Ok(()) };
+    let (before, now) = (String::from_utf8_lossy(&before).trim().to_owned(), world.machine_id().unwrap_or_default());
+    if before == now { Ok(()) } else { Err(format!("etc/machine-id was {before:?} when the slot was armed and is {now:?} now: it has to persist across slots")) }
+}

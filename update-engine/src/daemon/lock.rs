@@ -1,0 +1,229 @@
+//! The way to the reboot through other people's hands: gates, the lock, drain hooks, the reboot command.
+
+use std::time::Duration;
+
+use locksmith::client::{BaseUrl, Client, Error, Grant, Options, Ticket, Token};
+use locksmith::names::{AttemptId, GroupName, HostId, Label};
+use locksmith::semaphore;
+use tokio::process::Command;
+use tokio::time::{Instant, timeout};
+
+use crate::daemon::Shared;
+use crate::durable;
+use crate::engine::Event;
+use crate::engine::effect::{GateStage, LockOutcome};
+use crate::engine::event::{Fault, Gate, LockGrant, LockHolder, LockRefusal};
+use crate::engine::state::{Claim, Plan};
+use crate::hooks::{self, AfterFailure, GateAnswer, HookContext, TimeLimit};
+use crate::world::chain;
+
+/// Time the reboot command has: it only asks the system for a reboot.
+const REBOOT_COMMAND_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often a draining host shows that it is alive, when the server did not say.
+const RENEW_EVERY: Duration = Duration::from_secs(30);
+/// Longest a whole folder of drain hooks may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// Looks at the gates: a pause, then `gate.d`. Windows, users and inhibitors of other builds belong here too.
+pub(super) async fn gates(shared: Shared, plan: Plan, stage: GateStage, pause: Option<Gate>) -> Event {
+    let mut gates = vec![pause.unwrap_or_else(|| open("pause"))];
+    let folder = shared.settings.reboot.hooks_dir.join("gate.d");
+    let limit = TimeLimit { each: shared.settings.health.hook_timeout, until: None };
+    match hooks::run(&folder, &context(&plan), limit, AfterFailure::GoOn).await {
+        Ok(results) => gates.extend(results.iter().map(|result| match result.gate() {
+            GateAnswer::Go => open("hook"),
+            GateAnswer::NotNow { reason } => closed("hook", reason),
+        })),
+        Err(error) => gates.push(closed("hook", chain(&error))),
+    }
+    Event::Gates { attempt: plan.attempt, stage, gates }
+}
+
+fn open(gate: &str) -> Gate {
+    Gate { gate: gate.to_owned(), closed: None, until: None }
+}
+
+fn closed(gate: &str, reason: String) -> Gate {
+    Gate { gate: gate.to_owned(), closed: Some(reason), until: None }
+}
+
+/// What hooks are told.
+pub(super) fn context(plan: &Plan) -> HookContext {
+    HookContext { attempt: plan.attempt.clone(), from: plan.from_version.clone(), to: plan.version.to_string(), slot: plan.slot.to_string() }
+}
+
+/// Asks for the lock. Asking again for the same attempt brings the same grant.
+pub(super) async fn ask(shared: Shared, plan: Plan) -> Event {
+    let result = match ticket(&plan).and_then(|ticket| Ok((client(&shared)?, ticket))) {
+        Err(fault) => Err(LockRefusal { kind: "lock".to_owned(), message: fault.message, ..LockRefusal::default() }),
+        Ok((client, ticket)) => match client.lock(&ticket, &facts(&shared, &plan)).await {
+            Ok(grant) => {
+                let fence = grant.fence.map(|fence| fence.to_string());
+                shared.remember_grant(grant);
+                Ok(LockGrant { fence })
+            }
+            Err(error) => Err(refusal(&error)),
+        },
+    };
+    Event::Lock { attempt: plan.attempt, result }
+}
+
+/// Runs `drain.d`, and renews the lock until they have ended: a lock that is lost meanwhile ends the draining.
+pub(super) async fn drain(shared: Shared, plan: Plan) -> Event {
+    let folder = shared.settings.reboot.hooks_dir.join("drain.d");
+    let limit = TimeLimit { each: shared.settings.health.hook_timeout, until: Some(Instant::now() + DRAIN_TIMEOUT) };
+    let hook_context = context(&plan);
+    let run = hooks::run(&folder, &hook_context, limit, AfterFailure::Stop);
+    let result = tokio::select! {
+        results = run => results.map_err(|error| Fault::new("drain", chain(&error))).and_then(|results| {
+            results.iter().find(|result| !result.is_ok()).map_or(Ok(()), |failed| Err(Fault::new("drain", failed.words())))
+        }),
+        fault = keep_alive(&shared, &plan) => Err(fault),
+    };
+    Event::Drained { attempt: plan.attempt, result }
+}
+
+/// Renews the lock for ever; ends only when the server says that it is lost.
+async fn keep_alive(shared: &Shared, plan: &Plan) -> Fault {
+    let (Some(grant), Ok(client)) = (shared.grant_of(&plan.attempt), client(shared)) else { return std::future::pending().await };
+    let every = grant.renew_every().unwrap_or(RENEW_EVERY);
+    loop {
+        tokio::time::sleep(every).await;
+        match client.renew(&grant).await {
+            Err(Error::Refused(refused)) => return Fault::new("lock-lost", format!("the reboot lock was lost while draining: {refused}")),
+            // Out of reach for a moment; the acknowledgement before the flip decides.
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// Runs `undrain.d`; what fails there is logged, nothing else can be done about it.
+pub(super) async fn undrain(shared: Shared, plan: Plan) -> Event {
+    let folder = shared.settings.reboot.hooks_dir.join("undrain.d");
+    let limit = TimeLimit { each: shared.settings.health.hook_timeout, until: None };
+    match hooks::run(&folder, &context(&plan), limit, AfterFailure::GoOn).await {
+        Ok(results) => {
+            for failed in results.iter().filter(|result| !result.is_ok()) {
+                tracing::warn!(attempt = %plan.attempt, "undrain hook: {}", failed.words());
+            }
+        }
+        Err(error) => tracing::warn!(attempt = %plan.attempt, "undrain hooks: {}", chain(&error)),
+    }
+    Event::Undrained { attempt: plan.attempt }
+}
+
+/// Tells the lock server that the host reboots now. Only its durable acknowledgement permits the flip.
+pub(super) async fn acknowledge(shared: Shared, plan: Plan) -> Event {
+    let result = tell_rebooting(&shared, &plan).await.map_err(|error| Fault::new("lock", error));
+    Event::RebootAcknowledged { attempt: plan.attempt, result }
+}
+
+async fn tell_rebooting(shared: &Shared, plan: &Plan) -> Result<(), String> {
+    let ticket = ticket(plan).map_err(|fault| fault.message)?;
+    let fence = plan.claim.as_ref().and_then(|claim| claim.fence.as_ref()).and_then(|fence| fence.parse().ok());
+    let grant = shared.grant_of(&plan.attempt).unwrap_or(Grant { ticket, fence, phase: None, lease_s: None });
+    let client = client(shared).map_err(|fault| fault.message)?;
+    // Every try of the loader, each with its health deadline.
+    let tries = u32::from(crate::boot::gpt::Tries::ARMED.get());
+    let deadline = (shared.settings.health.deadline + BOOT_TIME).saturating_mul(tries);
+    client.set_phase_rebooting(&grant, Some(deadline)).await.map(drop).map_err(|error| error.to_string())
+}
+
+/// What one boot may take before the daemon runs.
+const BOOT_TIME: Duration = Duration::from_secs(300);
+
+/// Gives a lock back for an attempt that has ended.
+pub(super) async fn release(shared: &Shared, attempt: &str, claim: &Claim, outcome: LockOutcome) -> Result<(), Fault> {
+    let ticket = ticket_of(attempt, claim)?;
+    let outcome = match outcome {
+        LockOutcome::Ok => semaphore::Outcome::Ok,
+        LockOutcome::RolledBack => semaphore::Outcome::RolledBack,
+        LockOutcome::Aborted => semaphore::Outcome::Aborted,
+    };
+    client(shared)?.release(&ticket, outcome).await.map(drop).map_err(|error| Fault::new("lock", error.to_string()))
+}
+
+/// Runs the configured reboot command. Accepted is not rebooted: the engine waits for the new boot.
+pub(super) async fn reboot(shared: Shared, plan: Plan) -> Event {
+    let result = run_reboot_command(&shared, &plan).await;
+    Event::Reboot { attempt: plan.attempt, result }
+}
+
+async fn run_reboot_command(shared: &Shared, plan: &Plan) -> Result<(), Fault> {
+    let command = &shared.settings.reboot.command;
+    let shown = command.join(" ");
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(Fault::new("reboot", "[reboot] command is empty"));
+    };
+    let mut child = Command::new(program);
+    child.args(arguments).env("OTA_ATTEMPT", &plan.attempt).env("OTA_SLOT", plan.slot.as_str()).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    // The command's output would outlive the daemon in image mode: it goes where the daemon's own goes.
+    let status = match timeout(REBOOT_COMMAND_TIMEOUT, child.status()).await {
+        Err(_elapsed) => return Err(Fault::new("reboot", format!("`{shown}` did not end within {} s", REBOOT_COMMAND_TIMEOUT.as_secs()))),
+        Ok(Err(error)) => return Err(Fault::new("reboot", format!("`{shown}` could not be started: {error}"))),
+        Ok(Ok(status)) => status,
+    };
+    if status.success() { Ok(()) } else { Err(Fault::new("reboot", format!("the reboot was refused: `{shown}` ended with {status}"))) }
+}
+
+fn refusal(error: &Error) -> LockRefusal {
+    let Error::Refused(refused) = error else {
+        return LockRefusal { kind: "lock".to_owned(), message: error.to_string(), ..LockRefusal::default() };
+    };
+    let holder = |holder: &locksmith::fleetlock::HolderBody| LockHolder {
+        id: holder.id.as_str().to_owned(),
+        since: Some(holder.since.to_string()),
+        phase: Some(holder.phase.as_str().to_owned()),
+    };
+    let place = refused.place.map(|place| format!(" (place {place} in the queue)")).unwrap_or_default();
+    LockRefusal {
+        kind: "lock".to_owned(),
+        message: format!("{refused}{place}"),
+        holders: refused.holders.iter().map(holder).collect(),
+        max: refused.max,
+        retry_after_s: refused.retry_after.map(|wait| wait.as_secs()),
+    }
+}
+
+fn facts(shared: &Shared, plan: &Plan) -> semaphore::Facts {
+    semaphore::Facts {
+        boot_id: label(&shared.boot_id()),
+        product: label(&shared.settings.server.app_id),
+        version: label(plan.version.as_str()),
+        sequence: Some(plan.sequence.get()),
+        ..semaphore::Facts::default()
+    }
+}
+
+fn label(text: &str) -> Option<Label> {
+    Label::parse("fact", text).ok()
+}
+
+fn ticket(plan: &Plan) -> Result<Ticket, Fault> {
+    let claim = plan.claim.as_ref().ok_or_else(|| Fault::new("lock", "the attempt has no claim to the lock"))?;
+    ticket_of(&plan.attempt, claim)
+}
+
+fn ticket_of(attempt: &str, claim: &Claim) -> Result<Ticket, Fault> {
+    let fault = |error: &dyn std::fmt::Display| Fault::new("lock", format!("the lock cannot be asked for: {error}"));
+    Ok(Ticket {
+        base_url: BaseUrl::parse(&claim.url).map_err(|error| fault(&error))?,
+        group: GroupName::parse(&claim.group).map_err(|error| fault(&error))?,
+        id: HostId::parse(&claim.id).map_err(|error| fault(&error))?,
+        attempt: AttemptId::parse(attempt).map_err(|error| fault(&error))?,
+    })
+}
+
+fn client(shared: &Shared) -> Result<Client, Fault> {
+    let fault = |error: &dyn std::fmt::Display| Fault::new("lock", error.to_string());
+    let mut options = Options::default();
+    if let Some(lock) = &shared.settings.reboot.lock
+        && let Some(file) = &lock.token_file
+    {
+        let bytes = durable::read_capped(file, 4096).map_err(|error| fault(&format!("{}: {error}", file.display())))?;
+        let token = Token::parse(String::from_utf8_lossy(&bytes).trim()).map_err(|error| fault(&error))?;
+        let base = BaseUrl::parse(lock.url.expose().as_str()).map_err(|error| fault(&error))?;
+        options = options.token(&base, token);
+    }
+    options.build().map_err(|error| fault(&error))
+}

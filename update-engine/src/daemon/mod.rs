@@ -1,0 +1,389 @@
+//! The daemon: takes an event, steps the engine, journals, runs the effects. The only place where that happens.
+//!
+//! One task owns engine and journal. Works (a check, an install, a read-back, hooks) run beside it and answer with events; what
+//! blocks runs on threads for blocking work. An effect runs only after the journal has committed the step that asked for it: if
+//! the journal cannot (a full disk), effects wait, `status` says why, and the commit is tried again.
+
+mod ask;
+mod inspect;
+mod judge;
+mod lock;
+mod outbox;
+mod publish;
+mod shared;
+mod slots;
+mod start;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::control::Request;
+use crate::engine::command::{Accepted, Command, Rejected};
+use crate::engine::effect::Row;
+use crate::engine::event::{Event, Fault, Gate};
+use crate::engine::state::{Plan, State};
+use crate::engine::time::{Mono, Now, Wall};
+use crate::engine::{Effect, Engine};
+use crate::journal::Journal;
+use outbox::Outbox;
+use shared::Shared;
+
+pub use start::{StartError, run};
+
+/// Time between tries to commit to a journal that cannot be written.
+const JOURNAL_RETRY_MS: u64 = 10_000;
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Asked to by a signal.
+    Stopped,
+    /// The reboot command was accepted, and in image mode nobody will kill this process.
+    Rebooting,
+}
+
+/// The running daemon.
+struct Daemon {
+    engine: Engine,
+    journal: Journal,
+    shared: Shared,
+    outbox: Outbox,
+    publisher: publish::Publisher,
+    commands: mpsc::Receiver<Request>,
+    events: mpsc::Receiver<Event>,
+    settled: mpsc::Receiver<Settled>,
+    settler: mpsc::Sender<Settled>,
+    works: Vec<Work>,
+    waiting: Waiting,
+    ended: Option<Ended>,
+}
+
+/// Something that runs beside the loop.
+struct Work {
+    attempt: Option<String>,
+    cancel: Arc<AtomicBool>,
+    handle: JoinHandle<()>,
+}
+
+/// What a journal that cannot be written holds up.
+#[derive(Default)]
+struct Waiting {
+    rows: Vec<Row>,
+    effects: Vec<Effect>,
+    fault: Option<Fault>,
+    retry_at: Option<Mono>,
+}
+
+/// Answers that are the daemon's own and none of the engine's.
+enum Settled {
+    /// A row of the outbox was delivered or not.
+    Delivery {
+        id: i64,
+        result: Result<(), Fault>,
+    },
+    /// `verify` or `adopt` ended.
+    Inspection(Box<inspect::Inspection>),
+}
+
+impl Daemon {
+    async fn run(mut self, orphans: Vec<crate::engine::event::Orphan>) -> Ended {
+        let Ok(mut stop) = signals() else { return Ended::Stopped };
+        self.refill_outbox();
+        let facts = Box::new(self.engine.facts().clone());
+        self.step(Event::Started { facts, orphans });
+        loop {
+            if let Some(ended) = self.ended {
+                return ended;
+            }
+            let sleep = self.sleep();
+            tokio::select! {
+                Some(event) = self.events.recv() => self.step(event),
+                Some(settled) = self.settled.recv() => self.settle(settled),
+                Some(request) = self.commands.recv() => self.answer(request),
+                () = sleep => self.woke(),
+                _ = stop.recv() => return Ended::Stopped,
+            }
+        }
+    }
+
+    /// One step of the engine, journalled, then its effects.
+    fn step(&mut self, event: Event) {
+        let reboot_accepted = matches!(&event, Event::Reboot { result: Ok(()), .. });
+        let before = self.engine.model().state.word();
+        let effects = self.engine.step(event, &now());
+        self.after(before, effects);
+        if reboot_accepted && self.engine.facts().image_mode {
+            self.ended = Some(Ended::Rebooting);
+        }
+    }
+
+    /// What follows every change of the engine.
+    fn after(&mut self, before: &'static str, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Row(row) => self.waiting.rows.push(row),
+                other => self.waiting.effects.push(other),
+            }
+        }
+        self.commit();
+        self.shared.set_facts(self.engine.facts());
+        self.shared.tokens.keep_only(self.engine.model().state.plan().map(|plan| plan.attempt.as_str()));
+        self.publish(before);
+    }
+
+    /// Journals first; only then do effects run.
+    fn commit(&mut self) {
+        let rows: Vec<&Row> = self.waiting.rows.iter().collect();
+        match self.journal.commit(self.engine.model(), &rows, now().wall) {
+            Err(error) => {
+                tracing::error!("{error}: nothing is done before it can be written");
+                self.waiting.fault = Some(Fault::new("state-dir", error.to_string()));
+                self.waiting.retry_at = Some(now().mono.after(JOURNAL_RETRY_MS));
+            }
+            Ok(()) => {
+                let rows = std::mem::take(&mut self.waiting.rows);
+                self.waiting.fault = None;
+                self.waiting.retry_at = None;
+                if rows.iter().any(|row| matches!(row, Row::Report(_) | Row::Release { .. })) {
+                    self.refill_outbox();
+                }
+                if !rows.is_empty() {
+                    self.publisher.history(&self.journal);
+                }
+                for effect in std::mem::take(&mut self.waiting.effects) {
+                    self.start(effect);
+                }
+                self.deliver();
+            }
+        }
+    }
+
+    fn start(&mut self, effect: Effect) {
+        let shared = self.shared.clone();
+        let channel = self.engine.model().channel.clone();
+        match effect {
+            Effect::Check(request) => self.spawn(None, ask::check(shared, request, channel)),
+            Effect::Install { plan, scan } => self.spawn_slot_work(plan, move |plan, cancel| write::install(shared, plan, scan, cancel)),
+            Effect::ReadBack(plan) => self.spawn_slot_work(plan, move |plan, cancel| slots::read_back(shared, plan, cancel)),
+            Effect::Gates { plan, stage } => {
+                let pause = self.pause_gate();
+                self.spawn_for(&plan.clone(), lock::gates(shared, plan, stage, pause));
+            }
+            Effect::Lock(plan) => self.spawn_for(&plan.clone(), lock::ask(shared, plan)),
+            Effect::Drain(plan) => self.spawn_for(&plan.clone(), lock::drain(shared, plan)),
+            Effect::AcknowledgeReboot(plan) => self.spawn_for(&plan.clone(), lock::acknowledge(shared, plan)),
+            Effect::Undrain(plan) => self.spawn(None, lock::undrain(shared, plan)),
+            // Writes to the boot table are never cut off half-way.
+            Effect::Arm(plan) => self.spawn(None, slots::arm(shared, plan)),
+            Effect::Disarm(slot) => self.spawn(None, slots::disarm(shared, slot)),
+            Effect::Commit(plan) => self.spawn(None, slots::commit(shared, plan, channel)),
+            Effect::MarkBad(plan) => self.spawn(None, slots::mark_bad(shared, plan)),
+            Effect::Reboot(plan) => self.spawn(None, lock::reboot(shared, plan)),
+            Effect::Health(plan) => self.spawn_for(&plan.clone(), judge::health(shared, plan)),
+            Effect::Stop(attempt) => self.stop(&attempt),
+            Effect::Row(row) => self.waiting.rows.push(row),
+        }
+    }
+
+    fn spawn(&mut self, attempt: Option<String>, work: impl Future<Output = Event> + Send + 'static) {
+        let events = self.shared.events.clone();
+        let handle = tokio::spawn(async move {
+            let event = work.await;
+            // The loop outlives its works; when it has ended nobody wants the answer.
+            let _told_or_ended = events.send(event).await;
+        });
+        self.works.retain(|work| !work.handle.is_finished());
+        self.works.push(Work { attempt, cancel: Arc::default(), handle });
+    }
+
+    fn spawn_for(&mut self, plan: &Plan, work: impl Future<Output = Event> + Send + 'static) {
+        self.spawn(Some(plan.attempt.clone()), work);
+    }
+
+    /// Works on the inactive slot run one after the other: one that was stopped must have let go before the next begins.
+    fn spawn_slot_work<F>(&mut self, plan: Plan, work: impl FnOnce(Plan, Arc<AtomicBool>) -> F + Send + 'static)
+    where
+        F: Future<Output = Event> + Send + 'static,
+    {
+        self.works.retain(|work| !work.handle.is_finished());
+        let attempt = plan.attempt.clone();
+        let turn = self.shared.slot_turn.clone();
+        let cancel = Arc::<AtomicBool>::default();
+        let events = self.shared.events.clone();
+        let flag = cancel.clone();
+        let handle = tokio::spawn(async move {
+            let _turn = turn.lock_owned().await;
+            let event = work(plan, flag).await;
+            let _told_or_ended = events.send(event).await;
+        });
+        self.works.push(Work { attempt: Some(attempt), cancel, handle });
+    }
+
+    /// Asks works to stop. They end by themselves soon; what they answer then is for an attempt that is over.
+    fn stop(&mut self, attempt: &str) {
+        for work in self.works.iter().filter(|work| work.attempt.as_deref() == Some(attempt)) {
+            slots::stop(&work.cancel);
+        }
+    }
+
+    fn pause_gate(&self) -> Option<Gate> {
+        let pause = self.engine.model().pause.as_ref()?;
+        let reason = pause.reason.clone().unwrap_or_else(|| "no reason given".to_owned());
+        Some(Gate { gate: "pause".to_owned(), closed: Some(reason), until: pause.until.map(|until| until.to_string()) })
+    }
+
+    fn woke(&mut self) {
+        if self.waiting.retry_at.is_some_and(|then| then <= now().mono) {
+            self.commit();
+        }
+        self.deliver();
+        self.step(Event::Woke);
+    }
+
+    fn sleep(&self) -> impl Future<Output = ()> + use<> {
+        let wakes = [self.engine.next_wake(), self.waiting.retry_at, self.outbox.wake()];
+        let wait_ms = wakes.into_iter().flatten().min().map(|then| now().mono.until(then));
+        async move {
+            match wait_ms {
+                // One millisecond more: the timer must not ring a moment too early and spin.
+                Some(wait_ms) => tokio::time::sleep(Duration::from_millis(wait_ms.saturating_add(1))).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn refill_outbox(&mut self) {
+        match self.journal.outbox() {
+            Ok(rows) => self.outbox.refill(rows),
+            Err(error) => tracing::error!("{error}"),
+        }
+        self.tell_engine_of_releases();
+    }
+
+    /// The engine asks for no new lock while an old one is not given back.
+    fn tell_engine_of_releases(&mut self) {
+        let releases_waiting = self.outbox.releases_waiting();
+        if releases_waiting != self.engine.soft().releases_waiting {
+            self.step(Event::Outbox { releases_waiting });
+        }
+    }
+
+    fn deliver(&mut self) {
+        let Some(row) = self.outbox.take(&now()) else { return };
+        let (shared, settler) = (self.shared.clone(), self.settler.clone());
+        tokio::spawn(async move {
+            let result = outbox::deliver(&shared, &row.message, &row.attempt).await;
+            let _told_or_ended = settler.send(Settled::Delivery { id: row.id, result }).await;
+        });
+    }
+
+    fn settle(&mut self, settled: Settled) {
+        match settled {
+            Settled::Inspection(inspection) => self.inspected(*inspection),
+            Settled::Delivery { id, result } => {
+                if let Err(fault) = &result {
+                    tracing::warn!(code = %fault.code, "not delivered, kept for later: {fault}");
+                }
+                let delivered = result.is_ok() && self.journal.delivered(id).map_err(|error| tracing::error!("{error}")).is_ok();
+                self.outbox.settle(id, delivered, &now());
+                self.tell_engine_of_releases();
+                self.deliver();
+                self.publish(self.engine.model().state.word());
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        tracing::info!(uid = request.uid, "command {:?}", request.command);
+        let reply = match request.command {
+            Command::Verify => self.inspect(inspect::What::Verify),
+            Command::Adopt { release } => self.inspect(inspect::What::Adopt(release.into())),
+            command => {
+                let before = self.engine.model().state.word();
+                let (reply, effects) = self.engine.command(command, &now());
+                if reply.is_ok() {
+                    self.publisher.owe(&now());
+                }
+                self.after(before, effects);
+                reply
+            }
+        };
+        // Whoever asked may have gone.
+        let _told_or_gone = request.reply.send(reply);
+    }
+
+    fn inspect(&mut self, what: inspect::What) -> Result<Accepted, Rejected> {
+        let busy = self.engine.model().state.plan().is_some();
+        if busy && matches!(what, inspect::What::Adopt(_)) {
+            return Err(Rejected { code: "busy".to_owned(), message: "an update is under way: wait for it, or `updatectl cancel` first".to_owned() });
+        }
+        let message = what.announcement();
+        let (shared, settler) = (self.shared.clone(), self.settler.clone());
+        let channel = self.engine.model().channel.clone();
+        tokio::spawn(async move {
+            let inspection = blocking(move || inspect::inspect(&shared, what, channel.as_deref())).await;
+            let _told_or_ended = settler.send(Settled::Inspection(Box::new(inspection))).await;
+        });
+        Ok(Accepted { attempt: None, message })
+    }
+
+    fn inspected(&mut self, inspection: inspect::Inspection) {
+        self.publisher.inspected(&inspection, &now());
+        self.step(Event::FactsChanged { facts: inspection.facts });
+    }
+
+    fn publish(&mut self, before: &'static str) {
+        let view = publish::View { engine: &self.engine, journal_fault: self.waiting.fault.as_ref(), reports_waiting: self.outbox.reports_waiting(), read_back: self.shared.read_back(), now: now() };
+        self.publisher.publish(&view, before);
+        if before != self.engine.model().state.word() {
+            log_transition(&self.engine.model().state);
+        }
+    }
+}
+
+fn log_transition(state: &State) {
+    match state.plan() {
+        Some(plan) => tracing::info!(attempt = %plan.attempt, version = %plan.version, slot = %plan.slot, "{}", state.word()),
+        None => tracing::info!("{}", state.word()),
+    }
+}
+
+/// Runs blocking work on a thread of its own. A panic in it is the daemon's end: half-known state is worse than a restart.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Both clocks and fresh dice.
+fn now() -> Now {
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        let (seconds, nanoseconds) = (u64::try_from(time.tv_sec()).unwrap_or(0), u64::try_from(time.tv_nsec()).unwrap_or(0));
+        seconds.saturating_mul(1000) + nanoseconds / 1_000_000
+    });
+    let mut dice = [0; 16];
+    // Without the system's dice the clock still tells two steps apart; nothing secret hangs on it.
+    if getrandom::fill(&mut dice).is_err() {
+        dice = (u128::from(boot) << 64 | u128::from(wall.unsigned_abs())).to_le_bytes();
+    }
+    Now { wall: Wall(wall), mono: Mono(boot), dice: u128::from_le_bytes(dice) }
+}
+
+/// SIGTERM and SIGINT end the daemon; whatever it was doing is taken up at the next start.
+fn signals() -> std::io::Result<mpsc::Receiver<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = mpsc::channel(1);
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        let _told_or_ended = sender.send(()).await;
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,181 @@
+//! Showing what the daemon does: the documents of the control socket and its stream of events.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use manifests::release::SlotName;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::config::Settings;
+use crate::control::{ControlHandle, Request};
+use crate::daemon::inspect::Inspection;
+use crate::engine::event::Fault;
+use crate::engine::facts::PerSlot;
+use crate::engine::state::{ArmedStep, State, Waiting};
+use crate::engine::time::Now;
+use crate::engine::Engine;
+use crate::journal::{Attempt, Journal};
+use crate::status::json::{EventKind, EventLine, HistoryEntry, LastError, Outcome, ReadBack, Status, WhyEntry};
+use crate::status::view;
+use crate::status::why::why;
+
+/// Events kept for a reader that is slow; one that falls further behind is dropped.
+const EVENT_BACKLOG: usize = 256;
+
+/// What is shown.
+pub(super) struct View<'a> {
+    pub(super) engine: &'a Engine,
+    /// The journal cannot be written.
+    pub(super) journal_fault: Option<&'a Fault>,
+    /// Reports no server has taken yet.
+    pub(super) reports_waiting: usize,
+    /// How slots were read back in this run of the daemon.
+    pub(super) read_back: PerSlot<Option<ReadBack>>,
+    pub(super) now: Now,
+}
+
+/// Holds the ends of the control socket's documents.
+pub(super) struct Publisher {
+    status: watch::Sender<Arc<Status>>,
+    history: watch::Sender<Arc<Vec<HistoryEntry>>>,
+    why: watch::Sender<Arc<Vec<WhyEntry>>>,
+    events: broadcast::Sender<EventLine>,
+    server: String,
+    /// A person was told "accepted" at this time, and has not been told how it ended.
+    owed: Option<Timestamp>,
+}
+
+impl Publisher {
+    pub(super) fn new(engine: &Engine, journal: &Journal, settings: &Settings, commands: mpsc::Sender<Request>, now: Now) -> (Self, ControlHandle) {
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let server = settings.server.url.as_ref().map(ToString::to_string).unwrap_or_default();
+        let (status, status_out) = watch::channel(Arc::default());
+        let (history, history_out) = watch::channel(Arc::default());
+        let (why, why_out) = watch::channel(Arc::default());
+        let mut publisher = Self { status, history, why, events: events.clone(), server, owed: None };
+        publisher.history(journal);
+        publisher.publish(&View { engine, journal_fault: None, reports_waiting: 0, read_back: PerSlot::default(), now }, engine.model().state.word());
+        let config_text = settings.to_toml().unwrap_or_default().into();
+        let handle = ControlHandle { status: status_out, history: history_out, why: why_out, config_text, events, commands };
+        (publisher, handle)
+    }
+
+    /// A command was accepted: whoever gave it is told how it ends.
+    pub(super) fn owe(&mut self, now: &Now) {
+        self.owed = Some(now.wall.timestamp());
+    }
+
+    /// Shows the present state; tells followers when it changed or the work moved on.
+    pub(super) fn publish(&mut self, view: &View<'_>, before: &'static str) {
+        let status = self.status_of(view);
+        let moved = status.progress.is_some() && self.status.borrow().progress != status.progress;
+        let changed = before != view.engine.model().state.word();
+        let line = |kind| EventLine {
+            kind,
+            at: view.now.wall.timestamp(),
+            state: status.state,
+            summary: status.summary.clone(),
+            progress: status.progress.clone(),
+            attempt: status.target.as_ref().map(|target| target.attempt.clone()),
+            error: None,
+        };
+        let mut lines = Vec::new();
+        if changed {
+            lines.push(line(EventKind::Transition));
+        } else if moved {
+            lines.push(line(EventKind::Progress));
+        }
+        if let Some(since) = self.owed.filter(|_| rests(view.engine)) {
+            self.owed = None;
+            lines.push(EventLine { error: error_since(&status, since), ..line(EventKind::Done) });
+        }
+        self.why.send_replace(Arc::new(why(&self.input(view))));
+        self.status.send_replace(Arc::new(status));
+        for line in lines {
+            // Nobody listening is fine.
+            let _listeners = self.events.send(line);
+        }
+    }
+
+    /// Shows the attempts.
+    pub(super) fn history(&mut self, journal: &Journal) {
+        match journal.history() {
+            Ok(attempts) => {
+                self.history.send_replace(Arc::new(attempts.into_iter().map(entry).collect()));
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Tells whoever asked what `verify` or `adopt` found.
+    pub(super) fn inspected(&mut self, inspection: &Inspection, now: &Now) {
+        let at = now.wall.timestamp();
+        let state = self.status.borrow().state;
+        let error = |fault: &Fault| LastError { code: fault.code.clone(), message: fault.message.clone(), at, attention: true };
+        let (summary, error) = match &inspection.outcome {
+            Ok(words) => (words.clone(), None),
+            Err(fault) => (fault.message.clone(), Some(error(fault))),
+        };
+        let _listeners = self.events.send(EventLine { kind: EventKind::Done, at, state, summary, progress: None, attempt: None, error });
+    }
+
+    fn status_of(&self, view: &View<'_>) -> Status {
+        let mut status = view::status(&self.input(view));
+        for slot in &mut status.slots {
+            let name = if slot.name == "a" { SlotName::A } else { SlotName::B };
+            slot.read_back = *view.read_back.get(name);
+        }
+        status
+    }
+
+    fn input<'a>(&'a self, view: &View<'a>) -> view::Input<'a> {
+        view::Input {
+            engine: view.engine,
+            server: &self.server,
+            journal_fault: view.journal_fault,
+            reports_waiting: view.reports_waiting,
+            now: view.now,
+        }
+    }
+}
+
+/// Nothing moves before time passes, a person acts, or the host reboots.
+fn rests(engine: &Engine) -> bool {
+    match &engine.model().state {
+        State::Idle | State::Deferred { .. } | State::Failed { .. } => engine.soft().background_check.is_none(),
+        State::Proven { step, .. } => matches!(step, Waiting::Person | Waiting::GateClosed | Waiting::LockRefused) && engine.soft().background_check.is_none(),
+        State::Armed { step, .. } => match step {
+            ArmedStep::Resting | ArmedStep::GateClosed | ArmedStep::LockRefused => true,
+            ArmedStep::Rebooting => engine.soft().reboot_accepted_at.is_some(),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn error_since(status: &Status, since: Timestamp) -> Option<LastError> {
+    status.last_error.clone().filter(|error| error.at >= since)
+}
+
+fn entry(attempt: Attempt) -> HistoryEntry {
+    HistoryEntry {
+        attempt: attempt.id,
+        from: Some(attempt.from_version).filter(|version| version != "unknown"),
+        to: attempt.to_version,
+        sequence: attempt.to_sequence,
+        slot: attempt.slot,
+        started_at: attempt.started_at.timestamp(),
+        ended_at: attempt.ended_at.map(crate::engine::time::Wall::timestamp),
+        outcome: match attempt.outcome.as_deref() {
+            Some("committed") => Outcome::Committed,
+            Some("rolled-back") => Outcome::RolledBack,
+            Some("failed") => Outcome::Failed,
+            Some(_) => Outcome::Abandoned,
+            None => Outcome::Running,
+        },
+        code: attempt.code,
+        reason: attempt.reason,
+        bytes_downloaded: attempt.bytes_downloaded,
+        notes: Some(attempt.notes).filter(|notes| !notes.is_empty()).into_iter().collect(),
+    }
+}

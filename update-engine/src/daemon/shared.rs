@@ -1,0 +1,99 @@
+//! What the daemon's works share: settings, the look at the world, the HTTP client, what was earned.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use locksmith::client::Grant;
+use manifests::release::SlotName;
+use tokio::sync::mpsc;
+
+use crate::config::Settings;
+use crate::daemon::slots::Tokens;
+use crate::engine::Event;
+use crate::engine::facts::{Facts, PerSlot};
+use crate::engine::model::Progress;
+use crate::engine::state::Plan;
+use crate::fetch::Fetcher;
+use crate::status::json::ReadBack;
+use crate::world::World;
+
+/// Progress is told at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Cheap to clone; all clones share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) settings: Arc<Settings>,
+    pub(super) world: World,
+    pub(super) fetcher: Fetcher,
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) events: mpsc::Sender<Event>,
+    /// Held by the one work that has the inactive slot in its hands.
+    pub(super) slot_turn: Arc<tokio::sync::Mutex<()>>,
+    grant: Arc<Mutex<Option<Grant>>>,
+    facts: Arc<Mutex<Facts>>,
+    read_back: Arc<Mutex<PerSlot<Option<ReadBack>>>>,
+}
+
+impl Shared {
+    pub(super) fn new(world: World, fetcher: Fetcher, events: mpsc::Sender<Event>, facts: Facts) -> Self {
+        Self {
+            settings: world.settings().clone(),
+            world,
+            fetcher,
+            tokens: Arc::default(),
+            events,
+            slot_turn: Arc::default(),
+            grant: Arc::default(),
+            facts: Arc::new(Mutex::new(facts)),
+            read_back: Arc::default(),
+        }
+    }
+
+    /// The world as the engine last saw it.
+    pub(super) fn facts(&self) -> Facts {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_facts(&self, facts: &Facts) {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone_from(facts);
+    }
+
+    pub(super) fn boot_id(&self) -> String {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).boot_id.clone()
+    }
+
+    /// How the slots were read back in this run of the daemon.
+    pub(super) fn read_back(&self) -> PerSlot<Option<ReadBack>> {
+        *self.read_back.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_read_back(&self, slot: SlotName, how: Option<ReadBack>) {
+        *self.read_back.lock().unwrap_or_else(PoisonError::into_inner).get_mut(slot) = how;
+    }
+
+    /// Keeps what the lock server granted, for renewing it.
+    pub(super) fn remember_grant(&self, grant: Grant) {
+        *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
+    }
+
+    /// The grant of that attempt, if this run of the daemon got it.
+    pub(super) fn grant_of(&self, attempt: &str) -> Option<Grant> {
+        let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
+        grant.as_ref().filter(|grant| grant.ticket.attempt.as_str() == attempt).cloned()
+    }
+
+    /// Tells the engine how far a work is: a few times a second, and never waits for it.
+    pub(super) fn progress_of(&self, plan: &Plan) -> impl Fn(Progress) + Send + Sync + 'static {
+        let (events, attempt) = (self.events.clone(), plan.attempt.clone());
+        let last: Mutex<Option<Instant>> = Mutex::new(None);
+        move |progress| {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
+                *last = Some(Instant::now());
+                // A full queue means that the engine is busy: the next one will do.
+                let _full_or_told = events.try_send(Event::Progressed { attempt: attempt.clone(), progress });
+            }
+        }
+    }
+}

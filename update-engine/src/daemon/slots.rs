@@ -1,0 +1,281 @@
+//! Everything that touches a slot or the boot table: disarm, write, read back, arm, mark.
+//!
+//! Each work finds the disk and the running slot anew, and hands on what it earned through [`Tokens`]: a written slot to the
+//! read-back, a proven one to the arming. Tokens live in memory only; after a restart they are earned again.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use manifests::release::{Image, Record, Release, SlotName};
+
+use crate::boot::{BootControl as _, BootError, BootState, Permit};
+use crate::daemon::{Shared, blocking};
+use crate::engine::Event;
+use crate::engine::event::{Fault, Proof};
+use crate::engine::facts::BootTable;
+use crate::engine::model::Progress;
+use crate::engine::state::{Kind, Plan};
+use crate::slot::readback::{self, Acceptance};
+use crate::slot::{ImageTable, ProveError, Proven, Reopened, SlotError, Transfer, Watch, Written};
+use crate::status::json::ReadBack;
+use crate::world::{Ground, World, boot_fault, boot_table, chain, disk_name, slot_fault};
+
+/// What was earned in this run of the daemon.
+#[derive(Default)]
+pub(super) struct Tokens {
+    inner: Mutex<Earned>,
+}
+
+#[derive(Default)]
+struct Earned {
+    written: Option<(String, Written)>,
+    proven: Option<(String, Proven)>,
+}
+
+impl Tokens {
+    /// Lets go of everything that does not belong to the attempt under way.
+    pub(super) fn keep_only(&self, attempt: Option<&str>) {
+        let mut earned = self.lock();
+        if earned.written.as_ref().is_some_and(|(of, _)| Some(of.as_str()) != attempt) {
+            earned.written = None;
+        }
+        if earned.proven.as_ref().is_some_and(|(of, _)| Some(of.as_str()) != attempt) {
+            earned.proven = None;
+        }
+    }
+
+    fn clear(&self) {
+        *self.lock() = Earned::default();
+    }
+
+    pub(super) fn put_written(&self, attempt: &str, written: Written) {
+        self.lock().written = Some((attempt.to_owned(), written));
+    }
+
+    fn take_written(&self, attempt: &str) -> Option<Written> {
+        self.lock().written.take_if(|(of, _)| of == attempt).map(|(_, written)| written)
+    }
+
+    fn put_proven(&self, attempt: &str, proven: Proven) {
+        self.lock().proven = Some((attempt.to_owned(), proven));
+    }
+
+    fn take_proven(&self, attempt: &str) -> Option<Proven> {
+        self.lock().proven.take_if(|(of, _)| of == attempt).map(|(_, proven)| proven)
+    }
+
+    /// A thread that panicked while holding the lock leaves nothing half-done here.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Earned> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The images of a record that belong into a slot, with their index in the record.
+pub(super) fn images_of(record: &Record, slot: SlotName) -> impl Iterator<Item = (usize, &Image)> {
+    record.images.iter().enumerate().filter(move |(_, image)| image.slot.is_none_or(|only| only == slot))
+}
+
+/// Names and sizes of those images, as opening a slot wants them.
+pub(super) fn sizes_of(record: &Record, slot: SlotName) -> Vec<(&str, u64)> {
+    images_of(record, slot).map(|(_, image)| (image.name.as_str(), image.table.image_size())).collect()
+}
+
+/// Before the first byte of a slot changes: the boot control is known to work, the slot is not bootable, its record is gone.
+pub(super) fn disarm_before_writing(world: &World, plan: &Plan, tokens: &Tokens) -> Result<(Ground, BootTable), Fault> {
+    tokens.clear();
+    let ground = world.ground()?;
+    let slot = disk_name(plan.slot, &ground.disk)?;
+    let mut control = World::boot_control(&ground.disk)?;
+    control.self_test().map_err(|error| boot_fault(&error))?;
+    let state = control.disarm(&slot, &ground.running).map_err(|error| boot_fault(&error))?;
+    let forgotten = world.records().slot_changes(plan.slot);
+    forgotten.map_err(|error| Fault::new("state-dir", chain(&error)))?;
+    Ok((ground, boot_table(&state)?))
+}
+
+/// Loads the release of a plan and verifies it anew.
+pub(super) fn release_of(world: &World, plan: &Plan) -> Result<Release, Fault> {
+    let keyring = world.keyring()?;
+    if plan.kind == Kind::Update {
+        return world.records().load_offer(plan.digest, &keyring).map_err(|error| Fault::new("record-malformed", chain(&error)));
+    }
+    world.records().verify_slot(plan.slot, &keyring).map_err(|error| Fault::new("record-malformed", chain(&error)))
+}
+
+/// Reads the slot back, window by window, past the page cache.
+pub(super) async fn read_back(shared: Shared, plan: Plan, cancel: Arc<AtomicBool>) -> Event {
+    let attempt = plan.attempt.clone();
+    let report = shared.progress_of(&plan);
+    let result = blocking(move || prove(&shared, &plan, &cancel, &report)).await;
+    Event::ReadBack { attempt, result }
+}
+
+fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Progress) + Sync)) -> Result<Proof, Fault> {
+    let (world, tokens) = (&shared.world, &shared.tokens);
+    let release = release_of(world, plan)?;
+    let record = release.record();
+    let digests = digests_of(record, plan.slot);
+    let tables = image_tables(record, &digests)?;
+    let show = |progress: readback::Progress| report(proving(progress));
+    let watch = Watch::new(READ_BACK_THREADS, cancel, &show);
+    let acceptance = if plan.kind == Kind::Rollback { Acceptance::CommittedBefore } else { Acceptance::EveryWindow };
+    let digest = *release.digest().as_bytes();
+    let proven = match tokens.take_written(&plan.attempt) {
+        Some(written) => readback::prove(written, digest, &tables, acceptance, &watch),
+        None => {
+            let ground = world.ground()?;
+            let slot = disk_name(plan.slot, &ground.disk)?;
+            let reopened = Reopened::open(&ground.disk, &slot, &ground.running, &sizes_of(record, plan.slot)).map_err(|error| slot_fault(&error))?;
+            readback::prove(reopened, digest, &tables, acceptance, &watch)
+        }
+    };
+    match proven {
+        Ok(proven) => {
+            if plan.kind == Kind::Update {
+                world.records().slot_holds(plan.slot, plan.digest).map_err(|error| Fault::new("state-dir", chain(&error)))?;
+            }
+            shared.set_read_back(plan.slot, Some(how(proven.transfer())));
+            tokens.put_proven(&plan.attempt, proven);
+            Ok(Proof::Equal)
+        }
+        Err(ProveError::Differs(mismatch)) => Ok(Proof::Differs { detail: mismatch.to_string() }),
+        Err(ProveError::Slot(SlotError::Cancelled)) => Err(Fault::new("cancelled", "the read-back was stopped")),
+        Err(ProveError::Slot(error)) => Err(Fault::new("read-back", chain(&error))),
+    }
+}
+
+/// The digests of those images, by the image's index in the record.
+pub(super) fn digests_of(record: &Record, slot: SlotName) -> Vec<(usize, Vec<[u8; 32]>)> {
+    let digests = |image: &Image| image.table.digests().iter().map(|digest| *digest.as_bytes()).collect();
+    images_of(record, slot).map(|(index, image)| (index, digests(image))).collect()
+}
+
+/// One digest buffer for each image has to outlive its table.
+pub(super) fn image_tables<'a>(record: &'a Record, digests: &'a [(usize, Vec<[u8; 32]>)]) -> Result<Vec<ImageTable<'a>>, Fault> {
+    let table = |(index, digests): &'a (usize, Vec<[u8; 32]>)| {
+        let image = record.images.get(*index).ok_or_else(|| Fault::new("image-set", "the record has no such image"))?;
+        let table = &image.table;
+        ImageTable::new(&image.name, table.image_size(), u64::from(table.window_size()), digests).map_err(|error| slot_fault(&error))
+    };
+    digests.iter().map(table).collect()
+}
+
+const fn how(transfer: Transfer) -> ReadBack {
+    match transfer {
+        Transfer::Direct => ReadBack::Direct,
+        Transfer::Cached => ReadBack::Cached,
+    }
+}
+
+fn proving(progress: readback::Progress) -> Progress {
+    Progress {
+        phase: "proving",
+        windows_done: progress.windows_done,
+        windows_total: progress.windows_total,
+        bytes_total: progress.bytes_total,
+        ..Progress::default()
+    }
+}
+
+/// Arms a proven slot. Without a proof and, where a lock is configured, without its grant there is nothing to call this with.
+pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
+    let attempt = plan.attempt.clone();
+    let result = blocking(move || {
+        let proven = shared.tokens.take_proven(&plan.attempt);
+        let proven = proven.ok_or_else(|| Fault::new("boot-control", "the slot was not read back in this run of the daemon: it is not armed"))?;
+        let permit = permit(&shared, &plan)?;
+        let ground = shared.world.ground()?;
+        remember_identity(&shared)?;
+        let armed = World::boot_control(&ground.disk)?.arm(proven, permit, &ground.running);
+        table_of(armed)
+    })
+    .await;
+    Event::Armed { attempt, result }
+}
+
+fn permit(shared: &Shared, plan: &Plan) -> Result<Permit, Fault> {
+    match (&plan.claim, &shared.settings.reboot.lock) {
+        (Some(claim), _) if claim.granted => Ok(Permit::from_lock(plan.attempt.clone())),
+        (Some(_), _) => Err(Fault::new("boot-control", "the reboot lock was asked for and is not granted: the slot is not armed")),
+        (None, Some(_)) if plan.forced => Ok(Permit::forced_by_person(plan.attempt.clone())),
+        (None, Some(_)) => Err(Fault::new("boot-control", "a reboot lock is configured and was not taken: the slot is not armed")),
+        (None, None) => Ok(Permit::no_lock_configured()),
+    }
+}
+
+/// Who the host was when it armed: a new image that makes another host of it fails its trial (design 11.16).
+fn remember_identity(shared: &Shared) -> Result<(), Fault> {
+    let id = shared.world.machine_id().unwrap_or_default();
+    let path = shared.settings.state_dir.join("identity");
+    crate::durable::replace(&path, id.as_bytes()).map_err(|error| Fault::new("state-dir", format!("{}: {error}", path.display())))
+}
+
+/// Makes a slot not bootable.
+pub(super) async fn disarm(shared: Shared, slot: SlotName) -> Event {
+    let result = blocking(move || {
+        let ground = shared.world.ground()?;
+        let name = disk_name(slot, &ground.disk)?;
+        table_of(World::boot_control(&ground.disk)?.disarm(&name, &ground.running))
+    })
+    .await;
+    Event::Disarmed { result }
+}
+
+/// Marks the running slot bad: the loader's next choice is the old one.
+pub(super) async fn mark_bad(shared: Shared, plan: Plan) -> Event {
+    let attempt = plan.attempt.clone();
+    let result = blocking(move || {
+        let ground = running_on(&shared.world, &plan)?;
+        table_of(World::boot_control(&ground.disk)?.mark_bad(&ground.running))
+    })
+    .await;
+    Event::MarkedBad { attempt, result }
+}
+
+/// Raises the floor, then marks the running slot good: a host that loses power between the two does the second again.
+pub(super) async fn commit(shared: Shared, plan: Plan, channel: Option<String>) -> Event {
+    let attempt = plan.attempt.clone();
+    let result = blocking(move || {
+        let ground = running_on(&shared.world, &plan)?;
+        raise_floor(&shared.world, &plan)?;
+        World::boot_control(&ground.disk)?.mark_good(&ground.running).map_err(|error| boot_fault(&error))?;
+        Ok(Box::new(shared.world.look(channel.as_deref())))
+    })
+    .await;
+    Event::CommitDone { attempt, result }
+}
+
+/// R4: only the slot that is really running, and that this plan is about, is marked.
+fn running_on(world: &World, plan: &Plan) -> Result<Ground, Fault> {
+    let ground = world.ground()?;
+    if ground.running.name().as_str() == plan.slot.as_str() {
+        return Ok(ground);
+    }
+    Err(Fault::new("running-slot", format!("slot {} runs, expected slot {}", ground.running.name(), plan.slot)))
+}
+
+fn raise_floor(world: &World, plan: &Plan) -> Result<(), Fault> {
+    let state_dir = &world.settings().state_dir;
+    let fault = |error: crate::floor::FloorError| Fault::new("state-dir", error.to_string());
+    let Some((record, _)) = world.records().slot_record(plan.slot).filter(|(_, digest)| *digest == plan.digest) else {
+        return Ok(());
+    };
+    let Some(file) = crate::floor::FloorFile::load(state_dir).map_err(fault)? else {
+        // Lost, and with it what it said: only `adopt` may begin a new one.
+        return Ok(());
+    };
+    let raised = file.raised_by(&record);
+    if raised == file { Ok(()) } else { raised.store(state_dir).map_err(fault) }
+}
+
+fn table_of(result: Result<BootState, BootError>) -> Result<BootTable, Fault> {
+    result.map_err(|error| boot_fault(&error)).and_then(|state| boot_table(&state))
+}
+
+/// Stops blocking work that looks at the flag.
+pub(super) fn stop(cancel: &AtomicBool) {
+    cancel.store(true, Ordering::Relaxed);
+}
+
+/// Two cores is what small hosts have, and one thread already outruns most disks.
+const READ_BACK_THREADS: usize = 2;

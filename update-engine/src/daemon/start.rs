@@ -1,0 +1,159 @@
+//! Everything between the command line and the loop.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::trust::check_trust;
+use crate::config::{self, Loaded, Settings};
+use crate::control;
+use crate::daemon::outbox::Outbox;
+use crate::daemon::publish::Publisher;
+use crate::daemon::shared::Shared;
+use crate::daemon::{Daemon, Ended, Waiting, blocking, now};
+use crate::engine::Engine;
+use crate::engine::policy::{LockSettings, Policy, Strategy};
+use crate::fetch::{Fetcher, Options};
+use crate::journal::{Journal, JournalError};
+use crate::records::{Records, RecordsError};
+use crate::world::World;
+
+/// A daemon that is going down lets go of its lock within this time.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Something that must be root's alone is not.
+    #[error("refusing to run: {0}")]
+    Trust(String),
+    /// The state folder cannot be used.
+    #[error("state folder {path}: {source}", path = path.display())]
+    StateDir {
+        /// The folder or a file in it.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// Another daemon has the state folder.
+    #[error("another update-engined is using {path}: two daemons on one disk would undo each other's work", path = path.display())]
+    Running {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The records cannot be used.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The HTTP client cannot be set up.
+    #[error(transparent)]
+    Fetch(#[from] crate::fetch::FetchError),
+    /// The control socket cannot be used.
+    #[error(transparent)]
+    Control(#[from] control::ControlError),
+}
+
+/// Runs the daemon until it is stopped or the host reboots.
+pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
+    let settings = Arc::new(loaded.settings);
+    make_state_dir(&settings.state_dir)?;
+    trust(&settings, &loaded.files)?;
+    let _only_one = lock_state_dir(&settings.state_dir).await?;
+    let records = Records::open(&settings.state_dir)?;
+    let (journal, model) = Journal::open(&settings.state_dir, now().wall)?;
+    let world = World::new(settings.clone(), records);
+    let channel = model.channel.clone();
+    let (look, looking) = (world.clone(), world.clone());
+    let facts = blocking(move || looking.look(channel.as_deref())).await;
+    let first_facts = facts.clone();
+    if let Err(fault) = blocking(move || look.found_floor(&first_facts)).await {
+        tracing::error!(code = %fault.code, "{fault}");
+    }
+    let fetcher = Fetcher::new(Options { ca_file: settings.server.ca_file.clone(), ..Options::default() })?;
+    let orphans = journal.orphans(model.state.plan().map(|plan| plan.attempt.as_str()))?;
+    let (events_in, events) = mpsc::channel(256);
+    let (commands_in, commands) = mpsc::channel(64);
+    let (settler, settled) = mpsc::channel(64);
+    let shared = Shared::new(world, fetcher, events_in, facts.clone());
+    let engine = Engine::new(model, facts, policy(&settings, shared.world.machine_id()));
+    let (publisher, handle) = Publisher::new(&engine, &journal, &settings, commands_in, now());
+    let socket = control::Server::bind(&settings.socket)?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(socket.serve(handle, control::Limits::default(), async move {
+        // The sender is dropped when the loop has ended.
+        let _ended = stopped.await;
+    }));
+    tracing::info!(socket = %settings.socket.display(), "update-engined {} is up", env!("CARGO_PKG_VERSION"));
+    let daemon = Daemon {
+        engine,
+        journal,
+        shared,
+        outbox: Outbox::default(),
+        publisher,
+        commands,
+        events,
+        settled,
+        settler,
+        works: Vec::new(),
+        waiting: Waiting::default(),
+        ended: None,
+    };
+    let ended = daemon.run(orphans).await;
+    drop(stop);
+    let _socket_closed = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    Ok(ended)
+}
+
+fn policy(settings: &Settings, machine_id: Option<String>) -> Policy {
+    let lock = settings.reboot.lock.as_ref().map(|lock| LockSettings {
+        url: lock.url.expose().to_string(),
+        group: lock.group.clone(),
+        id: lock.id.clone().or(machine_id).unwrap_or_default(),
+    });
+    Policy {
+        strategy: match settings.reboot.strategy {
+            config::Strategy::Immediate => Strategy::Immediate,
+            config::Strategy::Lock => Strategy::Lock,
+            config::Strategy::Manual => Strategy::Manual,
+        },
+        lock,
+        check_interval: settings.server.check_interval,
+        gate_retry: settings.reboot.retry,
+        has_server: settings.server.url.is_some(),
+        stale_after: settings.trust.stale_after,
+    }
+}
+
+fn make_state_dir(path: &Path) -> Result<(), StartError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| StartError::StateDir { path: path.to_owned(), source })
+}
+
+/// Design 11.16: what the daemon believes must be root's alone. All that is wrong is named at once.
+fn trust(settings: &Settings, files: &[PathBuf]) -> Result<(), StartError> {
+    let words = |error: &crate::config::trust::TrustError| crate::world::chain(error);
+    check_trust(&settings.trust_targets(files), nix::unistd::geteuid().as_raw())
+        .map_err(|problems| StartError::Trust(problems.iter().map(words).collect::<Vec<_>>().join("; ")))
+}
+
+/// One daemon for one state folder. The lock goes with the process, however it ends.
+async fn lock_state_dir(state_dir: &Path) -> Result<File, StartError> {
+    let path = state_dir.join("lock");
+    let io = |source| StartError::StateDir { path: path.clone(), source };
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io)?;
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_WAIT => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(TryLockError::WouldBlock) => return Err(StartError::Running { path }),
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Writing the inactive slot: disarm it, open it, and let [`crate::install`] fill it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use manifests::release::{Record, Release};
+
+use crate::daemon::{Shared, ask, blocking, slots};
+use crate::engine::effect::Scan;
+use crate::engine::event::{Event, Fault, Fetched};
+use crate::engine::facts::BootTable;
+use crate::engine::model::Progress;
+use crate::engine::state::Plan;
+use crate::fetch::Source;
+use crate::install::{self, InstallError, Installed, Job, Phase};
+use crate::slot::InactiveSlot;
+use crate::world::{chain, disk_name, slot_fault};
+
+/// Disarms the slot, then fetches, verifies and writes.
+pub(super) async fn install(shared: Shared, plan: Plan, scan: Scan, cancel: Arc<AtomicBool>) -> Event {
+    let attempt = plan.attempt.clone();
+    let prepare = {
+        let (shared, plan) = (shared.clone(), plan.clone());
+        blocking(move || prepare(&shared, &plan)).await
+    };
+    let Prepared { slot, release, previous, boot } = match prepare {
+        Ok(prepared) => prepared,
+        Err(fault) => return Event::Installed { attempt, boot: None, result: Err(fault) },
+    };
+    let result = fill(&shared, &plan, slot, release, previous.as_ref(), scan, cancel).await;
+    Event::Installed { attempt, boot: Some(boot), result }
+}
+
+struct Prepared {
+    slot: InactiveSlot,
+    release: Arc<Release>,
+    /// What the slot held before, if its record was known.
+    previous: Option<Record>,
+    boot: BootTable,
+}
+
+/// The record is verified before the slot is touched, and the slot is disarmed before it is opened (R8).
+fn prepare(shared: &Shared, plan: &Plan) -> Result<Prepared, Fault> {
+    let release = slots::release_of(&shared.world, plan)?;
+    let previous = shared.world.records().slot_record(plan.slot).map(|(record, _)| record);
+    let (ground, boot) = slots::disarm_before_writing(&shared.world, plan, &shared.tokens)?;
+    let name = disk_name(plan.slot, &ground.disk)?;
+    shared.set_read_back(plan.slot, None);
+    let slot = InactiveSlot::open(&ground.disk, &name, &ground.running, &slots::sizes_of(release.record(), plan.slot)).map_err(|error| slot_fault(&error))?;
+    Ok(Prepared { slot, release: Arc::new(release), previous, boot })
+}
+
+async fn fill(
+    shared: &Shared,
+    plan: &Plan,
+    slot: InactiveSlot,
+    release: Arc<Release>,
+    previous: Option<&Record>,
+    scan: Scan,
+    cancel: Arc<AtomicBool>,
+) -> Result<Fetched, Fault> {
+    let scan = match (scan, previous) {
+        (Scan::All, _) => install::Scan::All,
+        (Scan::Shared, Some(previous)) => install::Scan::shared(previous, release.record(), plan.slot),
+        (Scan::Shared, None) => install::Scan::Nothing,
+    };
+    let job = Job {
+        sources: sources(plan)?,
+        payload_size: Some(plan.source.size).filter(|size| *size > 0),
+        release,
+        slot_name: plan.slot,
+        slot,
+        fetcher: shared.fetcher.clone(),
+        scan,
+    };
+    let tell = shared.progress_of(plan);
+    let progress = Arc::new(move |progress: install::Progress| tell(shown(&progress)));
+    let installed = install::run(job, cancel, progress).await.map_err(|error| install_fault(&error))?;
+    let Installed { written, bytes_downloaded, bytes_reused, .. } = installed;
+    shared.tokens.put_written(&plan.attempt, written);
+    Ok(Fetched { bytes_downloaded, bytes_reused })
+}
+
+/// Sources that cannot be used are passed over as long as one is left.
+fn sources(plan: &Plan) -> Result<Vec<Source>, Fault> {
+    let mut last = Fault::new("download", "the answer names no URL for the payload");
+    let mut usable = Vec::new();
+    for url in &plan.source.urls {
+        match Source::open(url) {
+            Ok(source) => usable.push(source),
+            Err(error) => last = ask::fetch_fault("download", &error),
+        }
+    }
+    if usable.is_empty() { Err(last) } else { Ok(usable) }
+}
+
+fn install_fault(error: &InstallError) -> Fault {
+    Fault { code: error.code().into_owned(), message: chain(error) }
+}
+
+fn shown(progress: &install::Progress) -> Progress {
+    Progress {
+        phase: match progress.phase {
+            Phase::Scanning => "scanning",
+            Phase::Fetching => "fetching",
+        },
+        windows_done: progress.windows_done,
+        windows_total: progress.windows_total,
+        bytes_written: progress.bytes_written,
+        bytes_total: progress.bytes_total,
+        bytes_downloaded: progress.bytes_downloaded,
+        bytes_reused: progress.bytes_reused,
+        rate_bytes_per_s: progress.rate_bytes_per_s,
+        eta_s: progress.eta_s,
+    }
+}

@@ -1,0 +1,263 @@
+//! From the engine to the status document: pure.
+
+use jiff::Timestamp;
+use manifests::release::SlotName;
+
+use crate::engine::Engine;
+use crate::engine::event::Fault;
+use crate::engine::facts::{Facts, FloorFacts};
+use crate::engine::model::About;
+use crate::engine::policy::millis;
+use crate::engine::state::{ArmedStep, State as EngineState, Waiting as Step};
+use crate::engine::time::Now;
+use crate::status::json::{
+    Attempts, Booted, Check, Hold, Holder, Host, LastError, Lock, Mode, Phase, Progress, Reboot, SCHEMA, Slot, State, Status,
+    Target, Trouble, Waiting,
+};
+use crate::status::sentence;
+
+/// Everything the view is made of.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// The engine.
+    pub engine: &'a Engine,
+    /// The update server, without credentials; empty = none.
+    pub server: &'a str,
+    /// The journal cannot be written: nothing is done until it can.
+    pub journal_fault: Option<&'a Fault>,
+    /// Reports that no server has taken yet.
+    pub reports_waiting: usize,
+    /// Now.
+    pub now: Now,
+}
+
+impl Input<'_> {
+    pub(super) fn facts(&self) -> &Facts {
+        self.engine.facts()
+    }
+
+    pub(super) fn state(&self) -> &EngineState {
+        &self.engine.model().state
+    }
+}
+
+/// The whole document.
+pub fn status(input: &Input<'_>) -> Status {
+    let model = input.engine.model();
+    let identity = &input.facts().identity;
+    Status {
+        schema: SCHEMA,
+        state: state_of(input.state()),
+        summary: sentence::summary(input),
+        host: Host {
+            id: identity.id.clone(),
+            alias: identity.alias.clone(),
+            app_id: identity.app_id.clone(),
+            channel: identity.channel.clone(),
+            board: identity.board.clone(),
+            arch: identity.arch.clone(),
+        },
+        booted: booted(input),
+        slots: [SlotName::A, SlotName::B].into_iter().map(|slot| slot_of(input, slot)).collect(),
+        target: input.state().plan().map(|plan| Target {
+            version: plan.version.to_string(),
+            slot: plan.slot.to_string(),
+            attempt: plan.attempt.clone(),
+            notes_url: plan.notes_url.clone(),
+        }),
+        progress: progress(input),
+        mode: if input.facts().image_mode { Mode::Image } else { Mode::Host },
+        check: check(input),
+        reboot: reboot(input),
+        last_error: model.last_error.as_ref().map(|error| LastError {
+            code: error.code.clone(),
+            message: error.message.clone(),
+            at: error.at.timestamp(),
+            attention: error.about != About::Check,
+        }),
+        attempts: Attempts { committed: model.ended.committed, rolled_back: model.ended.rolled_back, failed: model.ended.failed },
+        troubles: troubles(input),
+    }
+}
+
+/// Everything that calls for a person whatever the state is, most important first.
+pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
+    let mut troubles: Vec<Trouble> = Vec::new();
+    let mut say = |code: &str, message: String| troubles.push(Trouble { code: code.to_owned(), message });
+    if let Some(fault) = input.journal_fault {
+        say(&fault.code, format!("{}: nothing is done before the state folder can be written again", fault.message));
+    }
+    for trouble in &input.facts().troubles {
+        say(&trouble.code, trouble.message.clone());
+    }
+    if matches!(input.facts().floor, FloorFacts::Lost { .. }) && input.facts().boot.is_some() {
+        say("floor-lost", "the state folder of this host was lost, and with it the lowest release it may run: no update is installed until `updatectl adopt RELEASE` names the record of the running release".to_owned());
+    }
+    if let Some(words) = stale(input) {
+        say("stale", words);
+    }
+    if let Some(note) = &input.engine.model().journal_note {
+        say("journal", note.clone());
+    }
+    troubles
+}
+
+/// Design 11.5: a host that is served old news, or none, says so; it is never stopped by it.
+fn stale(input: &Input<'_>) -> Option<String> {
+    let limit_ms = i64::try_from(millis(input.engine.policy().stale_after)).unwrap_or(i64::MAX);
+    let check = &input.engine.model().check;
+    let age_ms = |at: Timestamp| input.now.wall.0.saturating_sub(at.as_millisecond());
+    let days = |age_ms: i64| age_ms / 86_400_000;
+    if let Some(newest) = check.newest_record.as_ref().filter(|newest| age_ms(newest.created) > limit_ms) {
+        return Some(format!(
+            "the newest release this host was ever offered is {} days old: is its update server still served?",
+            days(age_ms(newest.created))
+        ));
+    }
+    let reached = check.reached_at.map(|at| age_ms(at.timestamp())).filter(|age| *age > limit_ms)?;
+    Some(format!("no update server was reached for {} days", days(reached)))
+}
+
+const fn state_of(state: &EngineState) -> State {
+    match state {
+        EngineState::Idle => State::Idle,
+        EngineState::Checking { .. } => State::Checking,
+        EngineState::Deferred { .. } => State::Deferred,
+        EngineState::Fetching { .. } => State::Fetching,
+        EngineState::Written { .. } => State::Written,
+        EngineState::Proven { .. } => State::Proven,
+        EngineState::Locked { .. } => State::Locked,
+        EngineState::Armed { .. } => State::Armed,
+        EngineState::Trial { .. } => State::Trial,
+        EngineState::Committed { .. } => State::Committed,
+        EngineState::RolledBack { .. } => State::RolledBack,
+        EngineState::Failed { .. } => State::Failed,
+    }
+}
+
+fn booted(input: &Input<'_>) -> Booted {
+    let facts = input.facts();
+    let good = facts.running.and_then(|slot| facts.marks(slot)).is_some_and(|marks| marks.good);
+    Booted {
+        slot: facts.running.map(|slot| slot.to_string()),
+        version: facts.running_content().version,
+        confirmed: good,
+        boot_id: facts.boot_id.clone(),
+    }
+}
+
+fn slot_of(input: &Input<'_>, slot: SlotName) -> Slot {
+    let facts = input.facts();
+    let marks = facts.marks(slot).unwrap_or_default();
+    let content = facts.slots.get(slot);
+    // While a slot is written its old content is gone and the new one not proven.
+    let being_written =
+        matches!(input.state(), EngineState::Fetching { plan, .. } | EngineState::Written { plan, .. } if plan.slot == slot);
+    let proven_now = matches!(input.state(), EngineState::Proven { plan, .. } | EngineState::Locked { plan, .. } | EngineState::Armed { plan, .. } if plan.slot == slot);
+    let planned = input.state().plan().filter(|plan| plan.slot == slot && proven_now).map(|plan| plan.version.to_string());
+    Slot {
+        name: slot.to_string(),
+        version: if being_written { None } else { planned.or_else(|| content.version.clone()) },
+        booted: facts.running == Some(slot),
+        next: facts.boot.as_ref().is_some_and(|boot| boot.next == slot),
+        bootable: marks.bootable,
+        good: marks.good,
+        tries_left: marks.tries_left,
+        proven: !being_written && (proven_now || content.digest.is_some()),
+        read_back: None,
+    }
+}
+
+fn progress(input: &Input<'_>) -> Option<Progress> {
+    let progress = input.engine.soft().progress.as_ref()?;
+    Some(Progress {
+        phase: match progress.phase {
+            "scanning" => Phase::Scanning,
+            "proving" => Phase::Proving,
+            _ => Phase::Fetching,
+        },
+        windows_done: progress.windows_done,
+        windows_total: progress.windows_total,
+        bytes_written: progress.bytes_written,
+        bytes_total: progress.bytes_total,
+        bytes_downloaded: progress.bytes_downloaded,
+        bytes_reused: progress.bytes_reused,
+        rate_bytes_per_s: progress.rate_bytes_per_s,
+        eta_s: progress.eta_s,
+    })
+}
+
+fn check(input: &Input<'_>) -> Check {
+    let check = &input.engine.model().check;
+    let hold = check.hold.as_ref().map(|hold| Hold {
+        reason: hold.reason.clone(),
+        until: hold.until.clone(),
+        since: hold.since.map(crate::engine::time::Wall::timestamp),
+    });
+    Check {
+        last_at: check.last_at.map(crate::engine::time::Wall::timestamp),
+        last_result: check.last_result.clone(),
+        next_at: check.next.as_ref().filter(|_| input.engine.policy().has_server).map(|alarm| alarm.at_wall.timestamp()),
+        server: input.server.to_owned(),
+        newest_record_created: check.newest_record.as_ref().map(|newest| newest.created),
+        hold,
+    }
+}
+
+fn reboot(input: &Input<'_>) -> Reboot {
+    let policy = input.engine.policy();
+    let soft = input.engine.soft();
+    let claim = input.state().plan().and_then(|plan| plan.claim.as_ref());
+    let refusal = soft.lock_refusal.as_ref().map(|(refusal, _)| refusal);
+    let holders = refusal.map(|refusal| {
+        refusal
+            .holders
+            .iter()
+            .map(|holder| Holder { id: holder.id.clone(), since: holder.since.clone(), phase: holder.phase.clone() })
+            .collect()
+    });
+    Reboot {
+        strategy: policy.strategy.as_str().to_owned(),
+        waiting_for: waiting_for(input),
+        lock: Lock {
+            backend: if policy.lock.is_some() { "fleetlock".to_owned() } else { "none".to_owned() },
+            group: policy.lock.as_ref().map(|lock| lock.group.clone()).unwrap_or_default(),
+            held: claim.is_some_and(|claim| claim.granted),
+            holders: holders.unwrap_or_default(),
+            max: refusal.and_then(|refusal| refusal.max),
+        },
+    }
+}
+
+/// The closed gates of a slot that is ready, each with since when and until when.
+pub(super) fn waiting_for(input: &Input<'_>) -> Vec<Waiting> {
+    let soft = input.engine.soft();
+    let waits = matches!(
+        input.state(),
+        EngineState::Proven { step: Step::GateClosed | Step::LockRefused, .. }
+            | EngineState::Armed { step: ArmedStep::GateClosed | ArmedStep::LockRefused, .. }
+    );
+    if !waits {
+        return Vec::new();
+    }
+    let retry = input.engine.model().alarm.as_ref().map(|alarm| alarm.at_wall.timestamp().to_string());
+    let mut waiting: Vec<Waiting> = soft
+        .closed
+        .iter()
+        .map(|(gate, since)| Waiting {
+            gate: gate.gate.clone(),
+            detail: gate.closed.clone().unwrap_or_default(),
+            since: Some(since.timestamp()),
+            until: gate.until.clone().or_else(|| retry.clone()),
+        })
+        .collect();
+    if let Some((refusal, since)) = &soft.lock_refusal {
+        waiting.push(Waiting {
+            gate: refusal.kind.clone(),
+            detail: refusal.message.clone(),
+            since: Some(since.timestamp()),
+            until: retry,
+        });
+    }
+    waiting
+}

@@ -1,0 +1,151 @@
+//! The chain of gates between this host and its next release: passed, waiting, refused, with since and until.
+
+use crate::engine::model::About;
+use crate::engine::state::{State, Waiting as Step};
+use crate::status::json::{GateState, WhyEntry};
+use crate::status::view::{self, Input};
+
+/// The gates in the order they are asked.
+pub fn why(input: &Input<'_>) -> Vec<WhyEntry> {
+    vec![
+        host(input),
+        server(input),
+        offer(input),
+        fetch(input),
+        proof(input),
+        pause(input),
+        gates(input),
+        lock(input),
+        reboot(input),
+        health(input),
+    ]
+}
+
+fn entry(gate: &str, state: GateState, detail: impl Into<String>) -> WhyEntry {
+    WhyEntry { gate: gate.to_owned(), state, detail: detail.into(), since: None, until: None }
+}
+
+fn host(input: &Input<'_>) -> WhyEntry {
+    match view::troubles(input).first() {
+        Some(trouble) => entry("host", GateState::Refused, trouble.message.clone()),
+        None => entry("host", GateState::Passed, "slots, boot table, keys and floor are in order"),
+    }
+}
+
+fn server(input: &Input<'_>) -> WhyEntry {
+    let check = &input.engine.model().check;
+    let last_at = check.last_at.map(crate::engine::time::Wall::timestamp);
+    let until = check.next.as_ref().map(|alarm| alarm.at_wall.timestamp().to_string());
+    let found = match (&check.hold, &check.last_result) {
+        _ if !input.engine.policy().has_server => entry("server", GateState::Skipped, "no update server is configured"),
+        (Some(hold), _) => {
+            WhyEntry { until: hold.until.clone(), ..entry("server", GateState::Waiting, format!("held: {}", hold.reason)) }
+        }
+        (None, None) => entry("server", GateState::Pending, "not asked yet"),
+        (None, Some(result)) if check.errors > 0 => entry("server", GateState::Waiting, result.clone()),
+        (None, Some(result)) => entry("server", GateState::Passed, result.clone()),
+    };
+    WhyEntry { since: last_at, until: found.until.clone().or(until), ..found }
+}
+
+fn offer(input: &Input<'_>) -> WhyEntry {
+    let refused = input.engine.model().last_error.as_ref().filter(|error| error.about == About::Offer);
+    match (input.state().plan(), refused) {
+        (Some(plan), _) => {
+            entry("release", GateState::Passed, format!("{} (sequence {}) may be installed", plan.version, plan.sequence))
+        }
+        (None, Some(error)) => {
+            WhyEntry { since: Some(error.at.timestamp()), ..entry("release", GateState::Refused, error.message.clone()) }
+        }
+        (None, None) => entry("release", GateState::Pending, "no newer release is known"),
+    }
+}
+
+fn fetch(input: &Input<'_>) -> WhyEntry {
+    match input.state() {
+        State::Deferred { reason, until, .. } => WhyEntry {
+            until: until.map(|until| until.timestamp().to_string()),
+            ..entry("write", GateState::Waiting, reason.clone())
+        },
+        State::Fetching { plan, .. } => entry("write", GateState::Waiting, format!("slot {} is being written", plan.slot)),
+        State::Failed { code, .. } => WhyEntry {
+            until: input.engine.model().alarm.as_ref().map(|alarm| alarm.at_wall.timestamp().to_string()),
+            ..entry("write", GateState::Waiting, format!("the last attempt failed ({code})"))
+        },
+        state => reached(state, "write", 1, "every window is written"),
+    }
+}
+
+fn proof(input: &Input<'_>) -> WhyEntry {
+    match input.state() {
+        State::Written { plan, .. } => entry("proof", GateState::Waiting, format!("slot {} is being read back", plan.slot)),
+        state => reached(state, "proof", 2, "the slot was read back"),
+    }
+}
+
+fn pause(input: &Input<'_>) -> WhyEntry {
+    match &input.engine.model().pause {
+        None => entry("pause", GateState::Passed, "not paused"),
+        Some(pause) => WhyEntry {
+            since: Some(pause.since.timestamp()),
+            until: pause.until.map(|until| until.to_string()),
+            ..entry("pause", GateState::Waiting, pause.reason.clone().unwrap_or_else(|| "paused by a person".to_owned()))
+        },
+    }
+}
+
+fn gates(input: &Input<'_>) -> WhyEntry {
+    let closed = view::waiting_for(input)
+        .into_iter()
+        .find(|waiting| waiting.gate != "lock" && waiting.gate != "breaker" && waiting.gate != "pause");
+    match (closed, input.state()) {
+        (Some(gate), _) => WhyEntry { since: gate.since, until: gate.until, ..entry("hooks", GateState::Waiting, gate.detail) },
+        (None, State::Proven { step: Step::Person, .. }) => {
+            entry("hooks", GateState::Refused, "waits for a person: `updatectl reboot`")
+        }
+        (None, State::Proven { step: Step::Gates, .. }) => entry("hooks", GateState::Waiting, "gate hooks are being asked"),
+        (None, state) => reached(state, "hooks", 3, "every gate hook said go"),
+    }
+}
+
+fn lock(input: &Input<'_>) -> WhyEntry {
+    if input.engine.policy().lock.is_none() {
+        return entry("lock", GateState::Skipped, "no reboot lock is configured");
+    }
+    let closed = view::waiting_for(input).into_iter().find(|waiting| waiting.gate == "lock" || waiting.gate == "breaker");
+    match (closed, input.state()) {
+        (Some(gate), _) => WhyEntry { since: gate.since, until: gate.until, ..entry("lock", GateState::Waiting, gate.detail) },
+        (None, State::Proven { step: Step::Lock, .. }) => entry("lock", GateState::Waiting, "the lock is being asked for"),
+        (None, state) => reached(state, "lock", 4, "the lock is held"),
+    }
+}
+
+fn reboot(input: &Input<'_>) -> WhyEntry {
+    match input.state() {
+        State::Armed { plan, .. } => entry("reboot", GateState::Waiting, format!("slot {} is armed", plan.slot)),
+        state => reached(state, "reboot", 5, "the new slot runs"),
+    }
+}
+
+fn health(input: &Input<'_>) -> WhyEntry {
+    match input.state() {
+        State::Trial { verdict: Some(reason), .. } => entry("health", GateState::Refused, reason.clone()),
+        State::Trial { .. } => entry("health", GateState::Waiting, "health is being checked"),
+        State::Committed { .. } => entry("health", GateState::Passed, "healthy"),
+        _ => entry("health", GateState::Pending, "after the reboot"),
+    }
+}
+
+/// A gate that is passed once the state is beyond it.
+fn reached(state: &State, gate: &str, stage: u8, passed: &str) -> WhyEntry {
+    let at = match state {
+        State::Idle | State::Checking { .. } | State::Deferred { .. } | State::Failed { .. } | State::RolledBack { .. } => 0,
+        State::Fetching { .. } => 1,
+        State::Written { .. } => 2,
+        State::Proven { step: Step::Lock | Step::LockRefused, .. } => 4,
+        State::Proven { .. } => 3,
+        State::Locked { .. } | State::Armed { .. } => 5,
+        State::Trial { .. } | State::Committed { .. } => 6,
+    };
+    if at > stage { entry(gate, GateState::Passed, passed) } else { entry(gate, GateState::Pending, "its turn has not come") }
+}

@@ -1,0 +1,305 @@
+//! The world as the engine wants to know it: slots, boot table, identity, keys, floor, gathered from the machine.
+//!
+//! Every look starts from nothing: the disk is discovered anew, so that what is written to is what was found a moment ago.
+//! All of it blocks; the daemon calls it from a thread for blocking work.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use manifests::keyring::{Keyring, PublicKey};
+use manifests::limits::{MAX_KEY_FILE_BYTES, MAX_KEYS};
+use manifests::release::SlotName;
+use manifests::version::Sequence;
+
+use crate::boot::gpt::GptControl;
+use crate::boot::{BootControl as _, BootError, BootState, SlotBoot, loader_choice};
+use crate::config::Settings;
+use crate::durable;
+use crate::engine::event::Fault;
+use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot, Trouble};
+use crate::floor::{FloorFile, load_image_floor};
+use crate::records::Records;
+use crate::slot::{self, Disk, DiskSpec, Mode, RunningSlot, SlotError, SlotSpec};
+
+/// Longest small file of the system that is read (`os-release`, `machine-id`, `boot_id`).
+const MAX_SMALL_FILE_BYTES: u64 = 64 * 1024;
+
+/// Looks at the machine through one configuration.
+#[derive(Clone, Debug)]
+pub struct World {
+    settings: Arc<Settings>,
+    records: Records,
+}
+
+/// The disk and the slot that runs, as found a moment ago.
+pub struct Ground {
+    /// The disk.
+    pub disk: Disk,
+    /// The slot that runs.
+    pub running: RunningSlot,
+}
+
+impl World {
+    /// A look at the machine these settings describe.
+    pub const fn new(settings: Arc<Settings>, records: Records) -> Self {
+        Self { settings, records }
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Records of offers and slots.
+    pub const fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Finds the disk, its slots and the one that runs.
+    pub fn ground(&self) -> Result<Ground, Fault> {
+        let disk = Disk::discover(&self.disk_spec()?).map_err(|error| slot_fault(&error))?;
+        let running = disk.running_slot().map_err(|error| slot_fault(&error))?;
+        Ok(Ground { disk, running })
+    }
+
+    /// Everything the engine wants to know. What could not be found out is a trouble with words, never a guess.
+    pub fn look(&self, channel: Option<&str>) -> Facts {
+        let mut troubles = Vec::new();
+        let ground = note(self.ground(), &mut troubles);
+        let running = ground.as_ref().and_then(|ground| slot_name(ground.running.name()));
+        let boot = ground.as_ref().and_then(|ground| note(read_boot(&ground.disk), &mut troubles));
+        let identity = self.identity(channel, &mut troubles);
+        note(self.keyring().map(drop), &mut troubles);
+        let floor = self.floor(running, boot.as_ref(), &mut troubles);
+        let slots = PerSlot { a: self.content(SlotName::A, running), b: self.content(SlotName::B, running) };
+        Facts {
+            image_mode: ground.as_ref().map_or_else(|| !is_block_device(&self.settings.disk.device), |ground| ground.disk.mode() == Mode::Image),
+            identity,
+            boot_id: self.system_file("proc/sys/kernel/random/boot_id").unwrap_or_default(),
+            running,
+            boot,
+            slots,
+            capacity: ground.as_ref().map(capacity).unwrap_or_default(),
+            floor,
+            troubles,
+        }
+    }
+
+    /// The keys this host trusts: those of the running image, without the ones that committed releases revoked.
+    pub fn keyring(&self) -> Result<Keyring, Fault> {
+        let folder = &self.settings.trust.keyring_dir;
+        let revoked = FloorFile::load(&self.settings.state_dir).map_err(|error| Fault::new("floor-unreadable", error.to_string()))?;
+        let threshold = NonZeroU32::new(self.settings.trust.threshold).unwrap_or(NonZeroU32::MIN);
+        let keys = read_keys(folder)?;
+        Keyring::new(keys, threshold, &revoked.unwrap_or_default().revoked)
+            .map_err(|error| Fault::new("no-key", format!("{}: {error}", folder.display())))
+    }
+
+    /// Boot control of a disk.
+    pub fn boot_control(disk: &Disk) -> Result<GptControl, Fault> {
+        GptControl::new(disk).map_err(|error| boot_fault(&error))
+    }
+
+    /// Makes the floor file of a host that never had one and was never updated.
+    pub fn found_floor(&self, facts: &Facts) -> Result<(), Fault> {
+        let fault = |error: crate::floor::FloorError| Fault::new("state-dir", error.to_string());
+        let none = FloorFile::load(&self.settings.state_dir).map_err(fault)?.is_none();
+        match &facts.floor {
+            FloorFacts::Known(_) if none && facts.running.is_some() && facts.boot.is_some() => FloorFile::default().store(&self.settings.state_dir).map_err(fault),
+            _ => Ok(()),
+        }
+    }
+
+    /// Machine id, as servers and the lock know this host.
+    pub fn machine_id(&self) -> Option<String> {
+        self.system_file("etc/machine-id").filter(|id| !id.is_empty())
+    }
+
+    fn disk_spec(&self) -> Result<DiskSpec, Fault> {
+        let spec = |name: &str, slot: &crate::config::SlotSettings| -> Result<SlotSpec, Fault> {
+            let name = name.parse().map_err(|error: SlotError| slot_fault(&error))?;
+            Ok(SlotSpec { name, images: slot.images.iter().map(|(image, place)| (image.clone(), place.clone())).collect() })
+        };
+        let slots = vec![spec("a", &self.settings.slots.a)?, spec("b", &self.settings.slots.b)?];
+        Ok(DiskSpec { device: self.settings.disk.device.clone(), sysroot: self.settings.sysroot.clone(), slots })
+    }
+
+    fn identity(&self, channel: Option<&str>, troubles: &mut Vec<Trouble>) -> Identity {
+        let server = &self.settings.server;
+        let id = self.machine_id().unwrap_or_default();
+        if id.is_empty() {
+            let path = self.settings.sysroot.join("etc/machine-id");
+            troubles.push(Trouble { code: "no-identity".to_owned(), message: format!("{}: expected the machine id of this host, found none", path.display()) });
+        }
+        Identity {
+            id,
+            alias: server.alias.clone(),
+            app_id: server.app_id.clone(),
+            channel: channel.unwrap_or(&server.channel).to_owned(),
+            board: server.board.clone(),
+            arch: server.arch.clone(),
+        }
+    }
+
+    /// A slot's content: by its record; the running slot without one by its own `os-release`. Where the running system names
+    /// another version than the record, somebody wrote the slot behind our back: then the record counts for nothing.
+    fn content(&self, slot: SlotName, running: Option<SlotName>) -> Content {
+        let own = if running == Some(slot) { self.os_version() } else { OsVersion::default() };
+        match self.records.slot_record(slot) {
+            Some((record, digest)) if own.image_version.as_deref().is_none_or(|version| version == record.version.as_str()) => {
+                Content { version: Some(record.version.to_string()), sequence: Some(record.sequence), digest: Some(digest) }
+            }
+            _ => Content { version: own.image_version.or(own.version_id), sequence: None, digest: None },
+        }
+    }
+
+    fn os_version(&self) -> OsVersion {
+        let text = self.system_file("etc/os-release").or_else(|| self.system_file("usr/lib/os-release")).unwrap_or_default();
+        let value = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.map(|value| value.trim().trim_matches(['"', '\'']).chars().take(64).collect::<String>()).filter(|value| !value.is_empty())
+        };
+        OsVersion { image_version: value("IMAGE_VERSION"), version_id: value("VERSION_ID") }
+    }
+
+    fn floor(&self, running: Option<SlotName>, boot: Option<&BootTable>, troubles: &mut Vec<Trouble>) -> FloorFacts {
+        let image = match load_image_floor(&self.settings.floor_file()) {
+            Ok(image) => image,
+            Err(error) => {
+                troubles.push(Trouble { code: "floor-unreadable".to_owned(), message: error.to_string() });
+                return FloorFacts::Lost { image: Sequence::ZERO };
+            }
+        };
+        match FloorFile::load(&self.settings.state_dir) {
+            Ok(Some(file)) => FloorFacts::Known(Floor { floor: file.floor.floor.max(image), highest: file.floor.highest.max(image) }),
+            Ok(None) if is_factory(running, boot) => FloorFacts::Known(Floor { floor: image, highest: image }),
+            Ok(None) => FloorFacts::Lost { image },
+            Err(error) => {
+                troubles.push(Trouble { code: "floor-unreadable".to_owned(), message: error.to_string() });
+                FloorFacts::Lost { image }
+            }
+        }
+    }
+
+    fn system_file(&self, name: &str) -> Option<String> {
+        let bytes = durable::read_capped(&self.settings.sysroot.join(name), MAX_SMALL_FILE_BYTES).ok()?;
+        Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+}
+
+#[derive(Default)]
+struct OsVersion {
+    image_version: Option<String>,
+    version_id: Option<String>,
+}
+
+/// Nobody ever armed a slot of this disk: arming gives priority 2 or more, and leaves its mark on one slot or the other.
+fn is_factory(running: Option<SlotName>, boot: Option<&BootTable>) -> bool {
+    let (Some(running), Some(boot)) = (running, boot) else { return false };
+    let never_armed = |slot: SlotName| boot.marks.get(slot).priority <= 1;
+    never_armed(running) && boot.marks.get(running.other()).priority == 0
+}
+
+/// Reads every `*.pub` of the keyring folder.
+fn read_keys(folder: &Path) -> Result<Vec<(String, PublicKey)>, Fault> {
+    let fault = |path: &Path, error: &dyn std::fmt::Display| Fault::new("no-key", format!("{}: {error}", path.display()));
+    let entries = std::fs::read_dir(folder).map_err(|error| fault(folder, &error))?;
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| fault(folder, &error))?.path();
+        if path.extension().is_some_and(|extension| extension == "pub") {
+            paths.push(path);
+        }
+        if paths.len() > MAX_KEYS {
+            return Err(fault(folder, &format!("more than {MAX_KEYS} key files")));
+        }
+    }
+    paths.sort();
+    let read = |path: &PathBuf| -> Result<(String, PublicKey), Fault> {
+        let bytes = durable::read_capped(path, MAX_KEY_FILE_BYTES).map_err(|error| fault(path, &error))?;
+        let name = path.display().to_string();
+        let key = PublicKey::parse(&name, &bytes).map_err(|error| Fault::new("no-key", error.to_string()))?;
+        Ok((name, key))
+    };
+    paths.iter().map(read).collect()
+}
+
+fn read_boot(disk: &Disk) -> Result<BootTable, Fault> {
+    let state = World::boot_control(disk)?.read().map_err(|error| boot_fault(&error))?;
+    boot_table(&state)
+}
+
+/// The boot state as the engine sees it.
+pub fn boot_table(state: &BootState) -> Result<BootTable, Fault> {
+    let next = loader_choice(state).and_then(slot_name);
+    let next = next.ok_or_else(|| Fault::new("boot-control", "the boot table names no slot"))?;
+    let marks = |slot: SlotName| state.slots.iter().find(|known| known.name.as_str() == slot.as_str()).map(|known| marks_of(state, known)).unwrap_or_default();
+    Ok(BootTable { marks: PerSlot { a: marks(SlotName::A), b: marks(SlotName::B) }, next, tries: crate::boot::gpt::Tries::ARMED.get() })
+}
+
+fn marks_of(state: &BootState, slot: &SlotBoot) -> Marks {
+    let factory = slot.is_blank() && state.slots.iter().all(SlotBoot::is_blank) && loader_choice(state) == Some(&slot.name);
+    Marks {
+        bootable: slot.bootable || factory,
+        good: slot.good || factory,
+        tries_left: if slot.good { 0 } else { slot.tries_left },
+        spent: slot.is_spent(),
+        priority: slot.priority,
+    }
+}
+
+/// The images of the slot that does not run, and the bytes each place takes.
+fn capacity(ground: &Ground) -> BTreeMap<String, u64> {
+    let inactive = ground.disk.inactive(&ground.running);
+    ground.disk.targets_of(inactive).map(|target| (target.image.clone(), target.size_bytes)).collect()
+}
+
+/// `a` or `b` as a record spells it.
+pub fn slot_name(name: &slot::SlotName) -> Option<SlotName> {
+    [SlotName::A, SlotName::B].into_iter().find(|slot| slot.as_str() == name.as_str())
+}
+
+/// `a` or `b` as the disk spells it.
+pub fn disk_name(slot: SlotName, disk: &Disk) -> Result<slot::SlotName, Fault> {
+    let found = disk.slots().iter().find(|name| name.as_str() == slot.as_str());
+    found.cloned().ok_or_else(|| Fault::new("slots", format!("the disk has no slot {slot}")))
+}
+
+/// A slot's error, chained, as a fault.
+pub fn slot_fault(error: &SlotError) -> Fault {
+    let code = match error {
+        SlotError::RunningUnknown(_) => "running-slot-unknown",
+        _ => "slots",
+    };
+    Fault::new(code, chain(error))
+}
+
+/// A boot control's error, chained, as a fault.
+pub fn boot_fault(error: &BootError) -> Fault {
+    Fault::new("boot-control", chain(error))
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !words.contains(&text) {
+            words = format!("{words}: {text}");
+        }
+        cause = next.source();
+    }
+    words
+}
+
+fn note<T>(result: Result<T, Fault>, troubles: &mut Vec<Trouble>) -> Option<T> {
+    result.map_err(|fault| troubles.push(Trouble { code: fault.code, message: fault.message })).ok()
+}
+
+fn is_block_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::metadata(path).is_ok_and(|data| data.file_type().is_block_device())
+}
