@@ -6,51 +6,83 @@ use crate::engine::facts::Facts;
 use crate::engine::model::{About, Hold, NewestRecord};
 use crate::engine::plan::{Decision, decide};
 use crate::engine::policy::SUPERSEDE_EVERY_MS;
-use crate::engine::state::{Origin, Plan, Request, State};
-use crate::engine::time::Now;
+use crate::engine::state::{Origin, Plan, Request, State, Waiting, WayBack};
+use crate::engine::time::{Now, Wall};
 use crate::engine::{Engine, row};
 
 impl Engine {
-    /// The schedule may start a check: nothing is under way, or an update waits and may be superseded.
+    /// The schedule may start a check: nothing is under way, or an update waits and may be superseded. While the world cannot
+    /// be seen every state may: a check brings a new look at it.
     pub(super) const fn may_check(&self) -> bool {
         let waits =
             matches!(self.model.state, State::Idle | State::Failed { .. } | State::Deferred { .. } | State::Proven { .. });
-        self.policy.has_server && waits && self.soft.background_check.is_none()
+        let blind = self.facts.running.is_none() || self.facts.boot.is_none();
+        let free = !matches!(self.model.state, State::Checking { .. }) && self.soft.background_check.is_none();
+        free && (blind || (waits && self.policy.has_server))
     }
 
-    /// Starts a check, in front or beside an update that waits.
+    /// Starts a check, in front or beside an update.
     pub(super) fn start_check(&mut self, request: Request, now: &Now) -> Vec<Effect> {
         self.model.check.count += 1;
         // Whatever becomes of this check, even a crash, the next one is not sooner than an error's.
         let at_least = self.policy.check_error_ms(self.model.check.errors.saturating_add(1), None, now);
         self.model.check.next = Some(self.alarm(at_least, now));
         match self.model.state {
-            State::Deferred { .. } | State::Proven { .. } => self.soft.background_check = Some(request.clone()),
-            _ => self.enter(State::Checking { request: request.clone() }),
+            State::Idle | State::Failed { .. } => self.enter(State::Checking { request: request.clone() }),
+            _ => self.soft.background_check = Some(request.clone()),
         }
         vec![Effect::Check(request)]
     }
 
     pub(super) fn on_checked(&mut self, facts: Facts, answer: CheckAnswer, now: &Now) -> Vec<Effect> {
-        self.facts = facts;
-        let request = match (&self.model.state, self.soft.background_check.take()) {
-            (_, Some(request)) => request,
-            (State::Checking { request }, None) => request.clone(),
+        let (request, mut beside) = match (&self.model.state, self.soft.background_check.take()) {
+            (_, Some(request)) => (request, true),
+            (State::Checking { request }, None) => (request.clone(), false),
             _ => return Vec::new(),
         };
+        let was_blind = self.sighted().is_none();
+        // Beside an update that has gone on meanwhile the facts are older than what the engine knows.
+        if !beside || was_blind || self.may_be_superseded() {
+            self.take_facts(facts);
+        }
         self.schedule_next(&answer, &request, now);
+        let mut effects = Vec::new();
+        if was_blind && self.sighted().is_some() {
+            if !beside {
+                self.enter(State::Idle);
+            }
+            effects = self.settle(now);
+            beside = !matches!(self.model.state, State::Idle);
+        }
+        effects.extend(self.on_answer(answer, &request, beside, now));
+        // Facts are fresh: what nobody vouches for is put right now, not at the next start.
+        if let (State::Idle, Some(running)) = (&self.model.state, self.sighted()) {
+            self.remember_running(running);
+            effects.extend(self.settle_idle(running, now));
+        }
+        effects
+    }
+
+    fn on_answer(&mut self, answer: CheckAnswer, request: &Request, beside: bool, now: &Now) -> Vec<Effect> {
         match answer {
             CheckAnswer::Failed { fault, .. } => self.check_failed(&fault, now),
             CheckAnswer::BadRecord { version, fault, .. } => self.refuse_offer(&version, &fault, now),
             CheckAnswer::NoUpdate { hold, .. } => self.no_update(hold, now),
-            CheckAnswer::Offer { offer, .. } => self.on_offer(&offer, &request, now),
+            CheckAnswer::Offer { offer, .. } => self.on_offer(&offer, request, beside, now),
         }
+    }
+
+    /// An update that only waits. Where an answer is awaited (gates, lock, hooks), it is too late.
+    const fn may_be_superseded(&self) -> bool {
+        matches!(
+            self.model.state,
+            State::Deferred { .. } | State::Proven { step: Waiting::Person | Waiting::GateClosed | Waiting::LockRefused, .. }
+        )
     }
 
     fn schedule_next(&mut self, answer: &CheckAnswer, request: &Request, now: &Now) {
         if matches!(request.origin, Origin::Files { .. }) {
-            let delay_ms = self.policy.next_check_ms(None, now);
-            self.model.check.next = Some(self.alarm(delay_ms, now));
+            self.check_not_before_interval(now);
             return;
         }
         let delay_ms = match answer {
@@ -66,11 +98,26 @@ impl Engine {
                 self.policy.next_check_ms(*poll_interval_s, now)
             }
         };
+        let next = self.alarm(delay_ms, now);
+        // A check beside an attempt that has failed meanwhile does not shorten its pause.
+        let paused = matches!(self.model.state, State::Failed { .. })
+            && self.model.check.next.as_ref().is_some_and(|pause| pause.boot_id == next.boot_id && pause.at > next.at);
+        if !paused {
+            self.model.check.next = Some(next);
+        }
+    }
+
+    /// The next check is a whole interval away.
+    pub(super) fn check_not_before_interval(&mut self, now: &Now) {
+        let delay_ms = self.policy.next_check_ms(None, now);
         self.model.check.next = Some(self.alarm(delay_ms, now));
     }
 
     fn check_failed(&mut self, fault: &Fault, now: &Now) -> Vec<Effect> {
-        self.remember_error(fault, About::Check, now);
+        // Without a server a check is only a look at the world.
+        if self.policy.has_server {
+            self.remember_error(fault, About::Check, now);
+        }
         self.check_ended(format!("failed: {}", fault.message), now)
     }
 
@@ -85,7 +132,7 @@ impl Engine {
         self.check_ended(result, now)
     }
 
-    fn on_offer(&mut self, offer: &Offer, request: &Request, now: &Now) -> Vec<Effect> {
+    fn on_offer(&mut self, offer: &Offer, request: &Request, beside: bool, now: &Now) -> Vec<Effect> {
         self.model.check.hold = None;
         self.remember_newest(offer);
         match decide(offer, request, &self.facts, &self.model, now) {
@@ -96,61 +143,78 @@ impl Engine {
             Decision::Refuse(fault) => self.refuse_offer(offer.record.version.as_str(), &fault, now),
             Decision::Install(plan) => {
                 self.clear_check_error();
-                self.on_plan(*plan, offer, request, now)
+                self.on_plan(*plan, offer, request, beside, now)
             }
         }
     }
 
-    fn on_plan(&mut self, plan: Plan, offer: &Offer, request: &Request, now: &Now) -> Vec<Effect> {
+    fn on_plan(&mut self, plan: Plan, offer: &Offer, request: &Request, beside: bool, now: &Now) -> Vec<Effect> {
         let result = format!("update to {} available", plan.version);
+        if let Some(wait) = self.pause_after_failures(&plan, request, now) {
+            return self.check_ended(format!("{result}; {wait}"), now);
+        }
         if request.check_only {
             return self.check_ended(result, now);
         }
-        if let Some(pending) = self.model.state.plan() {
-            if pending.digest == plan.digest || !self.may_supersede(pending, offer, now) {
-                return self.check_ended(result, now);
-            }
-            return self.supersede(pending.clone(), plan, now);
+        if beside {
+            return match self.model.state.plan().filter(|_| self.may_be_superseded()).cloned() {
+                Some(pending) if pending.digest != plan.digest && self.may_supersede(&pending, offer, now) => {
+                    self.supersede(pending, plan, now)
+                }
+                _ => self.check_ended(result, now),
+            };
         }
         let mut effects = self.check_ended(result, now);
         effects.extend(self.take_up(plan, now));
         effects
     }
 
-    /// A newer release may take the place of one that waits, but a stream of them must not starve the update.
+    /// The timer waits out the pause after failures, whatever else made it ask in the meantime; a person need not.
+    fn pause_after_failures(&self, plan: &Plan, request: &Request, now: &Now) -> Option<String> {
+        let failures = self.model.failures.as_ref().filter(|failures| plan.sequence <= failures.sequence)?;
+        let retry = failures.retry.as_ref().filter(|retry| request.origin == Origin::Timer && !self.is_due(retry, now))?;
+        let left_min = now.mono.until(retry.at) / 60_000 + 1;
+        Some(format!("failed {} times in a row, tried again in about {left_min} min", failures.count))
+    }
+
+    /// A newer release may take the place of one that waits, but a stream of them must not starve the update. One that was
+    /// not even fetched loses nothing.
     fn may_supersede(&self, pending: &Plan, offer: &Offer, now: &Now) -> bool {
         let newer = offer.record.sequence > pending.sequence;
         let long_ago = self
             .model
             .superseded_at
             .is_none_or(|at| now.wall.0.saturating_sub(at.0).unsigned_abs() >= SUPERSEDE_EVERY_MS.unsigned_abs());
-        newer && (long_ago || offer.record.urgent)
+        newer && (long_ago || offer.record.urgent || matches!(self.model.state, State::Deferred { .. }))
     }
 
     fn supersede(&mut self, old: Plan, new: Plan, now: &Now) -> Vec<Effect> {
-        self.model.superseded_at = Some(now.wall);
-        let fault = Fault::new("superseded", format!("overtaken by {} before it was armed", new.version));
-        let mut effects = vec![Effect::Stop(old.attempt.clone())];
+        let mut effects = Vec::new();
         // A release that was only deferred was never opened as an attempt.
         if matches!(self.model.state, State::Deferred { .. }) {
             self.enter(State::Idle);
         } else {
-            effects.extend(self.abandon(&old, &fault));
+            self.model.superseded_at = Some(now.wall);
+            effects.push(Effect::Stop(old.attempt.clone()));
+            let fault = Fault::new("superseded", format!("overtaken by {} before it was armed", new.version));
+            effects.extend(self.give_up(old, fault, WayBack::Abandoned, now));
         }
         effects.extend(self.check_ended(format!("update to {} available", new.version), now));
-        effects.extend(self.take_up(new, now));
+        if matches!(self.model.state, State::Idle) {
+            effects.extend(self.take_up(new, now));
+        }
         effects
     }
 
     /// Starts to fetch, or waits with a reason.
     pub(super) fn take_up(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
-        if let Some(pause) = &self.model.pause {
-            let reason = pause
-                .reason
-                .as_ref()
-                .map_or_else(|| "this host is paused".to_owned(), |reason| format!("this host is paused: {reason}"));
-            let until = pause.until;
-            self.enter(State::Deferred { plan, reason, until: until.map(|at| crate::engine::time::Wall(at.as_millisecond())) });
+        if self.facts.target() != Some(plan.slot) {
+            self.enter(State::Idle);
+            return Vec::new();
+        }
+        if let Some(pause) = self.model.pause.clone() {
+            let reason = pause.gate().closed.unwrap_or_default();
+            self.enter(State::Deferred { plan, reason, until: pause.until.map(|at| Wall(at.as_millisecond())) });
             self.alarm_at_pause_end(now);
             return Vec::new();
         }
@@ -162,10 +226,9 @@ impl Engine {
         vec![open, report, Effect::Install { plan, scan: Scan::Shared }]
     }
 
+    /// Looks again whether a deferred update may be fetched.
     pub(super) fn leave_deferred(&mut self, now: &Now) -> Vec<Effect> {
         let State::Deferred { plan, .. } = self.model.state.clone() else { return Vec::new() };
-        // A check beside it would answer for a state that is gone.
-        self.soft.background_check = None;
         self.take_up(plan, now)
     }
 

@@ -1,5 +1,6 @@
 //! What a person asks for, and whether it can be done now.
 
+use manifests::limits::MAX_NAME_CHARS;
 use manifests::release::SlotName;
 use manifests::version::Version;
 
@@ -8,17 +9,28 @@ use crate::engine::effect::{Effect, Row};
 use crate::engine::event::Fault;
 use crate::engine::facts::FloorFacts;
 use crate::engine::model::Pause;
-use crate::engine::state::{ArmedStep, Kind, LockedStep, Origin, Plan, Request, State, Target, Waiting};
+use crate::engine::policy::Strategy;
+use crate::engine::state::{ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Target, Waiting, WayBack};
 use crate::engine::time::{Now, Wall};
 use crate::engine::{Engine, row};
+
+const HOUR_MS: u64 = 3_600_000;
+/// Longest reason of a pause: it is shown in one line, and journalled with every step.
+const MAX_REASON_BYTES: usize = 500;
+const UNKNOWN: &str = "running-slot-unknown";
+const NOT_SIGHTED: &str = "it is not known which slot runs, or the boot table cannot be read: see `updatectl status`";
+const PAUSED: &str = "this host is paused: `updatectl resume` first";
+const CHECKING: &str = "a check is under way already";
+const NOTHING_TO_REBOOT: &str =
+    "no update is ready: `updatectl update` brings one; to reboot without one, use the system's own command";
 
 /// An answer to a command, and what is to be done.
 pub type Answer = (Result<Accepted, Rejected>, Vec<Effect>);
 
 impl Engine {
     /// Takes a command up, or says why not. `verify` and `adopt` are the daemon's own and never come here.
-    #[must_use]
     pub fn command(&mut self, command: Command, now: &Now) -> Answer {
+        self.end_pause_if_over(now);
         match command {
             Command::Check => self.command_check(Request { check_only: true, origin: Origin::Person, ..Request::timer() }, now),
             Command::Update { version, allow_older, no_reboot } => {
@@ -34,113 +46,181 @@ impl Engine {
             Command::Pause { until, reason } => self.command_pause(until, reason, now),
             Command::Resume => self.command_resume(now),
             Command::Cancel => self.command_cancel(now),
-            Command::Channel { name } => self.command_channel(name, now),
+            Command::Channel { name } => self.command_channel(name),
             Command::Verify | Command::Adopt { .. } => reject("not-here", "this is done by the daemon itself"),
         }
     }
 
     fn command_check(&mut self, request: Request, now: &Now) -> Answer {
-        if !self.policy.has_server && !matches!(request.origin, Origin::Files { .. }) {
+        let from_files = matches!(request.origin, Origin::Files { .. });
+        if !self.policy.has_server && !from_files {
             return reject(
                 "no-server",
                 "no update server is configured: set [server] url, or use `updatectl install RELEASE PAYLOAD`",
             );
         }
-        if self.soft.background_check.is_some() || matches!(self.model.state, State::Checking { .. }) {
-            return accept(None, "a check is under way already");
-        }
         if !request.check_only && self.model.pause.is_some() {
-            return reject("paused", "this host is paused: `updatectl resume` first");
+            return reject("paused", PAUSED);
         }
-        match &self.model.state {
-            State::Idle | State::Failed { .. } => (),
-            State::Deferred { .. } | State::Proven { .. } if request.check_only => (),
-            State::Deferred { .. } => self.enter(State::Idle),
-            State::Proven { plan, .. } => {
-                return accept(Some(plan.attempt.clone()), &format!("{} is written and proven already", plan.version));
+        match self.model.state.clone() {
+            State::Idle | State::Failed { .. } => self.ask(request, now),
+            State::Checking { request: running } => self.join_check(&running, request),
+            State::Deferred { .. } | State::Proven { .. } if request.check_only => match self.soft.background_check {
+                Some(_) => accept(None, CHECKING),
+                None => self.ask(request, now),
+            },
+            State::Trial { plan, .. } | State::Committed { plan } | State::RolledBack { plan, .. } => {
+                reject("busy", &format!("the trial of {} is not over: try again when it is", plan.version))
             }
-            other => {
-                let Some(plan) = other.plan() else { return reject("busy", "something else is under way") };
-                if request.check_only {
-                    return reject(
+            State::Deferred { plan, .. }
+            | State::Fetching { plan, .. }
+            | State::Written { plan, .. }
+            | State::Proven { plan, .. }
+            | State::Locked { plan, .. }
+            | State::Armed { plan, .. } => {
+                let other = from_files || request.version.as_deref().is_some_and(|version| version != plan.version.as_str());
+                match (other, request.check_only) {
+                    (true, _) => {
+                        reject("busy", &format!("the update to {} is under way: `updatectl cancel` ends it", plan.version))
+                    }
+                    (false, true) => reject(
                         "busy",
                         &format!("the update to {} is under way: the server is asked again when it has ended", plan.version),
-                    );
+                    ),
+                    (false, false) => self.join_update(request.no_reboot, now),
                 }
-                return accept(Some(plan.attempt.clone()), &format!("the update to {} is under way already", plan.version));
             }
         }
+    }
+
+    fn ask(&mut self, request: Request, now: &Now) -> Answer {
         let what = if matches!(request.origin, Origin::Files { .. }) { "reading the release" } else { "asking the server" };
         let effects = self.start_check(request, now);
         (Ok(Accepted { attempt: None, message: what.to_owned() }), effects)
     }
 
-    fn command_reboot(&mut self, force: bool, now: &Now) -> Answer {
-        let ask = |plan: &mut Plan| {
-            plan.reboot_asked = true;
-            plan.no_reboot = false;
-            plan.forced |= force;
-        };
-        match self.model.state.clone() {
-            State::Proven { mut plan, .. } => {
-                ask(&mut plan);
-                let attempt = plan.attempt.clone();
-                let message = format!("rebooting into {} as soon as gates and lock allow", plan.version);
-                let mut effects = vec![row(Row::Update(plan.clone()))];
-                self.model.state = State::Proven { plan, step: Waiting::Gates };
-                effects.extend(self.look_at_gates_again(now));
-                (Ok(Accepted { attempt: Some(attempt), message }), effects)
-            }
-            State::Armed { step: ArmedStep::Rebooting, plan, .. } => accept(Some(plan.attempt), "the host is rebooting already"),
-            State::Armed { mut plan, old_slot, boot_id, step } if step != ArmedStep::GivingUp => {
-                ask(&mut plan);
-                let attempt = plan.attempt.clone();
-                let message = format!("rebooting into {}", plan.version);
-                let mut effects = vec![row(Row::Update(plan.clone()))];
-                self.model.state = State::Armed { plan, old_slot, boot_id, step: ArmedStep::Gates };
-                effects.extend(self.look_at_gates_again(now));
-                (Ok(Accepted { attempt: Some(attempt), message }), effects)
-            }
-            State::Fetching { mut plan, rewrites } => {
-                ask(&mut plan);
-                let attempt = plan.attempt.clone();
-                self.model.state = State::Fetching { plan, rewrites };
-                accept(Some(attempt), "the host will reboot when the slot is written and proven")
-            }
-            State::Written { mut plan, rewrites } => {
-                ask(&mut plan);
-                let attempt = plan.attempt.clone();
-                self.model.state = State::Written { plan, rewrites };
-                accept(Some(attempt), "the host will reboot when the slot is proven")
-            }
-            State::Locked { plan, .. } => accept(Some(plan.attempt), "the host is about to reboot already"),
-            _ => reject(
-                "nothing-to-reboot",
-                "no update is ready: `updatectl update` brings one; to reboot without one, use the system's own command",
-            ),
+    /// A check is under way: its answer serves this request too, if it asks the same server.
+    fn join_check(&mut self, running: &Request, request: Request) -> Answer {
+        let files = |request: &Request| matches!(request.origin, Origin::Files { .. });
+        if files(running) || files(&request) {
+            return reject("busy", "another check is under way: try again when it has ended");
         }
+        if !request.check_only {
+            self.model.state = State::Checking { request };
+        }
+        accept(None, CHECKING)
+    }
+
+    /// An update is under way: `update` says only how far it is to go.
+    fn join_update(&mut self, no_reboot: bool, now: &Now) -> Answer {
+        let Some(plan) = self.model.state.plan_mut() else { return reject("busy", "something else is under way") };
+        let (attempt, version) = (plan.attempt.clone(), plan.version.clone());
+        let already = accept(Some(attempt.clone()), &format!("the update to {version} is under way already"));
+        match &self.model.state {
+            State::Deferred { .. } | State::Fetching { .. } | State::Written { .. } => (),
+            State::Proven { step: Waiting::Person | Waiting::GateClosed | Waiting::LockRefused, .. } => (),
+            _ => return already,
+        }
+        if let Some(plan) = self.model.state.plan_mut() {
+            plan.no_reboot = no_reboot;
+        }
+        let effects = match self.model.state.clone() {
+            State::Deferred { .. } => self.leave_deferred(now),
+            State::Proven { plan, step } => self.proven_for_person(plan, step, now),
+            _ => return already,
+        };
+        let attempt = self.model.state.plan().map(|plan| plan.attempt.clone());
+        (Ok(Accepted { attempt, message: format!("going on with the update to {version}") }), effects)
+    }
+
+    /// Whether a proven slot waits for a person was changed.
+    fn proven_for_person(&mut self, plan: Plan, step: Waiting, now: &Now) -> Vec<Effect> {
+        match (self.waits_for_person(&plan), step == Waiting::Person) {
+            (true, false) => {
+                self.give_up(plan, Fault::new("step-back", "a person has to ask for the reboot"), WayBack::Waits, now)
+            }
+            (false, true) => {
+                self.enter(State::Proven { plan, step: Waiting::GateClosed });
+                self.look_at_gates_again(now)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn command_reboot(&mut self, force: bool, now: &Now) -> Answer {
+        if self.sighted().is_none() {
+            return reject(UNKNOWN, NOT_SIGHTED);
+        }
+        if self.model.pause.is_some() && !force {
+            return reject("paused", PAUSED);
+        }
+        let Some(plan) = self.model.state.plan() else { return reject("nothing-to-reboot", NOTHING_TO_REBOOT) };
+        if plan.giving_up.as_ref().is_some_and(|why| why.end != WayBack::Waits) {
+            return reject("giving-up", "the update is being given up");
+        }
+        let message = match &self.model.state {
+            State::Armed { step: ArmedStep::Rebooting, .. } => "the host is rebooting already".to_owned(),
+            State::Fetching { .. } | State::Written { .. } => "the host will reboot when the slot is proven".to_owned(),
+            State::Proven { plan, .. } | State::Locked { plan, .. } | State::Armed { plan, .. } => {
+                format!("rebooting into {} as soon as {} allow", plan.version, if force { "hooks" } else { "gates and lock" })
+            }
+            _ => return reject("nothing-to-reboot", NOTHING_TO_REBOOT),
+        };
+        self.ask_for_reboot(force, message, now)
+    }
+
+    fn ask_for_reboot(&mut self, force: bool, message: String, now: &Now) -> Answer {
+        let Some(plan) = self.model.state.plan_mut() else { return reject("nothing-to-reboot", NOTHING_TO_REBOOT) };
+        plan.reboot_asked = true;
+        plan.no_reboot = false;
+        plan.forced |= force;
+        let (attempt, mut effects) = (plan.attempt.clone(), vec![row(Row::Update(plan.clone()))]);
+        // Where an answer is awaited it comes, and goes on by what was asked for now.
+        match self.model.state.clone() {
+            State::Proven { plan, step: Waiting::Person | Waiting::GateClosed | Waiting::LockRefused | Waiting::Gates } => {
+                self.enter(State::Proven { plan, step: Waiting::GateClosed });
+                effects.extend(self.look_at_gates_again(now));
+            }
+            State::Armed {
+                plan,
+                old_slot,
+                boot_id,
+                step: ArmedStep::Resting | ArmedStep::Gates | ArmedStep::GateClosed | ArmedStep::LockRefused,
+            } => {
+                self.enter(State::Armed { plan, old_slot, boot_id, step: ArmedStep::Gates });
+                effects.extend(self.look_at_gates_again(now));
+            }
+            _ => (),
+        }
+        (Ok(Accepted { attempt: Some(attempt), message }), effects)
     }
 
     fn command_rollback(&mut self, now: &Now) -> Answer {
-        if let State::Trial { plan, .. } = &self.model.state {
-            return reject(
-                "trial",
-                &format!("{} is on trial: if it is unhealthy it goes back by itself; `updatectl confirm` keeps it", plan.version),
-            );
+        let Some(running) = self.sighted() else { return reject(UNKNOWN, NOT_SIGHTED) };
+        if self.model.pause.is_some() {
+            return reject("paused", PAUSED);
         }
-        if !matches!(self.model.state, State::Idle | State::Failed { .. } | State::Deferred { .. }) {
-            return reject("busy", "an update is under way: `updatectl cancel` first");
+        match &self.model.state {
+            State::Idle | State::Checking { .. } | State::Failed { .. } | State::Deferred { .. } => (),
+            State::Trial { plan, .. } => {
+                return reject(
+                    "trial",
+                    &format!(
+                        "{} is on trial: if it is unhealthy it goes back by itself; `updatectl confirm` keeps it",
+                        plan.version
+                    ),
+                );
+            }
+            _ => return reject("busy", "an update is under way: `updatectl cancel` first"),
         }
-        let (Some(running), Some(slot)) = (self.facts.running, self.facts.target()) else {
-            return reject("running-slot-unknown", "it is not known which slot runs");
-        };
-        match self.rollback_plan(running, slot, now) {
+        match self.rollback_plan(running, now) {
             Err(rejected) => (Err(rejected), Vec::new()),
-            Ok(plan) => self.start_rollback(plan, running, now),
+            Ok(plan) => self.start_rollback(plan),
         }
     }
 
-    fn rollback_plan(&self, running: SlotName, slot: SlotName, now: &Now) -> Result<Plan, Rejected> {
+    fn rollback_plan(&self, running: SlotName, now: &Now) -> Result<Plan, Rejected> {
+        let slot = running.other();
         let Some(old) = self.model.committed.get(slot) else {
             return Err(rejected(
                 "nothing-to-roll-back-to",
@@ -165,29 +245,21 @@ impl Engine {
         let from_version = self.facts.slots.get(running).version.clone().unwrap_or_else(|| "unknown".to_owned());
         let target = Target { slot, version, sequence: old.sequence, digest: old.digest };
         let plan = Plan::without_payload(now.attempt_id(), Kind::Rollback, target, from_version, now.wall);
-        Ok(Plan { reboot_asked: true, ..plan })
+        // Who rolls back does not wait for a window; under `manual` a person says when.
+        Ok(Plan { reboot_asked: self.policy.strategy != Strategy::Manual, ..plan })
     }
 
-    fn start_rollback(&mut self, plan: Plan, running: SlotName, now: &Now) -> Answer {
-        let mut effects = vec![row(Row::Open(plan.clone()))];
-        // What is left behind on purpose must not come back by itself.
-        if let Some(left) = self.model.committed.get(running).clone() {
-            let refused = Plan {
-                digest: left.digest,
-                sequence: left.sequence,
-                version: Version::parse(&left.version).unwrap_or_else(|_| plan.version.clone()),
-                ..plan.clone()
-            };
-            effects.push(self.refuse(&refused, "a person rolled it back", now));
-        }
+    fn start_rollback(&mut self, plan: Plan) -> Answer {
         let attempt = plan.attempt.clone();
         let message = format!("going back to {} in slot {}", plan.version, plan.slot);
-        self.enter(State::Written { plan: plan.clone(), rewrites: 0 });
-        effects.push(Effect::ReadBack(plan));
+        let mut effects = vec![row(Row::Open(plan.clone()))];
+        self.enter(State::Written { plan, rewrites: 0 });
+        effects.extend(self.resume_written());
         (Ok(Accepted { attempt: Some(attempt), message }), effects)
     }
 
     fn command_confirm(&mut self, now: &Now) -> Answer {
+        let Some(running) = self.sighted() else { return reject(UNKNOWN, NOT_SIGHTED) };
         match self.model.state.clone() {
             State::Trial { plan, verdict: None } => {
                 let attempt = plan.attempt.clone();
@@ -197,41 +269,49 @@ impl Engine {
             }
             State::Trial { .. } => reject("unhealthy", "the slot was judged unhealthy and is being left"),
             State::Committed { plan } => accept(Some(plan.attempt), "it is being confirmed already"),
-            _ => self.confirm_steady(now),
+            _ => self.confirm_steady(running, now),
         }
     }
 
-    fn confirm_steady(&mut self, now: &Now) -> Answer {
-        let Some(running) = self.facts.running else { return reject("running-slot-unknown", "it is not known which slot runs") };
-        if self.facts.marks(running).is_some_and(|marks| marks.good) {
+    fn confirm_steady(&mut self, running: SlotName, now: &Now) -> Answer {
+        let marks = self.facts.marks(running).unwrap_or_default();
+        if marks.good {
             return accept(None, "the running slot is good already");
         }
         // R1: a mark on the running slot would undo an armed update.
-        if !matches!(self.model.state, State::Idle | State::Failed { .. } | State::Deferred { .. }) {
+        if !matches!(self.model.state, State::Idle | State::Checking { .. } | State::Failed { .. } | State::Deferred { .. }) {
             return reject("busy", "an update is under way: marking the running slot would undo it");
         }
-        let effects = self.settle_idle(running, now);
-        match self.model.state.clone() {
-            State::Trial { plan, .. } => {
-                let mut all: Vec<Effect> = effects.into_iter().filter(|effect| matches!(effect, Effect::Row(_))).collect();
-                let attempt = plan.attempt.clone();
-                all.extend(self.start_commit(plan));
-                (Ok(Accepted { attempt: Some(attempt), message: "the running slot is confirmed".to_owned() }), all)
-            }
-            _ => reject("not-on-trial", "the running slot is neither good nor on trial: see `updatectl slots`"),
+        if !marks.pending() && !marks.spent {
+            return reject("not-on-trial", "the running slot is neither good nor on trial: see `updatectl slots`");
         }
+        let mut effects = self.open_found_trial(running, now);
+        let State::Trial { plan, .. } = self.model.state.clone() else { return reject("busy", "something else is under way") };
+        effects.retain(|effect| matches!(effect, Effect::Row(_)));
+        let attempt = plan.attempt.clone();
+        effects.extend(self.start_commit(plan));
+        (Ok(Accepted { attempt: Some(attempt), message: "the running slot is confirmed".to_owned() }), effects)
     }
 
     fn command_pause(&mut self, until: Option<jiff::Timestamp>, reason: Option<String>, now: &Now) -> Answer {
         if until.is_some_and(|until| until <= now.wall.timestamp()) {
             return reject("past", "the pause would end before it begins");
         }
-        self.model.pause = Some(Pause { until, reason, since: now.wall });
-        if let State::Deferred { .. } = self.model.state {
-            self.alarm_at_pause_end(now);
+        if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON_BYTES) {
+            return reject("too-long", &format!("the reason may have {MAX_REASON_BYTES} bytes"));
         }
-        let message = until.map_or_else(|| "paused until `updatectl resume`".to_owned(), |until| format!("paused until {until}"));
-        accept(None, &message)
+        self.model.pause = Some(Pause { until, reason, since: now.wall });
+        let effects = self.leave_deferred(now);
+        let how_long =
+            until.map_or_else(|| "paused until `updatectl resume`".to_owned(), |until| format!("paused until {until}"));
+        let message = match &self.model.state {
+            State::Armed { step: ArmedStep::Rebooting, .. } => format!("{how_long}; the reboot that is under way is not stopped"),
+            State::Armed { step: ArmedStep::Resting, .. } => {
+                format!("{how_long}; the other slot is armed: any reboot starts it (`updatectl cancel` disarms it)")
+            }
+            _ => how_long,
+        };
+        (Ok(Accepted { attempt: self.current_attempt(), message }), effects)
     }
 
     fn command_resume(&mut self, now: &Now) -> Answer {
@@ -245,62 +325,86 @@ impl Engine {
             }
             _ => Vec::new(),
         };
-        (
-            Ok(Accepted { attempt: self.model.state.plan().map(|plan| plan.attempt.clone()), message: "resumed".to_owned() }),
-            effects,
-        )
+        (Ok(Accepted { attempt: self.current_attempt(), message: "resumed".to_owned() }), effects)
+    }
+
+    fn current_attempt(&self) -> Option<String> {
+        self.model.state.plan().map(|plan| plan.attempt.clone())
     }
 
     fn command_cancel(&mut self, now: &Now) -> Answer {
-        let fault = Fault::new("cancelled", "a person cancelled it");
         match self.model.state.clone() {
+            State::Idle | State::Failed { .. } => reject("nothing-to-cancel", "nothing is under way"),
+            State::Checking { request } => {
+                // The answer is still to come; nothing is started by it.
+                self.model.state = State::Checking { request: Request { check_only: true, ..request } };
+                accept(None, "nothing will be fetched: the check under way only tells")
+            }
             State::Deferred { plan, .. } => {
                 self.enter(State::Idle);
-                accept(None, &format!("the update to {} is no longer waiting; the next check may find it again", plan.version))
-            }
-            State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. } => {
-                let mut effects = vec![Effect::Stop(plan.attempt.clone())];
-                effects.extend(self.abandon(&plan, &fault));
                 self.check_not_before_interval(now);
-                (
-                    Ok(Accepted {
-                        attempt: Some(plan.attempt),
-                        message: "cancelled; the next check may find it again (`updatectl pause` prevents that)".to_owned(),
-                    }),
-                    effects,
-                )
-            }
-            State::Locked { plan, step, .. } if step != LockedStep::GivingUp => self.cancel_late(plan, fault, now),
-            State::Armed { plan, step, .. } if step != ArmedStep::GivingUp => self.cancel_late(plan, fault, now),
-            State::Locked { .. } | State::Armed { .. } => accept(None, "it is being given up already"),
-            State::Checking { .. } => {
-                self.enter(State::Idle);
-                accept(None, "the check is cancelled")
+                accept(None, &format!("the update to {} is no longer waiting; the next check may find it again", plan.version))
             }
             State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => {
                 reject("too-late", "the host has booted the new slot: `updatectl confirm` keeps it, otherwise its health decides")
             }
-            State::Idle | State::Failed { .. } => reject("nothing-to-cancel", "nothing is under way"),
+            State::Armed { step: ArmedStep::Rebooting, .. } if !self.soft.reboot_is_late => {
+                reject("too-late", "the host is rebooting: if it still has not in five minutes, the reboot can be cancelled here")
+            }
+            _ if self.sighted().is_none() => reject(UNKNOWN, NOT_SIGHTED),
+            State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. } => self.cancel(plan, now),
+            State::Locked { plan, .. } | State::Armed { plan, .. } => self.cancel(plan, now),
         }
     }
 
-    fn cancel_late(&mut self, plan: Plan, fault: Fault, now: &Now) -> Answer {
+    fn cancel(&mut self, mut plan: Plan, now: &Now) -> Answer {
         let attempt = plan.attempt.clone();
-        let mut effects = vec![Effect::Stop(attempt.clone())];
-        effects.extend(self.give_up(plan, fault, true, now));
+        if plan.giving_up.as_ref().is_some_and(|why| why.end != WayBack::Waits) {
+            return accept(Some(attempt), "it is being given up already");
+        }
         self.check_not_before_interval(now);
-        (
-            Ok(Accepted { attempt: Some(attempt), message: "cancelled: disarming, undraining, giving the lock back".to_owned() }),
-            effects,
+        let fault = Fault::new("cancelled", "a person cancelled it");
+        if self.is_on_the_way_back() || self.awaits_answer() {
+            let disarm = plan.giving_up.as_ref().is_some_and(|why| why.disarm);
+            plan.giving_up = Some(GivingUp { code: fault.code, message: fault.message, end: WayBack::Abandoned, disarm });
+            if let Some(known) = self.model.state.plan_mut() {
+                *known = plan;
+            }
+            return accept(Some(attempt), "cancelled: it ends as soon as the step under way has answered");
+        }
+        let mut effects = vec![Effect::Stop(attempt.clone())];
+        effects.extend(self.give_up(plan, fault, WayBack::Abandoned, now));
+        let message = match &self.model.state {
+            State::Idle => "cancelled; the next check may find it again (`updatectl pause` prevents that)",
+            _ => "cancelled: disarming, undraining, giving the lock back",
+        };
+        (Ok(Accepted { attempt: Some(attempt), message: message.to_owned() }), effects)
+    }
+
+    fn is_on_the_way_back(&self) -> bool {
+        matches!(
+            self.model.state,
+            State::Locked { step: LockedStep::GivingUp, .. } | State::Armed { step: ArmedStep::GivingUp, .. }
         )
     }
 
-    fn check_not_before_interval(&mut self, now: &Now) {
-        let delay_ms = self.policy.next_check_ms(None, now);
-        self.model.check.next = Some(self.alarm(delay_ms, now));
+    /// What was asked for may still change the world: lock, acknowledgement, boot table.
+    fn awaits_answer(&self) -> bool {
+        matches!(
+            self.model.state,
+            State::Proven { step: Waiting::Lock, .. }
+                | State::Locked { step: LockedStep::Acknowledging | LockedStep::Arming, .. }
+                | State::Armed { step: ArmedStep::Lock | ArmedStep::Acknowledging, .. }
+        )
     }
 
-    fn command_channel(&mut self, name: String, _now: &Now) -> Answer {
+    fn command_channel(&mut self, name: String) -> Answer {
+        // What a record may name as a channel.
+        let fine = |byte: u8| byte.is_ascii_graphic() && !b"/\\\"'<>&`".contains(&byte);
+        if name.is_empty() || name.len() > MAX_NAME_CHARS || !name.bytes().all(fine) {
+            let expected = format!("1 to {MAX_NAME_CHARS} printable ASCII characters without spaces, quotes, slashes or <>&");
+            return reject("channel", &format!("channel: expected {expected}, got {name:?}"));
+        }
         self.facts.identity.channel.clone_from(&name);
         let message = format!("this host follows channel {name} from the next check on");
         self.model.channel = Some(name);
@@ -325,8 +429,6 @@ impl Engine {
         }
     }
 }
-
-const HOUR_MS: u64 = 3_600_000;
 
 fn accept(attempt: Option<String>, message: &str) -> Answer {
     (Ok(Accepted { attempt, message: message.to_owned() }), Vec::new())

@@ -81,7 +81,7 @@ pub enum GateStage {
 pub enum Row {
     /// An attempt began.
     Open(Plan),
-    /// Something about an open attempt changed (its claim).
+    /// Something about an open attempt changed (its claim, a recorded permission).
     Update(Plan),
     /// An attempt ended, exactly once.
     Close {

@@ -127,7 +127,7 @@ pub enum Event {
         /// The table afterwards.
         result: Result<BootTable, Fault>,
     },
-    /// Rows were delivered or not; how many lock releases still wait.
+    /// How many lock releases still wait: said right after [`Event::Started`], and after every round of delivery.
     Outbox {
         /// Lock releases not delivered yet.
         releases_waiting: u32,

@@ -64,6 +64,8 @@ pub struct Marks {
     pub tries_left: u8,
     /// It was armed, every try was spent, and nobody has disarmed it since.
     pub spent: bool,
+    /// Its rank for the loader; arming gives 2 or more, so it tells whether a slot was ever armed.
+    pub priority: u8,
 }
 
 impl Marks {

@@ -2,9 +2,9 @@
 
 use crate::engine::effect::{Effect, ReportKind, Row, Scan};
 use crate::engine::event::{Fault, Fetched, Proof};
-use crate::engine::facts::BootTable;
+use crate::engine::facts::{BootTable, Marks};
 use crate::engine::policy::{MAX_REWRITES, Strategy};
-use crate::engine::state::{State, Waiting};
+use crate::engine::state::{Kind, Plan, State, Waiting, WayBack};
 use crate::engine::time::Now;
 use crate::engine::{Engine, row};
 
@@ -24,7 +24,7 @@ impl Engine {
         }
         let State::Fetching { plan, rewrites } = self.model.state.clone() else { return Vec::new() };
         match result {
-            Err(fault) => self.fail(&plan, &fault, now),
+            Err(fault) => self.give_up(plan, fault, WayBack::Failed, now),
             Ok(fetched) => {
                 let downloaded = row(Row::Downloaded { attempt: plan.attempt.clone(), bytes: fetched.bytes_downloaded });
                 let mut effects = vec![downloaded];
@@ -44,38 +44,59 @@ impl Engine {
         }
         let State::Written { plan, rewrites } = self.model.state.clone() else { return Vec::new() };
         match result {
-            Ok(Proof::Equal) => self.proven(now),
-            Ok(Proof::Differs { detail }) if rewrites >= MAX_REWRITES => {
-                let message = format!("the disk does not keep what is written to slot {}: {detail}", plan.slot);
-                self.fail(&plan, &Fault::new("read-back", message), now)
-            }
-            Ok(Proof::Differs { .. }) => {
+            Ok(Proof::Equal) => self.proven(plan, now),
+            Ok(Proof::Differs { detail }) => self.proof_differs(plan, rewrites, &detail, now),
+            Err(fault) => self.give_up(plan, fault, WayBack::Failed, now),
+        }
+    }
+
+    /// What was written is written again, a few times. What was not written by this attempt cannot be: there is no payload.
+    fn proof_differs(&mut self, plan: Plan, rewrites: u32, detail: &str, now: &Now) -> Vec<Effect> {
+        let message = match plan.kind {
+            Kind::Update if rewrites < MAX_REWRITES => {
                 self.enter(State::Fetching { plan: plan.clone(), rewrites: rewrites + 1 });
-                vec![Effect::Install { plan, scan: Scan::All }]
+                return vec![Effect::Install { plan, scan: Scan::All }];
             }
-            Err(fault) => self.fail(&plan, &fault, now),
+            Kind::Update => format!("the disk does not keep what is written to slot {}: {detail}", plan.slot),
+            Kind::Rollback | Kind::Found => {
+                format!("slot {} no longer holds {} as it was committed: {detail}", plan.slot, plan.version)
+            }
+        };
+        self.give_up(plan, Fault::new("read-back", message), WayBack::Failed, now)
+    }
+
+    /// Reads the slot back; one that is armed without that having been done in this run is disarmed first.
+    pub(super) fn resume_written(&self) -> Vec<Effect> {
+        match &self.model.state {
+            State::Written { plan, .. } if self.facts.marks(plan.slot).is_some_and(Marks::pending) => {
+                vec![Effect::Disarm(plan.slot)]
+            }
+            State::Written { plan, .. } => vec![Effect::ReadBack(plan.clone())],
+            _ => Vec::new(),
         }
     }
 
     /// The slot is proven; what comes next is the strategy's.
-    fn proven(&mut self, now: &Now) -> Vec<Effect> {
-        let State::Written { plan, .. } = self.model.state.clone() else { return Vec::new() };
-        // Proof is earned again after each restart; the server is told once.
-        let first_time = !plan.reported_installed;
-        let mut plan = plan;
-        plan.reported_installed = true;
+    fn proven(&mut self, mut plan: Plan, now: &Now) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if first_time {
+        // Proof is earned again after each restart; the server is told once.
+        if !std::mem::replace(&mut plan.reported_installed, true) {
             effects.push(row(Row::Report(self.report(ReportKind::Installed, &plan, None))));
         }
-        let waits_for_person =
-            !plan.reboot_asked && (plan.no_reboot || (self.policy.strategy == Strategy::Manual && self.policy.lock.is_some()));
-        let step = if waits_for_person { Waiting::Person } else { Waiting::Gates };
+        let step = if self.waits_for_person(&plan) { Waiting::Person } else { Waiting::Gates };
         self.enter(State::Proven { plan: plan.clone(), step });
         self.soft.proven_at = Some(now.mono);
         if step == Waiting::Gates {
             effects.extend(self.look_at_gates_again(now));
+        } else if plan.claim.is_some() || plan.drained {
+            let fault = Fault::new("step-back", "a person has to ask for the reboot");
+            effects.extend(self.give_up(plan, fault, WayBack::Waits, now));
         }
         effects
+    }
+
+    /// `--no-reboot`, or `manual` with a lock: nothing goes on by itself.
+    pub(super) fn waits_for_person(&self, plan: &Plan) -> bool {
+        !plan.reboot_asked && (plan.no_reboot || (self.policy.strategy == Strategy::Manual && self.policy.lock.is_some()))
     }
 }

@@ -4,8 +4,9 @@
 //! What must survive a crash is in [`Model`], which the daemon journals after every step and *before* it runs the effects.
 //! After a restart nothing is believed from the journal that can be earned again: a proven slot is read back anew.
 //!
-//! Never: arming without a read-back in this run of the daemon and, where configured, without the lock; asking for the lock
-//! before the claim is written down; marking a slot good that has not shown that it is healthy.
+//! Never: writing, arming or disarming the slot that runs, or anything while it is not known which one runs; arming without a
+//! read-back in this run of the daemon and, where configured, without the lock; asking for the lock before the claim is written
+//! down; giving it back while the slot may still be armed; marking a slot good that has not shown that it is healthy.
 //!
 //! ```text
 //! let effects = engine.step(Event::Started { facts }, &now);
@@ -26,6 +27,7 @@ pub mod time;
 
 mod checking;
 mod commands;
+mod giving_up;
 mod installing;
 mod rebooting;
 mod starting;
@@ -41,11 +43,12 @@ pub use model::Model;
 pub use time::Now;
 
 use effect::{LockOutcome, Outcome, Report, ReportKind, Row};
-use event::{Fault, Gate, LockRefusal};
+use event::{Fault, Gate, LockRefusal, Orphan};
 use facts::Facts;
+use manifests::release::SlotName;
 use model::{About, Failures, LastError, Progress};
 use policy::Policy;
-use state::{Alarm, Plan, Request, State};
+use state::{Alarm, Claim, Kind, Plan, Request, State};
 use time::{Mono, Wall};
 
 /// The engine. One task owns it.
@@ -62,6 +65,8 @@ pub struct Engine {
 pub struct Soft {
     /// How far the work under way is.
     pub progress: Option<Progress>,
+    /// The last look at the gates, all of them.
+    pub looked: Vec<Gate>,
     /// Closed gates of the last look, each with the time since when.
     pub closed: Vec<(Gate, Wall)>,
     /// The last refusal of the lock, and since when it is refused.
@@ -70,10 +75,16 @@ pub struct Soft {
     pub releases_waiting: u32,
     /// A check runs beside a pending update.
     pub background_check: Option<Request>,
-    /// When the slot was read back.
+    /// When the slot was read back, while that proof can still be used to arm it.
     pub proven_at: Option<Mono>,
     /// When a reboot was accepted.
     pub reboot_accepted_at: Option<Wall>,
+    /// An accepted reboot is overdue: from then on it can be cancelled.
+    pub reboot_is_late: bool,
+    /// What the wanted health checks said of the slot that was judged healthy last.
+    pub health_warnings: Vec<String>,
+    /// Attempts without an end, until the world can be seen and tells how they ended.
+    pub orphans: Vec<Orphan>,
 }
 
 impl Engine {
@@ -105,6 +116,7 @@ impl Engine {
     /// Takes an event, changes the model, and says what is to be done. Late answers to work that was given up change nothing.
     #[must_use]
     pub fn step(&mut self, event: Event, now: &Now) -> Vec<Effect> {
+        self.end_pause_if_over(now);
         match event {
             Event::Started { facts, orphans } => self.on_started(*facts, orphans, now),
             Event::Woke => self.on_woke(now),
@@ -124,14 +136,16 @@ impl Engine {
             Event::CommitDone { attempt, result } => self.on_commit_done(&attempt, result, now),
             Event::MarkedBad { attempt, result } => self.on_marked_bad(&attempt, result, now),
             Event::Outbox { releases_waiting } => self.on_outbox(releases_waiting, now),
-            Event::FactsChanged { facts } => self.on_facts_changed(*facts),
+            Event::FactsChanged { facts } => self.on_facts_changed(*facts, now),
         }
     }
 
     /// When [`Event::Woke`] is wanted next; `None` = only an event can change anything.
     pub fn next_wake(&self) -> Option<Mono> {
-        let check = self.may_check().then(|| self.model.check.next.as_ref()).flatten();
-        [check, self.model.alarm.as_ref()].into_iter().flatten().map(|alarm| alarm.at).min()
+        let check = self.model.check.next.as_ref().filter(|_| self.may_check());
+        // A time of another boot means nothing in this one: what it waited for is over.
+        let at = |alarm: &Alarm| if alarm.boot_id == self.facts.boot_id { alarm.at } else { Mono(0) };
+        [check, self.model.alarm.as_ref()].into_iter().flatten().map(at).min()
     }
 
     fn on_woke(&mut self, now: &Now) -> Vec<Effect> {
@@ -148,16 +162,19 @@ impl Engine {
 
     /// The pause or wait of the present state is over.
     fn on_alarm(&mut self, now: &Now) -> Vec<Effect> {
-        self.end_pause_if_over(now);
+        // Every check brings a new look at the world; with it this goes on.
+        let Some(running) = self.sighted() else { return Vec::new() };
         match &self.model.state {
+            State::Idle => self.settle_idle(running, now),
             State::Deferred { .. } => self.leave_deferred(now),
+            State::Written { .. } => self.resume_written(),
             State::Proven { .. } | State::Locked { .. } | State::Armed { .. } => self.look_at_gates_again(now),
             State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => self.resume_trial(now),
             State::Failed { .. } => {
                 self.enter(State::Idle);
                 Vec::new()
             }
-            State::Idle | State::Checking { .. } | State::Fetching { .. } | State::Written { .. } => Vec::new(),
+            State::Checking { .. } | State::Fetching { .. } => Vec::new(),
         }
     }
 
@@ -176,14 +193,36 @@ impl Engine {
         if waits_for_it { self.look_at_gates_again(now) } else { Vec::new() }
     }
 
-    fn on_facts_changed(&mut self, facts: Facts) -> Vec<Effect> {
-        self.facts = facts;
+    fn on_facts_changed(&mut self, facts: Facts, now: &Now) -> Vec<Effect> {
+        let was_blind = self.sighted().is_none();
+        self.take_facts(facts);
         if self.model.last_error.as_ref().is_some_and(|error| error.code == "floor-lost")
             && matches!(self.facts.floor, facts::FloorFacts::Known(_))
         {
             self.model.last_error = None;
         }
-        Vec::new()
+        match self.sighted() {
+            Some(_) if was_blind => self.settle(now),
+            Some(running) => {
+                self.remember_running(running);
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// The slot that runs, when that and the boot table are known. Without it nothing is written and nothing is marked.
+    fn sighted(&self) -> Option<SlotName> {
+        self.facts.running.filter(|_| self.facts.boot.is_some())
+    }
+
+    /// Within a boot the running slot does not change: a look that fails does not make it unknown again.
+    fn take_facts(&mut self, mut facts: Facts) {
+        if facts.boot_id == self.facts.boot_id {
+            facts.running = facts.running.or(self.facts.running);
+            facts.boot = facts.boot.or(self.facts.boot);
+        }
+        self.facts = facts;
     }
 
     /// Changes the state. Timers and progress belong to the state that is left.
@@ -192,11 +231,13 @@ impl Engine {
         self.model.alarm = None;
         self.soft.progress = None;
         if !same_attempt {
+            self.soft.looked.clear();
             self.soft.closed.clear();
             self.soft.lock_refusal = None;
             self.soft.proven_at = None;
             self.soft.reboot_accepted_at = None;
         }
+        self.soft.reboot_is_late = false;
         self.model.state = state;
     }
 
@@ -243,11 +284,14 @@ impl Engine {
         let close =
             Row::Close { attempt: plan.attempt.clone(), outcome, code: fault.code.clone(), reason: fault.message.clone() };
         let mut rows = vec![Effect::Row(close), Effect::Row(Row::Report(self.report(kind, plan, Some(fault))))];
-        if let Some(claim) = plan.claim.clone() {
-            self.soft.releases_waiting += 1;
-            rows.push(Effect::Row(Row::Release { attempt: plan.attempt.clone(), claim, outcome: lock_outcome }));
-        }
+        rows.extend(plan.claim.clone().map(|claim| self.release(&plan.attempt, claim, lock_outcome)));
         rows
+    }
+
+    /// Gives a lock back: it is told to its server until that acknowledges it.
+    fn release(&mut self, attempt: &str, claim: Claim, outcome: LockOutcome) -> Effect {
+        self.soft.releases_waiting = self.soft.releases_waiting.saturating_add(1);
+        row(Row::Release { attempt: attempt.to_owned(), claim, outcome })
     }
 
     fn report(&self, kind: ReportKind, plan: &Plan, fault: Option<&Fault>) -> Report {
@@ -263,26 +307,32 @@ impl Engine {
         }
     }
 
-    /// The attempt failed: rows, a pause that grows with each failure of the same release, then Idle.
+    /// The attempt failed: rows, a pause that grows with each failure in a row, then Idle.
     fn fail(&mut self, plan: &Plan, fault: &Fault, now: &Now) -> Vec<Effect> {
         let rows = self.end_attempt(plan, Outcome::Failed, fault);
-        let before =
-            self.model.failures.as_ref().filter(|failures| failures.digest == plan.digest).map_or(0, |failures| failures.count);
-        let failures = before.saturating_add(1);
-        self.model.failures = Some(Failures { digest: plan.digest, count: failures });
+        let failures = self.count_failure(plan, now);
         self.remember_error(fault, About::Attempt, now);
-        let pause_ms = self.policy.failed_ms(failures, now);
-        self.enter(State::Failed { plan: Some(plan.clone()), code: fault.code.clone(), failures });
-        self.set_alarm(pause_ms, now);
-        self.model.check.next = Some(self.alarm(pause_ms, now));
+        self.enter(State::Failed { plan: Some(plan.clone()), code: fault.code.clone(), failures: failures.count });
+        self.model.alarm.clone_from(&failures.retry);
+        self.model.check.next.clone_from(&failures.retry);
         rows
     }
 
-    /// Ends the attempt because a person or a newer release said so.
-    fn abandon(&mut self, plan: &Plan, fault: &Fault) -> Vec<Effect> {
-        let rows = self.end_attempt(plan, Outcome::Abandoned, fault);
-        self.enter(State::Idle);
-        rows
+    /// A release that is newer than all that failed starts from one: their number is the publisher's, who cannot be
+    /// impersonated. A rollback that fails says nothing about releases.
+    fn count_failure(&mut self, plan: &Plan, now: &Now) -> Failures {
+        let before = self.model.failures.as_ref().filter(|before| plan.kind == Kind::Update && plan.sequence <= before.sequence);
+        let count = before.map_or(0, |before| before.count).saturating_add(1);
+        let failures = Failures {
+            digest: plan.digest,
+            sequence: before.map_or(plan.sequence, |before| before.sequence),
+            count,
+            retry: Some(self.alarm(self.policy.failed_ms(count, now), now)),
+        };
+        if plan.kind == Kind::Update {
+            self.model.failures = Some(failures.clone());
+        }
+        failures
     }
 }
 

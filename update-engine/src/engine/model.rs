@@ -6,6 +6,7 @@ use manifests::digest::Sha256Digest;
 use manifests::version::Sequence;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::event::Gate;
 use crate::engine::facts::PerSlot;
 use crate::engine::state::{Alarm, State};
 use crate::engine::time::Wall;
@@ -22,8 +23,10 @@ pub struct Model {
     pub alarm: Option<Alarm>,
     /// A person paused this host.
     pub pause: Option<Pause>,
-    /// Failed attempts in a row of one release (loop guard).
+    /// Failed attempts in a row (loop guard).
     pub failures: Option<Failures>,
+    /// Boots of a slot that was judged unhealthy (loop guard).
+    pub bad_boots: Option<BadBoots>,
     /// Releases that rolled back. Kept in a table of its own that never changes form.
     #[serde(skip)]
     pub refusals: Vec<Refusal>,
@@ -95,11 +98,28 @@ pub struct Pause {
     pub since: Wall,
 }
 
-/// Failed attempts in a row of one release.
+/// Failed attempts in a row, until a release commits or a newer one than all that failed is offered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failures {
-    /// The release.
+    /// The release that failed last.
     pub digest: Sha256Digest,
+    /// Highest sequence among those that failed: a server that alternates between two of them gains nothing.
+    #[serde(default)]
+    pub sequence: Sequence,
+    /// How many.
+    pub count: u32,
+    /// The timer tries none of them before.
+    #[serde(default)]
+    pub retry: Option<Alarm>,
+}
+
+/// Boots in which a slot that was judged unhealthy still ran: a loader that ignores its marks must not make a host reboot for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadBoots {
+    /// The attempt on trial.
+    pub attempt: String,
+    /// The boot that was counted last.
+    pub boot_id: String,
     /// How many.
     pub count: u32,
 }
@@ -167,6 +187,17 @@ pub struct CommittedSlot {
     pub sequence: Sequence,
     /// Its label.
     pub version: String,
+}
+
+impl Pause {
+    /// As a gate: closed, and until when.
+    pub fn gate(&self) -> Gate {
+        let closed = match &self.reason {
+            Some(reason) => format!("this host is paused: {reason}"),
+            None => "this host is paused".to_owned(),
+        };
+        Gate { gate: "pause".to_owned(), closed: Some(closed), until: self.until.map(|until| until.to_string()) }
+    }
 }
 
 impl Model {

@@ -5,8 +5,8 @@ use manifests::version::Sequence;
 
 use crate::engine::event::{Fault, Offer};
 use crate::engine::facts::{Facts, Floor, FloorFacts};
-use crate::engine::model::{Model, names};
-use crate::engine::state::{Kind, Plan, Request, Target};
+use crate::engine::model::{Model, Refusal, names};
+use crate::engine::state::{Kind, Origin, Plan, Request, Target};
 use crate::engine::time::Now;
 
 /// What becomes of an offer.
@@ -108,10 +108,11 @@ fn check_order(offer: &Offer, request: &Request, facts: &Facts) -> Result<(), Fa
         return Err(Fault::new("sequence-reused", message));
     }
     let highest = floor.highest.max(running.sequence.unwrap_or(Sequence::ZERO));
-    if record.sequence <= highest && !request.allow_older {
+    if record.sequence < highest && !request.allow_older {
         let message = format!(
-            "{} is not newer than sequence {highest}, the highest this host has run: `updatectl update VERSION --allow-older` installs it all the same",
-            label(offer)
+            "{} is older than sequence {highest}, the highest this host has run: `updatectl update {} --allow-older` installs it all the same",
+            label(offer),
+            record.version
         );
         return Err(Fault::new("older-release", message));
     }
@@ -175,19 +176,26 @@ fn check_images(offer: &Offer, facts: &Facts) -> Result<(), Fault> {
     Ok(())
 }
 
+/// A release that was given up here stays refused until a newer sequence, or until a person names it. Another record with its
+/// sequence is no newer one.
 fn check_refusals(offer: &Offer, request: &Request, model: &Model) -> Result<(), Fault> {
-    let named = request.version.as_deref() == Some(offer.record.version.as_str());
-    match model.refusal_of(offer.digest) {
-        Some(refusal) if !named => Err(Fault::new(
+    let record = &offer.record;
+    let named = request.version.as_deref() == Some(record.version.as_str()) || matches!(request.origin, Origin::Files { .. });
+    if named {
+        return Ok(());
+    }
+    let stands = |refusal: &&Refusal| refusal.digest == offer.digest || refusal.sequence == record.sequence;
+    match model.refusals.iter().find(stands) {
+        Some(refusal) => Err(Fault::new(
             "refused-release",
             format!(
                 "{} was given up on this host ({}): a newer release, or `updatectl update {}`, is tried",
                 label(offer),
                 refusal.reason,
-                offer.record.version
+                record.version
             ),
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -210,12 +218,15 @@ fn make_plan(offer: &Offer, request: &Request, facts: &Facts, now: &Now) -> Deci
         _ => None,
     };
     let target = Target { slot, version: record.version.clone(), sequence: record.sequence, digest: offer.digest };
-    let from_version = facts.running_content().version.unwrap_or_else(|| "unknown".to_owned());
+    let running = facts.running_content();
+    let highest = known_floor(facts).map_or(record.sequence, |floor| floor.highest).max(running.sequence.unwrap_or_default());
+    let from_version = running.version.unwrap_or_else(|| "unknown".to_owned());
     Decision::Install(Box::new(Plan {
         source: offer.source.clone(),
         notes_url,
         image_bytes: record.images.iter().map(bytes).sum(),
         no_reboot: request.no_reboot,
+        allow_older: record.sequence < highest,
         reported_installed: false,
         ..Plan::without_payload(now.attempt_id(), Kind::Update, target, from_version, now.wall)
     }))

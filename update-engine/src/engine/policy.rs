@@ -14,10 +14,16 @@ pub const FAILED_PAUSE_MS: u64 = 60_000;
 pub const FAILED_PAUSE_MAX_MS: u64 = 24 * 3_600_000;
 /// Longest wait for the first check after a start, so that a fleet that lost power does not come back as one.
 pub const FIRST_CHECK_MAX_MS: u64 = 10 * 60_000;
+/// Refusals kept. Old ones are of releases that are long overtaken.
+pub const MAX_REFUSALS: u32 = 100;
+/// Boots into a slot that was judged unhealthy after which the host stops rebooting to leave it. More than any loader's tries.
+pub const MAX_BAD_BOOTS: u32 = 8;
 /// Times a proof may fail before the attempt does: the disk does not keep what is written.
 pub const MAX_REWRITES: u32 = 2;
 /// A newer release may supersede a pending one this often; more would let a stream of releases starve the update.
 pub const SUPERSEDE_EVERY_MS: i64 = 24 * 3_600_000;
+/// A timer that was read from the journal and is further away was not set by these rules.
+pub const LONGEST_WAIT_MS: u64 = FAILED_PAUSE_MAX_MS / 10 * 11;
 /// A proof older than this is earned again before arming.
 pub const PROOF_MAX_AGE_MS: u64 = 24 * 3_600_000;
 
@@ -126,7 +132,7 @@ pub fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::engine::time::{Mono, Wall};
-    use proptest::prelude::*;
+    use proptest::prelude::{any, prop_assert, proptest};
 
     fn policy(check_interval_s: u64) -> Policy {
         Policy {

@@ -9,112 +9,109 @@ use crate::engine::effect::{Effect, Outcome, Row, Scan};
 use crate::engine::event::{Fault, Orphan};
 use crate::engine::facts::{Facts, Marks};
 use crate::engine::model::About;
+use crate::engine::policy::LONGEST_WAIT_MS;
 use crate::engine::row;
-use crate::engine::state::{ArmedStep, Kind, LockedStep, Plan, State, Target};
+use crate::engine::state::{Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Target, WayBack};
 use crate::engine::time::Now;
+
+/// Checks in a row that a start may repeat because a person asked for them: an answer that kills the daemon must not be asked
+/// for for ever.
+const MAX_REPEATED_CHECKS: u32 = 3;
 
 impl Engine {
     pub(super) fn on_started(&mut self, facts: Facts, orphans: Vec<Orphan>, now: &Now) -> Vec<Effect> {
         self.facts = facts;
-        let mut effects = self.end_orphans(orphans, now);
-        effects.extend(self.settle(now));
-        effects
+        self.soft.orphans = orphans;
+        // Waits of a state are earned again; only the pause after a failure is kept, within its boot.
+        if !matches!(self.model.state, State::Failed { .. }) {
+            self.model.alarm = None;
+        }
+        self.settle(now)
     }
 
     /// Takes up what the journal says was under way, as far as the world bears it out.
-    fn settle(&mut self, now: &Now) -> Vec<Effect> {
+    pub(super) fn settle(&mut self, now: &Now) -> Vec<Effect> {
         self.schedule_after_start(now);
-        self.end_pause_if_over(now);
-        let Some(running) = self.facts.running.filter(|_| self.facts.boot.is_some()) else {
-            // Nothing may be written or marked; the daemon looks again before each check.
-            self.set_alarm_if_none(now);
-            return Vec::new();
-        };
+        // Nothing may be written or marked before the world is seen: the next check looks again.
+        let Some(running) = self.sighted() else { return Vec::new() };
+        self.remember_running(running);
+        let mut effects = self.take_in_orphans(running, now);
+        effects.extend(self.settle_state(running, now));
+        effects
+    }
+
+    fn settle_state(&mut self, running: SlotName, now: &Now) -> Vec<Effect> {
         match self.model.state.clone() {
             State::Idle => self.settle_idle(running, now),
-            State::Checking { request } => {
+            State::Checking { request } => self.settle_checking(request, running, now),
+            State::Failed { .. } => self.settle_failed(running, now),
+            State::Deferred { plan, .. } if plan.slot == running => {
                 self.enter(State::Idle);
-                let mut effects = self.settle_idle(running, now);
-                if matches!(self.model.state, State::Idle) && request.origin != crate::engine::state::Origin::Timer {
-                    effects.extend(self.start_check(request, now));
-                }
-                effects
-            }
-            State::Failed { .. } => {
-                if self.model.alarm.as_ref().is_none_or(|alarm| alarm.boot_id != self.facts.boot_id) {
-                    self.enter(State::Idle);
-                }
                 self.settle_idle(running, now)
             }
             State::Deferred { .. } => self.leave_deferred(now),
             State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. } if plan.slot == running => {
-                self.wrong_slot_runs(&plan, now)
+                self.wrong_slot_runs(&plan, running, now)
             }
             State::Fetching { plan, .. } => vec![Effect::Install { plan, scan: Scan::All }],
             State::Written { plan, rewrites } => self.prove_again(plan, rewrites),
+            State::Proven { plan, .. } if plan.giving_up.is_some() => self.give_up_as_decided(plan, now),
             State::Proven { plan, .. } => self.prove_again(plan, 0),
-            State::Locked { plan, boot_id, step } => self.restart_locked(plan, boot_id, step, running, now),
-            State::Armed { plan, old_slot, boot_id, step } => self.restart_armed(plan, old_slot, boot_id, step, running, now),
+            State::Locked { plan, .. } | State::Armed { plan, .. } if plan.slot == running => self.start_trial(plan),
+            State::Locked { plan, boot_id, step } => self.restart_locked(plan, boot_id, step, now),
+            State::Armed { plan, old_slot, boot_id, step } => self.restart_armed(plan, old_slot, boot_id, step, now),
             State::Trial { plan, verdict } if plan.slot != running => {
-                let why = verdict.unwrap_or_else(|| "the loader spent its tries: the slot stopped booting".to_owned());
+                let why = verdict.unwrap_or_else(|| self.why_it_went_back(plan.slot));
                 self.roll_back(&plan, &why, now)
             }
-            State::Committed { plan } if plan.slot != running => {
-                self.roll_back(&plan, "power was lost before the slot was marked good, and the loader went back", now)
+            State::Committed { plan } if plan.slot != running => self.settle_committed_elsewhere(&plan, now),
+            State::RolledBack { plan, .. } if plan.slot == running => {
+                // The loader came back to it before it was disarmed: it is judged anew, as an attempt of its own.
+                self.enter(State::Idle);
+                self.settle_idle(running, now)
             }
             State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => self.resume_trial(now),
         }
     }
 
-    /// Attempts of a journal that was set aside end here, each once: on trial in its slot it is judged, otherwise it is over.
-    fn end_orphans(&mut self, orphans: Vec<Orphan>, now: &Now) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        for orphan in orphans {
-            let marks = self.facts.marks(orphan.slot).unwrap_or_default();
-            let runs = self.facts.running == Some(orphan.slot);
-            let plan = orphan_plan(orphan);
-            if runs && (marks.pending() || marks.spent) && matches!(self.model.state, State::Idle) {
-                self.enter(State::Trial { plan, verdict: None });
-            } else if !runs && marks.spent {
-                let fault = Fault::new("rolled-back", "the new slot did not come up: the loader spent its tries and went back");
-                effects.push(self.refuse(&plan, &fault.message, now));
-                self.remember_error(&fault, About::Attempt, now);
-                effects.extend(self.end_attempt(&plan, Outcome::RolledBack, &fault));
-            } else {
-                let fault = Fault::new("journal-lost", "the journal that knew this attempt was set aside");
-                effects.extend(self.end_attempt(&plan, Outcome::Abandoned, &fault));
-            }
-        }
-        effects
-    }
-
     /// Timers of this boot go on; in another boot the first check comes soon, spread over the fleet.
     fn schedule_after_start(&mut self, now: &Now) {
-        let same_boot = self.model.check.next.as_ref().is_some_and(|alarm| alarm.boot_id == self.facts.boot_id);
-        if !same_boot {
+        let stands = |alarm: &Alarm| alarm.boot_id == self.facts.boot_id && now.mono.until(alarm.at) <= LONGEST_WAIT_MS;
+        if !self.model.check.next.as_ref().is_some_and(stands) {
             let delay_ms = self.policy.first_check_ms(now);
             self.model.check.next = Some(self.alarm(delay_ms, now));
         }
     }
 
-    fn set_alarm_if_none(&mut self, now: &Now) {
-        if self.model.alarm.is_none() {
-            let delay_ms = self.policy.gate_retry_ms(None, now);
-            self.set_alarm(delay_ms, now);
+    /// What a person asked for is asked again; the timer's own check waits for the timer.
+    fn settle_checking(&mut self, request: Request, running: SlotName, now: &Now) -> Vec<Effect> {
+        self.model.check.errors = self.model.check.errors.saturating_add(1);
+        self.enter(State::Idle);
+        let mut effects = self.settle_idle(running, now);
+        let repeats = request.origin != Origin::Timer && self.model.check.errors <= MAX_REPEATED_CHECKS;
+        if matches!(self.model.state, State::Idle) && repeats {
+            effects.extend(self.start_check(request, now));
         }
+        effects
+    }
+
+    /// The pause after a failure goes on in the boot it began in.
+    fn settle_failed(&mut self, running: SlotName, now: &Now) -> Vec<Effect> {
+        let stands = |alarm: &Alarm| alarm.boot_id == self.facts.boot_id && now.mono.until(alarm.at) <= LONGEST_WAIT_MS;
+        if !self.model.alarm.as_ref().is_some_and(stands) {
+            self.enter(State::Idle);
+        }
+        self.settle_idle(running, now)
     }
 
     /// No attempt is known. A running slot on trial is judged all the same; an armed slot nobody can vouch for is disarmed (P3).
     pub(super) fn settle_idle(&mut self, running: SlotName, now: &Now) -> Vec<Effect> {
         let marks = |slot| self.facts.marks(slot).unwrap_or_default();
         if marks(running).pending() || marks(running).spent {
-            let plan = self.found_plan(running, now);
-            let mut effects = vec![row(Row::Open(plan.clone()))];
-            effects.extend(self.start_trial(plan));
-            return effects;
+            return self.open_found_trial(running, now);
         }
         let other = running.other();
-        if marks(other).pending() {
+        if marks(other).pending() && marks(running).good {
             let message = format!(
                 "slot {other} was armed and nothing here knows by whom: it was disarmed, the host stays on slot {running}"
             );
@@ -122,6 +119,14 @@ impl Engine {
             return vec![Effect::Disarm(other)];
         }
         Vec::new()
+    }
+
+    /// A trial whose attempt this journal does not know, as an attempt of its own.
+    pub(super) fn open_found_trial(&mut self, running: SlotName, now: &Now) -> Vec<Effect> {
+        let plan = self.found_plan(running, now);
+        let mut effects = vec![row(Row::Open(plan.clone()))];
+        effects.extend(self.start_trial(plan));
+        effects
     }
 
     fn found_plan(&self, slot: SlotName, now: &Now) -> Plan {
@@ -140,65 +145,104 @@ impl Engine {
         })
     }
 
-    fn wrong_slot_runs(&mut self, plan: &Plan, now: &Now) -> Vec<Effect> {
-        let message = format!("slot {} runs although it was being written: somebody booted it by hand", plan.slot);
-        self.fail(plan, &Fault::new("running-slot", message), now)
+    /// Attempts of a journal that was set aside, each ended once: by what the boot table says became of it.
+    fn take_in_orphans(&mut self, running: SlotName, now: &Now) -> Vec<Effect> {
+        let orphans = std::mem::take(&mut self.soft.orphans);
+        orphans.into_iter().flat_map(|orphan| self.take_in_orphan(orphan_plan(orphan), running, now)).collect()
     }
 
-    /// A read-back counts only in the run of the daemon that made it. A slot that is armed without having been is disarmed first.
-    fn prove_again(&mut self, plan: Plan, rewrites: u32) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        if self.facts.marks(plan.slot).is_some_and(Marks::pending) {
-            effects.push(Effect::Disarm(plan.slot));
+    fn take_in_orphan(&mut self, mut plan: Plan, running: SlotName, now: &Now) -> Vec<Effect> {
+        let marks = self.facts.marks(plan.slot).unwrap_or_default();
+        let runs = plan.slot == running;
+        let free = matches!(self.model.state, State::Idle | State::Checking { .. } | State::Deferred { .. });
+        let lost = Fault::new("journal-lost", "the journal that knew this attempt was set aside");
+        if runs && free && (marks.pending() || marks.spent) {
+            self.enter(State::Trial { plan, verdict: None });
+            return Vec::new();
         }
-        self.enter(State::Written { plan: plan.clone(), rewrites });
-        effects.push(Effect::ReadBack(plan));
+        if !runs && self.was_tried(marks) {
+            let why = self.why_it_went_back(plan.slot);
+            let rows = self.went_back(&plan, &why, now);
+            if free {
+                self.enter(State::RolledBack { plan, why });
+            }
+            return rows;
+        }
+        if !runs && free && marks.pending() {
+            // Armed, not tried: its lock is given back only after the slot was disarmed.
+            plan.giving_up = Some(GivingUp { code: lost.code, message: lost.message, end: WayBack::Abandoned, disarm: true });
+            self.enter(State::Locked { plan, boot_id: self.facts.boot_id.clone(), step: LockedStep::GivingUp });
+            return Vec::new();
+        }
+        self.end_attempt(&plan, Outcome::Abandoned, &lost)
+    }
+
+    /// The loader has spent a try on it.
+    fn was_tried(&self, marks: Marks) -> bool {
+        let full = self.facts.boot.as_ref().map_or(0, |boot| boot.tries);
+        marks.spent || (marks.pending() && marks.tries_left < full)
+    }
+
+    fn why_it_went_back(&self, slot: SlotName) -> String {
+        let marks = self.facts.marks(slot).unwrap_or_default();
+        if marks.spent {
+            "it did not come up: the loader spent its tries and went back".to_owned()
+        } else if marks.pending() {
+            format!("it was left before it had shown that it is healthy, with {} tries left", marks.tries_left)
+        } else {
+            "it was marked bad before it had shown that it is healthy".to_owned()
+        }
+    }
+
+    fn wrong_slot_runs(&mut self, plan: &Plan, running: SlotName, now: &Now) -> Vec<Effect> {
+        let message = format!("slot {} runs although it was being written: somebody booted it by hand", plan.slot);
+        let mut effects = self.fail(plan, &Fault::new("running-slot", message), now);
+        if plan.drained {
+            effects.push(Effect::Undrain(plan.clone()));
+        }
+        effects.extend(self.settle_idle(running, now));
         effects
     }
 
+    /// A read-back counts only in the run of the daemon that made it.
+    fn prove_again(&mut self, plan: Plan, rewrites: u32) -> Vec<Effect> {
+        self.enter(State::Written { plan, rewrites });
+        self.resume_written()
+    }
+
     /// The journal stands between the grant and the flip: the boot table knows whether the flip happened.
-    fn restart_locked(&mut self, plan: Plan, boot_id: String, step: LockedStep, running: SlotName, now: &Now) -> Vec<Effect> {
-        if plan.slot == running {
-            return self.start_trial(plan);
-        }
+    fn restart_locked(&mut self, plan: Plan, boot_id: String, step: LockedStep, now: &Now) -> Vec<Effect> {
         let marks = self.facts.marks(plan.slot).unwrap_or_default();
-        if step == LockedStep::GivingUp {
-            return vec![Effect::Disarm(plan.slot)];
-        }
-        if marks.pending() || marks.spent {
-            return self.restart_armed(plan, running, boot_id, ArmedStep::Rebooting, running, now);
+        let flipped = marks.pending() || marks.spent;
+        if flipped || plan.giving_up.is_some() || step == LockedStep::GivingUp {
+            let old_slot = plan.slot.other();
+            let step = if self.rests_when_armed(&plan) { ArmedStep::Resting } else { ArmedStep::Gates };
+            return self.restart_armed(plan, old_slot, boot_id, step, now);
         }
         self.prove_again(plan, 0)
     }
 
-    fn restart_armed(
-        &mut self,
-        plan: Plan,
-        old_slot: SlotName,
-        boot_id: String,
-        step: ArmedStep,
-        running: SlotName,
-        now: &Now,
-    ) -> Vec<Effect> {
-        if plan.slot == running {
-            return self.start_trial(plan);
-        }
-        if step == ArmedStep::GivingUp {
-            self.enter(State::Armed { plan: plan.clone(), old_slot, boot_id, step });
-            return vec![Effect::Disarm(plan.slot)];
-        }
+    fn restart_armed(&mut self, plan: Plan, old_slot: SlotName, boot_id: String, step: ArmedStep, now: &Now) -> Vec<Effect> {
         let marks = self.facts.marks(plan.slot).unwrap_or_default();
-        if boot_id == self.facts.boot_id {
+        let rebooted = boot_id != self.facts.boot_id;
+        if rebooted && self.was_tried(marks) {
+            let why = self.why_it_went_back(plan.slot);
+            return self.roll_back(&plan, &why, now);
+        }
+        if plan.giving_up.is_some() {
+            return self.restart_way_back(plan, marks, now);
+        }
+        self.enter(State::Armed { plan: plan.clone(), old_slot, boot_id: boot_id.clone(), step });
+        if !rebooted {
             return self.armed_in_this_boot(plan, old_slot, boot_id, step, marks, now);
         }
-        let full = self.facts.boot.as_ref().is_some_and(|boot| marks.tries_left >= boot.tries);
-        if marks.pending() && full {
+        if marks.pending() {
             let message =
                 format!("the host was rebooted, but its loader did not try slot {}: it does not read this boot table", plan.slot);
-            self.enter(State::Armed { plan: plan.clone(), old_slot, boot_id, step });
-            return self.give_up(plan, Fault::new("not-attempted", message), false, now);
+            return self.give_up(plan, Fault::new("not-attempted", message), WayBack::Failed, now);
         }
-        self.roll_back(&plan, "the new slot did not come up: the loader spent its tries and went back", now)
+        let why = self.why_it_went_back(plan.slot);
+        self.roll_back(&plan, &why, now)
     }
 
     /// Only the daemon was started again. What could have happened meanwhile is asked again: gates and lock before the reboot.
@@ -217,7 +261,15 @@ impl Engine {
         }
         let step = if step == ArmedStep::Resting { ArmedStep::Resting } else { ArmedStep::Gates };
         self.enter(State::Armed { plan, old_slot, boot_id, step });
-        if step == ArmedStep::Gates { self.look_at_gates_again(now) } else { Vec::new() }
+        self.look_at_gates_again(now)
+    }
+
+    /// Its marks were good before the journal could say so: that is a commit. Otherwise the host went back.
+    fn settle_committed_elsewhere(&mut self, plan: &Plan, now: &Now) -> Vec<Effect> {
+        if self.facts.marks(plan.slot).is_some_and(|marks| marks.good) {
+            return self.committed(plan);
+        }
+        self.roll_back(plan, "power was lost before the slot was marked good, and the loader went back", now)
     }
 }
 

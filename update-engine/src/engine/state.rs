@@ -8,9 +8,9 @@
 //! | Fetching | disarm the inactive slot, fetch, verify, write | all windows → Written; error → Failed | plan; the slot is disarmed before its first byte |
 //! | Written | read-back | equal → Proven; differs → Fetching again (bounded) | writer finished (fsync) |
 //! | Proven | gates, then the lock | granted → Locked; refused → wait, with the reason | – (earned again after a restart) |
-//! | Locked | drain, acknowledge `rebooting`, arm | done → Armed; error → release, Failed | the claim, *before* asking for the lock |
+//! | Locked | drain, acknowledge `rebooting`, arm | done → Armed; gate closed → undrain, release, Proven; error → disarm, undrain, release, Failed | the claim, *before* asking for the lock |
 //! | Armed | reboot | new boot: new slot → Trial; old slot, tries spent → RolledBack; old slot, no try spent → Failed. Same boot: gates and lock again | plan, old slot, boot id |
-//! | Trial | health | healthy → Committed; not → mark this slot bad, reboot | tries are the boot loader's |
+//! | Trial | health | healthy → Committed; not → mark this slot bad, reboot (bounded) | tries are the boot loader's |
 //! | Committed | raise the floor, mark good | read back → Idle | outbox rows |
 //! | RolledBack | disarm the slot that failed | read back → Idle | outbox rows, refusal |
 //! | Failed | timer | pause over → Idle | failures counted |
@@ -161,10 +161,12 @@ pub enum ArmedStep {
     GateClosed,
     /// The lock once more, under the same attempt.
     Lock,
-    /// The lock was refused.
+    /// The lock was refused, or its server is out of reach: it is asked once more before the slot is disarmed.
     LockRefused,
     /// The durable change to `rebooting` once more.
     Acknowledging,
+    /// Drain hooks run: the slot was armed without them (`manual`), and now a person wants the reboot.
+    Draining,
     /// The reboot command runs, or was accepted.
     Rebooting,
     /// Given up: see [`Plan::giving_up`].
@@ -248,6 +250,9 @@ pub struct Plan {
     /// A person said `reboot --force`: no lock, recorded.
     #[serde(default)]
     pub forced: bool,
+    /// A person permitted a release below the highest committed one, recorded.
+    #[serde(default)]
+    pub allow_older: bool,
     /// The lock that was asked for, written down before it was asked for.
     #[serde(default)]
     pub claim: Option<Claim>,
@@ -257,7 +262,8 @@ pub struct Plan {
     /// Hooks of `drain.d` were started: giving up has to run `undrain.d`.
     #[serde(default)]
     pub drained: bool,
-    /// Set once the attempt is given up after the lock was asked for: disarm, undrain, release, in this order.
+    /// Set once the way back is taken: disarm, undrain, release, in this order. While an answer that could still change the
+    /// world is on its way (lock, acknowledgement, arming), it is waited for first.
     #[serde(default)]
     pub giving_up: Option<GivingUp>,
     /// When the attempt began.
@@ -294,6 +300,7 @@ impl Plan {
             no_reboot: false,
             reboot_asked: false,
             forced: false,
+            allow_older: false,
             claim: None,
             reported_installed: true,
             drained: false,
@@ -303,15 +310,30 @@ impl Plan {
     }
 }
 
-/// Why an attempt is given up, and as what it will be counted.
+/// Why the way back is taken, and where it ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivingUp {
     /// Stable word.
     pub code: String,
     /// Sentence.
     pub message: String,
-    /// `true` = a person or a newer release ended it, `false` = it failed.
-    pub abandoned: bool,
+    /// Where it ends.
+    pub end: WayBack,
+    /// The slot may be armed: it is disarmed first.
+    #[serde(default)]
+    pub disarm: bool,
+}
+
+/// Where the way back ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WayBack {
+    /// The attempt failed.
+    Failed,
+    /// A person or a newer release ended it.
+    Abandoned,
+    /// The attempt goes on: the proven slot waits for gates and lock again.
+    Waits,
 }
 
 /// Kinds of attempt.

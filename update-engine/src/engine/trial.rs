@@ -1,33 +1,54 @@
 //! The first boots of a new slot: health, commit, rollback.
 
-use manifests::version::Sequence;
+use manifests::release::SlotName;
+use manifests::version::{Sequence, Version};
 
 use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::Fault;
-use crate::engine::facts::{BootTable, Facts};
-use crate::engine::model::{About, CommittedSlot, Refusal};
+use crate::engine::facts::{BootTable, Facts, Marks};
+use crate::engine::giving_up::rolled_back;
+use crate::engine::model::{About, BadBoots, CommittedSlot, Refusal};
+use crate::engine::policy::{MAX_BAD_BOOTS, MAX_REFUSALS};
 use crate::engine::state::{Kind, Plan, State};
 use crate::engine::time::Now;
 use crate::engine::{Engine, row};
 
 impl Engine {
-    pub(super) fn start_trial(&mut self, plan: Plan) -> Vec<Effect> {
+    /// The slot of the plan runs: it is judged, however the host came to boot it.
+    pub(super) fn start_trial(&mut self, mut plan: Plan) -> Vec<Effect> {
+        plan.giving_up = None;
         self.enter(State::Trial { plan: plan.clone(), verdict: None });
         vec![Effect::Health(plan)]
     }
 
-    /// Takes up what a restart, an error or a late answer interrupted.
+    /// Takes up what a restart or an error interrupted.
     pub(super) fn resume_trial(&mut self, now: &Now) -> Vec<Effect> {
         match self.model.state.clone() {
-            State::Trial { plan, verdict: None } => vec![Effect::Health(plan)],
-            State::Trial { plan, verdict: Some(_) } => {
-                let marked_bad = self.facts.marks(plan.slot).is_some_and(|marks| !marks.bootable);
-                if marked_bad { vec![Effect::Reboot(plan)] } else { vec![Effect::MarkBad(plan)] }
+            State::Trial { plan, verdict: None } if self.was_marked_bad(plan.slot) && !self.stays_all_the_same(&plan) => {
+                let reason = "the deadline of its trial passed before it had shown that it is healthy".to_owned();
+                self.judge_unhealthy(plan, reason, now)
             }
+            State::Trial { plan, verdict: None } => vec![Effect::Health(plan)],
+            State::Trial { plan, verdict: Some(_) } => self.leave_bad_slot(plan, now),
             State::Committed { plan } => vec![Effect::Commit(plan)],
-            State::RolledBack { plan, .. } => self.disarm_failed(&plan, now),
+            State::RolledBack { plan, .. } => vec![Effect::Disarm(plan.slot)],
             _ => Vec::new(),
         }
+    }
+
+    /// The running slot has lost its marks while another one can be booted: the unit that watches over the deadline did that.
+    fn was_marked_bad(&self, running: SlotName) -> bool {
+        let blank = |marks: Marks| !marks.good && !marks.bootable && !marks.spent;
+        self.facts.marks(running).is_some_and(blank) && self.can_boot(running.other())
+    }
+
+    /// The loader has shown that it does not obey the marks: they say nothing any more, health does.
+    fn stays_all_the_same(&self, plan: &Plan) -> bool {
+        self.model.bad_boots.as_ref().is_some_and(|known| known.attempt == plan.attempt && known.count > MAX_BAD_BOOTS)
+    }
+
+    fn can_boot(&self, slot: SlotName) -> bool {
+        self.facts.marks(slot).is_some_and(|marks| marks.bootable)
     }
 
     pub(super) fn on_health(&mut self, attempt: &str, result: Result<Vec<String>, String>, now: &Now) -> Vec<Effect> {
@@ -36,17 +57,55 @@ impl Engine {
         }
         let State::Trial { plan, verdict: None } = self.model.state.clone() else { return Vec::new() };
         match result {
-            Ok(_warnings) => self.start_commit(plan),
-            Err(reason) => {
-                self.remember_error(
-                    &Fault::new("unhealthy", format!("{} is unhealthy: {reason}", plan.version)),
-                    About::Attempt,
-                    now,
-                );
-                self.enter(State::Trial { plan: plan.clone(), verdict: Some(reason) });
-                vec![Effect::MarkBad(plan)]
+            Ok(warnings) => {
+                self.soft.health_warnings = warnings;
+                self.start_commit(plan)
             }
+            Err(reason) => self.judge_unhealthy(plan, reason, now),
         }
+    }
+
+    fn judge_unhealthy(&mut self, plan: Plan, reason: String, now: &Now) -> Vec<Effect> {
+        self.remember_error(&unhealthy(&plan, &reason), About::Attempt, now);
+        self.enter(State::Trial { plan: plan.clone(), verdict: Some(reason) });
+        self.leave_bad_slot(plan, now)
+    }
+
+    /// Marks the slot bad and reboots, as long as there is somewhere to go and the loader goes there.
+    fn leave_bad_slot(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
+        let boots = self.count_bad_boot(&plan);
+        if !self.can_boot(plan.slot.other()) {
+            let why = format!("slot {} cannot be booted, so there is no way back", plan.slot.other());
+            return self.stay(plan, &why, boots, now);
+        }
+        if boots > MAX_BAD_BOOTS {
+            let why = format!("the loader has started it {boots} times all the same: it does not obey its marks");
+            return self.stay(plan, &why, boots, now);
+        }
+        let marked = self.facts.marks(plan.slot).is_some_and(|marks| !marks.bootable);
+        if marked { vec![Effect::Reboot(plan)] } else { vec![Effect::MarkBad(plan)] }
+    }
+
+    /// Once for each boot, however often the daemon is started in it.
+    fn count_bad_boot(&mut self, plan: &Plan) -> u32 {
+        let boot_id = &self.facts.boot_id;
+        let known = self.model.bad_boots.take().filter(|known| known.attempt == plan.attempt);
+        let count = known.map_or(1, |known| known.count.saturating_add(u32::from(known.boot_id != *boot_id)));
+        self.model.bad_boots = Some(BadBoots { attempt: plan.attempt.clone(), boot_id: boot_id.clone(), count });
+        count
+    }
+
+    /// A reboot would help nobody: the host stays reachable, says so, and looks after its health again.
+    fn stay(&mut self, plan: Plan, why: &str, boots: u32, now: &Now) -> Vec<Effect> {
+        let reason = match &self.model.state {
+            State::Trial { verdict: Some(reason), .. } => reason.clone(),
+            _ => String::new(),
+        };
+        let fault = unhealthy(&plan, &reason);
+        self.remember_error(&Fault { message: format!("{}; {why}", fault.message), ..fault }, About::Attempt, now);
+        self.enter(State::Trial { plan, verdict: None });
+        self.set_alarm(self.policy.failed_ms(boots, now), now);
+        Vec::new()
     }
 
     pub(super) fn start_commit(&mut self, plan: Plan) -> Vec<Effect> {
@@ -59,7 +118,12 @@ impl Engine {
             return Vec::new();
         }
         let State::Committed { plan } = self.model.state.clone() else { return Vec::new() };
-        match result {
+        let seen = result.and_then(|facts| {
+            self.take_facts(*facts);
+            let good = self.facts.marks(plan.slot).is_some_and(|marks| marks.good);
+            if good { Ok(()) } else { Err(Fault::new("mark-good", format!("slot {} does not read back as good", plan.slot))) }
+        });
+        match seen {
             Err(fault) => {
                 let message =
                     format!("{} is healthy but could not be marked good ({}): tried again soon", plan.version, fault.message);
@@ -67,17 +131,24 @@ impl Engine {
                 self.set_alarm(self.policy.gate_retry_ms(None, now), now);
                 Vec::new()
             }
-            Ok(facts) => {
-                self.facts = *facts;
-                let effects = self.end_attempt(&plan, Outcome::Committed, &Fault::new("", ""));
-                self.remember_committed(&plan);
-                self.model.failures = None;
-                self.model.last_error = None;
-                self.model.journal_note = None;
-                self.enter(State::Idle);
-                effects
-            }
+            Ok(()) => self.committed(&plan),
         }
+    }
+
+    /// The marks are good and read back: history, report, lock and memory in one transaction.
+    pub(super) fn committed(&mut self, plan: &Plan) -> Vec<Effect> {
+        let mut effects = self.end_attempt(plan, Outcome::Committed, &Fault::new("", ""));
+        if self.model.refusal_of(plan.digest).is_some() {
+            self.model.refusals.retain(|known| known.digest != plan.digest);
+            effects.push(row(Row::Forgive(plan.digest)));
+        }
+        self.remember_committed(plan);
+        self.model.failures = None;
+        self.model.bad_boots = None;
+        self.model.last_error = None;
+        self.model.journal_note = None;
+        self.enter(State::Idle);
+        effects
     }
 
     fn remember_committed(&mut self, plan: &Plan) {
@@ -88,60 +159,83 @@ impl Engine {
         *self.model.committed.get_mut(plan.slot) = Some(slot);
     }
 
+    /// A slot that runs, is good and whose record is known has shown that it is healthy: it may be rolled back to later.
+    pub(super) fn remember_running(&mut self, running: SlotName) {
+        let content = self.facts.slots.get(running);
+        let known = content.digest.zip(content.sequence).zip(content.version.clone());
+        let good = self.facts.marks(running).is_some_and(|marks| marks.good);
+        if let Some(((digest, sequence), version)) = known.filter(|_| good) {
+            *self.model.committed.get_mut(running) = Some(CommittedSlot { digest, sequence, version });
+        }
+    }
+
     pub(super) fn on_marked_bad(&mut self, attempt: &str, result: Result<BootTable, Fault>, now: &Now) -> Vec<Effect> {
         if !self.is_current(attempt) {
             return Vec::new();
         }
-        let State::Trial { plan, verdict: Some(_) } = self.model.state.clone() else { return Vec::new() };
+        let State::Trial { plan, verdict: Some(reason) } = self.model.state.clone() else { return Vec::new() };
         match result {
             Ok(boot) => self.facts.boot = Some(boot),
             // The loader's tries still bring the old slot back: reboot all the same.
-            Err(fault) => self.remember_error(
-                &Fault::new("mark-bad", format!("the unhealthy slot could not be marked bad: {}", fault.message)),
-                About::Attempt,
-                now,
-            ),
+            Err(fault) => {
+                let told = unhealthy(&plan, &reason);
+                let message = format!("{}; its slot could not be marked bad: {}", told.message, fault.message);
+                self.remember_error(&Fault { message, ..told }, About::Attempt, now);
+            }
         }
         vec![Effect::Reboot(plan)]
     }
 
-    /// The old slot runs again: history, report, release, refusal in one transaction; then the failed slot is disarmed.
+    /// The old slot runs again: history, report, release, refusal in one transaction. The failed slot is still to be disarmed.
     pub(super) fn roll_back(&mut self, plan: &Plan, why: &str, now: &Now) -> Vec<Effect> {
-        let fault = Fault::new("rolled-back", format!("{} rolled back to {}: {why}", plan.version, plan.from_version));
-        self.remember_error(&fault, About::Attempt, now);
-        let mut effects = self.end_attempt(plan, Outcome::RolledBack, &fault);
-        if plan.sequence != Sequence::ZERO {
-            effects.push(self.refuse(plan, why, now));
-        }
+        let mut effects = self.went_back(plan, why, now);
         self.enter(State::RolledBack { plan: plan.clone(), why: why.to_owned() });
-        effects.extend(self.disarm_failed(plan, now));
+        effects.extend(self.resume_trial(now));
         effects
     }
 
-    fn disarm_failed(&mut self, plan: &Plan, _now: &Now) -> Vec<Effect> {
-        if self.facts.running == Some(plan.slot) {
-            self.enter(State::Idle);
-            return Vec::new();
+    /// The rows of a rollback.
+    pub(super) fn went_back(&mut self, plan: &Plan, why: &str, now: &Now) -> Vec<Effect> {
+        let fault = rolled_back(plan, why);
+        self.remember_error(&fault, About::Attempt, now);
+        self.model.bad_boots = None;
+        let mut effects = self.end_attempt(plan, Outcome::RolledBack, &fault);
+        // A slot of which no record is known names no release that could be refused.
+        if plan.sequence != Sequence::ZERO {
+            effects.push(self.refuse(plan.digest, plan.sequence, &plan.version, why, now));
         }
-        vec![Effect::Disarm(plan.slot)]
+        effects
     }
 
-    pub(super) fn refuse(&mut self, plan: &Plan, why: &str, now: &Now) -> Effect {
-        let refusal = Refusal {
-            digest: plan.digest,
-            sequence: plan.sequence,
-            version: plan.version.to_string(),
-            reason: why.to_owned(),
-            at: now.wall,
-        };
+    /// Refuses what is in a slot, as far as its record is known.
+    pub(super) fn refuse_content(&mut self, slot: SlotName, why: &str, now: &Now) -> Option<Effect> {
+        let content = self.facts.slots.get(slot).clone();
+        let remembered = self.model.committed.get(slot).clone();
+        let (digest, sequence) =
+            content.digest.zip(content.sequence).or_else(|| remembered.as_ref().map(|slot| (slot.digest, slot.sequence)))?;
+        let label = content.version.or_else(|| remembered.map(|slot| slot.version));
+        let version = label.and_then(|label| Version::parse(&label).ok()).unwrap_or_else(Version::unknown);
+        Some(self.refuse(digest, sequence, &version, why, now))
+    }
+
+    fn refuse(
+        &mut self,
+        digest: manifests::digest::Sha256Digest,
+        sequence: Sequence,
+        version: &Version,
+        why: &str,
+        now: &Now,
+    ) -> Effect {
+        let refusal = Refusal { digest, sequence, version: version.to_string(), reason: why.to_owned(), at: now.wall };
         self.model.refusals.retain(|known| known.digest != refusal.digest);
         self.model.refusals.push(refusal.clone());
-        // Old refusals are of releases that are long overtaken; the table must not grow for ever.
-        let surplus = self.model.refusals.len().saturating_sub(MAX_REFUSALS);
+        let most = usize::try_from(MAX_REFUSALS).unwrap_or(usize::MAX);
+        let surplus = self.model.refusals.len().saturating_sub(most);
         self.model.refusals.drain(..surplus);
         row(Row::Refuse(refusal))
     }
 }
 
-/// Refusals kept.
-pub(super) const MAX_REFUSALS: usize = 100;
+fn unhealthy(plan: &Plan, reason: &str) -> Fault {
+    Fault::new("unhealthy", format!("{} is unhealthy: {reason}", plan.version))
+}
