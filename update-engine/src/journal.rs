@@ -15,8 +15,12 @@
 //! * What [`Journal::commit`] returned from is on the disk (`synchronous=FULL`).
 //! * A journal whose `min_reader` is above [`SCHEMA`] was written by a newer daemon: it is set aside under another name, and its
 //!   attempts, outbox and refusals — whose form never changes — are carried over. So going back to an older image never blinds it.
-//! * An unreadable journal is set aside too, and said aloud. The floor does not live here (see [`crate::floor`]).
-//! * Bounded: [`MAX_ATTEMPTS`], [`MAX_REPORTS`] and `MAX_SET_ASIDE` files; lock releases are never dropped.
+//! * An unreadable journal is set aside too, with as much of them as can be read, and said aloud. A power cut at any moment of
+//!   setting aside loses none of it. The floor does not live here (see [`crate::floor`]).
+//! * A row that cannot be read is left out of what is read, and stays.
+//! * Bounded: [`MAX_ATTEMPTS`], [`MAX_REPORTS`], [`MAX_REFUSALS`] and [`MAX_SET_ASIDE`] files; lock releases are never dropped.
+
+mod aside;
 
 use std::path::{Path, PathBuf};
 
@@ -28,9 +32,11 @@ use manifests::version::{Sequence, Version};
 
 use crate::engine::effect::{LockOutcome, Report, Row};
 use crate::engine::event::Orphan;
-use crate::engine::model::{Model, Refusal};
+use crate::engine::model::{Ended, Model, Refusal};
+use crate::engine::policy::MAX_REFUSALS;
 use crate::engine::state::{Claim, Kind, Plan};
 use crate::engine::time::Wall;
+use aside::{Carried, beside};
 
 /// Schema this build writes.
 pub const SCHEMA: i64 = 1;
@@ -41,7 +47,7 @@ pub const MAX_ATTEMPTS: u32 = 500;
 /// Reports kept while no server takes them; the oldest go first.
 pub const MAX_REPORTS: u32 = 1000;
 /// Journals kept that were set aside.
-const MAX_SET_ASIDE: usize = 3;
+pub const MAX_SET_ASIDE: usize = 3;
 
 const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
@@ -51,7 +57,6 @@ CREATE TABLE IF NOT EXISTS attempt (
   to_sequence INTEGER NOT NULL, to_digest TEXT NOT NULL, started_at_ms INTEGER NOT NULL, ended_at_ms INTEGER,
   outcome TEXT, code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', bytes_downloaded INTEGER NOT NULL DEFAULT 0,
   notes TEXT NOT NULL DEFAULT '', claim TEXT);
-CREATE INDEX IF NOT EXISTS attempt_started ON attempt (started_at_ms);
 CREATE TABLE IF NOT EXISTS outbox (
   id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, attempt TEXT NOT NULL, created_at_ms INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS refusal (
@@ -154,23 +159,24 @@ pub enum Message {
 }
 
 impl Journal {
-    /// Opens the journal in `state_dir`, or a fresh one; the note says when an old one was set aside.
+    /// Opens the journal in `state_dir`, or a fresh one; [`Model::journal_note`] says when an old one was set aside.
     pub fn open(state_dir: &Path, now: Wall) -> Result<(Self, Model), JournalError> {
         let path = state_dir.join("journal.db");
+        aside::finish(&path)?;
+        let was_empty = std::fs::metadata(&path).is_ok_and(|data| data.is_file() && data.len() == 0);
         match Self::open_file(&path) {
-            Ok(Found::Usable(journal, model)) => Ok((journal, *model)),
-            Ok(Found::Newer { schema, carried }) => {
-                let aside = set_aside(&path, "newer", now)?;
-                let note = format!(
-                    "the journal was written by a newer daemon (schema {schema}, this one reads {SCHEMA}): it was set aside as {}",
-                    aside.display()
-                );
-                Self::fresh(&path, note, Some(carried))
+            Ok(Found::Usable(journal, mut model)) => {
+                if was_empty {
+                    model.journal_note = Some("the journal was empty: nothing that was under way is known".to_owned());
+                }
+                Ok((journal, *model))
             }
-            Err(error) if path.exists() && error.is_damage() => {
-                let aside = set_aside(&path, "unreadable", now)?;
-                let note = format!("the journal was unreadable ({error}): it was set aside as {}", aside.display());
-                Self::fresh(&path, note, None)
+            Ok(Found::Newer { schema, carried }) => {
+                let why = format!("was written by a newer daemon (schema {schema}, this one reads {SCHEMA})");
+                Self::start_anew(&path, "newer", &why, &carried, now)
+            }
+            Err(error) if error.is_damage() && path.is_file() => {
+                Self::start_anew(&path, "unreadable", &format!("was unreadable ({error})"), &Carried::salvage(&path), now)
             }
             Err(error) => Err(error),
         }
@@ -195,7 +201,7 @@ impl Journal {
     /// Attempts, newest first.
     pub fn history(&self) -> Result<Vec<Attempt>, JournalError> {
         let query = "SELECT id, kind, slot, from_version, to_version, to_sequence, started_at_ms, ended_at_ms, outcome, code, reason, bytes_downloaded, notes
-                     FROM attempt ORDER BY started_at_ms DESC, rowid DESC";
+                     FROM attempt ORDER BY rowid DESC";
         self.all(query, |row| {
             Ok(Attempt {
                 id: row.get(0)?,
@@ -217,7 +223,7 @@ impl Journal {
 
     /// Attempts that never ended, other than `current`: an older journal was set aside, or lost its model.
     pub fn orphans(&self, current: Option<&str>) -> Result<Vec<Orphan>, JournalError> {
-        let query = "SELECT id, slot, from_version, to_version, to_sequence, to_digest, started_at_ms, claim FROM attempt WHERE outcome IS NULL ORDER BY started_at_ms";
+        let query = "SELECT id, slot, from_version, to_version, to_sequence, to_digest, started_at_ms, claim FROM attempt WHERE outcome IS NULL ORDER BY rowid";
         let rows = self.all(query, |row| {
             let text = |column| row.get::<_, String>(column);
             let digest = manifests::digest::Sha256Digest::from_hex(&text(5)?);
@@ -255,14 +261,13 @@ impl Journal {
         let sqlite = |source| JournalError::Sqlite { path: path.to_owned(), source };
         let db = Connection::open(path).map_err(sqlite)?;
         configure(&db).map_err(sqlite)?;
-        db.execute_batch(CREATE).map_err(sqlite)?;
-        let meta = |key: &str| {
-            db.query_row("SELECT value FROM meta WHERE key = ?1", params![key], |row| row.get::<_, i64>(0)).optional()
-        };
-        let (schema, min_reader) = (meta("schema").map_err(sqlite)?, meta("min_reader").map_err(sqlite)?);
+        // Nothing is written to a journal before it is known whose it is.
+        let schema = read_meta(&db, "schema").map_err(sqlite)?;
+        let min_reader = read_meta(&db, "min_reader").map_err(sqlite)?;
         if let Some(schema) = schema.filter(|_| min_reader.unwrap_or(1) > SCHEMA) {
-            return Ok(Found::Newer { schema, carried: Carried::read(&db).map_err(sqlite)? });
+            return Ok(Found::Newer { schema, carried: Carried::read(&db) });
         }
+        db.execute_batch(CREATE).map_err(sqlite)?;
         if schema.is_none_or(|schema| schema < SCHEMA) {
             db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?1), ('min_reader', ?2)", params![SCHEMA, MIN_READER])
                 .map_err(sqlite)?;
@@ -272,20 +277,41 @@ impl Journal {
         Ok(Found::Usable(journal, Box::new(model)))
     }
 
-    fn fresh(path: &Path, note: String, carried: Option<Carried>) -> Result<(Self, Model), JournalError> {
+    /// Sets the journal aside, and goes on with a fresh one that knows what was carried over.
+    fn start_anew(path: &Path, word: &str, why: &str, carried: &Carried, now: Wall) -> Result<(Self, Model), JournalError> {
+        let set_aside = beside(path, &format!(".{word}-{}", now.0));
+        let note = format!("the journal {why}: it was set aside as {}, {}", set_aside.display(), carried.words());
+        let new = beside(path, ".new");
+        Self::make_fresh(&new, note, carried, now)?;
+        aside::move_journal(path, &set_aside)?;
+        aside::move_journal(&new, path)?;
+        aside::drop_oldest(path);
         match Self::open_file(path)? {
-            Found::Usable(mut journal, mut model) => {
-                if let Some(carried) = carried {
-                    carried.write(&mut journal.db).map_err(|source| JournalError::Sqlite { path: path.to_owned(), source })?;
-                    model.refusals = journal.read_refusals()?;
-                }
-                model.journal_note = Some(note);
-                Ok((journal, *model))
-            }
+            Found::Usable(journal, model) => Ok((journal, *model)),
             Found::Newer { .. } => {
                 Err(JournalError::Model { path: path.to_owned(), reason: "a fresh journal is newer than this build".to_owned() })
             }
         }
+    }
+
+    /// A journal as one whole file: closing it moves its write-ahead log into it.
+    fn make_fresh(path: &Path, note: String, carried: &Carried, now: Wall) -> Result<(), JournalError> {
+        aside::remove_journal(path)?;
+        let Found::Usable(mut journal, mut model) = Self::open_file(path)? else { return Ok(()) };
+        carried.write(&mut journal.db).map_err(|source| JournalError::Sqlite { path: path.to_owned(), source })?;
+        model.ended = journal.count_ended()?;
+        model.journal_note = Some(note);
+        journal.commit(&model, &[], now)?;
+        let path = path.to_owned();
+        journal.db.close().map_err(|(_, source)| JournalError::Sqlite { path, source })
+    }
+
+    fn count_ended(&self) -> Result<Ended, JournalError> {
+        let rows = self.all("SELECT outcome, COUNT(*) FROM attempt WHERE outcome IS NOT NULL GROUP BY outcome", |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?.unsigned_abs()))
+        })?;
+        let count = |outcome: &str| rows.iter().find(|(word, _)| word == outcome).map_or(0, |(_, count)| *count);
+        Ok(Ended { committed: count("committed"), rolled_back: count("rolled-back"), failed: count("failed") })
     }
 
     fn read_model(&mut self) -> Result<Model, JournalError> {
@@ -305,7 +331,7 @@ impl Journal {
     }
 
     fn read_refusals(&self) -> Result<Vec<Refusal>, JournalError> {
-        let rows = self.all("SELECT digest, sequence, version, reason, at_ms FROM refusal ORDER BY at_ms, rowid", |row| {
+        let rows = self.all("SELECT digest, sequence, version, reason, at_ms FROM refusal ORDER BY rowid", |row| {
             let (digest, sequence): (String, i64) = (row.get(0)?, row.get(1)?);
             let digest = manifests::digest::Sha256Digest::from_hex(&digest);
             let sequence = manifests::version::Sequence::new(sequence.unsigned_abs());
@@ -316,7 +342,11 @@ impl Journal {
     }
 
     fn all<T>(&self, query: &str, read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, JournalError> {
-        let run = || -> rusqlite::Result<Vec<T>> { self.db.prepare_cached(query)?.query_map([], read)?.collect() };
+        let run = || -> rusqlite::Result<Vec<T>> {
+            let mut statement = self.db.prepare_cached(query)?;
+            let rows = statement.query_map([], read)?;
+            rows.filter(|row| !row.as_ref().is_err_and(is_odd_value)).collect()
+        };
         run().map_err(|source| self.sqlite(source))
     }
 
@@ -349,6 +379,21 @@ impl JournalError {
     }
 }
 
+/// The row is there, a value in it is of another kind than expected.
+const fn is_odd_value(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..))
+}
+
+/// `None` = no such key, or no such table yet.
+fn read_meta(db: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    let there: i64 = db.query_row("SELECT COUNT(*) FROM sqlite_master WHERE name = 'meta'", [], |row| row.get(0))?;
+    if there == 0 {
+        return Ok(None);
+    }
+    db.query_row("SELECT value FROM meta WHERE key = ?1", params![key], |row| row.get(0)).optional()
+}
+
 fn configure(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(std::time::Duration::from_secs(5))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
@@ -365,7 +410,12 @@ fn write_step(db: &Transaction<'_>, json: &str, rows: &[&Row], now: Wall) -> rus
         write_row(db, row, now)?;
     }
     if !rows.is_empty() {
-        db.execute("DELETE FROM attempt WHERE outcome IS NOT NULL AND rowid NOT IN (SELECT rowid FROM attempt ORDER BY started_at_ms DESC, rowid DESC LIMIT ?1)", params![MAX_ATTEMPTS])?;
+        // By the order of rows, not by the clock: it may have jumped.
+        db.execute("DELETE FROM attempt WHERE outcome IS NOT NULL AND rowid NOT IN (SELECT rowid FROM attempt ORDER BY rowid DESC LIMIT ?1)", params![MAX_ATTEMPTS])?;
+        db.execute(
+            "DELETE FROM refusal WHERE rowid NOT IN (SELECT rowid FROM refusal ORDER BY rowid DESC LIMIT ?1)",
+            params![MAX_REFUSALS],
+        )?;
         db.execute("DELETE FROM outbox WHERE kind = 'report' AND id NOT IN (SELECT id FROM outbox WHERE kind = 'report' ORDER BY id DESC LIMIT ?1)", params![MAX_REPORTS])?;
     }
     Ok(())
@@ -449,88 +499,15 @@ fn claim_json(plan: &Plan) -> Option<String> {
     plan.claim.as_ref().and_then(|claim| serde_json::to_string(claim).ok())
 }
 
-fn notes(plan: &Plan) -> &'static str {
-    if plan.forced { "reboot forced: lock and inhibitors skipped" } else { "" }
+fn notes(plan: &Plan) -> String {
+    let forced = plan.forced.then_some("reboot forced: lock and inhibitors skipped");
+    let older = plan.allow_older.then_some("an older release, permitted by a person");
+    [older, forced].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// Sequences are at most 2^53.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// The tables whose form never changes, on their way from a newer journal into a fresh one.
-struct Carried {
-    tables: Vec<(&'static str, &'static str, Vec<Vec<rusqlite::types::Value>>)>,
-}
-
-impl Carried {
-    const TABLES: [(&'static str, &'static str); 3] = [
-        (
-            "attempt",
-            "id, kind, slot, from_version, to_version, to_sequence, to_digest, started_at_ms, ended_at_ms, outcome, code, reason, bytes_downloaded, notes, claim",
-        ),
-        ("outbox", "id, kind, attempt, created_at_ms, body"),
-        ("refusal", "digest, sequence, version, reason, at_ms"),
-    ];
-
-    fn read(db: &Connection) -> rusqlite::Result<Self> {
-        let mut tables = Vec::new();
-        for (table, columns) in Self::TABLES {
-            let width = columns.split(',').count();
-            let mut statement = db.prepare(&format!("SELECT {columns} FROM {table}"))?;
-            let rows = statement
-                .query_map([], |row| (0..width).map(|column| row.get(column)).collect())?
-                .collect::<rusqlite::Result<_>>()?;
-            tables.push((table, columns, rows));
-        }
-        Ok(Self { tables })
-    }
-
-    fn write(self, db: &mut Connection) -> rusqlite::Result<()> {
-        let transaction = db.transaction()?;
-        for (table, columns, rows) in self.tables {
-            let marks = vec!["?"; columns.split(',').count()].join(", ");
-            let mut statement = transaction.prepare(&format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})"))?;
-            for row in rows {
-                statement.execute(rusqlite::params_from_iter(row))?;
-            }
-        }
-        transaction.commit()
-    }
-}
-
-/// Renames the journal (and its write-ahead log) out of the way, keeping the newest few.
-fn set_aside(path: &Path, why: &str, now: Wall) -> Result<PathBuf, JournalError> {
-    let io = |source| JournalError::Io { path: path.to_owned(), source };
-    let aside = path.with_file_name(format!("journal.db.{why}-{}", now.0));
-    std::fs::rename(path, &aside).map_err(io)?;
-    for suffix in ["-wal", "-shm"] {
-        let from = path.with_file_name(format!("journal.db{suffix}"));
-        let to = path.with_file_name(format!("journal.db.{why}-{}{suffix}", now.0));
-        match std::fs::rename(from, to) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-            _ => {}
-        }
-    }
-    drop_oldest_aside(path);
-    Ok(aside)
-}
-
-/// Old ones are removed as far as that works: a full folder must not keep a host from starting.
-fn drop_oldest_aside(path: &Path) {
-    let Some(Ok(entries)) = path.parent().map(std::fs::read_dir) else { return };
-    let name = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
-    let is_aside = |name: &str| name.starts_with("journal.db.") && !name.ends_with("-wal") && !name.ends_with("-shm");
-    let mut aside: Vec<_> = entries.flatten().filter(|entry| is_aside(&name(entry))).collect();
-    aside.sort_by_key(|entry| entry.metadata().and_then(|data| data.modified()).ok());
-    let surplus = aside.len().saturating_sub(MAX_SET_ASIDE);
-    for entry in aside.into_iter().take(surplus) {
-        for suffix in ["", "-wal", "-shm"] {
-            let mut file = entry.path().into_os_string();
-            file.push(suffix);
-            let _gone_or_not = std::fs::remove_file(file);
-        }
-    }
 }
 
 #[cfg(test)]
