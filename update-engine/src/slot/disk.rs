@@ -819,6 +819,25 @@ mod tests {
     }
 
     #[test]
+    fn on_a_host_a_slot_may_be_a_file_behind_the_root() {
+        let mut system = FakeSystem::new();
+        let files = ["a.img", "b.img"].map(|name| system.folder.path().join(name));
+        files.iter().for_each(|file| std::fs::write(file, [0; 8192]).unwrap());
+        system.disk("loop0", "7:0", 8192, 512);
+        system.bind("loop0", files[1].to_str().unwrap());
+        let live = system.folder.path().display().to_string();
+        system.mount("254:3", &live, "ext4", "/dev/vda3", "rw");
+        system.mount("7:0", "/", "squashfs", "/dev/loop0", "ro");
+        let mut disk = host(&system);
+        for (target, file) in disk.targets.iter_mut().zip(&files) {
+            target.kind = Kind::of_path(file).unwrap();
+            target.place = Place::Region { file: file.clone(), offset_bytes: 0 };
+            target.partition = None;
+        }
+        assert_eq!(disk.running_slot().unwrap().name().as_str(), "b");
+    }
+
+    #[test]
     fn on_a_host_a_hint_that_contradicts_the_facts_is_an_error() {
         let root_b = [("254:2", "/", "ext4", "rw")];
         let error = running_on(FakeSystem::new(), "root=PARTLABEL=root-a", &root_b).unwrap_err();

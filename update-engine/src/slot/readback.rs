@@ -361,6 +361,7 @@ mod tests {
 
     use super::super::rig::{Rig, Window, digests, image, name};
     use super::*;
+    use crate::boot::gpt::fixture::DiskBuilder;
 
     const SLOT: usize = 3 << 20;
     const WINDOW: usize = 65_536;
@@ -515,6 +516,41 @@ mod tests {
         assert_eq!(scan(&view, &table, None, &watch).unwrap(), [1]);
         let mut buffer = AlignedBuf::zeroed(4096);
         assert!(view.read_at("root", 8192, &mut buffer, 4096).unwrap() == &bytes[8192..12_288]);
+    }
+
+    #[test]
+    fn a_slot_of_several_images_is_proven_as_one() {
+        let mut disk = DiskBuilder::new(512);
+        let sizes = [("root-a", 256), ("root-b", 256), ("usr-a", 128), ("usr-b", 128)];
+        disk.partitions = sizes.map(|(label, sectors)| (label.to_owned(), sectors, 0)).to_vec();
+        disk.sectors = 1024;
+        let rig = Rig::new(&disk, 0);
+        let mut spec = rig.spec();
+        for slot in &mut spec.slots {
+            slot.images.push(("usr".to_owned(), format!("partlabel:usr-{}", slot.name).parse().unwrap()));
+        }
+        let found = Disk::discover(&spec).unwrap();
+        let (root, usr) = (image(100_000), image(50_000));
+        let slot = InactiveSlot::open(&found, &name("b"), &rig.running(), &[("usr", 50_000), ("root", 100_000)]).unwrap();
+        slot.write_window("root", &Window { offset: 0, bytes: &root }).unwrap();
+        slot.write_window("usr", &Window { offset: 0, bytes: &usr }).unwrap();
+        let written = slot.finish().unwrap();
+        rig.poke(3, 4096, &[0xFF]);
+        let (root_digests, usr_digests, cancel) = (digests(&root, WINDOW), digests(&usr, WINDOW), go());
+        let tables = [("root", 100_000, &root_digests), ("usr", 50_000, &usr_digests)]
+            .map(|(image, size, digests)| ImageTable::new(image, size, WINDOW as u64, digests).unwrap());
+        let watch = Watch::new(2, &cancel, &|_| {});
+        let twice = [tables[0], tables[0]];
+        let mismatch = mismatch(prove(written, [7; 32], &tables, Acceptance::EveryWindow, &watch));
+        assert_eq!(mismatch.images(), [ImageMismatch { image: "usr".to_owned(), windows: vec![0], tail: false }]);
+        let slot = mismatch.into_writer().unwrap();
+        slot.write_window("usr", &Window { offset: 0, bytes: &usr }).unwrap();
+        let written = slot.finish().unwrap();
+        let outcome = prove(written, [7; 32], &twice, Acceptance::EveryWindow, &watch);
+        let words = outcome.unwrap_err().to_string();
+        assert_eq!(words, "slot b holds the images root, usr, the tables are of root, root");
+        let slot = Reopened::open(&found, &name("b"), &rig.running(), &[("usr", 50_000), ("root", 100_000)]).unwrap();
+        prove(slot, [7; 32], &tables, Acceptance::EveryWindow, &watch).unwrap();
     }
 
     #[test]

@@ -82,8 +82,8 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// Reads with `threads` threads (1 to 16; each takes 1 MiB), stops soon after `cancel` becomes true, and calls `progress` about
-    /// once a MiB, from any of the threads.
+    /// Reads with `threads` threads (1 to 16, each with a buffer of 1 MiB; twice the cores keeps disk and cores both busy), stops
+    /// soon after `cancel` becomes true, and calls `progress` about once a MiB, from any of the threads.
     pub fn new(threads: usize, cancel: &'a AtomicBool, progress: &'a (dyn Fn(Progress) + Sync)) -> Self {
         Self { threads: threads.clamp(1, THREADS_MAX), cancel, progress }
     }
