@@ -1,3 +1,4 @@
 //! Whole-system tests, and what they need.
 
 pub mod hostsim;
+pub mod rig;

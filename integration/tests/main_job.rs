@@ -1,0 +1,22 @@
+//! The main job, end to end, with the real programs.
+use integration::rig::{Host, Publisher, Setup, Spec};
+use server_mock::{Answer, Mock, Script};
+
+#[test]
+fn a_signed_release_is_written_proven_armed_booted_and_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let publisher = Publisher::new(&dir.path().join("files"));
+    let factory = Spec::new("1.0.0", 1);
+    publisher.publish(&factory);
+    let image = publisher.publish(&Spec::new("2.0.0", 2));
+    let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::update("2.0.0"))).unwrap();
+    let mut host = Host::new(&dir.path().join("host"), &publisher, &factory, &Setup::new(&mock.update_url()));
+    host.start();
+    let status = host.wait_committed("2.0.0");
+    assert_eq!(status["booted"]["slot"], "b", "{status:#}");
+    assert_eq!(status["attempts"]["committed"], 1, "{status:#}");
+    let written = host.slot_bytes("root-b");
+    assert!(written.starts_with(&image), "the slot is the signed image");
+    assert!(written[image.len()..].iter().all(|byte| *byte == 0), "the tail is clean");
+    assert_eq!(host.boot_bits(), [(1, 0, true), (2, 0, true)]);
+}
