@@ -5,13 +5,16 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use nix::unistd::geteuid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::ControlHandle;
@@ -25,6 +28,11 @@ const SOCKET_MODE: u32 = 0o666;
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Pause after `accept` failed: the reason is a lack of file descriptors, which goes by.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Most callers that are told at once why they may not come in.
+const TURNED_AWAY_AT_ONCE: usize = 16;
+/// Time such a caller has to say what it wanted.
+const TURNED_AWAY_WAIT: Duration = Duration::from_millis(500);
 
 /// What callers are held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +136,12 @@ impl Server {
         let own_uid = geteuid().as_raw();
         let caps = Caps { total: limits.connections, per_uid: limits.connections_per_uid, reserved: limits.reserved };
         let timing = Timing { stalled: limits.stalled, request_bytes: limits.request_part_bytes.saturating_mul(8) };
-        let door = Door { listener, admission: Admission::new(caps, own_uid), timing };
+        let door = Door {
+            listener,
+            admission: Admission::new(caps, own_uid),
+            timing,
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)),
+        };
         let (stopping, stopped) = watch::channel(false);
         let routes = routes::router(handle, limits, own_uid, stopped.clone());
         let service = routes.into_make_service_with_connect_info::<Peer>();
@@ -145,7 +158,7 @@ impl Server {
 
 async fn grace_over(mut stopped: watch::Receiver<bool>) {
     // An error means that the sender is gone, which happens only after it said so.
-    let _told = stopped.wait_for(|stopped| *stopped).await;
+    drop(stopped.wait_for(|stopped| *stopped).await);
     tokio::time::sleep(STOP_GRACE).await;
 }
 
@@ -191,6 +204,21 @@ struct Door {
     listener: UnixListener,
     admission: Admission,
     timing: Timing,
+    /// Places for those who are being told why not.
+    turned_away: Arc<Semaphore>,
+}
+
+impl Door {
+    fn turn_away(&self, stream: UnixStream, words: String) {
+        debug!(words, "turned a connection to the control socket away");
+        // When many are turned away at once, the rest learn it by the closed connection.
+        if let Ok(place) = Arc::clone(&self.turned_away).try_acquire_owned() {
+            tokio::spawn(async move {
+                turn_away(stream, words).await;
+                drop(place);
+            });
+        }
+    }
 }
 
 impl Listener for Door {
@@ -202,7 +230,7 @@ impl Listener for Door {
             match self.listener.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream))) {
                 Ok((uid, stream)) => match self.admission.admit(uid) {
                     Ok(place) => return (Guarded::new(stream, place, self.timing), Peer { uid }),
-                    Err(words) => turn_away(&stream, &words),
+                    Err(words) => self.turn_away(stream, words),
                 },
                 Err(error) => {
                     warn!(%error, "cannot accept a connection to the control socket");
@@ -217,16 +245,24 @@ impl Listener for Door {
     }
 }
 
-/// Says why, if it can be said without waiting.
-fn turn_away(stream: &UnixStream, words: &str) {
-    debug!(words, "turned a connection to the control socket away");
-    let body = routes::words("too-many-connections", words).to_string();
+/// Says why. The request is waited for, briefly, and read: an answer that comes before its question, or a connection that is
+/// closed under it, would be an error without words for whoever asks.
+async fn turn_away(mut stream: UnixStream, words: String) {
+    let body = routes::words("too-many-connections", &words).to_string();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    if let Err(error) = stream.try_write(answer.as_bytes()) {
-        debug!(%error, "could not say why");
+    let mut ignored = [0; 4096];
+    let exchange = async {
+        let _silent = timeout(TURNED_AWAY_WAIT, stream.read(&mut ignored)).await;
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        while stream.read(&mut ignored).await? > 0 {}
+        io::Result::Ok(())
+    };
+    if let Ok(Err(error)) = timeout(2 * TURNED_AWAY_WAIT, exchange).await {
+        debug!(%error, "could not say why a connection was turned away");
     }
 }
 

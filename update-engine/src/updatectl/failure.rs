@@ -62,7 +62,7 @@ fn rejection_hint(code: &str) -> Option<String> {
         "busy" => "`updatectl status` says what is under way; `updatectl cancel` gives it up",
         "paused" => "`updatectl resume` ends the pause",
         "nothing-to-reboot" => "`updatectl update` looks for an update and installs it",
-        "no-answer" | "too-many-connections" => "`updatectl status` says what the daemon does",
+        "no-answer" => "`updatectl status` says what the daemon does",
         _ => return None,
     };
     Some(hint.to_owned())

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Exit;
 use super::failure::Failure;
-use super::terminal::{Paint, Terminal};
+use super::terminal::{Paint, Terminal, interrupts};
 use super::words::{amounts, percent, printable, progress};
 use crate::control::client::{Client, ClientError, Events};
 use crate::engine::command::Command;
@@ -29,6 +29,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Gives a command and follows what comes of it.
 pub(super) async fn follow(client: &Client, command: &Command, terminal: &Terminal) -> Result<Exit, Failure> {
+    let mut interrupts = interrupts()?;
     let events = client.events().await?;
     let accepted = client.act(command).await?;
     terminal.say(&printable(&accepted.message));
@@ -36,7 +37,7 @@ pub(super) async fn follow(client: &Client, command: &Command, terminal: &Termin
         Following { client, terminal, events, attempt: accepted.attempt, state: State::Idle, display: Display::new(terminal) };
     tokio::select! {
         end = following.until_rest() => end,
-        _ = tokio::signal::ctrl_c() => {
+        _ = interrupts.recv() => {
             following.display.close();
             terminal.say("Not following any more; the daemon goes on. `updatectl status --watch` shows it, `updatectl cancel` gives it up.");
             Ok(Exit::INTERRUPTED)

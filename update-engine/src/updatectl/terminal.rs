@@ -4,6 +4,7 @@ use std::env;
 use std::io::{self, IsTerminal, Write};
 
 use jiff::tz::TimeZone;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Exit;
 use super::failure::Failure;
@@ -99,6 +100,11 @@ impl Terminal {
         }
         failure.exit
     }
+}
+
+/// Interrupts by the person, from now on.
+pub(super) fn interrupts() -> Result<Signal, Failure> {
+    signal(SignalKind::interrupt()).map_err(|error| Failure::new(format!("cannot listen for interrupts: {error}")))
 }
 
 /// Colour unless `NO_COLOR` says no (to anything but an empty text) or the terminal is a dumb one.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::Exit;
 use super::failure::Failure;
 use super::render;
-use super::terminal::{Paint, Terminal};
+use super::terminal::{Paint, Terminal, interrupts};
 use super::words::{printable, progress};
 use crate::control::client::{Client, ClientError, Events};
 use crate::status::json::{EventKind, EventLine, Status};
@@ -25,6 +25,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// Watches until interrupted. A daemon that was never there is an error; one that goes away is waited for.
 pub(super) async fn watch(client: &Client, json: bool, terminal: &Terminal) -> Result<Exit, Failure> {
+    let mut interrupts = interrupts()?;
     let mut events = client.events().await?;
     let watching = async {
         loop {
@@ -40,7 +41,7 @@ pub(super) async fn watch(client: &Client, json: bool, terminal: &Terminal) -> R
     };
     tokio::select! {
         end = watching => end,
-        _ = tokio::signal::ctrl_c() => Ok(Exit::DONE),
+        _ = interrupts.recv() => Ok(Exit::DONE),
     }
 }
 

@@ -58,9 +58,23 @@ pub(super) fn when(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     format!("{} ({})", relative(at, now), absolute(at, zone))
 }
 
-/// A time that somebody else wrote: as a time if it is one, as it is if not.
-pub(super) fn when_text(text: &str, now: Timestamp, zone: &TimeZone) -> String {
-    text.parse::<Timestamp>().map_or_else(|_| printable(text), |at| when(at, now, zone))
+/// How long something has lasted: `for 12 min (since 2026-11-21 11:48 UTC)`.
+pub(super) fn since(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
+    let lasted = u64::try_from(now.as_second().saturating_sub(at.as_second())).unwrap_or(0);
+    format!("for {} (since {})", seconds(lasted), absolute(at, zone))
+}
+
+/// As [`since`], of a time that somebody else wrote; as it is where it is none.
+pub(super) fn since_text(text: &str, now: Timestamp, zone: &TimeZone) -> String {
+    text.parse().map_or_else(|_| format!("since {}", printable(text)), |at| since(at, now, zone))
+}
+
+/// When something ends: `until 2026-11-22 06:00 UTC (in 18 h)`; as it was written where that is no time.
+pub(super) fn until_text(text: &str, now: Timestamp, zone: &TimeZone) -> String {
+    text.parse().map_or_else(
+        |_| format!("until {}", printable(text)),
+        |at| format!("until {} ({})", absolute(at, zone), relative(at, now)),
+    )
 }
 
 /// `fetching: 120 of 800 windows (15 %), 31.5 MB of 210 MB, 3.1 MB/s, 58 s left`.
@@ -144,8 +158,12 @@ mod tests {
         assert_eq!(when(later, now, &TimeZone::UTC), "in 42 min (2026-11-21 12:42 UTC)");
         assert_eq!(when(now, later, &TimeZone::UTC), "42 min ago (2026-11-21 12:00 UTC)");
         assert_eq!(relative(now, now), "now");
-        assert_eq!(when_text("2026-11-21T12:42:30Z", now, &TimeZone::UTC), "in 42 min (2026-11-21 12:42 UTC)");
-        assert_eq!(when_text("after the\nholidays", now, &TimeZone::UTC), "after the holidays");
+        assert_eq!(since(now, later, &TimeZone::UTC), "for 42 min (since 2026-11-21 12:00 UTC)");
+        assert_eq!(since(later, now, &TimeZone::UTC), "for 0 s (since 2026-11-21 12:42 UTC)");
+        assert_eq!(since_text("2026-11-21T12:00:00Z", later, &TimeZone::UTC), "for 42 min (since 2026-11-21 12:00 UTC)");
+        assert_eq!(since_text("last week", later, &TimeZone::UTC), "since last week");
+        assert_eq!(until_text("2026-11-21T12:42:30Z", now, &TimeZone::UTC), "until 2026-11-21 12:42 UTC (in 42 min)");
+        assert_eq!(until_text("after the\nholidays", now, &TimeZone::UTC), "until after the holidays");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::super::terminal::{Paint, Style};
-use super::super::words::{printable, progress, when, when_text};
+use super::super::words::{printable, progress, since, since_text, until_text, when};
 use crate::status::json::{Check, ExitClass, LastError, Lock, Mode, Slot, State, Status, Waiting};
 
 /// The sentence, then what it stands on.
@@ -44,8 +44,8 @@ struct Page<'a> {
 impl Page<'_> {
     /// A label, and a value that has been cleaned already.
     fn row(&mut self, label: &str, value: &str) {
-        let label = format!("{label:<8}");
-        self.text.push_str(&format!("  {}  {value}\n", self.style.paint(Paint::Faint, &label)));
+        let gap = " ".repeat(10_usize.saturating_sub(label.len()));
+        self.text.push_str(&format!("  {}{gap}{value}\n", self.style.paint(Paint::Faint, label)));
     }
 
     fn when(&self, at: Timestamp) -> String {
@@ -54,12 +54,15 @@ impl Page<'_> {
 
     fn host(&mut self, status: &Status) {
         let host = &status.host;
-        let name = if host.alias.is_empty() { host.id.clone() } else { format!("{} ({})", host.alias, host.id) };
-        let mut words = vec![name, format!("app {}", host.app_id), format!("channel {}", host.channel)];
-        if !host.board.is_empty() {
-            words.push(format!("board {}", host.board));
-        }
-        words.push(host.arch.clone());
+        let name = match (host.alias.as_str(), host.id.as_str()) {
+            (alias, "") => alias.to_owned(),
+            ("", id) => id.to_owned(),
+            (alias, id) => format!("{alias} ({id})"),
+        };
+        let labelled = [("app", &host.app_id), ("channel", &host.channel), ("board", &host.board), ("", &host.arch)];
+        let known = labelled.iter().filter(|(_, value)| !value.is_empty());
+        let mut words: Vec<String> = Some(name).filter(|name| !name.is_empty()).into_iter().collect();
+        words.extend(known.map(|(label, value)| format!("{label} {value}").trim_start().to_owned()));
         if status.mode == Mode::Image {
             words.push("a disk image".to_owned());
         }
@@ -106,20 +109,20 @@ impl Page<'_> {
         let next = check.next_at.map_or(String::new(), |at| format!("; next {}", self.when(at)));
         self.row("check", &format!("{last}{next}"));
         if let Some(hold) = &check.hold {
-            let since = hold.since.map_or(String::new(), |at| format!(", since {}", self.when(at)));
-            let until = hold.until.as_ref().map_or(String::new(), |text| format!(", until {}", self.when_text(text)));
             let words = self.style.paint(Paint::Waiting, &format!("held by the server: {}", hold.reason));
-            self.row("", &format!("{words}{since}{until}"));
+            self.row("", &format!("{words}{}", self.span(hold.since, hold.until.as_deref())));
         }
         self.row("server", if check.server.is_empty() { "none; releases come by `updatectl install`" } else { &check.server });
         if let Some(at) = check.newest_record_created {
-            let words = format!("made {}", self.when(at));
-            self.row("newest", &words);
+            self.row("newest", &format!("release seen was made {}", self.when(at)));
         }
     }
 
-    fn when_text(&self, text: &str) -> String {
-        when_text(text, self.now, &self.style.zone)
+    /// `, for … (since …), until …`, as far as it is known.
+    fn span(&self, from: Option<Timestamp>, to: Option<&str>) -> String {
+        let from = from.map_or(String::new(), |at| format!(", {}", since(at, self.now, &self.style.zone)));
+        let to = to.map_or(String::new(), |text| format!(", {}", until_text(text, self.now, &self.style.zone)));
+        format!("{from}{to}")
     }
 
     fn reboot(&mut self, status: &Status) {
@@ -131,9 +134,8 @@ impl Page<'_> {
 
     fn waiting(&mut self, label: &str, waiting: &Waiting) {
         let gate = self.style.paint(Paint::Waiting, &format!("{}:", waiting.gate));
-        let since = waiting.since.map_or(String::new(), |at| format!(", since {}", self.when(at)));
-        let until = waiting.until.as_ref().map_or(String::new(), |text| format!(", until {}", self.when_text(text)));
-        self.row(label, &format!("{gate} {}{since}{until}", printable(&waiting.detail)));
+        let span = self.span(waiting.since, waiting.until.as_deref());
+        self.row(label, &format!("{gate} {}{span}", printable(&waiting.detail)));
     }
 
     fn lock(&mut self, lock: &Lock) {
@@ -148,7 +150,8 @@ impl Page<'_> {
         self.row("lock", &words);
         for holder in &lock.holders {
             let phase = holder.phase.as_ref().map_or(String::new(), |phase| format!(", {phase}"));
-            let since = holder.since.as_ref().map_or(String::new(), |text| format!(", since {}", self.when_text(text)));
+            let zone = &self.style.zone;
+            let since = holder.since.as_ref().map_or(String::new(), |text| format!(", {}", since_text(text, self.now, zone)));
             self.row("", &printable(&format!("{}{phase}{since}", holder.id)));
         }
     }
@@ -156,8 +159,8 @@ impl Page<'_> {
     fn error(&mut self, status: &Status) {
         let Some(error) = &status.last_error else { return };
         let paint = if error.attention { Paint::Bad } else { Paint::Waiting };
-        let code = self.style.paint(paint, &format!("{}:", error.code));
-        self.row("error", &format!("{code} {}, {}", printable(&error.message), self.when(error.at)));
+        let code = self.style.paint(paint, &error.code);
+        self.row("error", &format!("{code}, {}: {}", self.when(error.at), printable(&error.message)));
         if let Some(hint) = hint(status, error) {
             self.row("", &format!("hint: {hint}"));
         }
@@ -175,9 +178,9 @@ fn marks(slot: &Slot) -> Vec<String> {
     mark(slot.next, "boots next");
     mark(!slot.bootable, "not bootable");
     mark(slot.bootable && slot.good, "good");
-    mark(slot.bootable && !slot.good && slot.tries_left == 1, "on trial, 1 try left");
-    let tries = format!("on trial, {} tries left", slot.tries_left);
-    mark(slot.bootable && !slot.good && slot.tries_left != 1, &tries);
+    let pending = if slot.booted { "on trial" } else { "armed" };
+    let tries = if slot.tries_left == 1 { "1 try".to_owned() } else { format!("{} tries", slot.tries_left) };
+    mark(slot.bootable && !slot.good, &format!("{pending} with {tries} left"));
     mark(slot.proven, "proven");
     mark(!slot.proven, "not proven");
     marks

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::super::terminal::{Paint, Style};
-use super::super::words::{when, when_text};
+use super::super::words::{since, until_text};
 use super::Columns;
 use crate::status::json::{GateState, WhyEntry};
 
@@ -50,8 +50,8 @@ fn word(state: GateState) -> &'static str {
 }
 
 fn detail(entry: &WhyEntry, now: Timestamp, style: &Style) -> String {
-    let since = entry.since.map(|at| format!("since {}", when(at, now, &style.zone)));
-    let until = entry.until.as_ref().map(|text| format!("until {}", when_text(text, now, &style.zone)));
+    let since = entry.since.map(|at| since(at, now, &style.zone));
+    let until = entry.until.as_ref().map(|text| until_text(text, now, &style.zone));
     let detail = Some(entry.detail.clone()).filter(|detail| !detail.is_empty());
     [detail, since, until].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
