@@ -1,0 +1,382 @@
+//! Makes the seeds that are not samples of the field: `cargo run --release --example seeds` in this folder writes `seeds/*/made-*`.
+//!
+//! They are valid inputs of every kind, so that a fuzzer starts behind the first checks. Run it again when a format changes.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use fuzz::{payload_file, record};
+
+fn main() -> io::Result<()> {
+    formats()?;
+    #[cfg(feature = "lock")]
+    lock::seeds()?;
+    #[cfg(feature = "host")]
+    host::seeds()?;
+    Ok(())
+}
+
+fn seed(target: &str, name: &str, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(format!("made-{name}")), bytes)
+}
+
+fn formats() -> io::Result<()> {
+    omaha()?;
+    records()?;
+    payloads()
+}
+
+fn omaha() -> io::Result<()> {
+    use manifests::omaha::{
+        AppAnswer, AppRequest, Codebase, ErrorCode, Event, EventResult, EventType, Hold, Package, PackageKind, PackageName, Ping,
+        Postinstall, Request, Response, ServerError, Update, UpdateAnswer, Verdict,
+    };
+    use manifests::version::{Sequence, Version};
+
+    let failure =
+        Event { previous_version: Some("1.0.0".into()), attempt: Some("a-1".into()), ..Event::failure(ErrorCode::http(503)) };
+    let event = Event { reason: Some("it's \"done\"".into()), ..Event::new(EventType::UpdateComplete, EventResult::Success) };
+    let app = AppRequest {
+        app_id: "{e96281a6-d1af-4bde-9a0a-97b76e56dc57}".into(),
+        version: "1.0.0".into(),
+        track: "stable".into(),
+        machine_id: "{0123456789abcdef0123456789abcdef}".into(),
+        ota_sequence: Sequence::new(7),
+        ota_slot: Some("a".into()),
+        ota_attempt: Some("a-1".into()),
+        ping: Some(Ping { active: true }),
+        update_check: true,
+        events: vec![failure, event],
+        ..AppRequest::default()
+    };
+    seed("omaha_request", "full", Request { apps: vec![app], ..Request::default() }.write())?;
+    seed("omaha_request", "bare", Request::default().write())?;
+
+    let (one, two) = (Version::parse("1.0.0").expect("a version"), Version::parse("2.0.0").expect("a version"));
+    let package = |name, size_bytes, kind| Package {
+        name,
+        size_bytes,
+        sha1: Some([1; 20]),
+        sha256: Some(manifests::digest::Sha256Digest::of(b"x")),
+        required: true,
+        kind,
+    };
+    let update = Update {
+        codebases: ["https://user:secret@updates.example/a/", "http://10.0.0.1:8080/"]
+            .map(|url| Codebase::parse(url).expect("a codebase"))
+            .to_vec(),
+        packages: vec![
+            package(PackageName::payload_of(&two), 7, PackageKind::Plain),
+            package(PackageName::record_of(&two), 9, PackageKind::Plain),
+            package(PackageName::delta_of(&one, &two), 5, PackageKind::Delta),
+        ],
+        version: two,
+        postinstall: Postinstall::of(manifests::digest::Sha256Digest::of(b"y")),
+    };
+    let until = Some("2026-01-01T00:00:00Z".parse().expect("a time"));
+    let hold = Hold { kind: Some("window".into()), reason: Some("outside the group's window".into()), until };
+    let refused = ServerError { status: Some("error-internal".into()), app_status: None, info: Some("sorry".into()) };
+    for (name, verdict) in [
+        ("update", Verdict::Update(update)),
+        ("hold", Verdict::NoUpdate { hold: Some(hold) }),
+        ("no-update", Verdict::NoUpdate { hold: None }),
+        ("refused", Verdict::ServerError(refused)),
+    ] {
+        let check = UpdateAnswer { poll_interval_s: Some(600), verdict };
+        let app_id = "{e96281a6-d1af-4bde-9a0a-97b76e56dc57}".to_owned();
+        let app = AppAnswer { app_id, status: "ok".into(), ping: true, update_check: Some(check), events: 2 };
+        seed("omaha_response", name, Response { server: "x".into(), apps: vec![app] }.write())?;
+    }
+    Ok(())
+}
+
+fn records() -> io::Result<()> {
+    use manifests::keyring::SecretKey;
+    use manifests::release::Envelope;
+
+    for (number, sample) in record::samples().iter().enumerate() {
+        let signed = record::signed(sample).to_bytes();
+        seed("release_record", &format!("signed-{number}"), &signed)?;
+        seed("release_json", &format!("{number}"), json_of(&signed))?;
+        let number = u8::try_from(number).expect("three samples");
+        seed("release_edits", &format!("{number}-one-bit"), [number, 0, 0, 40, 1])?;
+    }
+    let sample = &record::samples()[0];
+    let mut envelope = Envelope::unsigned(sample).expect("a sound record");
+    seed("release_record", "unsigned", envelope.to_bytes())?;
+    envelope.sign(&SecretKey::from_seed(&[7; 32])).expect("a key that has not signed yet");
+    seed("release_record", "signed-once", envelope.to_bytes())?;
+    seed("release_edits", "none", [0])?;
+    seed("release_edits", "signature-twice", [0, 5, 0, 0, 0])?;
+    seed("release_edits", "key-id-and-cut", [0, 1, 1, 200, 9, 4, 2, 0, 0])?;
+    let key = SecretKey::from_seed(&[7; 32]);
+    seed("key_file", "public", key.public().to_text("release 2026"))?;
+    seed("key_file", "secret", key.to_text("release 2026"))?;
+    seed("key_file", "two", format!("{}\n{}", key.public().to_text("a"), key.public().to_text("b")))
+}
+
+/// A signed part as the JSON target takes it: number of windows, JSON with `@N` for the digests of tables.
+fn json_of(record: &[u8]) -> Vec<u8> {
+    let length = |at: usize| usize::from(u16::from_le_bytes([record[at], record[at + 1]]));
+    let text = String::from_utf8(record[32..32 + length(8)].to_vec()).expect("JSON");
+    let mut json = text.split_once('\n').expect("the domain line").1.to_owned();
+    for windows in 0..9 {
+        let digest = manifests::digest::Sha256Digest::of(&vec![0; windows * 32]).to_string();
+        json = json.replace(&digest, &format!("@{windows}"));
+    }
+    let windows = u8::try_from(length(24) / 32).expect("few windows");
+    [&[windows], json.as_bytes()].concat()
+}
+
+fn payloads() -> io::Result<()> {
+    use payload::format::{Extent, Source};
+    use payload_file::{PlainFrame, encode_frames, encode_table};
+
+    let (root, boot) = (&payload_file::IMAGES[0], &payload_file::IMAGES[1]);
+    let old = &*payload_file::OLD;
+    let (images, sources) = payload_file::entries();
+    let frame = |kind, output_offset, windows, blob: &[u8], extents| {
+        let blob_len = blob.len() as u64;
+        (PlainFrame { kind, output_offset, windows, blob_len, extents }, blob.to_vec())
+    };
+    let of_old = |offset, length| Extent { source: Source::Image(0), offset, length };
+    let (first, last) = root.split_at(262_144);
+
+    let full = vec![
+        frame(2, 0, 1, &zstd(first, &[]), vec![]),
+        frame(1, 262_144, 1, last, vec![]),
+        frame(2, 0, 1, &zstd(boot, &[]), vec![]),
+    ];
+    let whole = vec![frame(2, 0, 2, &zstd(root, &[]), vec![]), frame(1, 0, 1, boot, vec![])];
+    let own = Extent { source: Source::Target, offset: 1_000, length: 30_000 };
+    let delta = vec![
+        frame(4, 0, 1, &zstd(first, &old[12_000..40_000]), vec![of_old(12_000, 28_000)]),
+        frame(4, 262_144, 1, &zstd(last, &first[1_000..31_000]), vec![own]),
+        frame(3, 0, 1, &[], vec![of_old(500, 5_000)]),
+    ];
+    let wrong =
+        vec![frame(0, 0, 2, &[], vec![]), frame(4, 0, 1, &zstd(boot, &old[..700]), vec![of_old(0, 300), of_old(300, 400)])];
+    let later =
+        vec![frame(5, 0, 1, b"later", vec![of_old(0, 9)]), frame(200, 262_144, 1, b"?", vec![]), frame(0, 0, 1, &[], vec![])];
+    for (name, frames) in [("full", full), ("whole", whole), ("delta", delta), ("wrong", wrong), ("later", later)] {
+        let (frames, blobs): (Vec<_>, Vec<_>) = frames.into_iter().unzip();
+        let table = encode_table(images, sources, &frames);
+        let total = (64 + table.len()) as u64 + frames.iter().map(|frame| frame.blob_len).sum::<u64>();
+        seed("payload_frame_table", &format!("{name}-file"), [payload_file::header(&table, total), table.clone()].concat())?;
+        seed("payload_frame_table", name, table)?;
+        let frames = encode_frames(&frames);
+        let length = u16::try_from(frames.len()).expect("few frames").to_be_bytes();
+        seed("payload_decode", name, [&length[..], &frames, &blobs.concat()].concat())?;
+    }
+    seed("payload_blob", "zstd", [&[0; 5], &zstd(boot, &[])[..]].concat())?;
+    // A prefix of 3,000 bytes from byte 600 of the source.
+    seed("payload_blob", "prefix", [&[1, 2, 88, 11, 183], &zstd(boot, &old[600..3_600])[..]].concat())?;
+    seed("payload_blob", "other", [&[0; 5], &zstd(&vec![b'x'; boot.len()], &[])[..]].concat())
+}
+
+/// One zstd frame with its content size, as payloads have it.
+fn zstd(bytes: &[u8], prefix: &[u8]) -> Vec<u8> {
+    use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
+
+    let mut context = CCtx::create();
+    context.set_parameter(CParameter::CompressionLevel(19)).expect("a level");
+    context.set_parameter(CParameter::WindowLog(20)).expect("a window");
+    context.ref_prefix(prefix).expect("a prefix");
+    let mut out = Vec::with_capacity(compress_bound(bytes.len()));
+    context.compress2(&mut out, bytes).expect("it can be compressed");
+    out
+}
+
+#[cfg(feature = "lock")]
+mod lock {
+    use std::io;
+
+    use locksmith::names::{AttemptId, HostId, Label};
+    use locksmith::semaphore::queue::Queue;
+    use locksmith::semaphore::{Document, Facts, Max, Moment, Mono, Op, decide};
+
+    use super::seed;
+
+    pub fn seeds() -> io::Result<()> {
+        for (name, ota) in [
+            ("plain", ""),
+            (
+                "take",
+                r#","ota":{"attempt":"5d1c0f3e-0000-4000-8000-000000000001","boot_id":"b","product":"p","version":"1.0.0","sequence":7}"#,
+            ),
+            ("renew", r#","ota":{"attempt":"a-1","phase":"draining","fence":7}"#),
+            ("reboot", r#","ota":{"attempt":"a-1","phase":"rebooting","fence":7,"deadline_s":600}"#),
+            ("release", r#","ota":{"attempt":"a-1","outcome":"rolled-back","x":null}"#),
+        ] {
+            seed("fleetlock_request", name, format!(r#"{{"client_params":{{"id":"h-1","group":"web.eu-1"}}{ota}}}"#))?;
+        }
+        let holder = r#"{"id":"h","tag":"0123abcd","since":"2026-01-01T00:00:00Z","phase":"draining","phase_since":"2026-01-01T00:00:00Z","fence":7}"#;
+        let group = r#""schema":1,"group":"g","max":2,"available":1"#;
+        for (name, body) in [
+            ("grant", r#"{"attempt":"a-1","fence":7,"phase":"rebooting","lease_s":30}"#.to_owned()),
+            ("released", r#"{"released":true}"#.to_owned()),
+            ("plain-refusal", r#"{"kind":"failed_lock","value":"all 2 semaphore slots currently locked"}"#.to_owned()),
+            (
+                "refusal",
+                format!(
+                    r#"{{"kind":"full","value":"v","holders":[{holder}],"holders_total":1,"max":1,"place":2,"retry_after_s":5}}"#
+                ),
+            ),
+            (
+                "group",
+                format!(
+                    r#"{{{group},"holders":[{holder}],"waiting":[{{"id":"w","since":"2026-01-01T00:00:00Z"}}],"waiting_total":1,"revision":3}}"#
+                ),
+            ),
+            ("groups", format!(r#"{{"schema":1,"groups":[{{{},"holders_total":1,"waiting_total":0}}]}}"#, &group[11..])),
+            ("history", r#"{"schema":1,"group":"g","entries":[]}"#.to_owned()),
+            ("max", r#"{"old_max":1,"max":2,"by":"me"}"#.to_owned()),
+            ("hold", r#"{"id":"h","by":"me","reason":"disk","group":"g","max":1}"#.to_owned()),
+            ("url", "https://user:secret@locks.example:8085/base".to_owned()),
+        ] {
+            seed("fleetlock_answer", name, body)?;
+        }
+        documents()
+    }
+
+    fn documents() -> io::Result<()> {
+        let now = Moment { wall: "2026-01-01T00:00:00Z".parse().expect("a time"), mono: Mono::START };
+        let id = |text| HostId::parse(text).expect("an id");
+        let facts = Facts { product: Label::parse("product", "p").ok(), deadline_s: Some(600), ..Facts::default() };
+        let attempt = AttemptId::parse("a-1").expect("an attempt");
+        let mut document = Document::new(Max::new(3).expect("a maximum"));
+        seed("lock_document", "empty", document.to_json().expect("JSON"))?;
+        for op in [
+            Op::Take { id: id("h-1"), attempt: Some(attempt.clone()), facts: facts.clone() },
+            Op::Take { id: id("h-2"), attempt: None, facts: facts.clone() },
+            Op::Hold { id: id("h-3"), by: Label::parse("by", "me").expect("a label") },
+            Op::Reboot { id: id("h-1"), attempt, fence: None, facts },
+        ] {
+            document = decide(&document, 1, &Queue::default(), &op, now).document.unwrap_or(document);
+        }
+        seed("lock_document", "full", document.to_json().expect("JSON"))
+    }
+}
+
+#[cfg(feature = "host")]
+mod host {
+    use std::io;
+
+    use super::seed;
+
+    pub fn seeds() -> io::Result<()> {
+        config()?;
+        kept()?;
+        commands()?;
+        tables()
+    }
+
+    fn config() -> io::Result<()> {
+        let minimal = "server.app_id = \"{e96281a6-d1af-4bde-9a0a-97b76e56dc57}\"\ndisk.device = \"/dev/vda\"\n\
+                       slots.a.root = \"partlabel:root-a\"\nslots.b.root = \"partlabel:root-b\"\n";
+        seed("config_toml", "minimal", minimal)?;
+        let lock = "[reboot]\nstrategy = \"lock\"\nlock.backend = \"fleetlock\"\nlock.url = \"http://u:p@locks.example/\"\n";
+        seed("config_toml", "merged", format!("{minimal}\0{lock}\0[health]\ndeadline_s = 60\nsettle_s = 5\n"))?;
+        let every_key = |line: &str| line.strip_prefix('#').filter(|key| !key.starts_with(' ')).unwrap_or(line).to_owned();
+        let all: Vec<String> =
+            update_engine::config::COMMENTED_DEFAULT.lines().map(every_key).filter(|line| !line.starts_with("# ")).collect();
+        seed("config_toml", "every-key", all.join("\n"))?;
+        seed("config_toml", "wrong", "server.chanel = 3\n[reboot]\nretry_s = \"1m\"\n[boot.grub]\nx = 1\n")?;
+        seed("config_toml", "url", "https://user:long-password-here@host.example/x?token=1")
+    }
+
+    fn kept() -> io::Result<()> {
+        seed("floor_file", "zero", "ota floor v1\nfloor 0\nhighest 0\nend\n")?;
+        seed(
+            "floor_file",
+            "revoked",
+            "ota floor v1\nfloor 3\nhighest 12\nrevoked 0123456789abcdef\nrevoked 0102030405060708\nend\n",
+        )?;
+        seed("floor_file", "image", "17\n")?;
+        let plan = r#"{"attempt":"a-1","slot":"b","from_version":"1.0.0","version":"2.0.0","sequence":7,"digest":"0000000000000000000000000000000000000000000000000000000000000000","source":{"urls":["http://h/p"],"size":9},"image_bytes":9,"claim":{"url":"http://l/","group":"g","id":"h","fence":"7","granted":true},"giving_up":{"code":"c","message":"m","end":"waits","disarm":true},"started_at":1767225600000}"#;
+        for (name, state) in [
+            ("idle", r#"{"state":"idle"}"#.to_owned()),
+            (
+                "checking",
+                r#"{"state":"checking","request":{"origin":{"files":{"release":"/r","payload":"/p"}},"check_only":true}}"#
+                    .to_owned(),
+            ),
+            ("deferred", format!(r#"{{"state":"deferred","plan":{plan},"reason":"r","until":5}}"#)),
+            ("fetching", format!(r#"{{"state":"fetching","plan":{plan},"rewrites":1}}"#)),
+            ("proven", format!(r#"{{"state":"proven","plan":{plan},"step":"gate-closed"}}"#)),
+            ("locked", format!(r#"{{"state":"locked","plan":{plan},"boot_id":"b","step":"giving-up"}}"#)),
+            ("armed", format!(r#"{{"state":"armed","plan":{plan},"old_slot":"a","boot_id":"b","step":"resting"}}"#)),
+            ("trial", format!(r#"{{"state":"trial","plan":{plan},"verdict":"v"}}"#)),
+            ("failed", format!(r#"{{"state":"failed","plan":{plan},"code":"c","failures":2}}"#)),
+        ] {
+            let rest = r#""alarm":{"boot_id":"b","at":5,"at_wall":6},"pause":{"until":"2026-01-01T00:00:00Z","reason":null,"since":1},"channel":"beta""#;
+            let model = format!(r#"{{"state":{state},{rest}}}"#);
+            serde_json::from_str::<update_engine::engine::model::Model>(&model).map_err(io::Error::other)?;
+            seed("journal_model", name, model)?;
+        }
+        Ok(())
+    }
+
+    fn commands() -> io::Result<()> {
+        for (name, command) in [
+            ("check", r#"{"command":"check"}"#),
+            ("update", r#"{"command":"update","version":"2.0.0","allow_older":true,"no_reboot":true}"#),
+            ("reboot", r#"{"command":"reboot","force":true}"#),
+            ("pause", r#"{"command":"pause","until":"2026-01-01T00:00:00Z","reason":"disk"}"#),
+            ("install", r#"{"command":"install","release":"/r","payload":"http://h/p"}"#),
+            ("adopt", r#"{"command":"adopt","release":"/r"}"#),
+            ("channel", r#"{"command":"channel","name":"beta"}"#),
+        ] {
+            seed("control_command", name, command)?;
+        }
+        Ok(())
+    }
+
+    /// Disks as the target makes them: flags, where the entries stand (primary, backup), both headers, entries.
+    fn tables() -> io::Result<()> {
+        let entry = |number: u8, first: u64, last: u64, bits: u64, label: &str| {
+            let mut entry = vec![0x11; 16];
+            entry.extend([number; 16]);
+            for word in [first, last, bits] {
+                entry.extend(word.to_le_bytes());
+            }
+            entry.extend(label.encode_utf16().flat_map(u16::to_le_bytes));
+            entry.resize(128, 0);
+            entry
+        };
+        let entries = [
+            entry(1, 8, 15, 1 << 56, "root-a"),
+            entry(2, 16, 23, 0x0032 << 48, "root-b"),
+            entry(3, 24, 40, 0, "state"),
+            vec![0; 128],
+        ];
+        let entries = entries.concat();
+        let header = |own: u64, other: u64, entries: u64| {
+            let mut bytes = b"EFI PART".to_vec();
+            bytes.extend(0x0001_0000_u32.to_le_bytes());
+            bytes.extend(92_u32.to_le_bytes());
+            bytes.extend([0; 8]);
+            for lba in [own, other, 4, 55] {
+                bytes.extend(lba.to_le_bytes());
+            }
+            bytes.extend([0xD1; 16]);
+            bytes.extend(entries.to_le_bytes());
+            for word in [4_u32, 128, 0] {
+                bytes.extend(word.to_le_bytes());
+            }
+            bytes
+        };
+        let headers = [header(1, 63, 2), header(63, 1, 60)].concat();
+        let disk = |flags: u8, backup_at: u8, entries: &[u8]| [&[flags, 2, backup_at], &headers[..], entries].concat();
+        seed("gpt", "whole", disk(0b011_1110, 60, &entries))?;
+        seed("gpt", "large-sectors", disk(0b011_1111, 60, &entries))?;
+        seed("gpt", "backup-broken", disk(0b010_1010, 60, &entries))?;
+        seed("gpt", "primary-broken", disk(0b011_0100, 60, &entries))?;
+        let mut other = entries.clone();
+        other[128 + 48..128 + 56].fill(0);
+        seed("gpt", "copies-differ", disk(0b001_1110, 60, &[entries, other].concat()))
+    }
+}

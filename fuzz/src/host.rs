@@ -1,0 +1,62 @@
+//! What a host keeps and is told: floor file, journal, commands.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use update_engine::engine::command::Command;
+use update_engine::engine::model::Model;
+use update_engine::floor::{FloorFile, load_image_floor};
+
+/// A floor file, and the same bytes as the image's own.
+pub fn floor(data: &[u8]) {
+    let folder = Folder::new();
+    let path = folder.0.join("floor");
+    fs::write(&path, data).expect("room for a floor file");
+    let _ = load_image_floor(&path);
+    let Ok(found) = FloorFile::load(&folder.0) else { return };
+    let found = found.expect("the file is there");
+    found.store(&folder.0).expect("room for a floor file");
+    assert_eq!(FloorFile::load(&folder.0).expect("what was stored can be read"), Some(found.clone()));
+    for record in crate::record::samples() {
+        let raised = found.raised_by(&record);
+        assert!(raised.floor.floor >= found.floor.floor.max(record.not_below));
+        assert!(raised.floor.highest >= found.floor.highest.max(record.sequence));
+        assert!(found.revoked.iter().all(|key| raised.revoked.contains(key)), "a revoked key came back");
+    }
+}
+
+/// The engine's memory as a journal gives it back.
+pub fn model(data: &[u8]) {
+    same_again::<Model>(data);
+}
+
+/// A command over the control socket.
+pub fn command(data: &[u8]) {
+    same_again::<Command>(data);
+}
+
+fn same_again<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(data: &[u8]) {
+    let Ok(value) = serde_json::from_slice::<T>(data) else { return };
+    let written = serde_json::to_vec(&value).expect("what was read can be written");
+    let again = serde_json::from_slice::<T>(&written);
+    assert_eq!(again.as_ref().ok(), Some(&value), "{}", String::from_utf8_lossy(&written));
+}
+
+/// A folder of this thread, gone when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("fuzz-floor-{}-{:?}", std::process::id(), std::thread::current().id()));
+        fs::create_dir_all(&path).expect("room for a folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,160 @@
+//! The committed seeds of the fuzz targets, replayed under the stable compiler: what a fuzzer once found stays found.
+//!
+//! The targets are the fuzzer's own (`fuzz/src`), taken in by path, so that this test needs neither a nightly compiler nor libFuzzer.
+//! Each seed is also tried with a few changes, the same ones in every run; `FUZZ_ROUNDS=100000` tries more of them.
+
+// The targets are test code that stands outside of test functions: what breaks a promise panics, what makes inputs may be lossy.
+#![allow(clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+// Some of what they offer is for the program that makes the seeds.
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+#[path = "../../fuzz/src/config.rs"]
+mod config;
+#[path = "../../fuzz/src/fleetlock.rs"]
+mod fleetlock;
+#[path = "../../fuzz/src/gpt.rs"]
+mod gpt;
+#[path = "../../fuzz/src/host.rs"]
+mod host;
+#[path = "../../fuzz/src/keys.rs"]
+mod keys;
+#[path = "../../fuzz/src/omaha.rs"]
+mod omaha;
+#[path = "../../fuzz/src/payload_file.rs"]
+mod payload_file;
+#[path = "../../fuzz/src/record.rs"]
+mod record;
+
+type Target = fn(&[u8]);
+
+/// Changed inputs tried for each seed.
+const ROUNDS: u32 = 40;
+
+const TARGETS: [(&str, Target); 17] = [
+    ("config_toml", config::toml),
+    ("control_command", host::command),
+    ("fleetlock_answer", fleetlock::answer),
+    ("fleetlock_request", fleetlock::request),
+    ("floor_file", host::floor),
+    ("gpt", gpt::table),
+    ("journal_model", host::model),
+    ("key_file", keys::file),
+    ("lock_document", fleetlock::document),
+    ("omaha_request", omaha::request),
+    ("omaha_response", omaha::response),
+    ("payload_blob", payload_file::blob),
+    ("payload_decode", payload_file::decode),
+    ("payload_frame_table", payload_file::frame_table),
+    ("release_edits", record::edits),
+    ("release_json", record::json),
+    ("release_record", record::file),
+];
+
+#[test]
+fn every_seed_keeps_the_promises_of_its_target() {
+    let mut replayed = 0;
+    for (name, target) in TARGETS {
+        let seeds = files_in(&fuzz_folder().join("seeds").join(name));
+        assert!(!seeds.is_empty(), "{name} has no seeds");
+        for seed in &seeds {
+            println!("{}", seed.display());
+            target(&fs::read(seed).expect("a readable seed"));
+        }
+        replayed += seeds.len();
+    }
+    println!("{replayed} seeds of {} targets replayed", TARGETS.len());
+}
+
+#[test]
+fn changed_seeds_keep_them_too() {
+    let rounds = std::env::var("FUZZ_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("FUZZ_ROUNDS: a number"));
+    for (name, target) in TARGETS {
+        let seeds: Vec<Vec<u8>> = files_in(&fuzz_folder().join("seeds").join(name))
+            .iter()
+            .map(|path| fs::read(path).expect("a readable seed"))
+            .collect();
+        let mut dice = Dice(1);
+        for seed in &seeds {
+            for _ in 0..rounds {
+                let other = &seeds[dice.below(seeds.len())];
+                let changed = changed(seed, other, &mut dice);
+                if catch_unwind(|| target(&changed)).is_err() {
+                    let kept = std::env::temp_dir().join(format!("found-{name}"));
+                    fs::write(&kept, &changed).expect("room for what was found");
+                    panic!("{name}: a promise is broken by {}", kept.display());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_sample_of_the_field_keeps_the_promises_of_the_omaha_targets() {
+    let samples = files_in(&fuzz_folder().join("../manifests/testdata/omaha"));
+    assert!(samples.len() > 40, "only {} samples", samples.len());
+    for sample in samples {
+        println!("{}", sample.display());
+        let bytes = fs::read(sample).expect("a readable sample");
+        omaha::request(&bytes);
+        omaha::response(&bytes);
+    }
+}
+
+#[test]
+fn every_target_of_the_fuzzer_is_replayed_here() {
+    let named = |path: PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let programs: BTreeSet<String> = files_in(&fuzz_folder().join("fuzz_targets")).into_iter().filter_map(named).collect();
+    let here: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(programs, here);
+}
+
+fn fuzz_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
+    files.sort();
+    files
+}
+
+/// `seed` with one to four changes: bits, bytes, cuts, repetitions, pieces of another seed.
+fn changed(seed: &[u8], other: &[u8], dice: &mut Dice) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=dice.below(4) {
+        let at = dice.below(bytes.len() + 1);
+        let end = at + dice.below((bytes.len() - at).min(16) + 1);
+        let piece = &other[dice.below(other.len() + 1)..];
+        let piece = &piece[..dice.below(piece.len().min(32) + 1)];
+        match dice.below(7) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << dice.below(8),
+            1 if at < bytes.len() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff, b'"', b'9'][dice.below(7)],
+            2 => drop(bytes.splice(at..end, piece.iter().copied())),
+            3 => drop(bytes.drain(at..end)),
+            4 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
+            5 => bytes.insert(at, dice.below(256) as u8),
+            _ if dice.below(8) == 0 => bytes.truncate(at),
+            _ => {}
+        }
+    }
+    bytes
+}
+
+/// Numbers that look random and are the same each time (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % limit.max(1) as u64) as usize
+    }
+}
