@@ -145,11 +145,15 @@ impl<'s> Requests<'s> {
 
     fn fill(&mut self) -> Result<(), NoRequest> {
         let mut buffer = [0; 16 << 10];
-        match self.stream.read(&mut buffer)? {
-            0 => Err(NoRequest::Closed),
-            read => {
-                self.pending.extend_from_slice(&buffer[..read]);
-                Ok(())
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(NoRequest::Closed),
+                Ok(read) => {
+                    self.pending.extend_from_slice(&buffer[..read]);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle, Scope};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,15 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) stop: Stop,
     connections: Connections,
-    outage: Mutex<Option<Instant>>,
+    door: Mutex<Door>,
+    door_moved: Condvar,
+}
+
+/// The listener, as others see it.
+struct Door {
+    is_open: bool,
+    /// When the outage ends that was asked for or is under way.
+    outage_until: Option<Instant>,
 }
 
 impl Mock {
@@ -62,7 +70,8 @@ impl Mock {
             recorder: Recorder::default(),
             stop: Stop::default(),
             connections: Connections::default(),
-            outage: Mutex::new(None),
+            door: Mutex::new(Door { is_open: true, outage_until: None }),
+            door_moved: Condvar::new(),
         });
         let thread = {
             let shared = Arc::clone(&shared);
@@ -103,7 +112,7 @@ impl Mock {
         Ok(())
     }
 
-    /// Cuts all connections off and takes none for so long.
+    /// Cuts all connections off and takes none for so long; they are cut off when this returns.
     pub fn go_away(&self, length: Duration) {
         self.shared.begin_outage(length);
     }
@@ -142,7 +151,10 @@ impl Shared {
             while let Some(open) = listener.take() {
                 self.accept_until_told(&open, scope);
                 drop(open);
+                self.connections.end_all(Ending::Abrupt);
+                self.move_door(false);
                 listener = self.listen_again();
+                self.move_door(listener.is_some());
             }
             self.connections.end_all(Ending::Orderly);
         });
@@ -152,7 +164,7 @@ impl Shared {
     fn accept_until_told<'scope, 'env>(&'env self, listener: &TcpListener, scope: &'scope Scope<'scope, 'env>) {
         loop {
             let accepted = listener.accept();
-            if self.stop.is_set() || self.outage_end().is_some() {
+            if self.stop.is_set() || self.lock_door().outage_until.is_some() {
                 return;
             }
             match accepted {
@@ -184,9 +196,8 @@ impl Shared {
 
     /// Waits out an outage and listens on the same address again; `None` if the server stops.
     fn listen_again(&self) -> Option<TcpListener> {
-        self.connections.end_all(Ending::Abrupt);
-        while let Some(end) = self.outage_end() {
-            if self.stop.wait(end.saturating_duration_since(Instant::now())) {
+        while let Some(left) = self.outage_left() {
+            if self.stop.wait(left) {
                 return None;
             }
         }
@@ -202,17 +213,34 @@ impl Shared {
         None
     }
 
-    /// Lets the server be gone for so long.
+    /// Lets the server be gone for so long; it is gone when this returns.
     pub(crate) fn begin_outage(&self, length: Duration) {
-        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + length);
-        self.wake_listener();
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let mut door = self.lock_door();
+        door.outage_until = Some(Instant::now() + length);
+        if door.is_open {
+            drop(door);
+            self.wake_listener();
+            door = self.lock_door();
+        }
+        // Should the listener's thread not come to it in time, the outage merely begins a little late.
+        let _ = self.door_moved.wait_timeout_while(door, PATIENCE, |door| door.is_open);
     }
 
-    /// When the outage under way ends; `None` if there is none.
-    fn outage_end(&self) -> Option<Instant> {
-        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
-        *outage = outage.filter(|&end| end > Instant::now());
-        *outage
+    /// What is left of an outage; once nothing is, it is over.
+    fn outage_left(&self) -> Option<Duration> {
+        let mut door = self.lock_door();
+        door.outage_until = door.outage_until.filter(|&end| end > Instant::now());
+        door.outage_until.map(|end| end.saturating_duration_since(Instant::now()))
+    }
+
+    fn move_door(&self, is_open: bool) {
+        self.lock_door().is_open = is_open;
+        self.door_moved.notify_all();
+    }
+
+    fn lock_door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the listener's thread look around: it sleeps until a connection comes.

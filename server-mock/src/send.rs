@@ -5,7 +5,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc::linger;
+use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::http::{Request, format_head};
@@ -84,20 +86,20 @@ impl Sender<'_> {
         }
     }
 
-    /// Lets the kernel copy from the file into the socket.
+    /// Lets the kernel copy from the file into the socket: no buffer here, and what is counted is what it took.
     fn send_file(&self, file: &File, start: u64, length: u64) -> io::Result<()> {
-        let (mut file, mut stream) = (file, self.stream);
-        file.seek(SeekFrom::Start(start))?;
-        let mut sent = 0;
-        while sent < length {
-            let piece = (length - sent).min(PIECE_BYTES);
-            let copied = io::copy(&mut file.take(piece), &mut stream);
-            // The place in the file tells what went out even if the rest did not.
-            let now = file.stream_position()? - start;
-            self.progress.add(now - sent);
-            sent = now;
-            if copied? == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was sent"));
+        let mut offset = i64::try_from(start).map_err(io::Error::other)?;
+        let mut left = length;
+        while left > 0 {
+            let piece = usize::try_from(left.min(PIECE_BYTES)).map_err(io::Error::other)?;
+            match sendfile(self.stream, file, Some(&mut offset), piece) {
+                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was sent")),
+                Ok(sent) => {
+                    self.progress.add(sent as u64);
+                    left -= sent as u64;
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -136,12 +138,15 @@ impl Sender<'_> {
         let mut stream = self.stream;
         let mut rest = bytes;
         while !rest.is_empty() {
-            let written = stream.write(rest)?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+            match stream.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.progress.add(written as u64);
+                    rest = &rest[written..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            self.progress.add(written as u64);
-            rest = &rest[written..];
         }
         Ok(())
     }
@@ -163,11 +168,16 @@ impl Sender<'_> {
             match self.stream.peek(&mut [0]) {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(error) if is_passing(&error) => {}
                 Err(_) => return,
             }
         }
     }
+}
+
+/// Whether an error only says that nothing has come yet.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
 /// Makes the close of a connection a reset.

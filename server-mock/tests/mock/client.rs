@@ -46,6 +46,7 @@ pub(crate) fn exchange(addr: SocketAddr, request: &[u8], silence: Duration) -> (
         match stream.read(&mut buffer) {
             Ok(0) => break Ending::Closed,
             Ok(read) => all.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break Ending::Reset,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break Ending::Silent,
             Err(error) => panic!("{error}"),
@@ -54,15 +55,23 @@ pub(crate) fn exchange(addr: SocketAddr, request: &[u8], silence: Duration) -> (
     (all, ending)
 }
 
+/// Long enough for a machine under any load; only a test that fails waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
 /// One request with `Connection: close`; the headers given are lines without their ends.
 pub(crate) fn request(mock: &Mock, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+    request_within(PATIENCE, mock, method, path, headers, body)
+}
+
+/// The same for an answer that is expected to fall silent.
+pub(crate) fn request_within(silence: Duration, mock: &Mock, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
     let extra: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {length}\r\n{extra}\r\n",
         mock.addr()
     );
-    let (all, ending) = exchange(mock.addr(), &[head.as_bytes(), body].concat(), Duration::from_millis(700));
+    let (all, ending) = exchange(mock.addr(), &[head.as_bytes(), body].concat(), silence);
     parse(&all, ending)
 }
 

@@ -2,9 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
-use crate::client::{Ending, exchange, folder, get, get_range, parse, pattern, request, start};
+use crate::client::{Ending, PATIENCE, exchange, folder, get, get_range, parse, pattern, request, start};
 use server_mock::Script;
 
 #[test]
@@ -135,7 +134,7 @@ fn offsets_beyond_4_gib_are_served() {
 fn what_is_no_request_is_answered_with_a_reason() {
     let mock = start(Script::default());
     let answer_to = |bytes: &[u8]| {
-        let (all, ending) = exchange(mock.addr(), bytes, Duration::from_millis(700));
+        let (all, ending) = exchange(mock.addr(), bytes, PATIENCE);
         parse(&all, ending)
     };
     let nonsense = answer_to(b"nonsense\r\n\r\n");
@@ -154,10 +153,10 @@ fn what_is_no_request_is_answered_with_a_reason() {
 fn chunked_bodies_and_expectations_are_read() {
     let mock = start(Script::default());
     let chunked = b"POST /v1/update HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: v\r\n\r\n";
-    exchange(mock.addr(), chunked, Duration::from_millis(700));
+    exchange(mock.addr(), chunked, PATIENCE);
     assert_eq!(mock.recorded()[0].body, "abcde");
     let expecting = b"POST /v1/update HTTP/1.1\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi";
-    let (all, _) = exchange(mock.addr(), expecting, Duration::from_millis(700));
+    let (all, _) = exchange(mock.addr(), expecting, PATIENCE);
     assert!(all.starts_with(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 400 "));
     assert_eq!(mock.recorded()[1].body, "hi");
 }

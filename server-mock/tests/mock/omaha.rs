@@ -7,7 +7,7 @@ use manifests::omaha::{Acknowledgement, Error, Hold, MAX_RESPONSE_BYTES, Package
 use server_mock::{Answer, AnswerKind, FaultKind, Mock, NoUpdate, OfferedPackage, OfferedUpdate, Script};
 use tempfile::TempDir;
 
-use crate::client::{Ending, check_for, event_of, get, post, request, start};
+use crate::client::{Ending, PATIENCE, check_for, event_of, get, post, request, request_within, start};
 
 const APP: &str = "{e96281a6-d1af-4bde-9a0a-97b76e56dc57}";
 
@@ -272,7 +272,9 @@ fn garbage_giant_and_deep_answers_are_made_up() {
 fn answers_break_on_their_way_as_files_do() {
     let script = |kind, after| Script::default().answer(Answer::raw("0123456789").broken(kind, after));
     let broken = |kind, after| {
-        let answer = post(&start(script(kind, after)), &check_for(&[APP]));
+        let silence = if kind == FaultKind::Stall { Duration::from_secs(1) } else { PATIENCE };
+        let check = check_for(&[APP]);
+        let answer = request_within(silence, &start(script(kind, after)), "POST", "/v1/update/", &[], check.as_bytes());
         (answer.status, answer.body, answer.ending)
     };
     assert_eq!(broken(FaultKind::Truncate, 4), (200, b"0123".to_vec(), Ending::Closed));
