@@ -250,6 +250,14 @@ async fn a_huge_answer_is_cut_off_not_swallowed() {
 }
 
 #[tokio::test]
+async fn sixty_four_kibibytes_are_read_and_not_one_byte_more() {
+    let double = Double::saying(&[&granted(&"x".repeat(64 * 1024)), &granted(&"x".repeat(64 * 1024 + 1))]);
+    assert_eq!(lock(&double).await.unwrap().fence, None);
+    let text = sentence(&double, &lock(&double).await.unwrap_err());
+    assert!(text.contains("longer than 65536 bytes"), "{text}");
+}
+
+#[tokio::test]
 async fn garbage_is_no_grant() {
     let double = Double::saying(&[
         &granted("{\"attempt\": }"),

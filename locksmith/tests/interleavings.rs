@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // tests
 
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use locksmith::names::{AttemptId, HostId};
 use locksmith::semaphore::queue::Queue;
@@ -40,7 +41,7 @@ struct Host {
     step: Step,
     fence: Option<u64>,
     /// The document it was read upon, while its operation is between read and swap.
-    reading: Option<(u64, Document)>,
+    reading: Option<(u64, Rc<Document>)>,
     lost_answers: u8,
     /// Requests it has sent at least once.
     sent: Vec<Step>,
@@ -48,7 +49,7 @@ struct Host {
 
 #[derive(Clone)]
 struct State {
-    document: Document,
+    document: Rc<Document>,
     revision: u64,
     hosts: Vec<Host>,
     expiries: u8,
@@ -81,7 +82,7 @@ impl State {
     fn start(world: World) -> Self {
         let host = Host { step: Step::Take, fence: None, reading: None, lost_answers: world.lost_answers, sent: Vec::new() };
         Self {
-            document: Document::new(Max::new(world.max).unwrap()),
+            document: Rc::new(Document::new(Max::new(world.max).unwrap())),
             revision: 1,
             hosts: vec![host; world.hosts],
             expiries: world.expiries,
@@ -127,7 +128,7 @@ impl State {
             if revision != self.revision {
                 return vec![next];
             }
-            next.document = document;
+            next.document = Rc::new(document);
             next.revision += 1;
         }
         let mut all = Vec::new();
@@ -180,7 +181,7 @@ impl State {
         let mut next = self.clone();
         let decision = decide(&self.document, self.revision, &Queue::default(), op, now());
         if let Some(document) = decision.document {
-            next.document = document;
+            next.document = Rc::new(document);
             next.revision += 1;
         }
         next
@@ -214,8 +215,7 @@ impl State {
     }
 
     /// What tells two states apart. Numbers of revisions and fences do not, only their order does.
-    fn key(&self) -> String {
-        use std::fmt::Write as _;
+    fn key(&self) -> Vec<u8> {
         let mut fences: Vec<u64> = self.document.holders().iter().map(|holder| holder.fence).collect();
         for host in &self.hosts {
             fences.extend(host.fence);
@@ -224,22 +224,27 @@ impl State {
         }
         fences.sort_unstable();
         fences.dedup();
-        let rank = |fence: u64| fences.binary_search(&fence).unwrap();
-        let document = |document: &Document| -> String {
-            let holder = |h: &locksmith::semaphore::Holder| format!("{}{}{};", h.id, rank(h.fence), h.phase);
-            document.holders().iter().map(holder).collect()
+        let rank = |fence: u64| u8::try_from(fences.binary_search(&fence).unwrap()).unwrap();
+        let add_document = |key: &mut Vec<u8>, document: &Document| {
+            for holder in document.holders() {
+                key.extend([holder.id.as_str().as_bytes()[1], rank(holder.fence), holder.phase as u8]);
+            }
+            key.push(b'|');
         };
-        let mut key = format!("{}|{}|{}", document(&self.document), self.expiries, self.ghosts);
+        let mut key = vec![self.expiries, self.ghosts];
+        add_document(&mut key, &self.document);
         for host in &self.hosts {
-            let _ = write!(key, "|{:?}{:?}{}", host.step, host.fence.map(rank), host.lost_answers);
+            key.extend([host.step as u8, host.fence.map_or(255, rank), host.lost_answers]);
+            // Without ghosts only this of what was sent makes a difference.
+            key.push(u8::from(host.sent.contains(&Step::Release)));
             if self.ghosts > 0 {
-                let _ = write!(key, "{:?}", host.sent);
-            } else {
-                let _ = write!(key, "{}", host.sent.contains(&Step::Release));
+                key.extend(host.sent.iter().map(|step| *step as u8));
             }
             if let Some((revision, read)) = &host.reading {
-                let _ = write!(key, "R{}{}", *revision == self.revision, document(read));
+                key.extend([b'r', u8::from(*revision == self.revision)]);
+                add_document(&mut key, read);
             }
+            key.push(b'|');
         }
         key
     }

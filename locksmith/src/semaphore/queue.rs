@@ -1,8 +1,9 @@
 //! Who waits for a place, first come first served.
 //!
-//! Promises: a place that becomes free is kept for those who have waited longest, as long as they are still expected
-//! to come back for it; nobody starves behind hosts that ask more often. A host that stops asking loses first its claim
-//! (after its patience), then its place in the queue, so it delays others for a bounded time only.
+//! Promises: a place that becomes free is kept for those who have waited longest, as long as they are expected to come
+//! back for it; nobody starves behind hosts that ask more often. A host that stops asking loses first its claim (after
+//! twice the time it was told), then its place in the queue, so it delays others for a bounded time only. A foreign client,
+//! which asks when it likes or never again, has a place in the queue to show but no claim.
 //! Never: is written to the store (a refusal costs no write), or grows past [`MAX_WAITERS`].
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,11 +18,9 @@ use crate::names::HostId;
 /// beyond it are refused without a place.
 pub const MAX_WAITERS: usize = 20_000;
 
-/// How long a host that does not ask again keeps its place in the queue.
+/// How long a host that does not ask again keeps its place in the queue: zincati asks every 300 s plus 10 %, and one
+/// question may be lost.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(720);
-
-/// How long a free place is kept for a foreign FleetLock client: zincati asks every 300 s plus 10 %.
-pub const FOREIGN_PATIENCE: Duration = Duration::from_secs(360);
 
 /// The queue of one group.
 #[derive(Debug, Default)]
@@ -41,7 +40,14 @@ pub struct Waiter {
     /// Since when (for people).
     pub since: Timestamp,
     last_asked: Mono,
-    patience: Duration,
+    /// How long after it last asked a free place is kept for it.
+    patience: Option<Duration>,
+}
+
+impl Waiter {
+    fn is_expected(&self, now: Mono) -> bool {
+        self.patience.is_some_and(|patience| now.since(self.last_asked) <= patience)
+    }
 }
 
 /// A host's place in the queue.
@@ -60,7 +66,7 @@ impl Queue {
         self.forget_silent(now.mono);
         self.forget_at.get_or_insert(now.mono.plus(FORGOTTEN_AFTER));
         // Twice what it was told, and a little: one late or lost question does not cost the claim.
-        let patience = told.map_or(FOREIGN_PATIENCE, |told| told.saturating_mul(2).saturating_add(Duration::from_secs(5)));
+        let patience = told.map(|told| told.saturating_mul(2).saturating_add(Duration::from_secs(5)));
         if let Some(waiter) = self.numbers.get(id).and_then(|number| self.order.get_mut(number)) {
             waiter.last_asked = now.mono;
             waiter.patience = patience;
@@ -98,10 +104,7 @@ impl Queue {
         waits: impl Fn(&HostId) -> bool + 'a,
     ) -> impl Iterator<Item = &'a Waiter> {
         let end = self.numbers.get(id).copied().unwrap_or(u64::MAX);
-        self.order
-            .range(..end)
-            .map(|(_, waiter)| waiter)
-            .filter(move |waiter| now.since(waiter.last_asked) <= waiter.patience && waits(&waiter.id))
+        self.order.range(..end).map(|(_, waiter)| waiter).filter(move |waiter| waiter.is_expected(now) && waits(&waiter.id))
     }
 
     /// How many wait.

@@ -32,8 +32,11 @@ const SWAP_TRIES: u32 = 16;
 /// Longest pause between two of them.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long after a failure the leases are looked at again.
+/// How long after a failure the leases are looked at again; doubles with every further one.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The longest such time.
+const LONGEST_LOOK_AGAIN: Duration = Duration::from_secs(300);
 
 /// The shortest time after which a waiting host is told to ask again. It grows with the queue, so that many who wait
 /// cost no more than a few: 10,000 hosts ask about 33 times a second in all.
@@ -110,6 +113,7 @@ impl GroupHandle {
             started,
             counters: Arc::clone(&counters),
             wake: Some(started),
+            failures: 0,
         };
         (Self { inbox, counters }, worker.run(commands))
     }
@@ -145,6 +149,8 @@ struct Worker<S> {
     counters: Arc<GroupCounters>,
     /// When a lease may have run out; never, while nobody drains.
     wake: Option<Instant>,
+    /// Rounds that failed one after another.
+    failures: u32,
 }
 
 /// What a round left in the store.
@@ -186,11 +192,12 @@ impl<S: Store> Worker<S> {
         }
         let ops: Vec<&Op> = asked.iter().map(|(op, _)| op).collect();
         match self.settle(&ops).await {
-            Ok(settled) => self.tell(asked, looks, settled),
+            Ok(settled) => {
+                self.failures = 0;
+                self.tell(asked, looks, settled);
+            }
             Err(trouble) => {
-                tracing::error!(group = %self.group, "{trouble}");
-                self.counters.trouble();
-                self.wake = Some(Instant::now() + LOOK_AGAIN);
+                self.note(&trouble);
                 for (_, reply) in asked {
                     let _ = reply.send(Err(trouble.clone()));
                 }
@@ -199,6 +206,21 @@ impl<S: Store> Worker<S> {
                 }
             }
         }
+    }
+
+    /// Says the first time, and whenever the leases are looked at in vain, that the store is in trouble; a store that is
+    /// out for a night must not fill the log with every host's question.
+    fn note(&mut self, trouble: &Trouble) {
+        self.counters.trouble();
+        let now = Instant::now();
+        if self.failures > 0 && self.wake.is_some_and(|wake| now < wake) {
+            tracing::debug!(group = %self.group, "{trouble}");
+            return;
+        }
+        tracing::error!(group = %self.group, "{trouble}");
+        let wait = LOOK_AGAIN.saturating_mul(1 << self.failures.min(10)).min(LONGEST_LOOK_AGAIN);
+        self.wake = Some(now + wait);
+        self.failures = self.failures.saturating_add(1);
     }
 
     /// Decides everything upon one document and writes the result, until no other server interferes.
