@@ -8,7 +8,7 @@ use crate::files;
 use crate::http::{NoRequest, Request, Requests};
 use crate::mock::Shared;
 use crate::omaha::Desk;
-use crate::plan::{Plan, Reply, Segment};
+use crate::plan::{End, Plan, Reply, Segment};
 use crate::record::Progress;
 use crate::script::Script;
 use crate::send::Sender;
@@ -64,7 +64,7 @@ fn carry_out(reply: &Reply, stream: &TcpStream, shared: &Shared, request: &Reque
     match reply {
         Reply::Send(plan) => {
             let keep_alive = sender.send(plan, request).unwrap_or(false);
-            if !keep_alive && plan.end == crate::plan::End::Close {
+            if !keep_alive && plan.end == End::Close {
                 sender.close();
             }
             keep_alive
@@ -72,6 +72,11 @@ fn carry_out(reply: &Reply, stream: &TcpStream, shared: &Shared, request: &Reque
         Reply::Refuse => {
             progress.strike("refuse");
             sender.close();
+            false
+        }
+        Reply::NoAnswer => {
+            progress.strike("no_answer");
+            sender.stall();
             false
         }
         Reply::Outage(length) => {

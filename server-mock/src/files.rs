@@ -149,7 +149,12 @@ fn applies(fault: &Fault, found: Option<&Found>, request: &Request) -> bool {
 fn makes_another_answer(kind: &FaultKind) -> bool {
     matches!(
         kind,
-        FaultKind::Refuse | FaultKind::Outage { .. } | FaultKind::NotHttp | FaultKind::Status { .. } | FaultKind::Redirect { .. }
+        FaultKind::Refuse
+            | FaultKind::NoAnswer
+            | FaultKind::Outage { .. }
+            | FaultKind::NotHttp
+            | FaultKind::Status { .. }
+            | FaultKind::Redirect { .. }
     )
 }
 
@@ -165,6 +170,7 @@ fn place(fault: &Fault, start: u64, length: u64) -> Option<u64> {
 fn broken(stage: &Stage, fault: &Fault, found: Option<Found>, request: &Request) -> Reply {
     let mut plan = match (&fault.kind, found) {
         (FaultKind::Refuse, _) => return Reply::Refuse,
+        (FaultKind::NoAnswer, _) => return Reply::NoAnswer,
         (FaultKind::Outage { seconds }, _) => return Reply::Outage(Duration::from_secs(*seconds)),
         (FaultKind::NotHttp, _) => return Reply::NotHttp,
         (FaultKind::Status { code, retry_after_s }, _) => Plan::status(*code, *retry_after_s, "scripted fault\n"),

@@ -216,6 +216,7 @@ fn deliver(mut plan: Plan, answer: &Answer) -> Reply {
     match answer.fault.as_ref().map(|fault| (&fault.kind, fault.after_bytes)) {
         None => Reply::Send(plan),
         Some((FaultKind::Refuse, _)) => Reply::Refuse,
+        Some((FaultKind::NoAnswer, _)) => Reply::NoAnswer,
         Some((FaultKind::NotHttp, _)) => Reply::NotHttp,
         Some((FaultKind::Outage { seconds }, _)) => Reply::Outage(Duration::from_secs(*seconds)),
         Some((kind, after_bytes)) => Reply::Send(plan.broken(kind, after_bytes)),

@@ -13,7 +13,9 @@ pub(crate) enum Reply {
     Send(Plan),
     /// The connection is closed without a word.
     Refuse,
-    /// The same, and the server is gone for so long.
+    /// The connection stays open without a word.
+    NoAnswer,
+    /// The connection is closed without a word, and the server is gone for so long.
     Outage(Duration),
     /// Something that is not HTTP is sent.
     NotHttp,

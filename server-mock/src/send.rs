@@ -159,7 +159,7 @@ impl Sender<'_> {
     }
 
     /// Waits until the client has had enough, or the server stops.
-    fn stall(&self) {
+    pub(crate) fn stall(&self) {
         const GLANCE: Duration = Duration::from_millis(100);
         if self.stream.set_read_timeout(Some(GLANCE)).is_err() {
             return;

@@ -63,6 +63,14 @@ fn stall_keeps_the_connection_open_and_silent() {
 }
 
 #[test]
+fn no_answer_is_not_even_a_status() {
+    let (mock, _dir) = with(Fault::on(FILE, FaultKind::NoAnswer));
+    let answer = request_within(Duration::from_secs(1), &mock, "GET", FILE, &[], b"");
+    assert_eq!((answer.status, answer.body.len(), answer.ending), (0, 0, Ending::Silent));
+    assert_recorded(&mock, None, 0, "no_answer");
+}
+
+#[test]
 fn truncate_closes_early() {
     let (answer, mock) = struck_after(FaultKind::Truncate, 99_999);
     assert_eq!((&answer.body[..], answer.ending), (&pattern(99_999)[..], Ending::Closed));

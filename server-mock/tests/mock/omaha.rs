@@ -272,7 +272,8 @@ fn garbage_giant_and_deep_answers_are_made_up() {
 fn answers_break_on_their_way_as_files_do() {
     let script = |kind, after| Script::default().answer(Answer::raw("0123456789").broken(kind, after));
     let broken = |kind, after| {
-        let silence = if kind == FaultKind::Stall { Duration::from_secs(1) } else { PATIENCE };
+        let is_silent = matches!(kind, FaultKind::Stall | FaultKind::NoAnswer);
+        let silence = if is_silent { Duration::from_secs(1) } else { PATIENCE };
         let check = check_for(&[APP]);
         let answer = request_within(silence, &start(script(kind, after)), "POST", "/v1/update/", &[], check.as_bytes());
         (answer.status, answer.body, answer.ending)
@@ -280,6 +281,7 @@ fn answers_break_on_their_way_as_files_do() {
     assert_eq!(broken(FaultKind::Truncate, 4), (200, b"0123".to_vec(), Ending::Closed));
     assert_eq!(broken(FaultKind::Reset, 4), (200, b"0123".to_vec(), Ending::Reset));
     assert_eq!(broken(FaultKind::Stall, 0), (200, Vec::new(), Ending::Silent));
+    assert_eq!(broken(FaultKind::NoAnswer, 0), (0, Vec::new(), Ending::Silent));
     assert_eq!(broken(FaultKind::Refuse, 0), (0, Vec::new(), Ending::Closed));
     let (status, body, ending) = broken(FaultKind::Garbage, 4);
     assert_eq!((status, &body[..4], body.len(), ending), (200, &b"0123"[..], 10, Ending::Closed));

@@ -133,6 +133,7 @@ fn every_kind_has_its_spelling() {
     }
     for kind in [
         "\"refuse\"",
+        "\"no_answer\"",
         "{ outage = { seconds = 1 } }",
         "\"reset\"",
         "\"stall\"",
@@ -150,7 +151,9 @@ fn every_kind_has_its_spelling() {
         "\"not_http\"",
     ] {
         let script = parse(&format!("[[faults]]\npath = \"*\"\nkind = {kind}")).unwrap_or_else(|error| panic!("{kind}: {error}"));
-        assert!(kind.contains(script.faults[0].kind.name()), "{kind}");
+        let name = script.faults[0].kind.name();
+        assert!(kind.contains(name), "{kind}");
+        assert!(include_str!("../../README.md").contains(name), "the README does not explain {name}");
     }
 }
 

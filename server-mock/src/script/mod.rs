@@ -1,10 +1,11 @@
 //! The script: what to answer and what to break, in TOML or built in a test.
 
+mod build;
+mod check;
+
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use manifests::omaha::{MAX_PACKAGES, PackageName};
-use manifests::version::Version;
 use serde::Deserialize;
 
 use crate::Error;
@@ -233,6 +234,8 @@ pub struct Fault {
 pub enum FaultKind {
     /// The connection is closed without an answer.
     Refuse,
+    /// Nothing comes, not even a status, and the connection stays open.
+    NoAnswer,
     /// The connection is closed without an answer, all others are cut off, and none is taken for so long.
     Outage {
         /// How long.
@@ -240,7 +243,7 @@ pub enum FaultKind {
     },
     /// The connection is reset.
     Reset,
-    /// Nothing more comes, and the connection stays open.
+    /// Nothing more comes after the head and the place in the body, and the connection stays open.
     Stall,
     /// The connection is closed before the body is whole.
     Truncate,
@@ -294,6 +297,7 @@ impl FaultKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Refuse => "refuse",
+            Self::NoAnswer => "no_answer",
             Self::Outage { .. } => "outage",
             Self::Reset => "reset",
             Self::Stall => "stall",
@@ -316,49 +320,9 @@ impl FaultKind {
     pub(crate) fn has_place(&self) -> bool {
         matches!(self, Self::Reset | Self::Stall | Self::Truncate | Self::Garbage | Self::SlowDrip { .. })
     }
-
-    /// Whether it means anything for a document that is no file.
-    fn fits_answers(&self) -> bool {
-        !matches!(
-            self,
-            Self::WrongRange
-                | Self::OkFor206
-                | Self::FlipByte { .. }
-                | Self::EtagChange
-                | Self::Status { .. }
-                | Self::Redirect { .. }
-        )
-    }
 }
 
-/// How tests in Rust build a script; programs read one from TOML.
 impl Script {
-    /// A script that serves this folder.
-    pub fn serving(files_dir: impl Into<PathBuf>) -> Self {
-        Self { files_dir: Some(files_dir.into()), ..Self::default() }
-    }
-
-    /// Adds an answer to update checks.
-    #[must_use]
-    pub fn answer(mut self, answer: impl Into<Answer>) -> Self {
-        self.answers.push(answer.into());
-        self
-    }
-
-    /// Adds an answer to events and pings.
-    #[must_use]
-    pub fn event_answer(mut self, answer: impl Into<Answer>) -> Self {
-        self.events.push(answer.into());
-        self
-    }
-
-    /// Adds a fault.
-    #[must_use]
-    pub fn fault(mut self, fault: Fault) -> Self {
-        self.faults.push(fault);
-        self
-    }
-
     /// Reads a script file; paths in it may be relative to its folder.
     pub fn load(file: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(file).map_err(|source| Error::ReadScript { file: file.to_owned(), source })?;
@@ -380,238 +344,4 @@ impl Script {
         script.check()?;
         Ok(script)
     }
-
-    /// Refuses what TOML can spell but the server cannot do, naming the entry.
-    pub fn check(&self) -> Result<(), Error> {
-        for codebase in &self.codebases {
-            check_codebase(codebase).map_err(|problem| problem.at("codebases"))?;
-        }
-        for path in &self.omaha_paths {
-            if !path.starts_with('/') {
-                return Err(Problem::expected("a path that starts with /", path).at("omaha_paths"));
-            }
-        }
-        for (list, answers) in [("answers", &self.answers), ("events", &self.events)] {
-            for (index, answer) in answers.iter().enumerate() {
-                answer.check().map_err(|problem| problem.at(&format!("{list}[{index}]")))?;
-            }
-        }
-        for (index, fault) in self.faults.iter().enumerate() {
-            fault.check().map_err(|problem| problem.at(&format!("faults[{index}]")))?;
-        }
-        Ok(())
-    }
-}
-
-impl From<AnswerKind> for Answer {
-    fn from(kind: AnswerKind) -> Self {
-        Self { kind, times: once(), delay_ms: 0, content_type: None, fault: None, app_id: None, more_apps: Vec::new() }
-    }
-}
-
-impl Answer {
-    /// Nothing to install.
-    pub fn no_update() -> Self {
-        AnswerKind::Noupdate(NoUpdate::default()).into()
-    }
-
-    /// Held back by a rule, with its reason.
-    pub fn held(rule: &str, reason: &str) -> Self {
-        let hold = NoUpdate { hold: Some(rule.to_owned()), reason: Some(reason.to_owned()), ..NoUpdate::default() };
-        AnswerKind::Noupdate(hold).into()
-    }
-
-    /// `V.payload` and `V.release` as they lie in the folder.
-    pub fn update(version: &str) -> Self {
-        AnswerKind::Update(OfferedUpdate { version: version.to_owned(), ..OfferedUpdate::default() }).into()
-    }
-
-    /// An HTTP status.
-    pub fn status(code: u16) -> Self {
-        AnswerKind::Status { code, retry_after_s: None, body: String::new() }.into()
-    }
-
-    /// This text.
-    pub fn raw(body: impl Into<String>) -> Self {
-        AnswerKind::Raw { body: body.into() }.into()
-    }
-
-    /// So often, before the next answer's turn comes.
-    #[must_use]
-    pub fn times(mut self, times: u32) -> Self {
-        self.times = times;
-        self
-    }
-
-    /// With this fault after so many bytes of the body.
-    #[must_use]
-    pub fn broken(mut self, kind: FaultKind, after_bytes: u64) -> Self {
-        self.fault = Some(Break { kind, after_bytes });
-        self
-    }
-
-    fn check(&self) -> Result<(), Problem> {
-        if self.times == 0 {
-            return Err(Problem::expected("times of at least 1", 0));
-        }
-        if self.content_type.as_ref().is_some_and(|text| !is_header_value(text)) {
-            return Err(Problem::expected("a content_type without control characters", format!("{:?}", self.content_type)));
-        }
-        if let Some(fault) = &self.fault {
-            if !fault.kind.fits_answers() {
-                return Err(Problem::expected("a fault that is not about files", fault.kind.name()));
-            }
-            check_kind(&fault.kind)?;
-            check_after(&fault.kind, fault.after_bytes)?;
-        }
-        self.kind.check()
-    }
-}
-
-impl AnswerKind {
-    fn check(&self) -> Result<(), Problem> {
-        match self {
-            Self::Update(update) => update.check(),
-            Self::Status { code, .. } => check_code(*code),
-            Self::Redirect { to, code } => check_redirect(to, *code),
-            Self::Garbage { bytes } | Self::HugeXml { bytes } | Self::DeepXml { depth: bytes }
-                if *bytes > MAX_GENERATED_BYTES =>
-            {
-                Err(Problem::expected(&format!("at most {MAX_GENERATED_BYTES}"), bytes))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl OfferedUpdate {
-    fn check(&self) -> Result<(), Problem> {
-        Version::parse(&self.version).map_err(|error| Problem(error.to_string()))?;
-        if self.packages.len() > MAX_PACKAGES {
-            return Err(Problem::expected(&format!("at most {MAX_PACKAGES} packages"), self.packages.len()));
-        }
-        for package in &self.packages {
-            PackageName::parse(&package.name).map_err(|error| Problem(error.to_string()))?;
-            for (hex, digits) in [(&package.sha1, 40), (&package.sha256, 64)] {
-                if let Some(hex) = hex
-                    && (hex.len() != digits || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
-                {
-                    return Err(Problem::expected(
-                        &format!("{digits} hex digits for a hash of {:?}", package.name),
-                        format!("{hex:?}"),
-                    ));
-                }
-            }
-            if package.size == Some(0) {
-                return Err(Problem::expected(&format!("a size above 0 for {:?}", package.name), 0));
-            }
-        }
-        for codebase in self.codebases.iter().flatten() {
-            check_codebase(codebase)?;
-        }
-        Ok(())
-    }
-}
-
-impl Fault {
-    /// A fault of every answer for these paths.
-    pub fn on(path: &str, kind: FaultKind) -> Self {
-        Self { path: path.to_owned(), kind, after_bytes: 0, at_offset: None, times: None, skip: 0 }
-    }
-
-    /// After so many bytes of the body.
-    #[must_use]
-    pub fn after_bytes(mut self, bytes: u64) -> Self {
-        self.after_bytes = bytes;
-        self
-    }
-
-    /// At that place of the file.
-    #[must_use]
-    pub fn at_offset(mut self, offset: u64) -> Self {
-        self.at_offset = Some(offset);
-        self
-    }
-
-    /// So often and never again.
-    #[must_use]
-    pub fn times(mut self, times: u32) -> Self {
-        self.times = Some(times);
-        self
-    }
-
-    /// Not for the first so many requests.
-    #[must_use]
-    pub fn skip(mut self, requests: u32) -> Self {
-        self.skip = requests;
-        self
-    }
-
-    fn check(&self) -> Result<(), Problem> {
-        check_kind(&self.kind)?;
-        check_after(&self.kind, self.after_bytes)?;
-        if self.at_offset.is_some() && !self.kind.has_place() {
-            return Err(Problem(format!("{} happens to a whole answer and takes no at_offset", self.kind.name())));
-        }
-        if self.at_offset.is_some() && self.after_bytes > 0 {
-            return Err(Problem("expected after_bytes or at_offset, got both".to_owned()));
-        }
-        Ok(())
-    }
-}
-
-/// What is wrong with an entry.
-struct Problem(String);
-
-impl Problem {
-    fn expected(what: &str, got: impl std::fmt::Display) -> Self {
-        Self(format!("expected {what}, got {got}"))
-    }
-
-    fn at(self, entry: &str) -> Error {
-        Error::Script { problem: format!("{entry}: {}", self.0) }
-    }
-}
-
-fn check_codebase(codebase: &str) -> Result<(), Problem> {
-    let is_own = codebase.starts_with('/') && codebase.ends_with('/');
-    if is_own || manifests::omaha::Codebase::parse(codebase).is_ok() {
-        Ok(())
-    } else {
-        Err(Problem::expected("a path that starts and ends with /, or an absolute http(s) URL", format!("{codebase:?}")))
-    }
-}
-
-fn check_kind(kind: &FaultKind) -> Result<(), Problem> {
-    match kind {
-        FaultKind::Outage { seconds } if *seconds > MAX_OUTAGE_S => {
-            Err(Problem::expected(&format!("an outage of at most {MAX_OUTAGE_S} seconds"), seconds))
-        }
-        FaultKind::SlowDrip { bytes_per_s: 0 } => Err(Problem::expected("bytes_per_s above 0 (a stall sends nothing)", 0)),
-        FaultKind::Status { code, .. } => check_code(*code),
-        FaultKind::Redirect { to, code } => check_redirect(to, *code),
-        _ => Ok(()),
-    }
-}
-
-fn check_after(kind: &FaultKind, after_bytes: u64) -> Result<(), Problem> {
-    if after_bytes > 0 && !kind.has_place() {
-        return Err(Problem(format!("{} happens to a whole answer and takes no after_bytes", kind.name())));
-    }
-    Ok(())
-}
-
-fn check_redirect(to: &str, code: u16) -> Result<(), Problem> {
-    if !is_header_value(to) || to.is_empty() {
-        return Err(Problem::expected("a URL or path to redirect to", format!("{to:?}")));
-    }
-    if (300..400).contains(&code) { Ok(()) } else { Err(Problem::expected("a code from 300 to 399", code)) }
-}
-
-fn check_code(code: u16) -> Result<(), Problem> {
-    if (200..600).contains(&code) { Ok(()) } else { Err(Problem::expected("a code from 200 to 599", code)) }
-}
-
-fn is_header_value(text: &str) -> bool {
-    !text.chars().any(char::is_control)
 }
