@@ -1,5 +1,13 @@
 //! Configuration files: every wrong one with its exact words, merging, and the commented default.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and one that is skipped says why"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

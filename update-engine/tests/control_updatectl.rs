@@ -1,5 +1,13 @@
 //! `updatectl` as a program, against a daemon whose answers are written down here: what it prints, where, and its exit code.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and one that is skipped says why"
+)]
+
 mod control_fake;
 
 use std::fs;

@@ -1,5 +1,13 @@
 //! What `updatectl` shows, word by word: pure functions from documents to text.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and one that is skipped says why"
+)]
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use update_engine::status::json::{

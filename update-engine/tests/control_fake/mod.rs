@@ -3,7 +3,7 @@
 //! Fault model: it says what the script says, whatever was asked, and records what it got. A command for which the script has
 //! no line is rejected, recorded as a fault, and fails the test when the fake is dropped.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::collections::VecDeque;
 use std::fs;
