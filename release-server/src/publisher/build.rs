@@ -1,0 +1,188 @@
+//! Building a release: images become `VERSION.payload`, and a signed `VERSION.release` that names every window of them.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use manifests::digest::Sha256Digest;
+use manifests::keyring::{KeyId, SecretKey};
+use manifests::release::{Envelope, Image, Notes, Record, WindowTable};
+use manifests::version::{Sequence, Version};
+use payload::build::{Built, Options, Progress};
+use payload::format::FrameTable;
+
+use super::Error;
+use super::files::{PendingFile, nameless, open_image};
+
+/// An image to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFile {
+    /// Name in the record: what the hosts' slots are configured by.
+    pub name: String,
+    /// A regular file or a block device.
+    pub path: PathBuf,
+}
+
+/// What to build. [`BuildSpec::new`] fills in what a first release needs no thought about.
+#[derive(Clone, Debug)]
+pub struct BuildSpec {
+    /// Product: the Omaha app id.
+    pub product: String,
+    /// Architecture as `uname -m` says it.
+    pub arch: String,
+    /// Board.
+    pub board: String,
+    /// Label, and name of the files.
+    pub version: Version,
+    /// Place on the product's and board's line of releases.
+    pub sequence: Sequence,
+    /// When it was made; part of the bytes.
+    pub created: Timestamp,
+    /// Floor that committing it sets.
+    pub not_below: Sequence,
+    /// Oldest release that may be updated to it directly.
+    pub minimum_source: Option<Sequence>,
+    /// Channels it may be installed from; empty = any.
+    pub channels: Vec<String>,
+    /// May supersede a pending update at once.
+    pub urgent: bool,
+    /// Keys no longer trusted once it is committed.
+    pub revoked_keys: Vec<KeyId>,
+    /// What changed.
+    pub notes: Option<Notes>,
+    /// The images, in the order of the record.
+    pub images: Vec<ImageFile>,
+    /// Folder for the two files. It is made if it does not exist.
+    pub out_dir: PathBuf,
+    /// How to compress.
+    pub options: Options,
+}
+
+impl BuildSpec {
+    /// Board of a release that names none.
+    pub const DEFAULT_BOARD: &'static str = "generic";
+
+    /// A release without images yet: for this machine's architecture, any channel, no floor, no notes.
+    pub fn new(product: &str, version: Version, sequence: Sequence, created: Timestamp, out_dir: &Path) -> Self {
+        Self {
+            product: product.to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            board: Self::DEFAULT_BOARD.to_owned(),
+            version,
+            sequence,
+            created,
+            not_below: Sequence::ZERO,
+            minimum_source: None,
+            channels: Vec::new(),
+            urgent: false,
+            revoked_keys: Vec::new(),
+            notes: None,
+            images: Vec::new(),
+            out_dir: out_dir.to_owned(),
+            options: Options::default(),
+        }
+    }
+
+    fn record(&self, tables: impl IntoIterator<Item = WindowTable>, payload_table_sha256: Option<Sha256Digest>) -> Record {
+        let image = |(file, table): (&ImageFile, WindowTable)| Image { name: file.name.clone(), slot: None, table, verity: None };
+        Record {
+            product: self.product.clone(),
+            arch: self.arch.clone(),
+            board: self.board.clone(),
+            version: self.version.clone(),
+            sequence: self.sequence,
+            created: self.created,
+            not_below: self.not_below,
+            minimum_source: self.minimum_source,
+            channels: self.channels.clone(),
+            urgent: self.urgent,
+            revoked_keys: self.revoked_keys.clone(),
+            payload_table_sha256,
+            notes: self.notes.clone(),
+            images: self.images.iter().zip(tables).map(image).collect(),
+        }
+    }
+}
+
+/// What was built.
+#[derive(Debug)]
+pub struct BuiltRelease {
+    /// `VERSION.release`.
+    pub record_path: PathBuf,
+    /// `VERSION.payload`.
+    pub payload_path: PathBuf,
+    /// Bytes of the record's file.
+    pub record_bytes: u64,
+    /// What the record says.
+    pub record: Record,
+    /// Digest that names the release.
+    pub digest: Sha256Digest,
+    /// Who signed.
+    pub signers: Vec<KeyId>,
+    /// The payload's frame table.
+    pub table: FrameTable,
+}
+
+/// Builds a release and signs it with `keys` (none: signatures are to be added by [`super::sign_record`]). A release of the same
+/// version in the folder is replaced, the payload first, so that a record never stands beside a missing payload.
+pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn FnMut(Progress)) -> Result<BuiltRelease, Error> {
+    let images =
+        spec.images.iter().map(|image| open_image(&image.name, &image.path)).collect::<Result<Vec<(File, u64)>, Error>>()?;
+    rehearse(spec, keys, &images)?;
+
+    std::fs::create_dir_all(&spec.out_dir).map_err(Error::file("create the folder", &spec.out_dir))?;
+    let payload_path = spec.out_dir.join(format!("{}.payload", spec.version));
+    let record_path = spec.out_dir.join(format!("{}.release", spec.version));
+    let (payload_file, Built { windows, table }) = build_payload(spec, &images, &payload_path, progress)?;
+
+    let record = spec.record(windows, Some(table.header().table_sha256()));
+    let envelope = signed(&record, keys).map_err(Error::Unfit)?;
+    let bytes = envelope.to_bytes();
+    let mut record_file = PendingFile::create(&record_path)?;
+    record_file.file().write_all(&bytes).map_err(Error::file("write", &record_path))?;
+    record_file.sync()?;
+    payload_file.finish()?;
+    record_file.finish()?;
+
+    let record_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let (digest, signers) = (envelope.digest(), envelope.claimed_signers().collect());
+    Ok(BuiltRelease { record_path, payload_path, record_bytes, record, digest, signers, table })
+}
+
+/// Makes and signs the record with tables of nothing, so that a name or a key that does not fit is an error now and not after
+/// minutes of compressing.
+fn rehearse(spec: &BuildSpec, keys: &[SecretKey], images: &[(File, u64)]) -> Result<(), Error> {
+    let blank = |(_, size): &(File, u64)| {
+        let windows = WindowTable::count_for(*size, WindowTable::standard_window_size(*size));
+        let windows = usize::try_from(windows.min(manifests::limits::MAX_WINDOWS + 1)).unwrap_or(usize::MAX);
+        WindowTable::new(*size, vec![Sha256Digest::from_bytes([0; 32]); windows])
+    };
+    let tables = images.iter().map(blank).collect::<Result<Vec<_>, _>>().map_err(Error::Unfit)?;
+    signed(&spec.record(tables, None), keys).map(|_| ()).map_err(Error::Unfit)
+}
+
+fn signed(record: &Record, keys: &[SecretKey]) -> Result<Envelope, manifests::release::RecordError> {
+    let mut envelope = Envelope::unsigned(record)?;
+    keys.iter().try_for_each(|key| envelope.sign(key))?;
+    Ok(envelope)
+}
+
+fn build_payload(
+    spec: &BuildSpec,
+    images: &[(File, u64)],
+    place: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(PendingFile, Built), Error> {
+    let sources: Vec<payload::build::Image<'_>> = spec
+        .images
+        .iter()
+        .zip(images)
+        .map(|(image, (data, size))| payload::build::Image { name: &image.name, slot: None, size: *size, data })
+        .collect();
+    let mut spool = nameless(place)?;
+    let mut file = PendingFile::create(place)?;
+    let built =
+        payload::build::full(&sources, &spec.options, &mut spool, file.file(), progress).map_err(Error::payload(place))?;
+    Ok((file, built))
+}

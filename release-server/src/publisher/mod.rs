@@ -1,0 +1,37 @@
+//! Making, signing, checking and explaining releases.
+//!
+//! ```
+//! # use std::path::Path;
+//! # use release_server::publisher::{BuildSpec, ImageFile, build_release, check_payload, check_record, generate_key, read_keyring, read_secret_key};
+//! # use manifests::version::{Sequence, Version};
+//! # let dir = tempfile::tempdir()?;
+//! # let dir: &Path = dir.path();
+//! # std::fs::write(dir.join("rootfs.ext4"), vec![7; 300_000])?;
+//! let made = generate_key(&dir.join("demo"))?;
+//! let key = read_secret_key(&made.private)?.key;
+//! let spec = BuildSpec {
+//!     images: vec![ImageFile { name: "root".into(), path: dir.join("rootfs.ext4") }],
+//!     ..BuildSpec::new("{demo}", Version::parse("1.0.0")?, Sequence::new(1).unwrap(), "2026-01-01T00:00:00Z".parse()?, dir)
+//! };
+//! let built = build_release(&spec, &[key], &mut |_| {})?;
+//!
+//! let keyring = read_keyring(dir, std::num::NonZeroU32::MIN)?;
+//! let release = check_record(&built.record_path, &keyring)?;
+//! let checked = check_payload(&release, &built.payload_path, std::num::NonZeroUsize::MIN, &mut |_| {})?;
+//! assert_eq!((checked.right, checked.wrong), (2, 0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod build;
+mod check;
+mod error;
+mod files;
+mod inspect;
+mod keys;
+
+pub use build::{BuildSpec, BuiltRelease, ImageFile, build_release};
+pub use check::{CheckedPayload, check_payload, check_record, sign_record};
+pub use error::Error;
+pub use files::read_text;
+pub use inspect::{ImageSummary, Inspection, KindSummary, PayloadSummary, RecordSummary, inspect};
+pub use keys::{GeneratedKey, LoadedKey, generate_key, read_keyring, read_secret_key};

@@ -1,0 +1,266 @@
+//! The command line.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use jiff::Timestamp;
+use manifests::digest::Sha256Digest;
+use manifests::keyring::KeyId;
+use manifests::limits::MAX_NOTES_CHARS;
+use manifests::release::Notes;
+use manifests::version::{Sequence, Version};
+use payload::build::Options;
+
+use super::Failure;
+use crate::publisher::{self, BuildSpec, ImageFile};
+
+const EXAMPLES: &str = "\
+A first release:
+  releasectl key generate --out demo
+  releasectl build --app '{demo}' --version 1.0.0 --sequence 1 --image root=rootfs.ext4 --key demo.key --out releases
+  releasectl verify releases/1.0.0.release releases/1.0.0.payload --keyring .
+  releasectl inspect releases/1.0.0.payload
+
+demo.pub goes into the keyring folder of the hosts (inside the image); demo.key stays offline.";
+
+/// Makes, signs, checks and explains releases
+#[derive(Parser)]
+#[command(name = "releasectl", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(super) struct Cli {
+    /// Print JSON for programs instead of words
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Make publisher keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Build and sign a release: writes VERSION.release and VERSION.payload
+    ///
+    /// The same images, options and time of creation give the same bytes, whenever, wherever and with however many threads.
+    Build(Box<BuildArgs>),
+    /// Add a signature to a release record
+    ///
+    /// The release stays the same release: its digest does not change. Needs no image and no payload, so that it can be done
+    /// where the key is, offline.
+    Sign(SignArgs),
+    /// Check a record, and payloads against it, as a host would
+    ///
+    /// The record's signatures are verified; then each payload is decoded whole and every window compared with the record. Exits 1 on
+    /// any fault.
+    Verify(VerifyArgs),
+    /// Explain a record or a payload, without trusting it
+    Inspect(InspectArgs),
+}
+
+#[derive(Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make an ed25519 key: NAME.key (private, mode 0600) and NAME.pub
+    ///
+    /// Never overwrites a file.
+    Generate(GenerateArgs),
+}
+
+#[derive(Args)]
+pub(super) struct GenerateArgs {
+    /// Path of both files, without .key and .pub
+    #[arg(long, value_name = "NAME")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("signing").required(true))]
+pub(super) struct BuildArgs {
+    /// Product: the Omaha app id
+    #[arg(long, value_name = "ID")]
+    pub(super) app: String,
+    /// Label of the release, and name of its files
+    #[arg(long, value_parser = parse_version)]
+    pub(super) version: Version,
+    /// Place in the one rising line of releases of this product and board; it alone orders releases
+    #[arg(long, value_name = "N", value_parser = parse_sequence)]
+    pub(super) sequence: Sequence,
+    /// An image: NAME=FILE, such as root=rootfs.ext4 (a regular file or a block device); may be given several times
+    #[arg(long = "image", value_name = "NAME=FILE", required = true, value_parser = parse_image)]
+    pub(super) images: Vec<ImageFile>,
+    /// Private key to sign with; may be given several times
+    #[arg(long = "key", value_name = "FILE", group = "signing")]
+    pub(super) keys: Vec<PathBuf>,
+    /// Do not sign: no host takes the release until `releasectl sign` has added enough signatures
+    #[arg(long, group = "signing")]
+    pub(super) unsigned: bool,
+    /// Folder for VERSION.release and VERSION.payload
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: PathBuf,
+    /// Architecture of the images, as `uname -m` says it there
+    #[arg(long, default_value = std::env::consts::ARCH)]
+    pub(super) arch: String,
+    /// Board the images are for
+    #[arg(long, default_value = BuildSpec::DEFAULT_BOARD)]
+    pub(super) board: String,
+    /// Floor: once this release is committed on a host, nothing with a lower sequence is installed there any more
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse_sequence)]
+    pub(super) not_below: Sequence,
+    /// Oldest release that may be updated to this one directly
+    #[arg(long, value_name = "N", value_parser = parse_sequence)]
+    pub(super) minimum_source: Option<Sequence>,
+    /// Channels it may be installed from, separated by commas [default: any]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(super) channels: Vec<String>,
+    /// What changed, for people; @FILE reads it from a file
+    #[arg(long, value_name = "TEXT|@FILE")]
+    notes: Option<String>,
+    /// Where the text of what changed is
+    #[arg(long, value_name = "URL", requires = "notes_sha256", conflicts_with = "notes")]
+    notes_url: Option<String>,
+    /// SHA-256 of the text at that URL
+    #[arg(long, value_name = "HEX", requires = "notes_url", value_parser = parse_digest)]
+    notes_sha256: Option<Sha256Digest>,
+    /// When it was made, RFC 3339 [default: $SOURCE_DATE_EPOCH]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    created: Option<Timestamp>,
+    /// Hosts may take it in the place of a pending update without waiting a day
+    #[arg(long)]
+    pub(super) urgent: bool,
+    /// Key (16 hex digits) that hosts stop trusting once they have committed this release; may be given several times
+    #[arg(long = "revoke-key", value_name = "ID", value_parser = parse_key_id)]
+    pub(super) revoked_keys: Vec<KeyId>,
+    /// zstd level, 1 to 22
+    #[arg(long, value_name = "N", default_value_t = Options::DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
+    level: i32,
+    /// The smallest payload, at about ten times the time (level 19)
+    #[arg(long, conflicts_with = "level")]
+    best: bool,
+    /// Threads that compress [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    threads: Option<NonZeroUsize>,
+    #[arg(long, hide = true, num_args = 0..=1, value_name = "FILE", default_missing_value = "")]
+    pub(super) verity: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct SignArgs {
+    /// The record
+    #[arg(value_name = "RELEASE")]
+    pub(super) release: PathBuf,
+    /// Private key to sign with; may be given several times
+    #[arg(long = "key", value_name = "FILE", required = true)]
+    pub(super) keys: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct VerifyArgs {
+    /// The record
+    #[arg(value_name = "RELEASE")]
+    pub(super) release: PathBuf,
+    /// Payloads that should make its images
+    #[arg(value_name = "PAYLOAD")]
+    pub(super) payloads: Vec<PathBuf>,
+    /// Folder of the trusted public keys (*.pub)
+    #[arg(long, value_name = "DIR")]
+    pub(super) keyring: PathBuf,
+    /// Number of distinct trusted keys that must have signed
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(super) threshold: NonZeroU32,
+    /// Threads that decode [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    threads: Option<NonZeroUsize>,
+}
+
+#[derive(Args)]
+pub(super) struct InspectArgs {
+    /// A record or a payload
+    pub(super) file: PathBuf,
+}
+
+impl BuildArgs {
+    pub(super) const fn level(&self) -> i32 {
+        if self.best { Options::BEST_LEVEL } else { self.level }
+    }
+
+    pub(super) fn threads(&self) -> NonZeroUsize {
+        threads(self.threads)
+    }
+
+    /// `--created`, else `$SOURCE_DATE_EPOCH`. The clock is never asked: two builds would differ.
+    pub(super) fn created(&self) -> Result<Timestamp, Failure> {
+        if let Some(created) = self.created {
+            return Ok(created);
+        }
+        let epoch = std::env::var("SOURCE_DATE_EPOCH").map_err(|_| Failure::Usage {
+            message:
+                "the time of creation is part of the signed bytes: expected --created TIME or $SOURCE_DATE_EPOCH, got neither"
+                    .to_owned(),
+            hint: "--created 2026-01-31T00:00:00Z, or export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)".to_owned(),
+        })?;
+        let time = epoch.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+        time.ok_or_else(|| Failure::Usage {
+            message: format!("$SOURCE_DATE_EPOCH: expected seconds since 1970, got {epoch:?}"),
+            hint: "export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct), or --created 2026-01-31T00:00:00Z".to_owned(),
+        })
+    }
+
+    pub(super) fn notes(&self) -> Result<Option<Notes>, publisher::Error> {
+        if let (Some(url), Some(sha256)) = (&self.notes_url, self.notes_sha256) {
+            return Ok(Some(Notes::Url { url: url.clone(), sha256 }));
+        }
+        let Some(notes) = &self.notes else { return Ok(None) };
+        let text = match notes.strip_prefix('@') {
+            // Four bytes are the longest character; the record's own limit counts characters.
+            Some(path) => publisher::read_text(path.as_ref(), u64::try_from(MAX_NOTES_CHARS * 4).unwrap_or(u64::MAX))?,
+            None => notes.clone(),
+        };
+        Ok(Some(Notes::Text(text)))
+    }
+}
+
+impl VerifyArgs {
+    pub(super) fn threads(&self) -> NonZeroUsize {
+        threads(self.threads)
+    }
+}
+
+fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
+    asked.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn parse_version(text: &str) -> Result<Version, String> {
+    Version::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_sequence(text: &str) -> Result<Sequence, String> {
+    let number = text.parse().ok().and_then(Sequence::new);
+    number.ok_or_else(|| "expected a whole number of at most 2^53".to_owned())
+}
+
+fn parse_image(text: &str) -> Result<ImageFile, String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok(ImageFile { name: name.to_owned(), path: PathBuf::from(path) })
+        }
+        _ => Err("expected NAME=FILE, such as root=rootfs.ext4".to_owned()),
+    }
+}
+
+fn parse_key_id(text: &str) -> Result<KeyId, String> {
+    KeyId::from_hex(text)
+        .ok_or_else(|| "expected the 16 hex digits of a key id, as in the first line of its .pub file".to_owned())
+}
+
+fn parse_digest(text: &str) -> Result<Sha256Digest, String> {
+    Sha256Digest::from_hex(text).ok_or_else(|| "expected the 64 hex digits of a SHA-256".to_owned())
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| "expected a time such as 2026-01-31T00:00:00Z".to_owned())
+}
+
+fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok().filter(|threads: &NonZeroUsize| threads.get() <= 256);
+    number.ok_or_else(|| "expected a number from 1 to 256".to_owned())
+}

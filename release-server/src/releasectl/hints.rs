@@ -1,0 +1,67 @@
+//! What to do about an error.
+
+use manifests::keyring::KeyError;
+use manifests::release::RecordError;
+
+use crate::publisher::Error;
+
+/// A hint, where there is one that is more than the error turned round.
+pub(super) fn for_error(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::File { source, .. } => for_io(source),
+        Error::KeyExists { .. } => Some("choose another --out; a key that is lost cannot sign what it must revoke"),
+        Error::TooLong { .. } => Some("is it the right file? `releasectl inspect FILE` says what a file is"),
+        Error::NotAnImage { .. } => {
+            Some("give the image itself, such as root=rootfs.ext4; folders are made into images by mke2fs -d")
+        }
+        Error::NoDice { .. } => None,
+        Error::Key(error) => for_key(error),
+        Error::Unfit(error) | Error::Record { reason: error, .. } => for_record(error),
+        Error::Payload { source, .. } => for_payload(source),
+        Error::Unknown { .. } => Some("key files are plain text: read them with cat"),
+    }
+}
+
+fn for_io(error: &std::io::Error) -> Option<&'static str> {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Some("check the owner and the permissions of the file and its folders"),
+        std::io::ErrorKind::StorageFull => Some("free some space: a build needs about twice the size of its payload"),
+        _ => None,
+    }
+}
+
+const fn for_key(error: &KeyError) -> Option<&'static str> {
+    match error {
+        KeyError::Malformed { .. } => {
+            Some("a private key is NAME.key, a public key NAME.pub, both as `releasectl key generate` writes them")
+        }
+        KeyError::Empty { .. } => Some("put the publisher's NAME.pub into that folder"),
+        KeyError::Unreachable { .. } => Some("add public keys to the folder, or lower --threshold"),
+        KeyError::NotAPoint { .. } | KeyError::IdClash { .. } | KeyError::TooMany => None,
+    }
+}
+
+const fn for_record(error: &RecordError) -> Option<&'static str> {
+    match error {
+        RecordError::Magic { .. } => Some("is it the right file? `releasectl inspect FILE` says what a file is"),
+        RecordError::Unsigned { .. } => Some("sign it: releasectl sign RELEASE --key FILE"),
+        RecordError::TooFewSignatures { .. } => {
+            Some("add signatures with `releasectl sign`, or check that --keyring is the right folder")
+        }
+        RecordError::AlreadySigned { .. } => Some("give each key once; a threshold counts distinct keys"),
+        RecordError::Forged { .. } | RecordError::Table { .. } | RecordError::Length { .. } => {
+            Some("fetch the record again from its publisher; never install one that stays like this")
+        }
+        _ => None,
+    }
+}
+
+const fn for_payload(error: &payload::Error) -> Option<&'static str> {
+    match error {
+        payload::Error::Magic { .. } => Some("is it the right file? `releasectl inspect FILE` says what a file is"),
+        payload::Error::Foreign { .. } => Some("a payload fits one release only: compare with `releasectl inspect`"),
+        payload::Error::Length { .. } | payload::Error::TableDigest { .. } => Some("fetch the payload again"),
+        payload::Error::SelfCheck { .. } => Some("run a memory test on this machine, and build on another"),
+        _ => None,
+    }
+}

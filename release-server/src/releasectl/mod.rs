@@ -1,0 +1,179 @@
+//! The command `releasectl`: arguments in, words and exit codes out, all work in [`crate::publisher`].
+//!
+//! Data goes to stdout, in one piece when the work is done; messages, warnings and progress to stderr. Exit codes: 0 done,
+//! 1 failed (or a fault was found by `verify`), 2 bad usage. A closed pipe is no error.
+
+mod args;
+mod hints;
+mod progress;
+mod report;
+mod words;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use manifests::keyring::SecretKey;
+use payload::build::Options;
+
+use self::args::{BuildArgs, Cli, Command, InspectArgs, KeyCommand, SignArgs, VerifyArgs};
+use self::progress::Progress;
+use crate::publisher::{self, BuildSpec};
+
+/// What a command came to.
+struct Outcome {
+    /// For stdout.
+    text: String,
+    /// Everything is as it should be.
+    good: bool,
+}
+
+impl Outcome {
+    const fn good(text: String) -> Self {
+        Self { text, good: true }
+    }
+}
+
+/// Why a command could not be carried out.
+enum Failure {
+    /// The arguments ask for something that makes no sense: exit 2.
+    Usage { message: String, hint: String },
+    /// It failed: exit 1.
+    Failed(publisher::Error),
+}
+
+impl From<publisher::Error> for Failure {
+    fn from(error: publisher::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Runs the command line `arguments` (the program's name first).
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // Help and version go to stdout, the rest to stderr; whether anybody listens changes nothing.
+            let _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(&cli) {
+        Ok(outcome) => finish(&outcome),
+        Err(Failure::Usage { message, hint }) => {
+            complain(&message, Some(&hint));
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            complain(&words::chain(&error), hints::for_error(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<Outcome, Failure> {
+    match &cli.command {
+        Command::Key(KeyCommand::Generate(args)) => {
+            Ok(Outcome::good(report::key(&publisher::generate_key(&args.out)?, cli.json)))
+        }
+        Command::Build(args) => build(args, cli.json),
+        Command::Sign(args) => sign(args, cli.json),
+        Command::Verify(args) => verify(args, cli.json),
+        Command::Inspect(InspectArgs { file }) => {
+            let found = publisher::inspect(file)?;
+            Ok(Outcome::good(report::inspection(file, &found, cli.json)))
+        }
+    }
+}
+
+fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
+    if args.verity.is_some() {
+        return Err(Failure::Usage {
+            message: "--verity is not available in this build".to_owned(),
+            hint: "build without it: every window of the image is signed and proven all the same".to_owned(),
+        });
+    }
+    let keys = read_keys(&args.keys)?;
+    let spec = BuildSpec {
+        arch: args.arch.clone(),
+        board: args.board.clone(),
+        not_below: args.not_below,
+        minimum_source: args.minimum_source,
+        channels: args.channels.clone(),
+        urgent: args.urgent,
+        revoked_keys: args.revoked_keys.clone(),
+        notes: args.notes()?,
+        images: args.images.clone(),
+        options: Options { level: args.level(), threads: args.threads(), ..Options::default() },
+        ..BuildSpec::new(&args.app, args.version.clone(), args.sequence, args.created()?, &args.out)
+    };
+    let mut progress = Progress::new("building");
+    let built = publisher::build_release(&spec, &keys, &mut |step| {
+        progress.show(step.done, step.total, &format!("{} of payload", words::size(step.blobs)));
+    })?;
+    Ok(Outcome::good(report::built(&built, json)))
+}
+
+fn sign(args: &SignArgs, json: bool) -> Result<Outcome, Failure> {
+    let keys = read_keys(&args.keys)?;
+    let (record, signers) = publisher::sign_record(&args.release, &keys)?;
+    Ok(Outcome::good(report::signed(&args.release, &record, &signers, json)))
+}
+
+fn verify(args: &VerifyArgs, json: bool) -> Result<Outcome, Failure> {
+    let keyring = publisher::read_keyring(&args.keyring, args.threshold)?;
+    let release = publisher::check_record(&args.release, &keyring)?;
+    let mut checked = Vec::new();
+    for path in &args.payloads {
+        let mut progress = Progress::new("checking");
+        let result =
+            publisher::check_payload(&release, path, args.threads(), &mut |(done, total)| progress.show(done, total, ""));
+        checked.push((path.clone(), result));
+    }
+    let report = report::Verification::new(&args.release, &release, keyring.threshold(), checked);
+    Ok(Outcome { good: report.good(), text: if json { report.to_json() } else { report.to_words() } })
+}
+
+fn read_keys(paths: &[std::path::PathBuf]) -> Result<Vec<SecretKey>, Failure> {
+    let mut keys = Vec::new();
+    for path in paths {
+        let loaded = publisher::read_secret_key(path)?;
+        if let Some(mode) = loaded.exposed_mode {
+            let path = path.display();
+            say(&format!("warning: {path}: others can read this private key (mode {mode:04o})\nhint: chmod 600 {path}"));
+        }
+        keys.push(loaded.key);
+    }
+    Ok(keys)
+}
+
+/// Writes what was found to stdout. A reader that has gone away has seen enough; any other error is one.
+fn finish(outcome: &Outcome) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(outcome.text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot write to stdout: {error}"), None);
+            ExitCode::FAILURE
+        }
+        _ if outcome.good => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn complain(message: &str, hint: Option<&str>) {
+    say(&format!("error: {message}"));
+    if let Some(hint) = hint {
+        say(&format!("hint: {hint}"));
+    }
+}
+
+/// One message on stderr. If nobody can hear it, there is nobody to tell.
+fn say(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
+}
+
+/// JSON on one line for each object: for programs, and `jq` makes it pretty.
+fn json_line(value: &serde_json::Value) -> String {
+    format!("{value}\n")
+}

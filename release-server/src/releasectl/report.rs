@@ -1,0 +1,267 @@
+//! What the commands found, in words or as JSON.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use manifests::keyring::KeyId;
+use manifests::release::{Notes, Record, Release};
+use serde_json::{Value, json};
+
+use super::words::{chain, count, harmless, percent, size};
+use super::{hints, json_line};
+use crate::publisher::{
+    BuiltRelease, CheckedPayload, Error, GeneratedKey, ImageSummary, Inspection, PayloadSummary, RecordSummary,
+};
+
+/// Most faults shown of one payload; the numbers count them all.
+const FAULTS_SHOWN: usize = 8;
+
+pub(super) fn key(key: &GeneratedKey, as_json: bool) -> String {
+    let (private, public) = (key.private.display(), key.public.display());
+    if as_json {
+        return json_line(&json!({"key_id": key.id, "private": path(&key.private), "public": path(&key.public)}));
+    }
+    format!(
+        "key {}\n  {private}  private, mode 0600: keep it offline\n  {public}  public: goes into the keyring folder of the hosts\n",
+        key.id
+    )
+}
+
+pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
+    let (record, header) = (&built.record, built.table.header());
+    let image_bytes = record.images.iter().map(|image| image.table.image_size()).sum::<u64>();
+    if as_json {
+        return json_line(&json!({
+            "record": path(&built.record_path), "record_bytes": built.record_bytes,
+            "payload": path(&built.payload_path), "payload_bytes": header.total_len(), "payload_table_sha256": header.table_sha256(),
+            "image_bytes": image_bytes, "digest": built.digest, "version": record.version, "sequence": record.sequence,
+            "signers": built.signers,
+        }));
+    }
+    let title = title(record);
+    let (payload_bytes, signers) = (header.total_len(), join(&built.signers));
+    let lines = [
+        title,
+        format!("  digest   {}", built.digest),
+        format!("  record   {}  {}, signed by {signers}", built.record_path.display(), size(built.record_bytes)),
+        format!(
+            "  payload  {}  {}, {} of the images' {}",
+            built.payload_path.display(),
+            size(payload_bytes),
+            percent(payload_bytes, image_bytes),
+            size(image_bytes)
+        ),
+    ];
+    lines.join("\n") + "\n"
+}
+
+pub(super) fn signed(file: &Path, record: &Record, signers: &[KeyId], as_json: bool) -> String {
+    if as_json {
+        return json_line(
+            &json!({"record": path(file), "version": record.version, "sequence": record.sequence, "signers": signers}),
+        );
+    }
+    format!("{}\n  record   {}  signed by {}\n", title(record), file.display(), join(signers))
+}
+
+fn title(record: &Record) -> String {
+    let Record { product, version, sequence, arch, board, .. } = record;
+    format!("release {version} of {product}, sequence {sequence}, for {arch}/{board}")
+}
+
+fn join(ids: &[KeyId]) -> String {
+    if ids.is_empty() {
+        return "nobody yet".to_owned();
+    }
+    ids.iter().map(KeyId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What `verify` found.
+pub(super) struct Verification<'a> {
+    path: &'a Path,
+    release: &'a Release,
+    threshold: NonZeroU32,
+    payloads: Vec<(PathBuf, Result<CheckedPayload, Error>)>,
+}
+
+impl<'a> Verification<'a> {
+    pub(super) const fn new(
+        path: &'a Path,
+        release: &'a Release,
+        threshold: NonZeroU32,
+        payloads: Vec<(PathBuf, Result<CheckedPayload, Error>)>,
+    ) -> Self {
+        Self { path, release, threshold, payloads }
+    }
+
+    pub(super) fn good(&self) -> bool {
+        self.payloads.iter().all(|(_, result)| is_good(result))
+    }
+
+    pub(super) fn to_words(&self) -> String {
+        let release = self.release;
+        let mut text = format!("{}: good\n  {}\n", self.path.display(), title(release.record()));
+        text += &format!("  digest {}\n", release.digest());
+        text += &format!("  signed by {} (needed: {})\n", join(release.signers()), self.threshold);
+        for (path, result) in &self.payloads {
+            text += &payload_words(path, result);
+        }
+        text
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        let record = self.release.record();
+        let payloads: Vec<Value> = self.payloads.iter().map(|(path, result)| payload_json(path, result)).collect();
+        json_line(&json!({
+            "good": self.good(),
+            "record": {
+                "path": path(self.path), "good": true, "digest": self.release.digest(), "product": record.product, "version": record.version,
+                "sequence": record.sequence, "signers": self.release.signers(), "threshold": self.threshold,
+            },
+            "payloads": payloads,
+        }))
+    }
+}
+
+const fn is_good(result: &Result<CheckedPayload, Error>) -> bool {
+    matches!(result, Ok(checked) if checked.wrong == 0)
+}
+
+fn payload_words(path: &Path, result: &Result<CheckedPayload, Error>) -> String {
+    let path = path.display();
+    let checked = match result {
+        Ok(checked) => checked,
+        Err(error) => {
+            let hint = hints::for_error(error).map_or_else(String::new, |hint| format!("  hint: {hint}\n"));
+            return format!("{path}: BAD\n  {}\n{hint}", chain(error));
+        }
+    };
+    let windows = checked.right + checked.wrong;
+    if checked.wrong == 0 {
+        let whose = if checked.is_the_publishers {
+            "the publisher's own payload"
+        } else {
+            "not the payload that the record names, but it fits"
+        };
+        return format!("{path}: good\n  {whose}; all {windows} windows equal the record\n");
+    }
+    let mut text = format!("{path}: BAD\n  {} of {windows} windows differ from the record, or cannot be made\n", checked.wrong);
+    for fault in checked.faults.iter().take(FAULTS_SHOWN) {
+        text += &format!("  {}\n", fault.reason);
+    }
+    if checked.faults.len() > FAULTS_SHOWN {
+        text += "  … and more\n";
+    }
+    text
+}
+
+fn payload_json(file: &Path, result: &Result<CheckedPayload, Error>) -> Value {
+    match result {
+        Err(error) => json!({"path": path(file), "good": false, "error": chain(error)}),
+        Ok(checked) => json!({
+            "path": path(file), "good": checked.wrong == 0, "windows_right": checked.right, "windows_wrong": checked.wrong,
+            "is_the_publishers": checked.is_the_publishers,
+            "faults": checked.faults.iter().map(|fault| fault.reason.as_str()).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+pub(super) fn inspection(path: &Path, found: &Inspection, as_json: bool) -> String {
+    if as_json {
+        return json_line(&serde_json::to_value(found).unwrap_or(Value::Null));
+    }
+    match found {
+        Inspection::Record(record) => record_words(path, record),
+        Inspection::Payload(payload) => payload_summary_words(path, payload),
+    }
+}
+
+fn record_words(path: &Path, record: &RecordSummary) -> String {
+    let or = |list: Vec<String>, none: &str| if list.is_empty() { none.to_owned() } else { list.join(", ") };
+    let ids = |ids: &[KeyId]| ids.iter().map(KeyId::to_string).collect::<Vec<_>>();
+    let floor =
+        if record.not_below == 0 { "none".to_owned() } else { format!("nothing below sequence {} afterwards", record.not_below) };
+    let source = record.minimum_source.map_or_else(|| "any release".to_owned(), |n| format!("sequence {n} or newer"));
+    let table = record.payload_table_sha256.map_or_else(|| "not named".to_owned(), |digest| format!("frame table {digest}"));
+    let lines = [
+        format!("{}: release record, NOT VERIFIED (releasectl verify checks signatures)", path.display()),
+        format!("  product    {}", record.product),
+        format!("  version    {}", record.version),
+        format!("  sequence   {}", record.sequence),
+        format!("  for        {}/{}", record.arch, record.board),
+        format!("  created    {}", record.created),
+        format!("  floor      {floor}"),
+        format!("  from       {source}"),
+        format!("  channels   {}", or(record.channels.clone(), "any")),
+        format!("  urgent     {}", if record.urgent { "yes" } else { "no" }),
+        format!("  revokes    {}", or(ids(&record.revoked_keys), "no key")),
+        format!("  digest     {}", record.digest),
+        format!("  payload    {table}"),
+        format!("  claims to be signed by {}", or(ids(&record.claimed_signers), "nobody")),
+    ];
+    lines.join("\n") + "\n" + &images_words("images", &record.images) + &notes_words(record.notes.as_ref())
+}
+
+fn notes_words(notes: Option<&Notes>) -> String {
+    match notes {
+        None => String::new(),
+        Some(Notes::Url { url, sha256 }) => format!("  notes      {} (sha256 {sha256})\n", harmless(url)),
+        Some(Notes::Text(text)) => {
+            "  notes\n".to_owned() + &text.lines().map(|line| format!("    {}\n", harmless(line))).collect::<String>()
+        }
+    }
+}
+
+fn payload_summary_words(path: &Path, payload: &PayloadSummary) -> String {
+    let kind = if payload.sources.is_empty() {
+        "full: needs no other image".to_owned()
+    } else {
+        format!("delta: needs {}", count(length(&payload.sources), "source image"))
+    };
+    let lines = [
+        format!("{}: payload, NOT VERIFIED (releasectl verify compares it with a record)", path.display()),
+        format!("  kind       {kind}"),
+        format!(
+            "  size       {} ({} bytes), {} of the images' {}",
+            size(payload.size),
+            payload.size,
+            percent(payload.size, payload.image_bytes),
+            size(payload.image_bytes)
+        ),
+        format!("  table      {}, sha256 {}", size(payload.table_bytes), payload.table_sha256),
+    ];
+    let mut text = lines.join("\n") + "\n" + &images_words("images", &payload.images);
+    if !payload.sources.is_empty() {
+        text += &images_words("source images", &payload.sources);
+    }
+    text += "  frames\n";
+    for kind in &payload.frames {
+        let name = format!("{} {}", kind.kind, kind.name);
+        let (frames, windows) = (count(kind.frames, "frame"), count(kind.windows, "window"));
+        let (output, blobs) = (size(kind.output_bytes), size(kind.blob_bytes));
+        let ratio = percent(kind.blob_bytes, kind.output_bytes);
+        text += &format!("    {name:<18} {frames:>13}  {windows:>15}  {output:>10} from {blobs:>10}  {ratio:>7}\n");
+    }
+    text
+}
+
+fn images_words(title: &str, images: &[ImageSummary]) -> String {
+    let mut text = format!("  {title}\n");
+    for image in images {
+        let slot = image.slot.map_or_else(String::new, |slot| format!(" (slot {slot} only)"));
+        let windows = count(image.windows, "window");
+        let of = size(u64::from(image.window_size));
+        text += &format!("    {}{slot}  {} ({} bytes), {windows} of {of}, ", image.name, size(image.size), image.size);
+        text += &format!("table sha256 {}\n", image.table_sha256);
+    }
+    text
+}
+
+/// A path in JSON, which is text: bytes of a name that are none are shown as such.
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn length<T>(list: &[T]) -> u64 {
+    u64::try_from(list.len()).unwrap_or(u64::MAX)
+}

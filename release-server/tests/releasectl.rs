@@ -1,0 +1,699 @@
+//! `releasectl` as a person meets it: whole transcripts of the program, good and bad.
+
+// The helpers here are tests too: an unwrap that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use manifests::keyring::SecretKey;
+use tempfile::TempDir;
+
+const WINDOW: usize = 256 * 1024;
+
+/// A folder with keys `one`, `two` and `evil`, a keyring of the first two, and an image of 9 windows.
+struct Desk {
+    dir: TempDir,
+}
+
+struct Run {
+    stdout: String,
+    stderr: String,
+    code: i32,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir(desk.path("keyring")).unwrap();
+        for (name, seed) in [("one", 1), ("two", 2), ("evil", 9)] {
+            let key = SecretKey::from_seed(&[seed; 32]);
+            desk.write(&format!("{name}.key"), key.to_text(name));
+            fs::set_permissions(desk.path(&format!("{name}.key")), fs::Permissions::from_mode(0o600)).unwrap();
+            if name != "evil" {
+                desk.write(&format!("keyring/{name}.pub"), key.public().to_text(name));
+            }
+        }
+        desk.write("root.img", image(1));
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_releasectl"));
+        command.args(line.split_whitespace()).current_dir(self.dir.path()).env_remove("SOURCE_DATE_EPOCH");
+        command
+    }
+
+    fn run(&self, line: &str) -> Run {
+        let output = self.command(line).output().unwrap();
+        Run {
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            code: output.status.code().unwrap(),
+        }
+    }
+
+    /// Runs a line that must succeed without a word on stderr.
+    fn good(&self, line: &str) -> String {
+        let run = self.run(line);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{line}");
+        run.stdout
+    }
+
+    /// Runs a line that must fail with exactly this exit code and these words, and nothing on stdout.
+    fn bad(&self, line: &str, code: i32, stderr: &str) {
+        let run = self.run(line);
+        assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (code, "", stderr), "{line}");
+    }
+
+    fn build(&self, version: &str, sequence: u32, rest: &str) -> String {
+        self.good(&build_line(version, sequence, rest))
+    }
+
+    fn names(&self, folder: &str) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(self.path(folder)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn build_line(version: &str, sequence: u32, rest: &str) -> String {
+    format!("build --app {{demo}} --version {version} --sequence {sequence} --image root=root.img --arch x86_64 --out out {rest}")
+}
+
+const SIGNED: &str = "--key one.key --created 2026-01-31T00:00:00Z";
+
+/// 1 MiB of noise, 1 MiB of zeros, a little more noise: no byte of its payload depends on how zstd compresses.
+fn image(seed: u64) -> Vec<u8> {
+    [noise(seed, 4 * WINDOW), vec![0; 4 * WINDOW], noise(seed + 1, 5000)].concat()
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x01], at).unwrap();
+}
+
+#[test]
+fn a_release_is_built_verified_and_explained() {
+    let desk = Desk::new();
+    let built = desk.build("1.0.0", 7, &format!("{SIGNED} --key two.key --channels stable,beta --notes Hello --not-below 3"));
+    assert_eq!(
+        built,
+        "release 1.0.0 of {demo}, sequence 7, for x86_64/generic\n\
+         \x20 digest   20911a97db76bb2bd32a9cb510624cc21ca9be5200296dd67ec42a245a36c6b2\n\
+         \x20 record   out/1.0.0.release  1020 bytes, signed by 34750f98bd59fcfc, 6a3803d5f059902a\n\
+         \x20 payload  out/1.0.0.payload  1.0 MiB, 50.1 % of the images' 2.0 MiB\n"
+    );
+    assert_eq!(desk.names("out"), ["1.0.0.payload", "1.0.0.release"]);
+
+    let verified = desk.good("verify out/1.0.0.release out/1.0.0.payload --keyring keyring --threshold 2");
+    assert_eq!(
+        verified,
+        "out/1.0.0.release: good\n\
+         \x20 release 1.0.0 of {demo}, sequence 7, for x86_64/generic\n\
+         \x20 digest 20911a97db76bb2bd32a9cb510624cc21ca9be5200296dd67ec42a245a36c6b2\n\
+         \x20 signed by 34750f98bd59fcfc, 6a3803d5f059902a (needed: 2)\n\
+         out/1.0.0.payload: good\n\
+         \x20 the publisher's own payload; all 9 windows equal the record\n"
+    );
+
+    let record = desk.good("inspect out/1.0.0.release");
+    assert_eq!(
+        record,
+        "out/1.0.0.release: release record, NOT VERIFIED (releasectl verify checks signatures)\n\
+         \x20 product    {demo}\n\
+         \x20 version    1.0.0\n\
+         \x20 sequence   7\n\
+         \x20 for        x86_64/generic\n\
+         \x20 created    2026-01-31T00:00:00Z\n\
+         \x20 floor      nothing below sequence 3 afterwards\n\
+         \x20 from       any release\n\
+         \x20 channels   stable, beta\n\
+         \x20 urgent     no\n\
+         \x20 revokes    no key\n\
+         \x20 digest     20911a97db76bb2bd32a9cb510624cc21ca9be5200296dd67ec42a245a36c6b2\n\
+         \x20 payload    frame table a59d029d3172663126d7b61130474ff6f2c103b7fffba1d744d4a0c851a0b598\n\
+         \x20 claims to be signed by 34750f98bd59fcfc, 6a3803d5f059902a\n\
+         \x20 images\n\
+         \x20   root  2.0 MiB (2102152 bytes), 9 windows of 256.0 KiB, table sha256 5a4355ceff182e2e46f8f91d1cce623e8c83731327255f271a5a8d141770a052\n\
+         \x20 notes\n\
+         \x20   Hello\n"
+    );
+
+    let payload = desk.good("inspect out/1.0.0.payload");
+    assert_eq!(
+        payload,
+        "out/1.0.0.payload: payload, NOT VERIFIED (releasectl verify compares it with a record)\n\
+         \x20 kind       full: needs no other image\n\
+         \x20 size       1.0 MiB (1053708 bytes), 50.1 % of the images' 2.0 MiB\n\
+         \x20 table      68 bytes, sha256 a59d029d3172663126d7b61130474ff6f2c103b7fffba1d744d4a0c851a0b598\n\
+         \x20 images\n\
+         \x20   root  2.0 MiB (2102152 bytes), 9 windows of 256.0 KiB, table sha256 5a4355ceff182e2e46f8f91d1cce623e8c83731327255f271a5a8d141770a052\n\
+         \x20 frames\n\
+         \x20   0 zero                   1 frame        4 windows     1.0 MiB from    0 bytes    0.0 %\n\
+         \x20   1 raw                   2 frames        5 windows     1.0 MiB from    1.0 MiB  100.0 %\n"
+    );
+}
+
+#[test]
+fn a_program_gets_json() {
+    let desk = Desk::new();
+    let json = |line: &str| -> serde_json::Value { serde_json::from_str(&desk.good(line)).unwrap() };
+    let built = json(&build_line("1.0.0", 7, &format!("{SIGNED} --json")));
+    assert_eq!(built["record"], "out/1.0.0.release");
+    assert_eq!(built["payload_bytes"], 1_053_708);
+    assert_eq!(built["image_bytes"], 2_102_152);
+    let verified = json("verify --json out/1.0.0.release out/1.0.0.payload --keyring keyring");
+    assert_eq!((&verified["good"], &verified["record"]["sequence"]), (&true.into(), &7.into()));
+    assert_eq!(verified["record"]["digest"], built["digest"]);
+    assert_eq!((&verified["payloads"][0]["windows_right"], &verified["payloads"][0]["windows_wrong"]), (&9.into(), &0.into()));
+    let record = json("inspect --json out/1.0.0.release");
+    assert_eq!(
+        (&record["file"], &record["verified"], &record["images"][0]["windows"]),
+        (&"record".into(), &false.into(), &9.into())
+    );
+    let payload = json("inspect --json out/1.0.0.payload");
+    assert_eq!((&payload["file"], &payload["frames"][1]["name"]), (&"payload".into(), &"raw".into()));
+    assert_eq!(payload["table_sha256"], built["payload_table_sha256"]);
+    let signed = json("sign --json out/1.0.0.release --key two.key");
+    assert_eq!(signed["signers"].as_array().unwrap().len(), 2);
+    let key = json("key generate --json --out fresh");
+    assert_eq!((&key["private"], &key["public"]), (&"fresh.key".into(), &"fresh.pub".into()));
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let desk = Desk::new();
+    let files = |options: &str| {
+        desk.build("1.0.0", 1, &format!("{SIGNED} {options}"));
+        (desk.read("out/1.0.0.release"), desk.read("out/1.0.0.payload"))
+    };
+    let first = files("--threads 1");
+    fs::remove_dir_all(desk.path("out")).unwrap();
+    assert!(first == files("--threads 4"));
+    assert!(first == files("--threads 3"), "and in the place of the old ones");
+    let mut epoch = desk.command(&build_line("1.0.0", 1, "--key one.key"));
+    assert!(epoch.env("SOURCE_DATE_EPOCH", "1769817600").output().unwrap().status.success());
+    assert!(first == (desk.read("out/1.0.0.release"), desk.read("out/1.0.0.payload")), "2026-01-31 by $SOURCE_DATE_EPOCH");
+    assert_eq!(desk.names("out"), ["1.0.0.payload", "1.0.0.release"]);
+}
+
+#[test]
+fn levels_change_the_payload_and_not_the_images() {
+    let desk = Desk::new();
+    let text: String = (0..60_000_u64).map(|n| format!("{} squared is {}\n", n, n * n)).collect();
+    desk.write("root.img", text);
+    let size = |options: &str| {
+        desk.build("1.0.0", 1, &format!("{SIGNED} {options}"));
+        desk.good("verify out/1.0.0.release out/1.0.0.payload --keyring keyring");
+        desk.read("out/1.0.0.payload").len()
+    };
+    let (usual, best) = (size(""), size("--best"));
+    assert!(best < usual, "{best} {usual}");
+    assert_eq!(size("--level 19"), best);
+    assert_eq!(size("--level 12"), usual);
+}
+
+#[test]
+fn a_key_is_made_once_and_only_its_owner_can_read_it() {
+    let desk = Desk::new();
+    let made = desk.good("key generate --out fresh");
+    let id = made.lines().next().unwrap().strip_prefix("key ").unwrap().to_owned();
+    assert_eq!(
+        made,
+        format!(
+            "key {id}\n  fresh.key  private, mode 0600: keep it offline\n  fresh.pub  public: goes into the keyring folder of the hosts\n"
+        )
+    );
+    let mode = |name: &str| fs::metadata(desk.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("fresh.key"), mode("fresh.pub") & 0o400), (0o600, 0o400));
+    assert!(String::from_utf8(desk.read("fresh.pub")).unwrap().starts_with(&format!("# ed25519 public key, id {id}: fresh\n")));
+
+    let before = (desk.read("fresh.key"), desk.read("fresh.pub"));
+    let hint = "hint: choose another --out; a key that is lost cannot sign what it must revoke\n";
+    desk.bad("key generate --out fresh", 1, &format!("error: fresh.pub exists already: a key is never overwritten\n{hint}"));
+    fs::remove_file(desk.path("fresh.pub")).unwrap();
+    desk.bad("key generate --out fresh", 1, &format!("error: fresh.key exists already: a key is never overwritten\n{hint}"));
+    assert!(desk.read("fresh.key") == before.0 && !desk.path("fresh.pub").exists());
+    assert_ne!(desk.good("key generate --out other").lines().next(), Some(format!("key {id}").as_str()));
+
+    desk.bad(
+        "key generate --out no/such/folder",
+        1,
+        "error: cannot create no/such/folder.key: No such file or directory (os error 2)\n",
+    );
+}
+
+#[test]
+fn a_signature_is_added_without_changing_the_release() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, "--unsigned --created 2026-01-31T00:00:00Z");
+    let verify = "verify out/1.0.0.release --keyring keyring --threshold 2";
+    desk.bad(
+        verify,
+        1,
+        "error: out/1.0.0.release: the record carries no signature: expected 2 by distinct trusted keys\n\
+         hint: sign it: releasectl sign RELEASE --key FILE\n",
+    );
+    let first = desk.good("sign out/1.0.0.release --key one.key");
+    assert_eq!(
+        first,
+        "release 1.0.0 of {demo}, sequence 1, for x86_64/generic\n  record   out/1.0.0.release  signed by 34750f98bd59fcfc\n"
+    );
+    desk.bad(
+        verify,
+        1,
+        "error: out/1.0.0.release: expected signatures by 2 distinct trusted key(s), got 1 \
+         (signed by 34750f98bd59fcfc; trusted here 34750f98bd59fcfc, 6a3803d5f059902a)\n\
+         hint: add signatures with `releasectl sign`, or check that --keyring is the right folder\n",
+    );
+    let once = desk.read("out/1.0.0.release");
+    desk.bad(
+        "sign out/1.0.0.release --key one.key",
+        1,
+        "error: out/1.0.0.release: key 34750f98bd59fcfc has signed this record already: a second signature by it would not count\n\
+         hint: give each key once; a threshold counts distinct keys\n",
+    );
+    assert!(desk.read("out/1.0.0.release") == once);
+    desk.good("sign out/1.0.0.release --key two.key");
+    desk.good(verify);
+
+    let signed_late = desk.read("out/1.0.0.release");
+    desk.build("1.0.0", 1, &format!("{SIGNED} --key two.key"));
+    assert!(desk.read("out/1.0.0.release") == signed_late, "signed late or at once, the record is the same");
+}
+
+#[test]
+fn one_key_twice_is_refused_before_anything_is_built() {
+    let desk = Desk::new();
+    desk.bad(
+        &build_line("1.0.0", 1, &format!("{SIGNED} --key one.key")),
+        1,
+        "error: this release cannot be made: key 34750f98bd59fcfc has signed this record already: \
+         a second signature by it would not count\n\
+         hint: give each key once; a threshold counts distinct keys\n",
+    );
+    assert!(!desk.path("out").exists());
+}
+
+#[test]
+fn a_record_by_another_key_is_refused() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, "--key evil.key --created 2026-01-31T00:00:00Z");
+    let run = desk.run("verify out/1.0.0.release out/1.0.0.payload --keyring keyring");
+    assert_eq!((run.code, run.stdout.as_str()), (1, ""));
+    assert!(
+        run.stderr.starts_with("error: out/1.0.0.release: expected signatures by 1 distinct trusted key(s), got 0 (signed by "),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn a_keyring_that_cannot_say_yes_is_refused() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    fs::create_dir(desk.path("empty")).unwrap();
+    desk.bad(
+        "verify out/1.0.0.release --keyring empty",
+        1,
+        "error: the keyring is empty: expected at least 1 public key file(s) (*.pub)\n\
+         hint: put the publisher's NAME.pub into that folder\n",
+    );
+    desk.bad(
+        "verify out/1.0.0.release --keyring keyring --threshold 3",
+        1,
+        "error: the threshold is 3 but the keyring has only 2 distinct key(s): no record could ever pass\n\
+         hint: add public keys to the folder, or lower --threshold\n",
+    );
+    desk.bad(
+        "verify out/1.0.0.release --keyring nowhere",
+        1,
+        "error: cannot open the keyring folder nowhere: No such file or directory (os error 2)\n",
+    );
+    desk.write("keyring/broken.pub", "AAAA\n");
+    desk.bad(
+        "verify out/1.0.0.release --keyring keyring",
+        1,
+        "error: keyring/broken.pub: expected one line of base64 of 32 bytes (and # comments), got 3 bytes\n\
+         hint: a private key is NAME.key, a public key NAME.pub, both as `releasectl key generate` writes them\n",
+    );
+    let zero = desk.run("verify out/1.0.0.release --keyring keyring --threshold 0");
+    assert_eq!((zero.code, zero.stderr.contains("invalid value '0' for '--threshold <N>'")), (2, true));
+}
+
+#[test]
+fn a_changed_byte_of_a_record_is_refused() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    let length = desk.read("out/1.0.0.release").len() as u64;
+    let verify = |expected: &str| {
+        let run = desk.run("verify out/1.0.0.release --keyring keyring");
+        assert_eq!((run.code, run.stdout.as_str()), (1, ""));
+        assert!(run.stderr.starts_with(&format!("error: out/1.0.0.release: {expected}")), "{}", run.stderr);
+    };
+    for (at, expected) in [
+        (0, "not a release record: expected the magic \"OTARECv1\" at byte 0"),
+        (8, "the record is "),
+        (100, "the signature by key 34750f98bd59fcfc does not verify: the record was changed after signing, or forged"),
+        (length - 1, "window table of image \"root\": expected sha256 "),
+    ] {
+        flip(&desk.path("out/1.0.0.release"), at);
+        verify(expected);
+        flip(&desk.path("out/1.0.0.release"), at);
+    }
+    let whole = desk.read("out/1.0.0.release");
+    desk.write("out/1.0.0.release", &whole[..whole.len() - 1]);
+    verify("the record is ");
+    desk.write("out/1.0.0.release", vec![0; 5 << 20]);
+    desk.bad(
+        "verify out/1.0.0.release --keyring keyring",
+        1,
+        "error: out/1.0.0.release: expected at most 4325376 bytes, got more\n\
+         hint: is it the right file? `releasectl inspect FILE` says what a file is\n",
+    );
+}
+
+#[test]
+fn a_changed_payload_is_refused_with_its_place() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    let verify = || desk.run("verify out/1.0.0.release out/1.0.0.payload --keyring keyring");
+    let report = |run: &Run| run.stdout.split_once("out/1.0.0.payload: ").unwrap().1.to_owned();
+
+    flip(&desk.path("out/1.0.0.payload"), 64 + 68 + 3 * 256 * 1024 + 5);
+    let blob = verify();
+    assert_eq!((blob.code, blob.stderr.as_str()), (1, ""));
+    assert!(
+        report(&blob).starts_with(
+            "BAD\n  1 of 9 windows differ from the record, or cannot be made\n  \
+             frame 0 (windows 0 to 3 of image \"root\"): image 0: 1 of 4 windows differ from the record; window 3: expected sha256 "
+        ),
+        "{}",
+        blob.stdout
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&desk.run("verify --json out/1.0.0.release out/1.0.0.payload --keyring keyring").stdout).unwrap();
+    assert_eq!((&json["good"], &json["payloads"][0]["windows_wrong"]), (&false.into(), &1.into()));
+
+    flip(&desk.path("out/1.0.0.payload"), 64);
+    let table = verify();
+    assert_eq!(table.code, 1);
+    assert!(report(&table).starts_with("BAD\n  out/1.0.0.payload: frame table: expected sha256 "), "{}", table.stdout);
+    assert!(report(&table).ends_with("the table was damaged on its way\n  hint: fetch the payload again\n"), "{}", table.stdout);
+
+    let whole = desk.read("out/1.0.0.payload");
+    desk.write("out/1.0.0.payload", &whole[..1000]);
+    let cut = verify();
+    assert_eq!(
+        (cut.code, report(&cut).as_str()),
+        (
+            1,
+            "BAD\n  out/1.0.0.payload: the payload is 1000 bytes long, expected 1053708: it was cut or something was appended\n  \
+             hint: fetch the payload again\n"
+        )
+    );
+}
+
+#[test]
+fn of_several_payloads_each_is_judged() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    desk.write("root.img", image(5));
+    desk.build("2.0.0", 2, SIGNED);
+    let run = desk.run("verify out/2.0.0.release out/1.0.0.payload out/2.0.0.payload nowhere --keyring keyring");
+    assert_eq!((run.code, run.stderr.as_str()), (1, ""));
+    let lines: Vec<&str> = run.stdout.lines().skip(4).collect();
+    assert_eq!(lines[0], "out/1.0.0.payload: BAD");
+    assert!(lines[1].starts_with(
+        "  out/1.0.0.payload: the payload was made for another release: sha256 of the window table of image \"root\""
+    ));
+    assert_eq!(lines[2], "  hint: a payload fits one release only: compare with `releasectl inspect`");
+    assert_eq!(&lines[3..5], ["out/2.0.0.payload: good", "  the publisher's own payload; all 9 windows equal the record"]);
+    assert_eq!(&lines[5..], ["nowhere: BAD", "  cannot open nowhere: No such file or directory (os error 2)"]);
+}
+
+#[test]
+fn an_image_must_be_a_file_with_bytes_in_it() {
+    let desk = Desk::new();
+    let line = |image: &str| format!("build --app a --version 1 --sequence 1 --image {image} {SIGNED} --out out");
+    desk.bad(&line("root=nowhere.img"), 1, "error: cannot open nowhere.img: No such file or directory (os error 2)\n");
+    let hint = "hint: give the image itself, such as root=rootfs.ext4; folders are made into images by mke2fs -d\n";
+    let refusal = |path: &str, got: &str| {
+        let expected = "expected a regular file or a block device with at least one byte, got";
+        desk.bad(&line(&format!("root={path}")), 1, &format!("error: image \"root\": {path}: {expected} {got}\n{hint}"));
+    };
+    refusal("keyring", "a directory");
+    desk.write("empty.img", "");
+    refusal("empty.img", "an empty one");
+    refusal("/dev/zero", "a pipe, socket or character device");
+    assert!(Command::new("mkfifo").arg(desk.path("pipe")).status().unwrap().success());
+    refusal("pipe", "a pipe, socket or character device");
+    for image in ["root.img", "=root.img", "root="] {
+        let run = desk.run(&line(image));
+        assert_eq!(run.code, 2);
+        let expected =
+            format!("error: invalid value '{image}' for '--image <NAME=FILE>': expected NAME=FILE, such as root=rootfs.ext4\n");
+        assert!(run.stderr.starts_with(&expected), "{}", run.stderr);
+    }
+    assert!(!desk.path("out").exists(), "nothing is made for a release that cannot be");
+}
+
+#[test]
+fn a_file_name_may_hold_an_equals_sign() {
+    let desk = Desk::new();
+    desk.write("a=b.img", image(1));
+    desk.good(&format!("build --app a --version 1 --sequence 1 --image root=a=b.img {SIGNED} --out out"));
+}
+
+#[test]
+fn a_release_that_breaks_a_rule_is_refused_before_it_is_built() {
+    let desk = Desk::new();
+    let cases = [
+        ("--sequence 0", "sequence: expected a number from 1 up, got 0"),
+        ("--not-below 2", "not_below: expected at most its own sequence 1, got 2"),
+        ("--minimum-source 1", "minimum_source: expected a sequence below its own 1, got 1"),
+        ("--board a/b", "board: expected 1 to 64 printable ASCII characters without spaces, quotes, slashes or <>&, got \"a/b\""),
+        ("--image root=root.img", "images.name: expected names that are distinct for each slot, got \"root\" twice"),
+        (
+            "--image a/b=root.img",
+            "images.name: expected 1 to 64 printable ASCII characters without spaces, quotes, slashes or <>&, got \"a/b\"",
+        ),
+    ];
+    for (options, expected) in cases {
+        let sequence = if options.contains("--sequence") { "" } else { "--sequence 1" };
+        let line = format!("build --app a --version 1 {sequence} --image root=root.img {SIGNED} --out out {options}");
+        desk.bad(&line, 1, &format!("error: this release cannot be made: {expected}\n"));
+    }
+    assert!(!desk.path("out").exists());
+}
+
+#[test]
+fn bad_usage_exits_2_and_says_what_was_expected() {
+    let desk = Desk::new();
+    let cases = [
+        (build_line("1.0.0", 1, "--key one.key --created yesterday"), "expected a time such as 2026-01-31T00:00:00Z"),
+        (build_line("../1", 1, SIGNED), "expected a version of 1 to 64 letters"),
+        (build_line("1.0.0", 1, "--created 2026-01-31T00:00:00Z"), "<--key <FILE>|--unsigned>"),
+        (build_line("1.0.0", 1, &format!("{SIGNED} --unsigned")), "'--key <FILE>' cannot be used with '--unsigned'"),
+        (build_line("1.0.0", 1, &format!("{SIGNED} --level 23")), "23 is not in 1..=22"),
+        (build_line("1.0.0", 1, &format!("{SIGNED} --level 3 --best")), "cannot be used with"),
+        (build_line("1.0.0", 1, &format!("{SIGNED} --threads 0")), "expected a number from 1 to 256"),
+        (build_line("1.0.0", 1, &format!("{SIGNED} --revoke-key 12")), "expected the 16 hex digits of a key id"),
+        (build_line("1.0.0", 1, &format!("{SIGNED} --notes-url https://a/b")), "--notes-sha256 <HEX>"),
+        (
+            "build --app a --version 1 --sequence 9007199254740993 --image root=root.img --out out".to_owned(),
+            "expected a whole number of at most 2^53",
+        ),
+        ("publish".to_owned(), "unrecognized subcommand 'publish'"),
+        (String::new(), "Usage: releasectl [OPTIONS] <COMMAND>"),
+    ];
+    for (line, expected) in cases {
+        let run = desk.run(&line);
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{line}");
+        assert!(run.stderr.contains(expected), "{line}: {}", run.stderr);
+    }
+    assert!(!desk.path("out").exists());
+}
+
+#[test]
+fn the_time_of_creation_is_never_guessed() {
+    let desk = Desk::new();
+    let line = build_line("1.0.0", 1, "--key one.key");
+    desk.bad(
+        &line,
+        2,
+        "error: the time of creation is part of the signed bytes: expected --created TIME or $SOURCE_DATE_EPOCH, got neither\n\
+         hint: --created 2026-01-31T00:00:00Z, or export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)\n",
+    );
+    let output = desk.command(&line).env("SOURCE_DATE_EPOCH", "soon").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stderr.starts_with(b"error: $SOURCE_DATE_EPOCH: expected seconds since 1970, got \"soon\"\n"));
+}
+
+#[test]
+fn what_comes_later_is_answered_by_name() {
+    let desk = Desk::new();
+    for verity in ["--verity", "--verity tree.img"] {
+        desk.bad(
+            &build_line("1.0.0", 1, &format!("{SIGNED} {verity}")),
+            2,
+            "error: --verity is not available in this build\n\
+             hint: build without it: every window of the image is signed and proven all the same\n",
+        );
+    }
+}
+
+#[test]
+fn a_private_key_that_others_can_read_is_warned_of() {
+    let desk = Desk::new();
+    fs::set_permissions(desk.path("one.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let run = desk.run(&build_line("1.0.0", 1, SIGNED));
+    assert_eq!(run.code, 0);
+    assert_eq!(run.stderr, "warning: one.key: others can read this private key (mode 0644)\nhint: chmod 600 one.key\n");
+}
+
+#[test]
+fn a_file_that_is_no_key_is_refused() {
+    let desk = Desk::new();
+    let hint = "hint: a private key is NAME.key, a public key NAME.pub, both as `releasectl key generate` writes them\n";
+    desk.write("not.key", "hello\n");
+    fs::set_permissions(desk.path("not.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let line = |key: &str| build_line("1.0.0", 1, &format!("--key {key} --created 2026-01-31T00:00:00Z"));
+    let expected = "expected one line of base64 of 32 bytes (and # comments), got";
+    desk.bad(&line("not.key"), 1, &format!("error: not.key: {expected} a line that is no base64\n{hint}"));
+    desk.bad(&line("nowhere.key"), 1, "error: cannot open nowhere.key: No such file or directory (os error 2)\n");
+    desk.bad(
+        &line("root.img"),
+        1,
+        "error: root.img: expected at most 4096 bytes, got more\n\
+         hint: is it the right file? `releasectl inspect FILE` says what a file is\n",
+    );
+}
+
+#[test]
+fn notes_come_from_a_file_or_are_elsewhere_and_cannot_steer_the_terminal() {
+    let desk = Desk::new();
+    desk.write("notes.txt", "Fixes the clock.\n\u{1b}[2J\n");
+    desk.build("1.0.0", 1, &format!("{SIGNED} --notes @notes.txt"));
+    assert!(desk.good("inspect out/1.0.0.release").ends_with("  notes\n    Fixes the clock.\n    \u{fffd}[2J\n"));
+    let digest = "ab".repeat(32);
+    desk.build("1.0.1", 2, &format!("{SIGNED} --notes-url https://example.net/1.0.1 --notes-sha256 {digest}"));
+    assert!(
+        desk.good("inspect out/1.0.1.release").ends_with(&format!("  notes      https://example.net/1.0.1 (sha256 {digest})\n"))
+    );
+    desk.write("long.txt", "x".repeat(70_000));
+    desk.bad(
+        &build_line("1.0.2", 3, &format!("{SIGNED} --notes @long.txt")),
+        1,
+        "error: long.txt: expected at most 65536 bytes, got more\n\
+         hint: is it the right file? `releasectl inspect FILE` says what a file is\n",
+    );
+}
+
+#[test]
+fn a_foreign_file_is_not_explained() {
+    let desk = Desk::new();
+    let expected = "expected a release record (\"OTARECv1\") or a payload (\"OTAPAYLD\"), got a file that begins with";
+    let hint = "hint: key files are plain text: read them with cat\n";
+    desk.bad("inspect one.key", 1, &format!("error: one.key: {expected} \"# ed2551\"\n{hint}"));
+    desk.write("empty", "");
+    desk.bad("inspect empty", 1, &format!("error: empty: {expected} \"\"\n{hint}"));
+    desk.write("short", "OTAPAYLD");
+    desk.bad("inspect short", 1, "error: short: the payload's header is 8 bytes long, expected 64: it was cut or something was appended\nhint: fetch the payload again\n");
+}
+
+#[test]
+fn a_release_is_not_signed_if_no_host_would_read_it() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, "--unsigned --created 2026-01-31T00:00:00Z");
+    let last = desk.read("out/1.0.0.release").len() as u64 - 1;
+    flip(&desk.path("out/1.0.0.release"), last);
+    let before = desk.read("out/1.0.0.release");
+    let run = desk.run("sign out/1.0.0.release --key one.key");
+    assert_eq!(run.code, 1);
+    assert!(
+        run.stderr.starts_with("error: out/1.0.0.release: window table of image \"root\": expected sha256"),
+        "{}",
+        run.stderr
+    );
+    assert!(desk.read("out/1.0.0.release") == before);
+}
+
+#[test]
+fn a_failed_build_leaves_the_old_release_and_no_litter() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    let before = (desk.read("out/1.0.0.release"), desk.read("out/1.0.0.payload"));
+    // The disk is "full" for any file above 512 KiB.
+    let script = format!("ulimit -f 512; trap '' XFSZ; exec \"$0\" {}", build_line("1.0.0", 2, SIGNED).replace("{demo}", "demo"));
+    let output = Command::new("bash")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_releasectl")])
+        .current_dir(desk.dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: out/1.0.0.payload: cannot write the payload: blobs to the spool: File too large (os error 27)\n"
+    );
+    assert!(before == (desk.read("out/1.0.0.release"), desk.read("out/1.0.0.payload")));
+    assert_eq!(desk.names("out"), ["1.0.0.payload", "1.0.0.release"]);
+}
+
+#[test]
+fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    for line in ["inspect out/1.0.0.payload", "--help", "--version"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = desk.command(line).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{line}");
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = desk.command("inspect out/1.0.0.payload").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stderr, b"error: cannot write to stdout: No space left on device (os error 28)\n");
+}
+
+#[test]
+fn help_teaches_and_version_is_told() {
+    let desk = Desk::new();
+    let help = desk.good("--help");
+    for expected in ["key", "build", "sign", "verify", "inspect", "A first release:", "demo.key stays offline"] {
+        assert!(help.contains(expected), "{expected}: {help}");
+    }
+    for later in ["delta", "publish", "rollout"] {
+        assert!(!help.contains(&format!("  {later} ")), "{later} does not exist yet");
+    }
+    assert_eq!(desk.good("--version"), format!("releasectl {}\n", env!("CARGO_PKG_VERSION")));
+}
