@@ -1,10 +1,11 @@
 //! What the daemon's works share: settings, the look at the world, the HTTP client, what was earned.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use locksmith::client::Grant;
 use manifests::release::SlotName;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::config::Settings;
@@ -83,17 +84,24 @@ impl Shared {
         grant.as_ref().filter(|grant| grant.ticket.attempt.as_str() == attempt).cloned()
     }
 
-    /// Tells the engine how far a work is: a few times a second, and never waits for it.
+    /// Tells the engine how far a work is: a few times a second, the last word always, and never waits for it.
     pub(super) fn progress_of(&self, plan: &Plan) -> impl Fn(Progress) + Send + Sync + 'static {
-        let (events, attempt) = (self.events.clone(), plan.attempt.clone());
-        let last: Mutex<Option<Instant>> = Mutex::new(None);
+        let (events, attempt, runtime) = (self.events.clone(), plan.attempt.clone(), Handle::current());
+        let latest: Arc<Mutex<Option<Progress>>> = Arc::default();
         move |progress| {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
-                *last = Some(Instant::now());
-                // A full queue means that the engine is busy: the next one will do.
-                let _full_or_told = events.try_send(Event::Progressed { attempt: attempt.clone(), progress });
+            let waiting = latest.lock().unwrap_or_else(PoisonError::into_inner).replace(progress).is_some();
+            if waiting {
+                // Whoever put the one before it there will take this one along.
+                return;
             }
+            let (events, attempt, latest) = (events.clone(), attempt.clone(), latest.clone());
+            runtime.spawn(async move {
+                tokio::time::sleep(PROGRESS_EVERY).await;
+                let newest = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(progress) = newest {
+                    let _told_or_ended = events.send(Event::Progressed { attempt, progress }).await;
+                }
+            });
         }
     }
 }
