@@ -53,6 +53,14 @@ impl Victim {
         self.daemon_runs = true;
     }
 
+    /// Asks for the update as soon as the daemon answers, so that kills do not fall into the wait for the first check.
+    fn hurry(&self) {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(5) && self.host.post("/v1/update", &serde_json::json!({})).is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn kill(&mut self) {
         self.host.kill();
         self.daemon_runs = false;
@@ -128,7 +136,7 @@ fn killed_at_random_moments_a_host_never_loses_its_way() {
     let mut dice = Dice(seed);
     let dir = tempfile::tempdir().unwrap();
     let publisher = Publisher::new(&dir.path().join("files"));
-    let images = [publisher.publish(&Spec::new("1.0.0", 1)), publisher.publish(&Spec::new("2.0.0", 2))];
+    let images = [publisher.publish(&Spec::new("1.0.0", 1)), publisher.publish(&Spec { size: 7 << 20, ..Spec::new("2.0.0", 2) })];
     let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::update("2.0.0"))).unwrap();
     let (mut kills, mut states) = (0, std::collections::BTreeMap::<String, u32>::new());
     for number in 0.. {
@@ -138,8 +146,9 @@ fn killed_at_random_moments_a_host_never_loses_its_way() {
         let mut victim = Victim::new(&dir.path().join(format!("host{number}")), &mock.update_url(), &publisher, images.clone());
         for _ in 0..KILLS_PER_HOST {
             victim.start();
-            // Most of the life of an update here is short; a few kills fall late.
-            let span_ms = if dice.below(4) == 0 { 1600 } else { 700 };
+            victim.hurry();
+            // Most of the life of an update here is short; a few kills fall late, some before anything has begun.
+            let span_ms = if dice.below(4) == 0 { 1200 } else { 400 };
             std::thread::sleep(Duration::from_millis(dice.below(span_ms)));
             let state = victim.host.get("/v1/status").map_or_else(|| "starting".to_owned(), |status| status["state"].as_str().unwrap_or("?").to_owned());
             victim.kill();
