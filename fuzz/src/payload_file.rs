@@ -44,7 +44,7 @@ pub fn frame_table(data: &[u8]) {
         }
         FrameTable::parse_unbound(header, bytes).ok()
     } else {
-        parse_mended(data, |header, table| FrameTable::parse_unbound(header, table))
+        parse_mended(data, FrameTable::parse_unbound)
     };
     let Some(table) = table else { return };
     check_sound(&table);
