@@ -1,0 +1,9 @@
+//! Bad input against the real programs: each attack has its own right outcome (refused with the reason, repaired, resumed, tried
+//! again with patience; never silence), the words a person needs at night, and a boot table that did not change.
+
+#[path = "attacks/records.rs"]
+mod records;
+#[path = "attacks/scene.rs"]
+mod scene;
+#[path = "attacks/transfers.rs"]
+mod transfers;

@@ -1,0 +1,314 @@
+//! Servers that lie, stumble or vanish, on the way of the answer and on the way of the payload.
+
+use std::time::Duration;
+
+use integration::rig::{Publisher, Spec};
+use serde_json::Value;
+use server_mock::{Answer, AnswerKind, Fault, FaultKind, Mock, OfferedPackage, OfferedUpdate, Script};
+
+use crate::scene::{Options, Scene, next_release, offer, says, small};
+
+const MIB: u64 = 1 << 20;
+const WINDOW: usize = 256 << 10;
+
+/// 2.0.0 from a mirror and, after it, from the honest server.
+fn from_mirror_and_origin(publisher: &Publisher) -> Script {
+    publisher.publish(&small("2.0.0", 2));
+    Script { codebases: vec!["/mirror/".to_owned(), "/files/".to_owned()], ..offer(publisher, "2.0.0") }
+}
+
+fn payload_bytes(publisher: &Publisher, version: &str) -> u64 {
+    std::fs::metadata(publisher.files.join(format!("{version}.payload"))).unwrap().len()
+}
+
+fn update_checks(mock: &Mock) -> usize {
+    mock.recorded()
+        .iter()
+        .filter(|request| request.path.starts_with("/v1/update"))
+        .filter(|request| request.body.contains("updatecheck"))
+        .count()
+}
+
+fn sent(mock: &Mock, path: &str) -> u64 {
+    mock.recorded().iter().filter(|request| request.path == path).map(|request| request.bytes_sent).sum()
+}
+
+/// The release came through whole.
+fn assert_committed(scene: &Scene, image: &[u8]) -> Value {
+    let status = scene.host.wait_committed("2.0.0");
+    assert_eq!(status["attempts"]["committed"], 1, "{status:#}");
+    assert_eq!(status["attempts"]["failed"], 0, "{status:#}");
+    assert_eq!(status["last_error"], Value::Null, "{status:#}");
+    assert!(scene.host.slot_bytes("root-b").starts_with(image), "slot b is not the signed image");
+    scene.assert_slot_a_untouched();
+    status
+}
+
+/// The attempt failed: said everywhere, nothing armed, and no window that is neither old nor right.
+fn assert_failed(scene: &Scene, code: &str, words: &[&str], image: &[u8]) {
+    let status = scene.host.wait_for(&format!("the attempt failed ({code})"), |status| status["attempts"]["failed"] != 0);
+    assert_eq!(status["last_error"]["code"], code, "{status:#}");
+    says(&status["last_error"]["message"], words);
+    let attempt = scene.attempt("the failure is in the history", |attempt| attempt["outcome"] == "failed");
+    says(&attempt["reason"], words);
+    says(&attempt["to"], &["2.0.0"]);
+    scene.assert_nothing_armed();
+    for (window, (have, want)) in scene.host.slot_bytes("root-b").chunks(WINDOW).zip(image.chunks(WINDOW)).enumerate() {
+        assert!(have == want || have.iter().all(|byte| *byte == 0), "window {window} holds what no record says");
+    }
+}
+
+#[test]
+fn a_dishonest_mirror_costs_a_window_not_the_update() {
+    let mut image = Vec::new();
+    let mut scene = Scene::new(&Options::default(), |publisher| {
+        let script = from_mirror_and_origin(publisher);
+        image = publisher.publish(&small("2.0.0", 2));
+        let offset = payload_bytes(publisher, "2.0.0") / 2;
+        script.fault(Fault::on("/mirror/*.payload", FaultKind::FlipByte { offset }))
+    });
+    scene.start();
+    assert_committed(&scene, &image);
+    assert!(sent(&scene.mock, "/mirror/2.0.0.payload") > 0, "the mirror was never asked");
+    assert!(sent(&scene.mock, "/files/2.0.0.payload") > 0, "the honest server was never asked");
+}
+
+#[test]
+fn when_everyone_lies_the_attempt_fails_and_no_wrong_window_is_written() {
+    let mut image = Vec::new();
+    let mut scene = Scene::new(&Options::default(), |publisher| {
+        let script = from_mirror_and_origin(publisher);
+        image = publisher.publish(&small("2.0.0", 2));
+        let offset = payload_bytes(publisher, "2.0.0") / 2;
+        script.fault(Fault::on("*.payload", FaultKind::FlipByte { offset }))
+    });
+    scene.start();
+    assert_failed(
+        &scene,
+        "payload-mismatch",
+        &["no source", "image \"root\"", "/mirror/2.0.0.payload", "/files/2.0.0.payload"],
+        &image,
+    );
+}
+
+#[test]
+fn a_truncated_payload_fails_with_the_name_of_who_sent_it() {
+    let mut image = Vec::new();
+    let mut scene = Scene::new(&Options::default(), |publisher| {
+        image = publisher.publish(&small("2.0.0", 2));
+        offer(publisher, "2.0.0")
+    });
+    scene.change_file("2.0.0.payload", |bytes| bytes.truncate(bytes.len() / 2));
+    scene.start();
+    let status = scene.host.wait_for("the attempt failed", |status| status["attempts"]["failed"] != 0);
+    let code = status["last_error"]["code"].as_str().unwrap_or_default().to_owned();
+    assert_failed(&scene, &code, &["payload", "/files/2.0.0.payload"], &image);
+    scene.change_file("2.0.0.payload", |bytes| bytes.clear());
+    image = scene.publisher.publish(&small("2.0.0", 2));
+    scene.host.wait_committed("2.0.0");
+    assert!(scene.host.slot_bytes("root-b").starts_with(&image));
+}
+
+#[test]
+fn whatever_a_mirror_does_an_honest_server_beside_it_is_enough() {
+    let elsewhere = FaultKind::Redirect { to: "/nowhere/{name}".to_owned(), code: 302 };
+    let kinds = [
+        FaultKind::WrongRange,
+        FaultKind::OkFor206,
+        FaultKind::GzipEncoded,
+        FaultKind::Garbage,
+        FaultKind::NotHttp,
+        FaultKind::WrongLength { by: 1000 },
+        FaultKind::EtagChange,
+        FaultKind::Status { code: 404, retry_after_s: None },
+        FaultKind::Status { code: 500, retry_after_s: None },
+        elsewhere,
+    ];
+    for kind in kinds {
+        let mut image = Vec::new();
+        let (name, fault) = (kind.name(), Fault::on("/mirror/*.payload", kind).times(4));
+        let mut scene = Scene::new(&Options::default(), |publisher| {
+            let script = from_mirror_and_origin(publisher);
+            image = publisher.publish(&small("2.0.0", 2));
+            script.fault(fault)
+        });
+        scene.start();
+        println!("{name}");
+        assert_committed(&scene, &image);
+    }
+}
+
+#[test]
+fn a_server_that_stumbles_is_asked_again_within_the_attempt() {
+    let kinds =
+        [FaultKind::Refuse, FaultKind::Reset, FaultKind::Truncate, FaultKind::Status { code: 503, retry_after_s: Some(1) }];
+    for kind in kinds {
+        let mut image = Vec::new();
+        let name = kind.name();
+        let mut scene = Scene::new(&Options::default(), |publisher| {
+            image = publisher.publish(&small("2.0.0", 2));
+            let half = payload_bytes(publisher, "2.0.0") / 2;
+            let fault = Fault::on("*.payload", kind).times(1);
+            offer(publisher, "2.0.0").fault(if matches!(fault.kind, FaultKind::Reset | FaultKind::Truncate) {
+                fault.at_offset(half)
+            } else {
+                fault
+            })
+        });
+        scene.start();
+        println!("{name}");
+        assert_committed(&scene, &image);
+    }
+}
+
+#[test]
+fn a_server_that_is_gone_mid_way_and_comes_back_is_gone_on_with_where_it_left_off() {
+    let mut image = Vec::new();
+    let options = Options { slot_bytes: 17 * MIB, ..Options::default() };
+    let mut scene = Scene::new(&options, |publisher| {
+        image = publisher.publish(&Spec { size: 16 * MIB, ..Spec::new("2.0.0", 2) });
+        let half = payload_bytes(publisher, "2.0.0") / 2;
+        let gone = Fault::on("*.payload", FaultKind::Outage { seconds: 2 }).times(1);
+        offer(publisher, "2.0.0").fault(Fault::on("*.payload", FaultKind::Reset).at_offset(half).times(1)).fault(gone.skip(1))
+    });
+    scene.start();
+    assert_committed(&scene, &image);
+    let recorded = scene.mock.recorded();
+    let faults: Vec<_> = recorded.iter().filter_map(|request| request.fault.as_deref()).collect();
+    assert!(faults.contains(&"reset"), "{faults:?}");
+    let (whole, got) = (payload_bytes(&scene.publisher, "2.0.0"), sent(&scene.mock, "/files/2.0.0.payload"));
+    println!("payload {whole}, sent {got}, faults {faults:?}");
+    assert!(got <= whole + whole / 2, "{got} bytes were sent for a payload of {whole}");
+}
+
+#[test]
+fn a_payload_of_another_size_than_announced_is_never_trusted_nor_fatal_for_the_host() {
+    for wrong in [-1000_i64, 1000] {
+        let mut image = Vec::new();
+        let mut scene = Scene::new(&Options::default(), |publisher| {
+            image = publisher.publish(&small("2.0.0", 2));
+            let size = payload_bytes(publisher, "2.0.0").checked_add_signed(wrong);
+            let package = OfferedPackage { name: "2.0.0.payload".into(), size, ..OfferedPackage::default() };
+            let update = OfferedUpdate { version: "2.0.0".into(), packages: vec![package], ..OfferedUpdate::default() };
+            Script::serving(&publisher.files).answer(Answer::from(AnswerKind::Update(update)))
+        });
+        scene.start();
+        let status = scene
+            .host
+            .wait_for("the attempt ended", |status| status["attempts"]["failed"] != 0 || status["attempts"]["committed"] != 0);
+        println!("wrong by {wrong}: {status:#}");
+        if status["attempts"]["failed"] != 0 {
+            let code = status["last_error"]["code"].as_str().unwrap_or_default().to_owned();
+            let announced = payload_bytes(&scene.publisher, "2.0.0").checked_add_signed(wrong).unwrap().to_string();
+            assert_failed(&scene, &code, &["2.0.0.payload", &announced], &image);
+        } else {
+            assert!(scene.host.slot_bytes("root-b").starts_with(&image));
+        }
+    }
+}
+
+/// An answer that is none is said with its cause, the host stays as it is, and goes on asking.
+fn assert_bad_answer(answer: Answer, code: &str, words: &[&str]) {
+    let scene = Scene::started(|publisher| {
+        publisher.publish(&small("2.0.0", 2));
+        Script::serving(&publisher.files).answer(answer)
+    });
+    let status = scene.host.wait_for(&format!("the answer is no answer ({code})"), |status| {
+        status["last_error"]["code"] == code && status["state"] == "idle"
+    });
+    says(&status["last_error"]["message"], words);
+    says(&status["summary"], &["The last check failed", "1.0.0", "next"]);
+    says(&status["check"]["last_result"], &["failed"]);
+    scene.assert_disk_untouched();
+    scene.mock.clear_recorded();
+    scene.host.wait("it asks again", || (update_checks(&scene.mock) > 0).then_some(()));
+    // A server that is mended is believed again.
+    scene.offer("2.0.0");
+    scene.host.wait_committed("2.0.0");
+}
+
+#[test]
+fn an_answer_that_is_not_xml_is_refused() {
+    assert_bad_answer(Answer::raw("<response protocol=\"3.0\"><app"), "omaha-xml", &["/v1/update/", "no Omaha answer"]);
+}
+
+#[test]
+fn an_answer_of_noise_is_refused() {
+    assert_bad_answer(AnswerKind::Garbage { bytes: 5000 }.into(), "omaha-xml", &["/v1/update/", "no Omaha answer"]);
+}
+
+#[test]
+fn a_huge_answer_is_cut_off() {
+    assert_bad_answer(AnswerKind::HugeXml { bytes: 64 << 20 }.into(), "server-unreachable", &["/v1/update/", "1048576"]);
+}
+
+#[test]
+fn a_deep_answer_is_refused() {
+    assert_bad_answer(AnswerKind::DeepXml { depth: 5000 }.into(), "omaha-xml", &["/v1/update/", "16 levels of nesting"]);
+}
+
+#[test]
+fn an_answer_with_entities_is_refused() {
+    let bomb = "<?xml version=\"1.0\"?><!DOCTYPE r [<!ENTITY a \"aaaa\"><!ENTITY b \"&a;&a;\">]><response protocol=\"3.0\">&b;</response>";
+    assert_bad_answer(Answer::raw(bomb), "omaha-xml", &["/v1/update/", "no Omaha answer", "DOCTYPE"]);
+}
+
+#[test]
+fn an_empty_answer_is_refused() {
+    assert_bad_answer(Answer::raw(""), "omaha-empty", &["/v1/update/", "empty"]);
+}
+
+#[test]
+fn retry_after_of_a_failing_server_is_honoured() {
+    let busy = AnswerKind::Status { code: 503, retry_after_s: Some(5), body: "busy".into() };
+    let scene = Scene::started(|publisher| {
+        let script = next_release(publisher);
+        Script { answers: vec![Answer::from(busy), Answer::update("2.0.0")], ..script }
+    });
+    let status = scene.host.wait_for("the server is busy", |status| status["last_error"]["code"] == "http-503");
+    says(&status["summary"], &["The last check failed", "503", "/v1/update/", "next check"]);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(update_checks(&scene.mock), 1, "the server was asked again before its time");
+    scene.assert_disk_untouched();
+    scene.host.wait_committed("2.0.0");
+}
+
+#[test]
+fn a_failing_server_is_asked_ever_more_seldom() {
+    let scene = Scene::started(|publisher| {
+        publisher.publish(&small("2.0.0", 2));
+        Script::serving(&publisher.files).answer(Answer::status(503))
+    });
+    scene.host.wait_for("the server fails", |status| status["last_error"]["code"] == "http-503");
+    std::thread::sleep(Duration::from_secs(6));
+    let asked = update_checks(&scene.mock);
+    // After 0.25, 0.5, 1, 2 and 4 seconds, each a tenth more or less.
+    assert!((2..=7).contains(&asked), "{asked} requests in six seconds");
+    scene.assert_disk_untouched();
+}
+
+#[test]
+fn an_interval_of_one_second_is_one_request_a_second_whatever_the_answer() {
+    for answer in [Answer::no_update(), Answer::held("window", "not before Tuesday"), Answer::update("0.9.0")] {
+        let scene = Scene::started(|publisher| {
+            publisher.publish(&Spec { signers: &[], ..small("0.9.0", 2) });
+            Script::serving(&publisher.files).answer(answer)
+        });
+        scene.host.wait_for("the first check ended", |status| status["check"]["last_at"] != Value::Null);
+        let before = update_checks(&scene.mock);
+        std::thread::sleep(Duration::from_secs(3));
+        let asked = update_checks(&scene.mock) - before;
+        assert!((1..=4).contains(&asked), "{asked} requests in three seconds");
+    }
+}
+
+#[test]
+fn a_server_that_is_down_is_said_and_found_again() {
+    let mut scene = Scene::new(&Options::default(), next_release);
+    scene.mock.go_away(Duration::from_secs(3));
+    scene.start();
+    let status = scene.host.wait_for("the outage is said", |status| status["last_error"]["code"] == "server-unreachable");
+    says(&status["summary"], &["The last check failed", &scene.mock.url(), "1.0.0", "next check"]);
+    scene.assert_disk_untouched();
+    scene.host.wait_committed("2.0.0");
+}
