@@ -40,13 +40,13 @@ pub use update::{Postinstall, Update};
 /// The protocol both sides speak.
 pub const PROTOCOL: &str = "3.0";
 
-/// Longest answer read, in bytes: a hundred times the largest seen in the field (a syncer's answer with many floors).
+/// Longest answer read, in bytes: hundreds of times the largest sample from the field, so only an attack meets it.
 pub const MAX_RESPONSE_BYTES: usize = 1 << 20;
 /// Longest request read, in bytes: four times what the servers in the field take (64 KiB), so no client of theirs is turned away.
 pub const MAX_REQUEST_BYTES: usize = 256 << 10;
 /// Deepest nesting: the dialect needs 8 (`response/app/updatecheck/manifest/packages/package/metadata`, and one more).
 pub const MAX_DEPTH: usize = 16;
-/// Most attributes of one element: the busiest seen has 18, with room for the free `_name` attributes of other clients.
+/// Most attributes of one element: the busiest sample has 14, ours 16; the rest is room for the free `_name` attributes of other clients.
 pub const MAX_ATTRIBUTES: usize = 64;
 /// Most elements of a document: a 256 KiB request of nothing but events has about 7,000; it bounds memory, not only time.
 pub const MAX_ELEMENTS: usize = 8192;

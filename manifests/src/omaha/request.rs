@@ -147,6 +147,8 @@ impl Request {
     }
 
     /// The request as update_engine lays it out, our attributes after its own.
+    ///
+    /// Every value is written; one of more than [`super::MAX_VALUE_BYTES`] makes a request that [`Request::read`] refuses.
     pub fn write(&self) -> String {
         let mut out = DECLARATION.to_owned();
         out.push_str("<request");
