@@ -638,6 +638,67 @@ fn a_closed_pipe_is_no_panic_and_no_error() {
     assert_eq!(run(&["--help"]), "exit 0\n");
 }
 
+/// Runs on a terminal of its own, as `script` makes one; what the terminal was sent. `None` where there is no `script`.
+fn on_a_terminal(fake: &Fake, arguments: &str, no_colour: bool) -> Option<String> {
+    let command = format!("{PROGRAM} --socket {} {arguments}", fake.socket().display());
+    let mut script = process(Path::new("script"), &["-qec", &command, "/dev/null"]);
+    script.env("PATH", "/usr/bin:/bin").env("SHELL", "/bin/sh");
+    if no_colour {
+        script.env("NO_COLOR", "1");
+    }
+    if Process::new("script").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        println!("skipped: there is no program `script` to make a terminal with");
+        return None;
+    }
+    Some(String::from_utf8_lossy(&finish(&mut script).stdout).replace('\r', ""))
+}
+
+#[test]
+fn a_terminal_gets_colour_unless_it_is_not_wanted() {
+    let fake = Fake::showing(at_state(State::Idle));
+    let Some(colourful) = on_a_terminal(&fake, "status", false) else { return };
+    assert!(colourful.starts_with("\x1b[32mThis host is idle.\x1b[0m\n\n"), "{colourful:?}");
+    let plain = on_a_terminal(&fake, "status", true).unwrap();
+    assert!(plain.starts_with("This host is idle.\n\n") && !plain.contains('\x1b'), "{plain:?}");
+}
+
+#[test]
+fn a_terminal_gets_a_bar_that_is_gone_in_the_end() {
+    let fake = one(vec![
+        transition(State::Fetching, "Writing 1.1.0 into slot b."),
+        progress(400, Phase::Fetching),
+        Then::Wait(Duration::from_millis(300)),
+        progress(800, Phase::Proving),
+        Then::Wait(Duration::from_millis(300)),
+        done(State::Proven, "1.1.0 is proven."),
+    ]);
+    let Some(shown) = on_a_terminal(&fake, "update", false) else { return };
+    assert!(shown.starts_with("Looking for an update.\nWriting 1.1.0 into slot b.\n"), "{shown:?}");
+    assert!(shown.contains(" fetching [━") && shown.contains("]  50 % 104 MB of 209 MB, 3.1 MB/s, 58 s left"), "{shown:?}");
+    assert!(shown.contains("  proving [━") && shown.contains("] 100 % 209 MB of 209 MB"), "{shown:?}");
+    let last = shown.trim_end().rsplit('\x1b').next().unwrap();
+    assert!(last.ends_with("1.1.0 is proven."), "{shown:?}");
+}
+
+#[test]
+fn a_terminal_gets_a_picture_that_is_drawn_again_in_place() {
+    let fake = Fake::showing(at_state(State::Idle));
+    let status = fake.status.clone();
+    let events = fake.events.clone();
+    let changing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        status.send_replace(at_state(State::Fetching).into());
+        let _nobody_yet = events.send(EventLine::default());
+    });
+    let Some(shown) = on_a_terminal(&fake, "status --watch & sleep 2; kill -INT $!; wait $!", false) else { return };
+    changing.join().unwrap();
+    let pictures: Vec<&str> = shown.split("\x1b[H").skip(1).collect();
+    assert!(pictures.len() >= 2, "{shown:?}");
+    assert!(pictures[0].starts_with("\x1b[32mThis host is idle.\x1b[0m\x1b[K\n\x1b[K\n"), "{shown:?}");
+    assert!(pictures.last().unwrap().starts_with("\x1b[1mThis host is fetching.\x1b[0m\x1b[K\n"), "{shown:?}");
+    assert!(pictures.iter().all(|picture| picture.contains("\x1b[J")), "{shown:?}");
+}
+
 const CONFIG: &str = "[server]\napp_id = \"{e962}\"\nurl = \"http://me:secret@h/\"\n[disk]\ndevice = \"/dev/vda\"\n[slots]\na.root = \"partlabel:root-a\"\nb.root = \"partlabel:root-b\"\n";
 
 /// Runs with a configuration of these words.
