@@ -303,3 +303,67 @@ fn is_block_device(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     std::fs::metadata(path).is_ok_and(|data| data.file_type().is_block_device())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world(dir: &Path) -> World {
+        let text = format!(
+            "state_dir = \"{0}/state\"\nsysroot = \"{0}\"\nserver.app_id = \"x\"\ndisk.device = \"{0}/disk\"\nslots.a.root = \"partlabel:a\"\nslots.b.root = \"partlabel:b\"\n",
+            dir.display()
+        );
+        let settings = crate::config::parse(&[crate::config::Source::new("test", &text)]).unwrap();
+        let records = Records::open(&settings.state_dir).unwrap();
+        World::new(Arc::new(settings), records)
+    }
+
+    /// Priority of both slots; a is good.
+    fn table(a: u8, b: u8) -> BootTable {
+        let marks = |priority| Marks { bootable: priority > 0, good: priority > 0, priority, ..Marks::default() };
+        BootTable { marks: PerSlot { a: marks(a), b: marks(b) }, next: SlotName::A, tries: 3 }
+    }
+
+    fn floor(world: &World, table: &BootTable) -> (FloorFacts, Vec<Trouble>) {
+        let mut troubles = Vec::new();
+        let floor = world.floor(Some(SlotName::A), Some(table), &mut troubles);
+        (floor, troubles)
+    }
+
+    #[test]
+    fn design_11_3_a_missing_floor_is_0_only_on_a_host_that_was_never_updated() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let fresh = FloorFacts::Known(Floor::default());
+        assert_eq!(floor(&world, &table(0, 0)).0, fresh, "a factory disk, nothing marked");
+        assert_eq!(floor(&world, &table(1, 0)).0, fresh, "a factory disk, the first slot marked good");
+        for (a, b) in [(2, 0), (1, 2), (2, 1), (1, 1), (15, 0)] {
+            assert_eq!(floor(&world, &table(a, b)).0, FloorFacts::Lost { image: Sequence::ZERO }, "priorities {a} and {b}");
+        }
+    }
+
+    #[test]
+    fn design_11_3_the_effective_floor_is_the_higher_of_image_and_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let share = dir.path().join("usr/share/update-engine");
+        std::fs::create_dir_all(&share).unwrap();
+        std::fs::write(share.join("floor"), "7\n").unwrap();
+        let at = |n| Sequence::new(n).unwrap();
+        let stored = |floor, highest| FloorFile { floor: Floor { floor: at(floor), highest: at(highest) }, revoked: vec![] };
+        stored(3, 5).store(&world.settings().state_dir).unwrap();
+        assert_eq!(floor(&world, &table(2, 1)).0, FloorFacts::Known(Floor { floor: at(7), highest: at(7) }));
+        stored(9, 12).store(&world.settings().state_dir).unwrap();
+        assert_eq!(floor(&world, &table(2, 1)).0, FloorFacts::Known(Floor { floor: at(9), highest: at(12) }));
+    }
+
+    #[test]
+    fn an_unreadable_floor_is_a_trouble_and_never_0() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        std::fs::write(world.settings().state_dir.join("floor"), "ota floor v1\nfloor x\n").unwrap();
+        let (facts, troubles) = floor(&world, &table(0, 0));
+        assert_eq!(facts, FloorFacts::Lost { image: Sequence::ZERO });
+        assert!(troubles[0].message.contains("line 2: expected \"floor NUMBER\""), "{troubles:?}");
+    }
+}
