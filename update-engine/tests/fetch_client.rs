@@ -25,7 +25,10 @@ fn post(mock: &Mock, fetcher: &Fetcher) -> Result<fetch::Answer, FetchError> {
 
 /// What becomes of this answer to an update check.
 fn answered(answer: impl Into<Answer>) -> (Result<fetch::Answer, FetchError>, Mock) {
-    let bench = Bench::new(10, []);
+    let answer = answer.into();
+    let falls_silent =
+        answer.fault.as_ref().is_some_and(|fault| matches!(fault.kind, FaultKind::Stall | FaultKind::SlowDrip { .. }));
+    let bench = if falls_silent { Bench::impatient(10, []) } else { Bench::new(10, []) };
     let mock = Mock::start(Script::default().answer(answer)).unwrap();
     (post(&mock, &bench.fetcher), mock)
 }
@@ -169,30 +172,38 @@ fn a_file_of_authorities_that_cannot_be_used_is_named() {
 #[test]
 fn the_proxy_of_the_environment_is_used_unless_the_host_is_exempt() {
     let proxy = Bench::new(100, []);
-    let child = |exempt: &str| {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--ignored", "--exact", "child_that_fetches_through_its_environment"]);
-        command.env("HTTP_PROXY", proxy.mock.url()).env("NO_PROXY", exempt);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    };
-    child("");
+    let url = proxy.mock.url();
+    fetch_in_a_child("http://updates.invalid/one/file", "fetched", &[("HTTP_PROXY", &url), ("NO_PROXY", "")]);
     let request = &proxy.mock.recorded()[0];
     assert_eq!(request.path, "http://updates.invalid/one/file", "a proxy gets the whole URL");
-    child("updates.invalid");
+    fetch_in_a_child("http://updates.invalid/one/file", "dns", &[("HTTP_PROXY", &url), ("NO_PROXY", "updates.invalid")]);
     assert_eq!(proxy.mock.recorded().len(), 1);
 }
 
 #[test]
-#[ignore = "run by the_proxy_of_the_environment_is_used_unless_the_host_is_exempt with an environment of its own"]
-fn child_that_fetches_through_its_environment() {
-    let source = Address::parse("http://updates.invalid/one/file").unwrap().into();
+fn a_machine_without_authorities_speaks_http_and_trusts_nobody_over_https() {
+    let none = [("SSL_CERT_FILE", "/nowhere"), ("SSL_CERT_DIR", "/nowhere")];
+    let plain = Bench::new(100, []);
+    fetch_in_a_child(&plain.address("/one/file").to_string(), "fetched", &none);
+    let server = TlsServer::start(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    fetch_in_a_child(&server.source("localhost").to_string(), "tls", &none);
+}
+
+/// Fetches in a process with these variables, since proxies and authorities are taken from there.
+fn fetch_in_a_child(url: &str, expected: &str, variables: &[(&str, &str)]) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "child_that_fetches_with_an_environment_of_its_own"]);
+    command.env("TEST_URL", url).env("TEST_EXPECTED", expected).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+#[ignore = "run by other tests in a process of its own"]
+fn child_that_fetches_with_an_environment_of_its_own() {
+    let source = Source::open(&std::env::var("TEST_URL").unwrap()).unwrap();
     let got = block_on(Fetcher::new(Options::default()).unwrap().get_capped(&source, 1000));
-    let exempt = std::env::var("NO_PROXY").is_ok_and(|hosts| !hosts.is_empty());
-    match got {
-        Ok(file) => assert!(!exempt && file.len() == 100),
-        Err(error) => assert!(exempt && error.code() == "dns", "{error}"),
-    }
+    assert_eq!(got.as_ref().map_or_else(FetchError::code, |_| "fetched"), std::env::var("TEST_EXPECTED").unwrap(), "{got:?}");
 }
 
 /// Answers one connection like this, after the request's head has come.

@@ -23,16 +23,23 @@ async fn read_all(sources: &mut Sources, size: usize) -> Result<(Vec<u8>, Vec<So
     Ok((whole, from))
 }
 
+fn bench_for(fault: Fault) -> Bench {
+    match fault.kind {
+        FaultKind::Stall | FaultKind::SlowDrip { .. } => Bench::impatient(SIZE, [fault]),
+        _ => Bench::new(SIZE, [fault]),
+    }
+}
+
 /// Reads the file from the first codebase alone, which has this fault for ever: the error's code, its words, and the requests made.
 fn refusal_of(kind: FaultKind) -> (String, String, usize) {
-    let bench = Bench::new(SIZE, [fault("one", kind)]);
+    let bench = bench_for(fault("one", kind));
     let error = block_on(read_all(&mut bench.sources(&["one"]), SIZE)).unwrap_err();
     (error.code().to_owned(), error.to_string(), bench.requests().len())
 }
 
 /// Reads the file from two codebases, the first with this fault: it must come whole. Answers the pauses and the faults noted.
 fn repaired(fault: Fault) -> (Vec<Duration>, Vec<String>) {
-    let bench = Bench::new(SIZE, [fault]);
+    let bench = bench_for(fault);
     let mut sources = bench.sources(&["one", "two"]);
     let (bytes, _) = block_on(read_all(&mut sources, SIZE)).unwrap();
     assert!(bytes == bench.file, "the bytes are the file's");

@@ -81,8 +81,10 @@ fn whatever_one_server_does_another_one_makes_the_slot_whole() {
     for fault in whole.chain(placed) {
         let case = format!("{fault:?}");
         host.poke("root", 0, &vec![OLD; ROOM]);
+        let falls_silent = matches!(fault.kind, FaultKind::Stall | FaultKind::SlowDrip { .. });
         let server = Server::of(&published.payload, [fault]);
         let attempt = Attempt::new(&host, &published, vec![server.source("one"), server.source("two")]);
+        let attempt = if falls_silent { attempt.impatient() } else { attempt };
         let installed = attempt.run().unwrap_or_else(|error| panic!("{case}: {error}"));
         host.assert_is("root", &published.images[0].2);
         assert!(installed.bytes_downloaded <= 2 * published.payload.len() as u64 + BUDGET_EXTRA_BYTES, "{case}");
@@ -273,8 +275,7 @@ fn cancelling_ends_a_wait_for_a_silent_server_at_once_and_lets_go_of_the_slot() 
     let middle = published.payload.len() as u64 / 2;
     let server = Server::of(&published.payload, [fault("one", FaultKind::Stall).at_offset(middle)]);
     let host = Host::new(&["root"], ROOM);
-    let mut attempt = Attempt::new(&host, &published, vec![server.source("one")]);
-    attempt.job.fetcher = update_engine::fetch::Fetcher::new(update_engine::fetch::Options::default()).unwrap();
+    let attempt = Attempt::new(&host, &published, vec![server.source("one")]);
     let cancel = Arc::clone(&attempt.cancel);
     let canceller = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
@@ -311,8 +312,7 @@ fn a_slot_that_does_not_take_a_write_ends_the_install_at_once() {
     // The server falls silent for ever after the first frames: the failure of the slot must not wait for it.
     let middle = published.payload.len() as u64 / 2;
     let server = Server::of(&published.payload, [fault("one", FaultKind::Stall).at_offset(middle)]);
-    let mut attempt = Attempt::on(slot, &published, vec![server.source("one")]);
-    attempt.job.fetcher = update_engine::fetch::Fetcher::new(update_engine::fetch::Options::default()).unwrap();
+    let attempt = Attempt::on(slot, &published, vec![server.source("one")]);
     let started = Instant::now();
     let error = attempt.run().unwrap_err();
     assert_eq!(error.code(), "disk-write");

@@ -150,6 +150,8 @@ fn digits(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const ASKED: Asked<'_> = Asked { range: 100..200, size: Some(1000), etag: None };
@@ -255,6 +257,26 @@ mod tests {
         for status in [201, 204, 304] {
             let fault = ASKED.judge(StatusCode::from_u16(status).unwrap(), &HeaderMap::new()).unwrap_err();
             assert_eq!(fault.code(), "wrong-range", "{status}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_says_a_body_that_is_taken_leads_to_the_range(
+            status in prop_oneof![Just(200_u16), Just(206), Just(416)],
+            first in 0..300_u64, last in 0..300_u64, total in prop_oneof![Just("*".to_owned()), (0..300_u64).prop_map(|n| n.to_string())],
+            length in proptest::option::of(0..300_u64), size in proptest::option::of(150..250_u64),
+        ) {
+            let mut pairs = vec![("content-range", format!("bytes {first}-{last}/{total}"))];
+            pairs.extend(length.map(|length| ("content-length", length.to_string())));
+            let pairs: Vec<_> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let asked = Asked { range: 100..200, size, etag: None };
+            if let Ok(granted) = asked.judge(StatusCode::from_u16(status).unwrap(), &headers(&pairs)) {
+                prop_assert!(granted.body.start == 100 || (status == 200 && granted.body.start == 0));
+                prop_assert!(granted.body.end > 100);
+                prop_assert!(status == 200 || granted.body.end <= 200);
+                prop_assert!(granted.total.is_none_or(|total| size.is_none_or(|size| size == total) && granted.body.end <= total));
+            }
         }
     }
 }

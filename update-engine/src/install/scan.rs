@@ -1,7 +1,7 @@
 //! Resume by content: which windows of the slot are right already.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use manifests::release::{Image, Record, Release, SlotName};
 use payload::window::WindowSet;
@@ -65,6 +65,7 @@ pub(super) async fn run(
     meter: &Arc<Meter>,
     cancel: &Arc<AtomicBool>,
 ) -> Result<Vec<(usize, Vec<u32>)>, InstallError> {
+    let cancel_here = Arc::clone(cancel);
     let (slot, release, meter, cancel) = (Arc::clone(slot), Arc::clone(release), Arc::clone(meter), Arc::clone(cancel));
     let work = move || {
         let images: Vec<_> =
@@ -82,10 +83,30 @@ pub(super) async fn run(
         }
         Ok(found)
     };
-    aside(work).await?.map_err(|error| match error {
+    let guard = StopOnDrop(Some(cancel_here));
+    let found = aside(work).await;
+    guard.defuse();
+    found?.map_err(|error| match error {
         SlotError::Cancelled => InstallError::Cancelled,
         error => InstallError::Disk(error),
     })
+}
+
+/// Stops a scan whose caller went away without waiting for it.
+struct StopOnDrop(Option<Arc<AtomicBool>>);
+
+impl StopOnDrop {
+    fn defuse(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        if let Some(cancel) = &self.0 {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 fn right_windows(

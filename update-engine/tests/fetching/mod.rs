@@ -53,6 +53,13 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// The same with a client that takes a silent server for stalled.
+    pub(crate) fn impatient(size: usize, faults: impl IntoIterator<Item = Fault>) -> Self {
+        let mut bench = Self::new(size, faults);
+        bench.fetcher = fetcher(Arc::clone(&bench.timing), Temper::Impatient);
+        bench
+    }
+
     /// A file of that many bytes, offered under `/one/file`, `/two/file` and `/three/file`, with these faults.
     pub(crate) fn new(size: usize, faults: impl IntoIterator<Item = Fault>) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -65,7 +72,7 @@ impl Bench {
         };
         let mock = Mock::start(script).unwrap();
         let timing = NoTime::shared();
-        let fetcher = fetcher(Arc::clone(&timing));
+        let fetcher = fetcher(Arc::clone(&timing), Temper::Patient);
         Self { mock, file, timing, fetcher, _folder: folder }
     }
 
@@ -97,14 +104,20 @@ fn describe(request: &Recorded) -> String {
     format!("{codebase} {}", request.range.as_deref().unwrap_or("whole"))
 }
 
-/// A client whose patience with the network is a fraction of a second.
-pub(crate) fn fetcher(timing: Arc<NoTime>) -> Fetcher {
-    let patience = Patience {
-        connect: Duration::from_secs(5),
-        answer: Duration::from_secs(5),
-        rate_window: Duration::from_millis(100),
-        rate_floor_bytes: 1000,
-        ..Patience::default()
+/// How soon a client takes a silent server for stalled.
+#[derive(Clone, Copy)]
+pub(crate) enum Temper {
+    /// Not within a test, however busy the machine is.
+    Patient,
+    /// After a quarter of a second: for tests of servers that fall silent.
+    Impatient,
+}
+
+/// A client of that temper.
+pub(crate) fn fetcher(timing: Arc<NoTime>, temper: Temper) -> Fetcher {
+    let patience = match temper {
+        Temper::Patient => Patience::default(),
+        Temper::Impatient => Patience { rate_window: Duration::from_millis(250), rate_floor_bytes: 1000, ..Patience::default() },
     };
     Fetcher::new(Options { patience, timing, ..Options::default() }).unwrap()
 }

@@ -21,7 +21,7 @@ use update_engine::fetch::Source;
 use update_engine::install::{self, InstallError, Installed, Job, Progress, Scan};
 use update_engine::slot::{Disk, DiskSpec, InactiveSlot, SlotSpec};
 
-use crate::fetching::{NoTime, block_on, fetcher, noise};
+use crate::fetching::{NoTime, Temper, block_on, fetcher, noise};
 
 /// Bytes of a window, and what a slot holds before anything is written.
 pub(crate) const WINDOW: usize = 256 * 1024;
@@ -269,7 +269,7 @@ impl Attempt {
             release: Arc::clone(&published.release),
             slot_name: SlotName::B,
             slot,
-            fetcher: fetcher(Arc::clone(&timing)),
+            fetcher: fetcher(Arc::clone(&timing), Temper::Patient),
             sources,
             payload_size: None,
             scan: Scan::Nothing,
@@ -284,6 +284,12 @@ impl Attempt {
 
     pub(crate) fn expecting(mut self, payload_size: usize) -> Self {
         self.job.payload_size = Some(u64::try_from(payload_size).unwrap());
+        self
+    }
+
+    /// Takes a silent server for stalled.
+    pub(crate) fn impatient(mut self) -> Self {
+        self.job.fetcher = fetcher(Arc::clone(&self.timing), Temper::Impatient);
         self
     }
 
