@@ -1,5 +1,6 @@
 //! Key files and keyring folders on disk.
 
+use std::io;
 use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -26,12 +27,7 @@ pub fn generate_key(name: &Path) -> Result<GeneratedKey, Error> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| Error::NoDice { reason: error.to_string() })?;
     let key = SecretKey::from_seed(&seed);
-    let with_extension = |extension: &str| {
-        let mut path = name.as_os_str().to_owned();
-        path.push(extension);
-        PathBuf::from(path)
-    };
-    let (private, public) = (with_extension(".key"), with_extension(".pub"));
+    let (private, public) = (with_ending(name, ".key")?, with_ending(name, ".pub")?);
     if public.symlink_metadata().is_ok() {
         return Err(Error::KeyExists { path: public });
     }
@@ -43,6 +39,14 @@ pub fn generate_key(name: &Path) -> Result<GeneratedKey, Error> {
         return Err(error);
     }
     Ok(GeneratedKey { id: key.public().id(), private, public })
+}
+
+fn with_ending(name: &Path, ending: &str) -> Result<PathBuf, Error> {
+    let no_name =
+        || Error::file("make a key named", name)(io::Error::new(io::ErrorKind::InvalidInput, "expected the name of a file"));
+    let mut file_name = name.file_name().ok_or_else(no_name)?.to_owned();
+    file_name.push(ending);
+    Ok(name.with_file_name(file_name))
 }
 
 /// A private key, and whether its file was kept as it should be.

@@ -35,8 +35,7 @@ impl Progress {
             }
             Face::Lines { said } if said.elapsed() >= PAUSE => {
                 *said = Instant::now();
-                let separator = if detail.is_empty() { "" } else { ", " };
-                say(&format!("{}: {} of {} done{separator}{detail}", self.what, words::size(done), words::size(total)));
+                say(&line(self.what, done, total, detail));
             }
             Face::Lines { .. } => {}
         }
@@ -52,8 +51,26 @@ impl Drop for Progress {
     }
 }
 
+/// `building: 48.8 %, 500.0 MiB of 1.0 GiB, 163.8 MiB of payload`
+fn line(what: &str, done: u64, total: u64, detail: &str) -> String {
+    let (percent, done, total) = (words::percent(done, total), words::size(done), words::size(total));
+    let separator = if detail.is_empty() { "" } else { ", " };
+    format!("{what}: {percent}, {done} of {total}{separator}{detail}")
+}
+
 fn bar(what: &'static str) -> ProgressBar {
     const TEMPLATE: &str = "{prefix} [{wide_bar}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {msg}";
     let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(0).with_prefix(what).with_style(style.progress_chars("=> "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_line_says_how_far_it_is() {
+        assert_eq!(line("checking", 1 << 20, 4 << 20, ""), "checking: 25.0 %, 1.0 MiB of 4.0 MiB");
+        assert_eq!(line("building", 0, 1 << 30, "0 bytes of payload"), "building: 0.0 %, 0 bytes of 1.0 GiB, 0 bytes of payload");
+    }
 }
