@@ -5,6 +5,8 @@
 //!
 //! The programs are those beside the test in the target folder: `cargo build --workspace --bins` makes them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test rig that cannot do its part fails the test, with words")]
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -273,6 +275,40 @@ command = ["{}", "boot", "--image", "{dir}/disk.img", "--sysroot", "{dir}/sysroo
             .unwrap();
         fs::write(self.dir.join("daemon.pid"), child.id().to_string()).unwrap();
         self.daemon = Some(child);
+    }
+
+    /// Runs a daemon that is not meant to live: what it said, and how it ended.
+    ///
+    /// # Panics
+    /// If it cannot be started, or lives on.
+    #[must_use]
+    pub fn start_in_vain(&self) -> Output {
+        let mut command = Command::new(program("update-engined"));
+        command.arg("--config").arg(self.dir.join("config.toml")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let began = Instant::now();
+        while child.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        let lives_on = child.try_wait().unwrap().is_none();
+        if lives_on {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        assert!(!lives_on, "the daemon lives on: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    /// Changes the configuration's text.
+    ///
+    /// # Panics
+    /// If it cannot be read or written, or if nothing changes.
+    pub fn edit_config(&self, from: &str, to: &str) {
+        let path = self.dir.join("config.toml");
+        let before = fs::read_to_string(&path).unwrap();
+        let after = before.replace(from, to);
+        assert_ne!(before, after, "{from:?} does not stand in the configuration");
+        fs::write(path, after).unwrap();
     }
 
     /// The daemon that runs now, started here or by a reboot.
