@@ -1,6 +1,10 @@
 //! Bad input against the real programs: each attack has its own right outcome (refused with the reason, repaired, resumed, tried
 //! again with patience; never silence), the words a person needs at night, and a boot table that did not change.
 
+#[path = "attacks/local.rs"]
+mod local;
+#[path = "attacks/reboots.rs"]
+mod reboots;
 #[path = "attacks/records.rs"]
 mod records;
 #[path = "attacks/scene.rs"]

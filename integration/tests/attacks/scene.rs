@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Size of each slot; 0 is twice the small image.
     pub(crate) slot_bytes: u64,
     /// Further lines of the factory image's header.
-    pub(crate) factory_lines: &'static [&'static str],
+    pub(crate) factory_lines: Vec<String>,
 }
 
 /// Everything of one attack.
@@ -83,7 +83,8 @@ impl Scene {
     pub(crate) fn new(options: &Options, script: impl FnOnce(&Publisher) -> Script) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let publisher = Publisher::new(&dir.path().join("files"));
-        let factory = Spec { lines: options.factory_lines, ..small("1.0.0", 1) };
+        let lines: Vec<&str> = options.factory_lines.iter().map(String::as_str).collect();
+        let factory = Spec { lines: &lines, ..small("1.0.0", 1) };
         publisher.publish(&factory);
         let mock = Mock::start(script(&publisher)).unwrap();
         let url = mock.update_url();
@@ -125,6 +126,12 @@ impl Scene {
         says(&status["last_error"]["message"], words);
         says(&status["summary"], words);
         says(&status["summary"], &["Needs attention"]);
+        let log = self.host.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains("WARN") && line.contains(code))
+            .unwrap_or_else(|| panic!("the log does not say {code}:\n{log}"));
+        words_in(line, words);
         assert_eq!(self.host.updatectl(&["status", "--exit-code"]).status.code(), Some(30), "{status:#}");
         assert_eq!(status["target"], Value::Null, "{status:#}");
         self.assert_disk_untouched();
