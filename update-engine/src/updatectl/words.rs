@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::status::json::Progress;
+use crate::status::json::{Phase, Progress};
 
 /// One line without control characters: what a server or a hook said must not move the cursor.
 pub(super) fn printable(text: &str) -> String {
@@ -91,7 +91,7 @@ pub(super) fn progress(progress: &Progress) -> String {
 
 /// Part of [`progress`] beside a bar: bytes, rate and time left.
 pub(super) fn amounts(progress: &Progress) -> String {
-    let mut words = format!("{} of {}", bytes(progress.bytes_written), bytes(progress.bytes_total));
+    let mut words = format!("{} of {}", bytes(bytes_done(progress)), bytes(progress.bytes_total));
     if progress.bytes_reused > 0 {
         words.push_str(&format!(", {} reused", bytes(progress.bytes_reused)));
     }
@@ -102,6 +102,17 @@ pub(super) fn amounts(progress: &Progress) -> String {
         words.push_str(&format!(", {} left", seconds(eta_s)));
     }
     words
+}
+
+/// Bytes written; where nothing is written, bytes looked at.
+fn bytes_done(progress: &Progress) -> u64 {
+    match (progress.phase, progress.windows_total) {
+        (Phase::Fetching, _) | (_, 0) => progress.bytes_written,
+        (_, total) => {
+            let looked_at = u128::from(progress.bytes_total) * u128::from(progress.windows_done) / u128::from(total);
+            u64::try_from(looked_at).unwrap_or(progress.bytes_total)
+        }
+    }
 }
 
 /// Whole per cent of the windows; 100 only when all are done.
@@ -115,7 +126,6 @@ pub(super) fn percent(progress: &Progress) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::json::Phase;
 
     #[test]
     fn bytes_have_three_digits() {
@@ -183,6 +193,8 @@ mod tests {
             progress(&state),
             "fetching: 120 of 800 windows (15 %), 31.5 MB of 210 MB, 4.0 MB reused, 3.1 MB/s, 58 s left"
         );
+        let proving = Progress { phase: Phase::Proving, bytes_written: 0, bytes_reused: 0, rate_bytes_per_s: 0, eta_s: None, ..state };
+        assert_eq!(progress(&proving), "proving: 120 of 800 windows (15 %), 31.5 MB of 210 MB");
         assert_eq!(progress(&Progress::default()), "fetching: 0 of 0 windows (0 %), 0 B of 0 B");
     }
 }
