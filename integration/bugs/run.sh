@@ -69,11 +69,13 @@ bug "read-back through the page cache" update-engine/src/slot/medium.rs \
     -p update-engine --test slot_block_devices page_cache
 
 bug "armed before it was read back" update-engine/src/engine/installing.rs \
-    'BUG-ARM' 'BUG-ARM' \
+    '                effects.extend(self.resume_written());' \
+    '                if let State::Written { plan, .. } = self.model.state.clone() { effects.extend(self.proven(plan, now)); }' \
     -p update-engine --lib engine
 
 bug "the lock is given back before health is known" update-engine/src/engine/trial.rs \
-    'BUG-HEALTH' 'BUG-HEALTH' \
+    '            State::Trial { plan, verdict: None } => vec![Effect::Health(plan)],' \
+    '            State::Trial { plan, verdict: None } => { let mut all = self.end_attempt(&plan, Outcome::Committed, &Fault::new("", "")); all.push(Effect::Health(plan)); all }' \
     -p update-engine --lib engine
 
 bug "the primary table is written before the backup is safe" update-engine/src/boot/gpt/write.rs \
