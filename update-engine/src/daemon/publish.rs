@@ -68,6 +68,10 @@ impl Publisher {
     /// Shows the present state; tells followers when it changed or the work moved on.
     pub(super) fn publish(&mut self, view: &View<'_>, before: &'static str) {
         let status = self.status_of(view);
+        // Before the first document there was nothing to compare with; what it tells is known from earlier runs.
+        if !self.status.borrow().summary.is_empty() {
+            log_news(&self.status.borrow(), &status);
+        }
         let moved = status.progress.is_some() && self.status.borrow().progress != status.progress;
         let changed = before != view.engine.model().state.word();
         let line = |kind| EventLine {
@@ -136,6 +140,20 @@ impl Publisher {
             reports_waiting: view.reports_waiting,
             now: view.now,
         }
+    }
+}
+
+/// What a person finds in the log alone: every new error, and what a check brought when it brought something new.
+fn log_news(before: &Status, now: &Status) {
+    let words = |status: &Status| status.last_error.as_ref().map(|error| (error.code.clone(), error.message.clone()));
+    if let Some((code, message)) = words(now).filter(|error| words(before).as_ref() != Some(error)) {
+        tracing::warn!(%code, "{message}");
+    }
+    if let Some(result) = now.check.last_result.as_ref().filter(|result| before.check.last_result.as_ref() != Some(*result)) {
+        tracing::info!("check: {result}");
+    }
+    for trouble in now.troubles.iter().filter(|trouble| !before.troubles.contains(trouble)) {
+        tracing::warn!(code = %trouble.code, "{}", trouble.message);
     }
 }
 
