@@ -60,23 +60,25 @@ pub fn frame_table(data: &[u8]) {
 /// The frames and blobs of a payload for a fixed release: two bytes for the length of the frames, frames, blobs. Images and
 /// header are put before them, so that only what a host decodes is fuzzed.
 pub fn decode(data: &[u8]) {
-    let Some((length, rest)) = data.split_first_chunk() else { return };
+    let _verified = verified_frames(data);
+}
+
+/// How many frames of such a payload verify; `None` when its table is refused.
+pub fn verified_frames(data: &[u8]) -> Option<usize> {
+    let (length, rest) = data.split_first_chunk()?;
     let (frames, blobs) = rest.split_at(usize::from(u16::from_be_bytes(*length)).min(rest.len()));
     let bytes = [&encode_images(&IMAGE_ENTRIES, &SOURCE_ENTRIES), frames].concat();
-    let parse = |header, table| FrameTable::parse(header, table, RELEASE.record());
-    let Some(table) = parse_mended(&bytes, parse) else { return };
+    let table = parse_mended(&bytes, |header, table| FrameTable::parse(header, table, RELEASE.record()))?;
     let front = table.header().table_range().end;
     if table.header().total_len() - front > MAX_FILLED_BYTES {
-        return;
+        return None;
     }
     check_sound(&table);
     let mut file = vec![0; usize::try_from(front).expect("at most 8 MiB")];
     file.extend(blobs);
     file.resize(usize::try_from(table.header().total_len()).expect("at most 9 MiB"), 0);
     let mut decoder = Decoder::new().expect("memory for a decoder");
-    for frame in table.frames() {
-        decode_frame(&mut decoder, &frame, &file);
-    }
+    Some(table.frames().filter(|frame| verifies(&mut decoder, frame, &file)).count())
 }
 
 /// One blob of a frame that makes the whole second image: a byte for the kind, four for a prefix, then the blob.
@@ -102,12 +104,12 @@ pub fn blob(data: &[u8]) {
     assert_eq!(Verified::check(&RELEASE, 1, 0..1, out).is_ok(), is_right);
 }
 
-fn decode_frame(decoder: &mut Decoder, frame: &Frame<'_>, file: &[u8]) {
+fn verifies(decoder: &mut Decoder, frame: &Frame<'_>, file: &[u8]) -> bool {
     let blob = frame.blob();
     let (start, end) = (usize::try_from(blob.start).expect("in the file"), usize::try_from(blob.end).expect("in the file"));
     let mut out = vec![0xA5; frame.output_len()];
     if decoder.decode(frame, &file[start..end], &Honest, &mut out).is_err() {
-        return;
+        return false;
     }
     let image = &IMAGES[frame.image()];
     let place = usize::try_from(frame.image_offset()).expect("in the image");
@@ -126,6 +128,7 @@ fn decode_frame(decoder: &mut Decoder, frame: &Frame<'_>, file: &[u8]) {
             }
         }
     }
+    is_right
 }
 
 /// Whatever was accepted obeys the format's promises to its users.
