@@ -1,6 +1,8 @@
 //! Bad input against the real programs: each attack has its own right outcome (refused with the reason, repaired, resumed, tried
 //! again with patience; never silence), the words a person needs at night, and a boot table that did not change.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on has failed")]
+
 #[path = "attacks/local.rs"]
 mod local;
 #[path = "attacks/reboots.rs"]

@@ -3,14 +3,13 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use integration::rig::{Spec, program};
 use manifests::keyring::SecretKey;
 use serde_json::Value;
 use server_mock::{Answer, Fault, FaultKind, Script};
 
-use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small, words_in};
+use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small};
 
 /// A real lock service for one group of one.
 struct Locksmith {
