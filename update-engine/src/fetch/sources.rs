@@ -19,6 +19,9 @@ use super::roster::{Roster, SourceId, Turn};
 /// Most of a local file that is read in one go.
 const FILE_CHUNK_BYTES: u64 = 1024 * 1024;
 
+/// Most memory taken for a piece before its bytes come.
+const MAX_RESERVED_BYTES: u64 = 2 * 1024 * 1024;
+
 /// One file and everyone who offers it. See the [module](super) for what it does about faults.
 pub struct Sources {
     fetcher: Fetcher,
@@ -112,6 +115,9 @@ impl Sources {
     /// Passing faults are waited out, others lead to the next source. Cancel by dropping the future; the next read goes on.
     pub async fn read(&mut self, range: Range<u64>, out: &mut Vec<u8>) -> Result<SourceId, FetchError> {
         out.clear();
+        // Grown at once, because growing by doubling wastes as much again; capped, because a length is only a claim.
+        let expected = range.end.saturating_sub(range.start).min(MAX_RESERVED_BYTES);
+        out.reserve(usize::try_from(expected).unwrap_or(0));
         if self.roster.usable().next().is_none() {
             return Err(self.exhausted());
         }

@@ -18,16 +18,6 @@ pub enum Phase {
     Fetching,
 }
 
-impl Phase {
-    /// The word in `status`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Scanning => "scanning",
-            Self::Fetching => "fetching",
-        }
-    }
-}
-
 /// How far an install is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
