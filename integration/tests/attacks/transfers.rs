@@ -139,6 +139,46 @@ fn whatever_a_mirror_does_an_honest_server_beside_it_is_enough() {
 }
 
 #[test]
+fn a_server_that_knows_no_ranges_is_good_enough() {
+    let mut image = Vec::new();
+    let mut scene = Scene::new(&Options::default(), |publisher| {
+        image = publisher.publish(&small("2.0.0", 2));
+        offer(publisher, "2.0.0").fault(Fault::on("*.payload", FaultKind::OkFor206))
+    });
+    scene.start();
+    assert_committed(&scene, &image);
+}
+
+/// Nobody else has the payload, and this goes on for ever.
+fn assert_hopeless(kind: FaultKind, words: &[&str]) {
+    let mut image = Vec::new();
+    let mut scene = Scene::new(&Options::default(), |publisher| {
+        image = publisher.publish(&small("2.0.0", 2));
+        offer(publisher, "2.0.0").fault(Fault::on("*.payload", kind))
+    });
+    scene.start();
+    let status = scene.host.wait_for("the attempt failed", |status| status["attempts"]["failed"] != 0);
+    let code = status["last_error"]["code"].as_str().unwrap_or_default().to_owned();
+    let words: Vec<&str> = words.iter().copied().chain(["/files/2.0.0.payload"]).collect();
+    assert_failed(&scene, &code, &words, &image);
+}
+
+#[test]
+fn a_server_of_wrong_ranges_is_given_up_with_its_name() {
+    assert_hopeless(FaultKind::WrongRange, &["asked for bytes 0-", "got 1-"]);
+}
+
+#[test]
+fn a_server_that_compresses_what_must_not_be_is_given_up_with_its_name() {
+    assert_hopeless(FaultKind::GzipEncoded, &["gzip"]);
+}
+
+#[test]
+fn a_payload_that_is_not_there_is_said_with_its_url() {
+    assert_hopeless(FaultKind::Status { code: 404, retry_after_s: None }, &["404"]);
+}
+
+#[test]
 fn a_server_that_stumbles_is_asked_again_within_the_attempt() {
     let kinds =
         [FaultKind::Refuse, FaultKind::Reset, FaultKind::Truncate, FaultKind::Status { code: 503, retry_after_s: Some(1) }];
