@@ -154,7 +154,7 @@ fn a_server_is_trusted_by_the_extra_authority_only_where_that_is_configured() {
 }
 
 #[test]
-fn a_redirect_never_leaves_https() {
+fn design_11_14_a_redirect_never_leaves_https() {
     let server = TlsServer::start(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/file\r\nContent-Length: 0\r\n\r\n");
     let trusting = Options { ca_file: Some(testdata("ca.pem")), ..Options::default() };
     let error = block_on(Fetcher::new(trusting).unwrap().get_capped(&server.source("127.0.0.1"), 10)).unwrap_err();

@@ -236,7 +236,7 @@ fn near_pieces_come_out_of_one_body_and_far_ones_are_asked_for() {
 }
 
 #[test]
-fn a_redirect_within_the_scheme_is_followed_and_credentials_stay_at_home() {
+fn design_11_14_a_redirect_within_the_scheme_is_followed_and_credentials_stay_at_home() {
     let elsewhere = Bench::new(SIZE, []);
     let to = format!("{}/two/file", elsewhere.mock.url()).replace("127.0.0.1", "localhost");
     let bench = Bench::new(SIZE, [fault("one", FaultKind::Redirect { to, code: 307 })]);
@@ -252,7 +252,7 @@ fn a_redirect_within_the_scheme_is_followed_and_credentials_stay_at_home() {
 }
 
 #[test]
-fn redirects_in_a_circle_end_after_five() {
+fn design_11_14_redirects_end_after_five() {
     let bench = Bench::new(SIZE, [fault("one", FaultKind::Redirect { to: "/one/file".to_owned(), code: 302 })]);
     let error = block_on(bench.fetcher.get_capped(&bench.source("one"), 1 << 20)).unwrap_err();
     assert!(error.to_string().ends_with("/one/file: redirect refused: more than 5 in a row"), "{error}");
@@ -260,7 +260,7 @@ fn redirects_in_a_circle_end_after_five() {
 }
 
 #[test]
-fn an_attempt_downloads_no_more_than_its_budget() {
+fn design_11_14_an_attempt_downloads_no_more_than_its_budget() {
     let bench = Bench::new(SIZE, []);
     let mut sources = bench.sources(&["one", "two"]);
     sources.set_budget(450_000);
@@ -280,7 +280,7 @@ fn an_attempt_downloads_no_more_than_its_budget() {
 }
 
 #[test]
-fn a_source_with_eight_wrong_windows_is_dropped_and_the_next_one_goes_on() {
+fn design_11_14_a_source_with_eight_wrong_windows_is_dropped_and_the_next_one_goes_on() {
     let bench = Bench::new(SIZE, []);
     let mut sources = bench.sources(&["one", "two"]);
     let mut piece = Vec::new();
@@ -380,4 +380,41 @@ fn a_read_that_was_dropped_half_way_harms_nothing() {
         sources.read(0..100_000, &mut piece).await.unwrap();
     });
     assert!(piece == bench.file[..100_000]);
+}
+
+#[test]
+fn a_whole_file_of_unknown_length_is_read_from_its_start() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/file", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        use std::io::{BufRead, BufReader, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        let head = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).count();
+        assert!(head > 1);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(&noise(100_000)).unwrap();
+    });
+    let bench = Bench::new(0, []);
+    let mut sources = Sources::new(bench.fetcher.clone(), vec![Source::open(&url).unwrap()], 1 << 20).unwrap();
+    let mut piece = Vec::new();
+    block_on(async {
+        for range in [0..64, 64..2000, 50_000..100_000] {
+            sources.read(range.clone(), &mut piece).await.unwrap();
+            assert!(piece == noise(100_000)[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()]);
+        }
+    });
+    server.join().unwrap();
+}
+
+#[test]
+fn a_piece_is_begun_anew_when_the_only_source_changes_its_file() {
+    let bench = Bench::new(
+        SIZE,
+        [fault("one", FaultKind::Truncate).after_bytes(5000).times(1), fault("one", FaultKind::EtagChange).times(1)],
+    );
+    let mut sources = bench.sources(&["one"]);
+    let mut piece = Vec::new();
+    block_on(sources.read(0..10_000, &mut piece)).unwrap();
+    assert!(piece == bench.file[..10_000]);
+    assert_eq!(bench.requests(), ["one bytes=0-9999", "one bytes=5000-9999", "one bytes=0-9999"]);
 }

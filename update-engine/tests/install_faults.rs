@@ -141,7 +141,7 @@ fn a_byte_that_is_wrong_everywhere_ends_the_install_with_image_window_offset_and
 }
 
 #[test]
-fn when_every_server_lies_not_one_wrong_byte_reaches_the_slot() {
+fn design_11_15_when_every_server_lies_not_one_wrong_byte_reaches_the_slot() {
     for vouched in [Vouched::Yes, Vouched::No] {
         let published = published(vouched);
         let front = frames(&published).header().table_range().end;
@@ -155,7 +155,7 @@ fn when_every_server_lies_not_one_wrong_byte_reaches_the_slot() {
 }
 
 #[test]
-fn a_source_of_noise_is_dropped_after_eight_windows_and_not_asked_again() {
+fn design_11_14_a_source_of_noise_is_dropped_and_the_download_stays_within_its_budget() {
     let published = published(Vouched::Yes);
     let front = frames(&published).header().table_range().end;
     let server = Server::of(&published.payload, [fault("one", FaultKind::Garbage).at_offset(front)]);

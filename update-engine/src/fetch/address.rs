@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_may_be_a_secret_is_shown() {
+    fn design_11_16_nothing_that_may_be_a_secret_is_shown() {
         let shown = format!("{0} {0:?}", address("https://user:pass@host:8443/a/b?token=abc#frag"));
         assert_eq!(shown, "https://***@host:8443/a/b?… https://***@host:8443/a/b?…");
         for bad in ["ftp://user:pass@host/", "https//user:pass@host/?token=abc", "http://user:pass@ho st/"] {

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_below_the_floor_is_noticed_at_the_end_of_a_window() {
+    fn design_11_14_a_rate_below_the_floor_is_noticed_at_the_end_of_a_window() {
         let second = Duration::from_secs(1);
         let mut honest = Pace::new(&Patience::default());
         assert!((0..600).all(|_| honest.count(1024, second).is_ok()));

@@ -82,7 +82,8 @@ impl Asked<'_> {
     /// 200: the whole file. Whether what comes before the range may be skipped is the caller's decision.
     fn judge_whole(&self, headers: &HeaderMap) -> Result<(Range<u64>, Option<u64>), Fault> {
         let total = content_length(headers);
-        let end = total.or(self.size).unwrap_or(self.range.end);
+        // Without a length the body ends where it ends; the budget bounds it.
+        let end = total.or(self.size).unwrap_or(u64::MAX);
         if self.range.start >= end {
             let expected = self.size.unwrap_or(self.range.end);
             return Err(Fault::WrongSize { expected, got: end });
@@ -222,6 +223,7 @@ mod tests {
         assert_eq!(ASKED.judge(StatusCode::OK, &headers(&[])).unwrap().body, 0..1000, "chunked: the expected size stands");
         let unknown = Asked { range: 0..64, size: None, etag: None };
         assert_eq!(unknown.judge(StatusCode::OK, &headers(&[("content-length", "10")])).unwrap().body, 0..10);
+        assert_eq!(unknown.judge(StatusCode::OK, &headers(&[])).unwrap().body, 0..u64::MAX);
     }
 
     #[test]
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_body_is_refused_by_name() {
+    fn design_11_14_a_compressed_body_is_refused_by_name() {
         assert_eq!(check_identity(&headers(&[])), Ok(()));
         assert_eq!(check_identity(&headers(&[("content-encoding", "identity")])), Ok(()));
         for name in ["gzip", "br", "identity, gzip"] {

@@ -2,15 +2,16 @@
 //! each source and what it did.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
-use super::address::Source;
+use super::address::{Address, Source};
 use super::client::Fetcher;
 use super::error::{Fault, FetchError};
-use super::file::read_aside;
+use super::file::{LocalFile, read_aside};
 use super::limits::{MAX_GAP_BYTES, MAX_SKIP_BYTES, PROGRESS_BYTES};
 use super::pace::Pace;
 use super::range::Asked;
@@ -46,13 +47,7 @@ struct Body {
 
 enum Stream {
     Http(Box<HttpBody>),
-    File,
-}
-
-impl std::fmt::Debug for Sources {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sources").field("downloaded", &self.downloaded).field("budget", &self.budget).finish_non_exhaustive()
-    }
+    File(Arc<LocalFile>),
 }
 
 struct HttpBody {
@@ -71,6 +66,12 @@ enum Stop {
 impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
+    }
+}
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources").field("downloaded", &self.downloaded).field("budget", &self.budget).finish_non_exhaustive()
     }
 }
 
@@ -128,12 +129,16 @@ impl Sources {
                 self.count_progress(PROGRESS_BYTES);
                 return Ok(from);
             }
-            match self.step(at, range.end, out).await {
-                Ok(()) => {}
+            let changed = match self.step(at, range.end, out).await {
+                Ok(()) => false,
                 Err(Stop::Budget) => return Err(FetchError::Budget { limit: self.budget, tried: self.roster.tried() }),
-                Err(Stop::Fault(fault)) => self.recover(fault).await?,
-            }
-            if self.roster.current() != from {
+                Err(Stop::Fault(fault)) => {
+                    let changed = matches!(fault, Fault::Changed { .. });
+                    self.recover(fault).await?;
+                    changed
+                }
+            };
+            if changed || self.roster.current() != from {
                 out.clear();
             }
         }
@@ -186,31 +191,34 @@ impl Sources {
             self.body = None;
             self.body = Some(self.open(at, end).await?);
         }
-        let Some(body) = &mut self.body else { return Ok(()) };
         let before = out.len();
-        match &mut body.stream {
-            Stream::File => {
-                let Source::File(file) = &self.roster.entry().source else { return Ok(()) };
-                let length = usize::try_from((end - at).min(FILE_CHUNK_BYTES)).unwrap_or(usize::MAX);
-                *out = read_aside(file, at, length, std::mem::take(out)).await?;
-                body.at = at.saturating_add(length_of(out).saturating_sub(u64::try_from(before).unwrap_or(0)));
+        match &mut self.body {
+            Some(Body { stream: Stream::Http(_), .. }) => self.read_http(at..end, out).await?,
+            Some(Body { stream: Stream::File(file), at: place, .. }) => {
+                let length = (end - at).min(FILE_CHUNK_BYTES);
+                *out = read_aside(file, at, usize::try_from(length).unwrap_or(0), std::mem::take(out)).await?;
+                *place = at + length;
             }
-            Stream::Http(http) => {
-                if http.chunk.is_empty() {
-                    let chunk = http.pace.chunk(&mut http.response).await?;
-                    http.chunk = chunk.ok_or_else(|| cut_short(body.at, body.end))?;
-                    self.downloaded = self.downloaded.saturating_add(length_of(&http.chunk));
-                    if self.downloaded > self.budget {
-                        return Err(Stop::Budget);
-                    }
-                    if length_of(&http.chunk) > body.end - body.at {
-                        return Err(Fault::TooLarge { cap: body.end }.into());
-                    }
-                }
-                take_wanted(&mut http.chunk, &mut body.at, at..end, out);
-            }
+            None => {}
         }
         self.count_progress(u64::try_from(out.len().saturating_sub(before)).unwrap_or(0));
+        Ok(())
+    }
+
+    /// Takes what `wanted` covers of the next chunk.
+    async fn read_http(&mut self, wanted: Range<u64>, out: &mut Vec<u8>) -> Result<(), Stop> {
+        let Some(Body { at, end, stream: Stream::Http(http), .. }) = &mut self.body else { return Ok(()) };
+        if http.chunk.is_empty() {
+            http.chunk = http.pace.chunk(&mut http.response).await?.ok_or_else(|| cut_short(*at))?;
+            self.downloaded = self.downloaded.saturating_add(length_of(&http.chunk));
+            if self.downloaded > self.budget {
+                return Err(Stop::Budget);
+            }
+            if length_of(&http.chunk) > *end - *at {
+                return Err(Fault::TooLarge { cap: *end }.into());
+            }
+        }
+        take_wanted(&mut http.chunk, at, wanted, out);
         Ok(())
     }
 
@@ -222,37 +230,45 @@ impl Sources {
     }
 
     async fn open(&mut self, at: u64, end: u64) -> Result<Body, Fault> {
-        let from = self.roster.current();
-        let announced = self.horizon.contains(&at).then_some(self.horizon.end);
-        let until = announced.unwrap_or(end).max(end);
-        let until = self.expected_size.map_or(until, |size| until.min(size)).max(end);
         match self.roster.entry().source.clone() {
-            Source::File(file) => {
-                let size = self.expected_size.unwrap_or_else(|| file.size());
-                if size != file.size() || end > size {
-                    return Err(Fault::WrongSize { expected: size.max(end), got: file.size() });
-                }
-                Ok(Body { from, at, end: size, whole_file: false, stream: Stream::File })
-            }
-            Source::Http(address) => {
-                let etag = self.roster.entry().etag.clone();
-                let asked = Asked { range: at..until, size: self.expected_size, etag: etag.as_deref() };
-                let reply = self.fetcher.send(Method::GET, &address, asked.headers(), None).await?;
-                let status = reply.response.status();
-                if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
-                    return Err(reply.status_fault("206 or 200"));
-                }
-                let granted = asked.judge(status, reply.response.headers())?;
-                let whole_file = status == StatusCode::OK;
-                self.check_skip(&asked, whole_file)?;
-                let entry = self.roster.entry();
-                entry.etag = etag.or(granted.etag);
-                let pace = Pace::new(self.fetcher.patience());
-                let http = HttpBody { response: reply.response, pace, chunk: Bytes::new() };
-                let stream = Stream::Http(Box::new(http));
-                Ok(Body { from, at: granted.body.start, end: granted.body.end, whole_file, stream })
-            }
+            Source::File(file) => self.open_file(file, at, end),
+            Source::Http(address) => self.open_http(&address, at, end).await,
         }
+    }
+
+    fn open_file(&self, file: Arc<LocalFile>, at: u64, end: u64) -> Result<Body, Fault> {
+        let size = file.size();
+        let expected = self.expected_size.unwrap_or(size).max(end);
+        if size != expected {
+            return Err(Fault::WrongSize { expected, got: size });
+        }
+        Ok(Body { from: self.roster.current(), at, end: size, whole_file: false, stream: Stream::File(file) })
+    }
+
+    /// Asks for the announced stretch from `at` on, at least up to `end`.
+    async fn open_http(&mut self, address: &Address, at: u64, end: u64) -> Result<Body, Fault> {
+        let announced = if self.horizon.contains(&at) { self.horizon.end } else { end };
+        let until = self.expected_size.map_or(announced, |size| announced.min(size)).max(end);
+        let etag = self.roster.entry().etag.clone();
+        let asked = Asked { range: at..until, size: self.expected_size, etag: etag.as_deref() };
+        let reply = self.fetcher.send(Method::GET, address, asked.headers(), None).await?;
+        let status = reply.response.status();
+        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
+            return Err(reply.status_fault("206 or 200"));
+        }
+        let granted = asked.judge(status, reply.response.headers())?;
+        let whole_file = status == StatusCode::OK;
+        self.check_skip(&asked, whole_file)?;
+        self.roster.entry().etag = etag.or(granted.etag);
+        let pace = Pace::new(self.fetcher.patience());
+        let http = HttpBody { response: reply.response, pace, chunk: Bytes::new() };
+        Ok(Body {
+            from: self.roster.current(),
+            at: granted.body.start,
+            end: granted.body.end,
+            whole_file,
+            stream: Stream::Http(Box::new(http)),
+        })
     }
 
     /// A whole file where a part was asked for is read past what is not wanted if that is short, or if nobody can do better.
@@ -318,8 +334,8 @@ impl Asked<'_> {
     }
 }
 
-fn cut_short(at: u64, end: u64) -> Fault {
-    Fault::Transfer { cause: format!("the body ended {} bytes early", end.saturating_sub(at)) }
+fn cut_short(at: u64) -> Fault {
+    Fault::Transfer { cause: format!("the body ended at byte {at} of the file, before all had come") }
 }
 
 /// Moves what `wanted` covers from `chunk`, which begins at byte `at` of the file, to `out`; drops what lies before it.
