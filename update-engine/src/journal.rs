@@ -145,7 +145,7 @@ pub struct OutboxRow {
 
 /// Messages of the outbox; the JSON form is kept for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "message", rename_all = "kebab-case")]
 pub enum Message {
     /// For the update server.
     Report(Report),
@@ -247,7 +247,8 @@ impl Journal {
             Ok((row.get(0)?, row.get(1)?, Wall(row.get(2)?), row.get::<_, String>(3)?))
         })?;
         let read = |(id, attempt, created_at, body): (i64, String, Wall, String)| {
-            serde_json::from_str(&body).ok().map(|message| OutboxRow { id, attempt, created_at, message })
+            let message = serde_json::from_str(&body).map_err(|error| tracing::error!("{}: outbox row {id} is unreadable: {error}", self.path.display()));
+            message.ok().map(|message| OutboxRow { id, attempt, created_at, message })
         };
         Ok(rows.into_iter().filter_map(read).collect())
     }

@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use integration::rig::{Spec, program};
 use manifests::keyring::SecretKey;
 use serde_json::Value;
 use server_mock::{Answer, Fault, FaultKind, Script};
 
-use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small};
+use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small, words_in};
 
 /// A real lock service for one group of one.
 struct Locksmith {
@@ -356,4 +357,29 @@ fn a_gate_hook_that_says_not_now_is_heard_and_quoted() {
     scene.assert_nothing_armed();
     scene.host.hook("gate.d/10-backup", "exit 0");
     scene.host.wait_committed("2.0.0");
+}
+
+#[test]
+fn design_11_8_a_report_that_cannot_be_delivered_does_not_hold_the_commit_up_and_is_not_lost() {
+    let scene = Scene::started(|publisher| next_release(publisher).event_answer(Answer::status(503)));
+    let status = scene.host.wait_committed("2.0.0");
+    assert_eq!(status["attempts"]["committed"], 1, "{status:#}");
+    let attempt = scene.attempt("it is in the history", |attempt| attempt["outcome"] == "committed");
+    let id = attempt["attempt"].as_str().unwrap().to_owned();
+    let log = scene.host.wait("it is said that it was not delivered", || Some(scene.host.log()).filter(|log| log.contains("not delivered, kept for later")));
+    words_in(&log, &["503", "/v1/update/"]);
+    scene.mock.clear_recorded();
+    scene.mock.set_script(offer(&scene.publisher, "2.0.0")).unwrap();
+    let told = |result: u8| {
+        let events = scene.mock.recorded().into_iter().filter(|request| request.body.contains("<event "));
+        events.filter(|request| request.status == Some(200) && request.body.contains("eventtype=\"3\"") && request.body.contains(&format!("eventresult=\"{result}\""))).map(|request| request.body).collect::<Vec<_>>()
+    };
+    scene.host.wait("the commit is reported", || (!told(2).is_empty()).then_some(()));
+    std::thread::sleep(Duration::from_millis(1500));
+    let commits = told(2);
+    assert_eq!(commits.len(), 1, "reported once: {commits:#?}");
+    words_in(&commits[0], &[&format!("ota_attempt=\"{id}\""), "previousversion=\"1.0.0\""]);
+    for event in scene.mock.recorded().iter().filter(|request| request.body.contains("<event ")) {
+        words_in(&event.body, &[&id]);
+    }
 }
