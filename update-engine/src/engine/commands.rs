@@ -282,7 +282,7 @@ impl Engine {
         if !matches!(self.model.state, State::Idle | State::Checking { .. } | State::Failed { .. } | State::Deferred { .. }) {
             return reject("busy", "an update is under way: marking the running slot would undo it");
         }
-        if !marks.pending() && !marks.spent {
+        if !self.is_on_trial(running) {
             return reject("not-on-trial", "the running slot is neither good nor on trial: see `updatectl slots`");
         }
         let mut effects = self.open_found_trial(running, now);
@@ -370,7 +370,10 @@ impl Engine {
             if let Some(known) = self.model.state.plan_mut() {
                 *known = plan;
             }
-            return accept(Some(attempt), "cancelled: it ends as soon as the step under way has answered");
+            // Hooks end sooner when they are told to; lock server and boot table answer in their own time.
+            let effects = if self.is_draining() { vec![Effect::Stop(attempt.clone())] } else { Vec::new() };
+            let message = "cancelled: it ends as soon as the step under way has answered".to_owned();
+            return (Ok(Accepted { attempt: Some(attempt), message }), effects);
         }
         let mut effects = vec![Effect::Stop(attempt.clone())];
         effects.extend(self.give_up(plan, fault, WayBack::Abandoned, now));
@@ -388,14 +391,22 @@ impl Engine {
         )
     }
 
-    /// What was asked for may still change the world: lock, acknowledgement, boot table.
-    fn awaits_answer(&self) -> bool {
+    const fn is_draining(&self) -> bool {
         matches!(
             self.model.state,
-            State::Proven { step: Waiting::Lock, .. }
-                | State::Locked { step: LockedStep::Acknowledging | LockedStep::Arming, .. }
-                | State::Armed { step: ArmedStep::Lock | ArmedStep::Acknowledging, .. }
+            State::Locked { step: LockedStep::Draining, .. } | State::Armed { step: ArmedStep::Draining, .. }
         )
+    }
+
+    /// What was asked for may still change the world: lock, acknowledgement, hooks, boot table.
+    fn awaits_answer(&self) -> bool {
+        self.is_draining()
+            || matches!(
+                self.model.state,
+                State::Proven { step: Waiting::Lock, .. }
+                    | State::Locked { step: LockedStep::Acknowledging | LockedStep::Arming, .. }
+                    | State::Armed { step: ArmedStep::Lock | ArmedStep::Acknowledging, .. }
+            )
     }
 
     fn command_channel(&mut self, name: String) -> Answer {

@@ -50,7 +50,7 @@ pub enum Effect {
     Commit(Plan),
     /// Mark the running slot bad: answers `MarkedBad`.
     MarkBad(Plan),
-    /// Stop the work under way for this attempt; nothing answers.
+    /// Stop the work under way for this attempt as soon as it can be stopped. Nothing answers this; the work itself still does.
     Stop(String),
     /// Part of the step's transaction.
     Row(Row),

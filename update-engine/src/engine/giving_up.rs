@@ -3,6 +3,8 @@
 //! It ends an attempt as failed or abandoned, or only steps back to a proven slot that waits ([`WayBack`]). A failed disarm keeps
 //! the lock: a slot that may be armed may change the fleet at the next power cut.
 
+use manifests::release::SlotName;
+
 use crate::engine::effect::{Effect, LockOutcome, Outcome, Row};
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Marks};
@@ -61,13 +63,20 @@ impl Engine {
     pub(super) fn go_on_giving_up(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
         let may_be_armed = plan.giving_up.as_ref().is_some_and(|why| why.disarm) && self.facts.running != Some(plan.slot);
         match (may_be_armed, plan.drained) {
-            (true, _) => vec![Effect::Disarm(plan.slot)],
+            (true, _) => self.disarm(plan.slot),
             (false, true) => vec![Effect::Undrain(plan)],
             (false, false) => self.given_up(plan, now),
         }
     }
 
+    /// Disarms a slot, unless that is being done: its answer comes, and what waits for it goes on then.
+    pub(super) fn disarm(&mut self, slot: SlotName) -> Vec<Effect> {
+        let under_way = std::mem::replace(&mut self.soft.disarming, true);
+        if under_way { Vec::new() } else { vec![Effect::Disarm(slot)] }
+    }
+
     pub(super) fn on_disarmed(&mut self, result: Result<BootTable, Fault>, now: &Now) -> Vec<Effect> {
+        self.soft.disarming = false;
         match result {
             Err(fault) => self.disarm_failed(&fault, now),
             Ok(boot) => {
@@ -80,12 +89,12 @@ impl Engine {
     fn after_disarm(&mut self, now: &Now) -> Vec<Effect> {
         match self.model.state.clone() {
             State::Locked { mut plan, boot_id, step: LockedStep::GivingUp } => {
-                disarmed(&mut plan);
+                self.note_disarmed(&mut plan);
                 self.model.state = State::Locked { plan: plan.clone(), boot_id, step: LockedStep::GivingUp };
                 self.go_on_giving_up(plan, now)
             }
             State::Armed { mut plan, old_slot, boot_id, step: ArmedStep::GivingUp } => {
-                disarmed(&mut plan);
+                self.note_disarmed(&mut plan);
                 self.model.state = State::Armed { plan: plan.clone(), old_slot, boot_id, step: ArmedStep::GivingUp };
                 self.go_on_giving_up(plan, now)
             }
@@ -168,6 +177,14 @@ impl Engine {
         effects
     }
 
+    /// By the table that was read back, not by the answer's coming.
+    fn note_disarmed(&self, plan: &mut Plan) {
+        let armed = self.facts.marks(plan.slot).is_some_and(Marks::pending);
+        if let Some(why) = plan.giving_up.as_mut() {
+            why.disarm = armed;
+        }
+    }
+
     fn forget_disarm_error(&mut self) {
         if self.model.last_error.as_ref().is_some_and(|error| error.code == DISARM) {
             self.model.last_error = None;
@@ -178,10 +195,4 @@ impl Engine {
 /// What is said of a release that went back.
 pub(super) fn rolled_back(plan: &Plan, why: &str) -> Fault {
     Fault::new("rolled-back", format!("{} rolled back to {}: {why}", plan.version, plan.from_version))
-}
-
-fn disarmed(plan: &mut Plan) {
-    if let Some(why) = plan.giving_up.as_mut() {
-        why.disarm = false;
-    }
 }

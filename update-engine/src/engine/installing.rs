@@ -31,8 +31,8 @@ impl Engine {
                 if rewrites == 0 {
                     effects.push(row(Row::Report(self.report(ReportKind::DownloadFinished, &plan, None))));
                 }
-                self.enter(State::Written { plan: plan.clone(), rewrites });
-                effects.push(Effect::ReadBack(plan));
+                self.enter(State::Written { plan, rewrites });
+                effects.extend(self.resume_written());
                 effects
             }
         }
@@ -66,14 +66,12 @@ impl Engine {
     }
 
     /// Reads the slot back; one that is armed without that having been done in this run is disarmed first.
-    pub(super) fn resume_written(&self) -> Vec<Effect> {
-        match &self.model.state {
-            State::Written { plan, .. } if self.facts.marks(plan.slot).is_some_and(Marks::pending) => {
-                vec![Effect::Disarm(plan.slot)]
-            }
-            State::Written { plan, .. } => vec![Effect::ReadBack(plan.clone())],
-            _ => Vec::new(),
+    pub(super) fn resume_written(&mut self) -> Vec<Effect> {
+        let State::Written { plan, .. } = self.model.state.clone() else { return Vec::new() };
+        if self.soft.disarming || self.facts.marks(plan.slot).is_some_and(Marks::pending) {
+            return self.disarm(plan.slot);
         }
+        vec![Effect::ReadBack(plan)]
     }
 
     /// The slot is proven; what comes next is the strategy's.

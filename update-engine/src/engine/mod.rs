@@ -83,6 +83,8 @@ pub struct Soft {
     pub reboot_is_late: bool,
     /// What the wanted health checks said of the slot that was judged healthy last.
     pub health_warnings: Vec<String>,
+    /// A slot is being disarmed. One at a time: a late one must not undo what came after it.
+    pub disarming: bool,
     /// Attempts without an end, until the world can be seen and tells how they ended.
     pub orphans: Vec<Orphan>,
 }
@@ -312,7 +314,7 @@ impl Engine {
         let rows = self.end_attempt(plan, Outcome::Failed, fault);
         let failures = self.count_failure(plan, now);
         self.remember_error(fault, About::Attempt, now);
-        self.enter(State::Failed { plan: Some(plan.clone()), code: fault.code.clone(), failures: failures.count });
+        self.enter(State::Failed { plan: Some(plan.ended()), code: fault.code.clone(), failures: failures.count });
         self.model.alarm.clone_from(&failures.retry);
         self.model.check.next.clone_from(&failures.retry);
         rows

@@ -25,6 +25,10 @@ pub fn decide(offer: &Offer, request: &Request, facts: &Facts, model: &Model, no
     if let Some(trouble) = facts.troubles.first() {
         return Decision::Refuse(Fault::new(&trouble.code, trouble.message.clone()));
     }
+    if facts.running.is_none() || facts.boot.is_none() {
+        let message = "it is not known which slot runs, or the boot table cannot be read: nothing can be written";
+        return Decision::Refuse(Fault::new("running-slot-unknown", message));
+    }
     if runs_already(offer, facts) {
         return Decision::UpToDate;
     }
@@ -151,16 +155,15 @@ fn check_source(offer: &Offer, running: Option<Sequence>) -> Result<(), Fault> {
 }
 
 fn check_images(offer: &Offer, facts: &Facts) -> Result<(), Fault> {
-    let Some(target) = facts.target() else {
-        return Err(Fault::new("running-slot-unknown", "it is not known which slot runs: nothing can be written"));
-    };
+    let Some(target) = facts.target() else { return Ok(()) };
     let images: Vec<&Image> = offer.record.images.iter().filter(|image| image.slot.is_none_or(|slot| slot == target)).collect();
     let same = images.len() == facts.capacity.len() && images.iter().all(|image| facts.capacity.contains_key(&image.name));
     if !same {
-        let got = images.iter().map(|image| image.name.as_str()).collect::<Vec<_>>().join(", ");
+        let got = images.iter().map(|image| (image.name.clone(), ())).collect();
         let message = format!(
-            "{} has the images {got} for slot {target}, its slots are configured for {}",
+            "{} has the images {} for slot {target}, its slots are configured for {}",
             label(offer),
+            names(&got),
             names(&facts.capacity)
         );
         return Err(Fault::new("image-set", message));

@@ -277,6 +277,10 @@ impl Engine {
             return Vec::new();
         }
         match (self.model.state.clone(), result) {
+            (
+                State::Locked { plan, step: LockedStep::Draining, .. } | State::Armed { plan, step: ArmedStep::Draining, .. },
+                _,
+            ) if plan.giving_up.is_some() => self.give_up_as_decided(plan, now),
             (State::Locked { plan, boot_id, step: LockedStep::Draining }, Ok(())) => {
                 self.enter(State::Locked { plan: plan.clone(), boot_id, step: LockedStep::GatesAgain });
                 vec![Effect::Gates { plan, stage: GateStage::BeforeFlip }]

@@ -32,8 +32,13 @@ impl Engine {
     /// Takes up what the journal says was under way, as far as the world bears it out.
     pub(super) fn settle(&mut self, now: &Now) -> Vec<Effect> {
         self.schedule_after_start(now);
-        // Nothing may be written or marked before the world is seen: the next check looks again.
-        let Some(running) = self.sighted() else { return Vec::new() };
+        let Some(running) = self.sighted() else {
+            // Nothing may be written or marked before the world is seen: the next check looks again.
+            if matches!(self.model.state, State::Checking { .. }) {
+                self.enter(State::Idle);
+            }
+            return Vec::new();
+        };
         self.remember_running(running);
         let mut effects = self.take_in_orphans(running, now);
         effects.extend(self.settle_state(running, now));
@@ -45,11 +50,11 @@ impl Engine {
             State::Idle => self.settle_idle(running, now),
             State::Checking { request } => self.settle_checking(request, running, now),
             State::Failed { .. } => self.settle_failed(running, now),
-            State::Deferred { plan, .. } if plan.slot == running => {
-                self.enter(State::Idle);
-                self.settle_idle(running, now)
+            State::Deferred { .. } => {
+                let mut effects = self.settle_idle(running, now);
+                effects.extend(self.leave_deferred(now));
+                effects
             }
-            State::Deferred { .. } => self.leave_deferred(now),
             State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. } if plan.slot == running => {
                 self.wrong_slot_runs(&plan, running, now)
             }
@@ -57,7 +62,7 @@ impl Engine {
             State::Written { plan, rewrites } => self.prove_again(plan, rewrites),
             State::Proven { plan, .. } if plan.giving_up.is_some() => self.give_up_as_decided(plan, now),
             State::Proven { plan, .. } => self.prove_again(plan, 0),
-            State::Locked { plan, .. } | State::Armed { plan, .. } if plan.slot == running => self.start_trial(plan),
+            State::Locked { plan, .. } | State::Armed { plan, .. } if plan.slot == running => self.start_trial(plan, now),
             State::Locked { plan, boot_id, step } => self.restart_locked(plan, boot_id, step, now),
             State::Armed { plan, old_slot, boot_id, step } => self.restart_armed(plan, old_slot, boot_id, step, now),
             State::Trial { plan, verdict } if plan.slot != running => {
@@ -106,26 +111,32 @@ impl Engine {
 
     /// No attempt is known. A running slot on trial is judged all the same; an armed slot nobody can vouch for is disarmed (P3).
     pub(super) fn settle_idle(&mut self, running: SlotName, now: &Now) -> Vec<Effect> {
-        let marks = |slot| self.facts.marks(slot).unwrap_or_default();
-        if marks(running).pending() || marks(running).spent {
+        if self.is_on_trial(running) {
             return self.open_found_trial(running, now);
         }
+        let marks = |slot| self.facts.marks(slot).unwrap_or_default();
         let other = running.other();
         if marks(other).pending() && marks(running).good {
             let message = format!(
                 "slot {other} was armed and nothing here knows by whom: it was disarmed, the host stays on slot {running}"
             );
             self.remember_error(&Fault::new("unknown-armed", message), About::Offer, now);
-            return vec![Effect::Disarm(other)];
+            return self.disarm(other);
         }
         Vec::new()
+    }
+
+    /// The running slot is not good, and another one may be booted for it.
+    pub(super) fn is_on_trial(&self, running: SlotName) -> bool {
+        let marks = self.facts.marks(running).unwrap_or_default();
+        marks.pending() || marks.spent || self.was_marked_bad(running)
     }
 
     /// A trial whose attempt this journal does not know, as an attempt of its own.
     pub(super) fn open_found_trial(&mut self, running: SlotName, now: &Now) -> Vec<Effect> {
         let plan = self.found_plan(running, now);
         let mut effects = vec![row(Row::Open(plan.clone()))];
-        effects.extend(self.start_trial(plan));
+        effects.extend(self.start_trial(plan, now));
         effects
     }
 
@@ -156,7 +167,7 @@ impl Engine {
         let runs = plan.slot == running;
         let free = matches!(self.model.state, State::Idle | State::Checking { .. } | State::Deferred { .. });
         let lost = Fault::new("journal-lost", "the journal that knew this attempt was set aside");
-        if runs && free && (marks.pending() || marks.spent) {
+        if runs && free && self.is_on_trial(running) {
             self.enter(State::Trial { plan, verdict: None });
             return Vec::new();
         }
@@ -164,7 +175,7 @@ impl Engine {
             let why = self.why_it_went_back(plan.slot);
             let rows = self.went_back(&plan, &why, now);
             if free {
-                self.enter(State::RolledBack { plan, why });
+                self.enter(State::RolledBack { plan: plan.ended(), why });
             }
             return rows;
         }

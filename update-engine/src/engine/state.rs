@@ -308,6 +308,12 @@ impl Plan {
             started_at,
         }
     }
+
+    /// What is left of it when the attempt has ended: its lock is given back, nothing of it is to be done any more.
+    #[must_use]
+    pub fn ended(&self) -> Self {
+        Self { claim: None, drained: false, giving_up: None, ..self.clone() }
+    }
 }
 
 /// Why the way back is taken, and where it ends.

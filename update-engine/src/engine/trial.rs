@@ -15,29 +15,32 @@ use crate::engine::{Engine, row};
 
 impl Engine {
     /// The slot of the plan runs: it is judged, however the host came to boot it.
-    pub(super) fn start_trial(&mut self, mut plan: Plan) -> Vec<Effect> {
+    pub(super) fn start_trial(&mut self, mut plan: Plan, now: &Now) -> Vec<Effect> {
         plan.giving_up = None;
-        self.enter(State::Trial { plan: plan.clone(), verdict: None });
-        vec![Effect::Health(plan)]
+        self.enter(State::Trial { plan, verdict: None });
+        self.resume_trial(now)
     }
 
     /// Takes up what a restart or an error interrupted.
     pub(super) fn resume_trial(&mut self, now: &Now) -> Vec<Effect> {
         match self.model.state.clone() {
-            State::Trial { plan, verdict: None } if self.was_marked_bad(plan.slot) && !self.stays_all_the_same(&plan) => {
+            // Of a trial that was only found it is not known who marked it, or why: its health decides.
+            State::Trial { plan, verdict: None }
+                if plan.kind != Kind::Found && self.was_marked_bad(plan.slot) && !self.stays_all_the_same(&plan) =>
+            {
                 let reason = "the deadline of its trial passed before it had shown that it is healthy".to_owned();
                 self.judge_unhealthy(plan, reason, now)
             }
             State::Trial { plan, verdict: None } => vec![Effect::Health(plan)],
             State::Trial { plan, verdict: Some(_) } => self.leave_bad_slot(plan, now),
             State::Committed { plan } => vec![Effect::Commit(plan)],
-            State::RolledBack { plan, .. } => vec![Effect::Disarm(plan.slot)],
+            State::RolledBack { plan, .. } => self.disarm(plan.slot),
             _ => Vec::new(),
         }
     }
 
-    /// The running slot has lost its marks while another one can be booted: the unit that watches over the deadline did that.
-    fn was_marked_bad(&self, running: SlotName) -> bool {
+    /// The running slot has lost its marks while another one can be booted: it was judged, or its deadline passed.
+    pub(super) fn was_marked_bad(&self, running: SlotName) -> bool {
         let blank = |marks: Marks| !marks.good && !marks.bootable && !marks.spent;
         self.facts.marks(running).is_some_and(blank) && self.can_boot(running.other())
     }
@@ -189,7 +192,7 @@ impl Engine {
     /// The old slot runs again: history, report, release, refusal in one transaction. The failed slot is still to be disarmed.
     pub(super) fn roll_back(&mut self, plan: &Plan, why: &str, now: &Now) -> Vec<Effect> {
         let mut effects = self.went_back(plan, why, now);
-        self.enter(State::RolledBack { plan: plan.clone(), why: why.to_owned() });
+        self.enter(State::RolledBack { plan: plan.ended(), why: why.to_owned() });
         effects.extend(self.resume_trial(now));
         effects
     }

@@ -1,0 +1,463 @@
+//! What a person may ask for, in every state.
+
+use crate::engine::Event;
+use crate::engine::command::Command;
+use crate::engine::effect::GateStage;
+use crate::engine::event::{CheckAnswer, Proof};
+use crate::engine::facts::Content;
+use crate::engine::policy::Strategy;
+
+use super::host::{GOOD, Host, SPENT, TRIES, armed, closed, fault, in_new_slot, list, offer, policy};
+use super::words::EVERY_STATE;
+
+fn update() -> Command {
+    Command::Update { version: None, allow_older: false, no_reboot: false }
+}
+
+fn pause() -> Command {
+    Command::Pause { until: None, reason: Some("fair".into()) }
+}
+
+/// State, what `cancel` answers, state after, effects. `!` = refused with this code.
+const CANCEL: [(&str, &str, &str); 32] = [
+    ("idle", "!nothing-to-cancel", ""),
+    ("checking", "checking", ""),
+    ("deferred", "idle", ""),
+    ("fetching", "idle", "stop, close abandoned cancelled, report abandoned"),
+    ("fetching/again", "idle", "stop, close abandoned cancelled, report abandoned"),
+    ("written", "idle", "stop, close abandoned cancelled, report abandoned"),
+    ("written/rollback", "idle", "stop, close abandoned cancelled, report abandoned"),
+    ("proven/person", "idle", "stop, close abandoned cancelled, report abandoned"),
+    ("proven/gates", "idle", "stop, close abandoned cancelled, report abandoned"),
+    ("proven/gate-closed", "idle", "stop, close abandoned cancelled, report abandoned"),
+    ("proven/lock", "proven/cancelled", ""),
+    ("proven/lock-refused", "idle", "stop, close abandoned cancelled, report abandoned, release aborted"),
+    ("proven/cancelled", "proven/cancelled", ""),
+    ("locked/draining", "locked/draining", "stop"),
+    ("locked/gates-again", "locked/giving-up", "stop, undrain"),
+    ("locked/acknowledging", "locked/acknowledging", ""),
+    ("locked/arming", "locked/arming", ""),
+    ("locked/giving-up", "locked/giving-up", ""),
+    ("armed/resting", "armed/giving-up", "stop, disarm b"),
+    ("armed/gates", "armed/giving-up", "stop, disarm b"),
+    ("armed/gate-closed", "armed/giving-up", "stop, disarm b"),
+    ("armed/draining", "armed/draining", "stop"),
+    ("armed/lock", "armed/lock", ""),
+    ("armed/lock-refused", "armed/giving-up", "stop, disarm b"),
+    ("armed/acknowledging", "armed/acknowledging", ""),
+    ("armed/rebooting", "!too-late", ""),
+    ("armed/giving-up", "armed/giving-up", ""),
+    ("trial", "!too-late", ""),
+    ("trial/verdict", "!too-late", ""),
+    ("committed", "!too-late", ""),
+    ("rolled-back", "!too-late", ""),
+    ("failed", "!nothing-to-cancel", ""),
+];
+
+#[test]
+fn cancel_in_a_state_does_what_the_table_says() {
+    assert_eq!(CANCEL.map(|row| row.0), EVERY_STATE);
+    for (state, expected, effects) in CANCEL {
+        let mut host = Host::at(state);
+        match expected.strip_prefix('!') {
+            Some(code) => assert_eq!(host.refused(Command::Cancel), code, "cancel in {state}"),
+            None => {
+                let got = host.order(Command::Cancel);
+                assert_eq!((host.state(), got), (expected, list(effects)), "cancel in {state}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cancel_waits_for_the_answer_that_may_still_change_the_world() {
+    let end = "close abandoned cancelled, report abandoned, release aborted";
+    // The lock may be granted: it is given back then.
+    let mut host = Host::at("proven/cancelled");
+    assert_eq!((host.granted(), host.state()), (list(end), "idle"));
+    // Hooks that still run must not drain a host that was undrained.
+    let mut host = Host::at("locked/draining");
+    host.order(Command::Cancel);
+    assert_eq!(host.drained(Err(fault("hook"))), list("undrain"));
+    assert_eq!((host.undrained(), host.state()), (list(end), "idle"));
+    // The acknowledgement is not yet the flip.
+    let mut host = Host::at("locked/acknowledging");
+    host.order(Command::Cancel);
+    assert_eq!(host.acknowledged(Ok(())), list("undrain"));
+    assert_eq!((host.undrained(), host.state()), (list(end), "idle"));
+    // The slot may be armed by now: it is disarmed before the lock is given back.
+    for result in [Ok(()), Err(fault("boot-control"))] {
+        let mut host = Host::at("locked/arming");
+        host.order(Command::Cancel);
+        assert_eq!(host.armed(result), list("disarm b"));
+        assert_eq!(host.disarmed(Ok(())), list("undrain"));
+        assert_eq!((host.undrained(), host.state()), (list(end), "idle"));
+    }
+    for state in ["armed/lock", "armed/acknowledging"] {
+        let mut host = Host::at(state);
+        host.order(Command::Cancel);
+        let effects = if state == "armed/lock" { host.granted() } else { host.acknowledged(Ok(())) };
+        assert_eq!(effects, list("disarm b"), "{state}");
+    }
+}
+
+#[test]
+fn a_cancelled_check_only_tells_what_it_found() {
+    let mut host = Host::at("checking");
+    host.order(Command::Cancel);
+    assert_eq!((host.offered(2), host.state()), (list(""), "idle"));
+    assert_eq!(host.engine.model().check.last_result.as_deref(), Some("update to 1.1.0 available"));
+}
+
+#[test]
+fn an_error_is_not_left_behind_by_a_cancel() {
+    let mut host = Host::at("fetching");
+    host.order(Command::Cancel);
+    assert_eq!(host.last_error(), "");
+}
+
+/// State, what `update` answers (`!` = refused with this code), state after.
+const UPDATE: [(&str, &str, &str); 32] = [
+    ("idle", "checking", "check for a person"),
+    ("checking", "checking", ""),
+    ("deferred", "!paused", ""),
+    ("fetching", "fetching", ""),
+    ("fetching/again", "fetching/again", ""),
+    ("written", "written", ""),
+    ("written/rollback", "written/rollback", ""),
+    ("proven/person", "proven/gates", "gates before the lock"),
+    ("proven/gates", "proven/gates", ""),
+    ("proven/gate-closed", "proven/gate-closed", ""),
+    ("proven/lock", "proven/lock", ""),
+    ("proven/lock-refused", "proven/lock-refused", ""),
+    ("proven/cancelled", "proven/cancelled", ""),
+    ("locked/draining", "locked/draining", ""),
+    ("locked/gates-again", "locked/gates-again", ""),
+    ("locked/acknowledging", "locked/acknowledging", ""),
+    ("locked/arming", "locked/arming", ""),
+    ("locked/giving-up", "locked/giving-up", ""),
+    ("armed/resting", "armed/resting", ""),
+    ("armed/gates", "armed/gates", ""),
+    ("armed/gate-closed", "armed/gate-closed", ""),
+    ("armed/draining", "armed/draining", ""),
+    ("armed/lock", "armed/lock", ""),
+    ("armed/lock-refused", "armed/lock-refused", ""),
+    ("armed/acknowledging", "armed/acknowledging", ""),
+    ("armed/rebooting", "armed/rebooting", ""),
+    ("armed/giving-up", "armed/giving-up", ""),
+    ("trial", "!busy", ""),
+    ("trial/verdict", "!busy", ""),
+    ("committed", "!busy", ""),
+    ("rolled-back", "!busy", ""),
+    ("failed", "checking", "check for a person"),
+];
+
+#[test]
+fn update_in_a_state_does_what_the_table_says() {
+    assert_eq!(UPDATE.map(|row| row.0), EVERY_STATE);
+    for (state, expected, effects) in UPDATE {
+        let mut host = Host::at(state);
+        match expected.strip_prefix('!') {
+            Some(code) => assert_eq!(host.refused(update()), code, "update in {state}"),
+            None => {
+                let got = host.order(update());
+                assert_eq!((host.state(), got), (expected, list(effects)), "update in {state}");
+            }
+        }
+    }
+}
+
+/// State, what `reboot` answers (`!` = refused with this code), effects.
+const REBOOT: [(&str, &str, &str); 32] = [
+    ("idle", "!nothing-to-reboot", ""),
+    ("checking", "!nothing-to-reboot", ""),
+    ("deferred", "!paused", ""),
+    ("fetching", "fetching", "update"),
+    ("fetching/again", "fetching/again", "update"),
+    ("written", "written", "update"),
+    ("written/rollback", "written/rollback", "update"),
+    ("proven/person", "proven/gates", "update, gates before the lock"),
+    ("proven/gates", "proven/gates", "update, gates before the lock"),
+    ("proven/gate-closed", "proven/gates", "update, gates before the lock"),
+    ("proven/lock", "proven/lock", "update"),
+    ("proven/lock-refused", "proven/gates", "update, gates before the lock"),
+    ("proven/cancelled", "!giving-up", ""),
+    ("locked/draining", "locked/draining", "update"),
+    ("locked/gates-again", "locked/gates-again", "update"),
+    ("locked/acknowledging", "locked/acknowledging", "update"),
+    ("locked/arming", "locked/arming", "update"),
+    ("locked/giving-up", "!giving-up", ""),
+    ("armed/resting", "armed/gates", "update, gates before the reboot"),
+    ("armed/gates", "armed/gates", "update, gates before the reboot"),
+    ("armed/gate-closed", "armed/gates", "update, gates before the reboot"),
+    ("armed/draining", "armed/draining", "update"),
+    ("armed/lock", "armed/lock", "update"),
+    ("armed/lock-refused", "armed/gates", "update, gates before the reboot"),
+    ("armed/acknowledging", "armed/acknowledging", "update"),
+    ("armed/rebooting", "armed/rebooting", "update"),
+    ("armed/giving-up", "!giving-up", ""),
+    ("trial", "!nothing-to-reboot", ""),
+    ("trial/verdict", "!nothing-to-reboot", ""),
+    ("committed", "!nothing-to-reboot", ""),
+    ("rolled-back", "!nothing-to-reboot", ""),
+    ("failed", "!nothing-to-reboot", ""),
+];
+
+#[test]
+fn reboot_in_a_state_does_what_the_table_says() {
+    assert_eq!(REBOOT.map(|row| row.0), EVERY_STATE);
+    for (state, expected, effects) in REBOOT {
+        let mut host = Host::at(state);
+        let command = Command::Reboot { force: false };
+        match expected.strip_prefix('!') {
+            Some(code) => assert_eq!(host.refused(command), code, "reboot in {state}"),
+            None => {
+                let got = host.order(command);
+                assert_eq!((host.state(), got), (expected, list(effects)), "reboot in {state}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_answer_of_the_gates_is_not_lost_when_a_person_asks_meanwhile() {
+    let mut host = Host::at("proven/gates");
+    host.order(Command::Reboot { force: false });
+    // The answer to the first look comes late and says no; the second says go.
+    host.gates(GateStage::BeforeLock, vec![closed("hook")]);
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("update, lock"));
+}
+
+#[test]
+fn a_reboot_of_a_resting_slot_drains_before_it() {
+    let mut host = Host::at("armed/resting");
+    host.order(Command::Reboot { force: false });
+    assert_eq!(host.gates(GateStage::BeforeReboot, vec![]), list("drain"));
+    assert_eq!(host.drained(Ok(())), list("reboot"));
+    // Killed after draining, it is not drained twice.
+    assert_eq!(host.restart(|_| ()), list("gates before the reboot"));
+    assert_eq!(host.gates(GateStage::BeforeReboot, vec![]), list("reboot"));
+}
+
+#[test]
+fn update_with_no_reboot_stops_at_proven_and_without_it_goes_on() {
+    let mut host = Host::at("proven/lock-refused");
+    let stop = Command::Update { version: None, allow_older: false, no_reboot: true };
+    assert_eq!(host.order(stop), list("release aborted, update"));
+    assert_eq!(host.state(), "proven/person");
+    assert_eq!(host.order(update()), list("gates before the lock"));
+}
+
+#[test]
+fn update_names_a_version_or_nothing_is_started() {
+    let named = |version: &str| Command::Update { version: Some(version.into()), allow_older: false, no_reboot: false };
+    let mut host = Host::new();
+    host.order(named("1.2.0"));
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", ""));
+    host.order(named("1.1.0"));
+    assert_eq!(host.offered(2).len(), 3);
+    assert_eq!(host.refused(named("1.2.0")), "busy");
+    assert_eq!(host.order(named("1.1.0")), list(""));
+}
+
+#[test]
+fn update_joins_a_check_that_was_only_to_tell() {
+    let mut host = Host::new();
+    host.order(Command::Check);
+    host.order(update());
+    assert_eq!(host.offered(2).last().unwrap(), "install b");
+    // Files are another question: they do not join.
+    let files = Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: false, no_reboot: false };
+    let mut host = Host::at("checking");
+    assert_eq!(host.refused(files.clone()), "busy");
+    let mut host = Host::new();
+    host.order(files);
+    assert_eq!(host.refused(update()), "busy");
+}
+
+#[test]
+fn a_check_that_only_tells_starts_nothing_beside_an_update_that_waits() {
+    let mut host = Host::at("proven/gate-closed");
+    assert_eq!(host.order(Command::Check), list("check for a person"));
+    assert_eq!((host.offered(3), host.state()), (list(""), "proven/gate-closed"));
+    assert_eq!(host.plan().version.as_str(), "1.1.0");
+}
+
+#[test]
+fn without_a_server_only_files_are_installed() {
+    let mut settings = policy(Strategy::Immediate, false);
+    settings.has_server = false;
+    let mut host = Host::with(settings);
+    assert_eq!(host.engine.next_wake(), None);
+    assert_eq!(host.refused(Command::Check), "no-server");
+    assert_eq!(host.refused(update()), "no-server");
+    let files = Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: false, no_reboot: false };
+    assert_eq!(host.order(files), list("read files"));
+    let mut offer = offer(2);
+    offer.announced_version = None;
+    assert_eq!(host.offered_as(offer).last().unwrap(), "install b");
+}
+
+#[test]
+fn a_pause_starts_nothing_and_reboots_nothing_until_it_is_over() {
+    let mut host = Host::new();
+    host.order(pause());
+    assert_eq!(host.refused(update()), "paused");
+    assert_eq!(host.refused(Command::Rollback), "paused");
+    assert_eq!(host.wake(), list("check"));
+    assert_eq!((host.offered(2), host.state()), (list(""), "deferred"));
+    assert_eq!(host.order(Command::Resume), list("open update 1.1.0, report download started, install b"));
+    // What is written already is proven, and then waits.
+    host.installed(Ok(()));
+    host.order(pause());
+    host.read_back(Ok(Proof::Equal));
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list(""));
+    assert_eq!((host.state(), host.refused(Command::Reboot { force: false }).as_str()), ("proven/gate-closed", "paused"));
+    assert_eq!(host.order(Command::Resume), list("gates before the lock"));
+    // A pause while draining steps back.
+    host.gates(GateStage::BeforeLock, vec![]);
+    host.granted();
+    host.order(pause());
+    host.drained(Ok(()));
+    assert_eq!(host.gates(GateStage::BeforeFlip, vec![]), list("undrain"));
+}
+
+#[test]
+fn a_pause_ends_by_itself_at_its_time_and_survives_a_restart() {
+    let mut host = Host::new();
+    let until = host.now().wall_after(3 * 3_600_000).timestamp();
+    host.order(Command::Pause { until: Some(until), reason: None });
+    host.wake();
+    host.offered(2);
+    host.restart(|_| ());
+    assert_eq!(host.state(), "deferred");
+    let mut effects = vec![];
+    for _ in 0..8 {
+        effects = host.wake();
+        if host.state() == "fetching" {
+            break;
+        }
+        if host.engine.soft().background_check.is_some() {
+            host.offered(2);
+        }
+    }
+    assert_eq!(effects.last().unwrap(), "install b");
+    assert!(host.now().wall.timestamp() >= until);
+}
+
+#[test]
+fn a_pause_in_the_past_or_with_a_novel_for_a_reason_is_refused() {
+    let mut host = Host::new();
+    let past = host.now().wall.timestamp();
+    assert_eq!(host.refused(Command::Pause { until: Some(past), reason: None }), "past");
+    assert_eq!(host.refused(Command::Pause { until: None, reason: Some("x".repeat(501)) }), "too-long");
+}
+
+#[test]
+fn confirm_marks_a_trial_good_and_never_touches_an_armed_update() {
+    let mut host = Host::at("trial");
+    assert_eq!((host.order(Command::Confirm), host.state()), (list("commit"), "committed"));
+    let mut host = Host::at("armed/resting");
+    let mut facts = host.engine.facts().clone();
+    facts.boot.as_mut().unwrap().marks.a = armed(1);
+    host.step(Event::FactsChanged { facts: Box::new(facts) });
+    assert_eq!(host.refused(Command::Confirm), "busy");
+    // A good slot needs nothing.
+    assert_eq!(Host::new().order(Command::Confirm), list(""));
+}
+
+#[test]
+fn confirm_keeps_a_running_slot_of_which_no_attempt_is_known() {
+    let mut host = Host::new();
+    let mut facts = host.facts.clone();
+    in_new_slot(&mut facts, SPENT);
+    facts.boot_id = "boot-1".into();
+    facts.slots.b = Content { version: Some("1.1.0".into()), sequence: None, digest: None };
+    host.step(Event::FactsChanged { facts: Box::new(facts) });
+    assert_eq!(host.order(Command::Confirm), list("open found 1.1.0, commit"));
+    assert_eq!(host.commit_done(Ok(())), list("close committed, report committed"));
+    // Nothing is known of it that could be rolled back to.
+    assert_eq!(host.engine.model().committed.b, None);
+}
+
+#[test]
+fn a_commit_that_does_not_read_back_as_good_is_none() {
+    let mut host = Host::at("committed");
+    let facts = host.engine.facts().clone();
+    let effects = host.step(Event::CommitDone { attempt: host.attempt(), result: Ok(Box::new(facts)) });
+    assert_eq!((effects, host.state(), host.last_error()), (list(""), "committed", "mark-good"));
+}
+
+#[test]
+fn rollback_goes_through_gates_and_lock_like_an_update() {
+    let mut host = Host::at("written/rollback");
+    assert_eq!(host.read_back(Ok(Proof::Equal)), list("gates before the lock"));
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![closed("window")]), list("update, lock"));
+    // Under `manual` it is made the next one, and a person reboots.
+    let committed = Host::committed_on_b();
+    let mut host =
+        Host::from(committed.engine.model().clone(), committed.engine.facts().clone(), policy(Strategy::Manual, false));
+    host.order(Command::Rollback);
+    host.read_back(Ok(Proof::Equal));
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("refuse 1.1.0, arm a"));
+}
+
+#[test]
+fn rollback_is_not_for_a_trial_nor_for_the_middle_of_an_update() {
+    assert_eq!(Host::at("trial").refused(Command::Rollback), "trial");
+    assert_eq!(Host::at("fetching").refused(Command::Rollback), "busy");
+    // A check under way is no reason to wait.
+    let mut host = Host::committed_on_b();
+    host.wake();
+    assert_eq!(host.order(Command::Rollback), list("open rollback 1.0.0, read back a"));
+    assert_eq!((host.offered(3), host.state()), (list(""), "written/rollback"));
+}
+
+#[test]
+fn a_factory_slot_with_a_known_record_can_be_rolled_back_to_after_the_first_update() {
+    let mut host = Host::new();
+    host.wake();
+    host.offered(2);
+    host.drive_to_commit();
+    assert_eq!(host.order(Command::Rollback), list("open rollback 1.0.0, read back a"));
+}
+
+#[test]
+fn a_channel_is_a_name_a_record_may_carry() {
+    let mut host = Host::new();
+    for name in ["", "a b", "a/b", "<x>", &"x".repeat(65)] {
+        assert_eq!(host.refused(Command::Channel { name: name.into() }), "channel", "{name:?}");
+    }
+    host.order(Command::Channel { name: "beta".into() });
+    assert_eq!(host.engine.facts().identity.channel, "beta");
+    assert_eq!(host.engine.model().channel.as_deref(), Some("beta"));
+}
+
+#[test]
+fn a_late_answer_of_an_attempt_that_is_over_changes_nothing() {
+    let mut host = Host::at("fetching");
+    let attempt = host.attempt();
+    host.order(Command::Cancel);
+    let before = host.engine.model().clone();
+    let table = host.table(armed(TRIES));
+    let late = [
+        Event::Installed { attempt: attempt.clone(), boot: Some(table), result: Ok(Default::default()) },
+        Event::ReadBack { attempt: attempt.clone(), result: Ok(Proof::Equal) },
+        Event::Gates { attempt: attempt.clone(), stage: GateStage::BeforeLock, gates: vec![] },
+        Event::Drained { attempt: attempt.clone(), result: Ok(()) },
+        Event::RebootAcknowledged { attempt: attempt.clone(), result: Ok(()) },
+        Event::Armed { attempt: attempt.clone(), result: Ok(table) },
+        Event::Reboot { attempt: attempt.clone(), result: Err(fault("late")) },
+        Event::Undrained { attempt: attempt.clone() },
+        Event::Health { attempt: attempt.clone(), result: Ok(vec![]) },
+        Event::MarkedBad { attempt, result: Ok(table) },
+    ];
+    for event in late {
+        assert_eq!(host.step(event), list(""));
+    }
+    assert_eq!(host.engine.model(), &before);
+    let answer = CheckAnswer::Offer { poll_interval_s: None, offer: Box::new(offer(2)) };
+    assert_eq!(host.checked(answer), list(""));
+    assert_eq!(host.engine.model(), &before);
+    assert_eq!(host.engine.facts().boot.unwrap().marks.a, GOOD);
+}

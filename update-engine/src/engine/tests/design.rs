@@ -1,0 +1,615 @@
+//! The hard cases that the design settles (its section 11), as far as they are the engine's; each named by its number.
+
+use manifests::release::SlotName;
+
+use crate::engine::command::Command;
+use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
+use crate::engine::event::{Event, Orphan, Proof};
+use crate::engine::facts::{FloorFacts, Trouble};
+use crate::engine::model::CommittedSlot;
+use crate::engine::policy::Strategy;
+use crate::engine::state::Claim;
+use manifests::version::{Sequence, Version};
+
+use super::host::{
+    BLANK, GOOD, Host, NOON, SPENT, TRIES, armed, closed, content, digest, facts, fault, in_new_slot, in_old_slot, list, offer,
+    policy, sequence,
+};
+
+const TEN_YEARS_MS: i64 = 10 * 366 * 86_400_000;
+
+fn orphan() -> Orphan {
+    let claim = Claim {
+        url: "http://locks.example/".into(),
+        group: "default".into(),
+        id: "4f3c".into(),
+        fence: Some("3".into()),
+        granted: true,
+    };
+    Orphan {
+        attempt: "0b0b".into(),
+        slot: SlotName::B,
+        from_version: "1.0.0".into(),
+        version: Version::parse("1.1.0").unwrap(),
+        sequence: sequence(2),
+        digest: digest(2),
+        started_at: NOON,
+        claim: Some(claim),
+    }
+}
+
+/// A start with an empty journal of which only this attempt is left.
+fn start_with_orphan(change: impl FnOnce(&mut crate::engine::facts::Facts)) -> (Host, Vec<String>) {
+    let mut host = Host::new();
+    change(&mut host.facts);
+    let effects = host.start(vec![orphan()]);
+    (host, effects)
+}
+
+#[test]
+fn design_11_1_an_attempt_of_a_journal_that_was_set_aside_is_judged_when_its_slot_runs() {
+    let (mut host, effects) = start_with_orphan(|facts| in_new_slot(facts, armed(TRIES - 1)));
+    assert_eq!((host.state(), effects), ("trial", list("health")));
+    assert_eq!(host.attempt(), "0b0b");
+    host.health(Ok(()));
+    assert_eq!(host.commit_done(Ok(())), list("close committed, report committed, release ok"));
+}
+
+#[test]
+fn design_11_1_an_attempt_of_a_journal_that_was_set_aside_ends_by_what_the_boot_table_says() {
+    let (host, effects) = start_with_orphan(|facts| in_old_slot(facts, SPENT));
+    let back = "close rolled-back rolled-back, report rolled back, release rolled back, refuse 1.1.0, disarm b";
+    assert_eq!((host.state(), effects), ("rolled-back", list(back)));
+
+    let (host, effects) = start_with_orphan(|facts| in_old_slot(facts, BLANK));
+    assert_eq!((host.state(), effects), ("idle", list("close abandoned journal-lost, report abandoned, release aborted")));
+
+    // Armed and not tried: the lock is given back only after the slot was disarmed.
+    let (mut host, effects) = start_with_orphan(|facts| in_old_slot(facts, armed(TRIES)));
+    assert_eq!((host.state(), effects), ("locked/giving-up", list("disarm b")));
+    assert_eq!(host.disarmed(Ok(())), list("close abandoned journal-lost, report abandoned, release aborted"));
+    assert_eq!(host.state(), "idle");
+}
+
+#[test]
+fn design_11_1_a_running_slot_on_trial_is_judged_even_without_any_journal() {
+    let mut host = Host::new();
+    in_new_slot(&mut host.facts, SPENT);
+    assert_eq!(host.start(vec![]), list("open found 1.1.0, health"));
+    host.health(Err("nginx is down"));
+    assert_eq!(host.marked_bad(Ok(())), list("reboot"));
+    let effects = host.restart(|facts| {
+        in_old_slot(facts, BLANK);
+        facts.boot_id = "boot-3".into();
+    });
+    assert_eq!(effects, list("close rolled-back rolled-back, report rolled back, refuse 1.1.0, disarm b"));
+}
+
+#[test]
+fn design_11_1_a_running_slot_that_was_marked_bad_is_not_taken_for_steady_after_a_lost_journal() {
+    let mut host = Host::new();
+    in_new_slot(&mut host.facts, BLANK);
+    assert_eq!(host.start(vec![]), list("open found 1.1.0, health"));
+    assert_eq!(host.health(Err("nginx is down")), list("reboot"));
+}
+
+#[test]
+fn design_11_2_a_slot_that_the_deadline_unit_marked_bad_is_left_and_not_marked_good() {
+    let mut host = Host::at("trial");
+    let effects = host.restart(|facts| in_new_slot(facts, BLANK));
+    assert_eq!((host.state(), effects), ("trial/verdict", list("reboot")));
+    assert_eq!(host.refused(Command::Confirm), "unhealthy");
+}
+
+#[test]
+fn design_11_2_without_a_key_the_daemon_runs_and_never_updates() {
+    let mut host = Host::new();
+    host.facts.troubles.push(Trouble { code: "no-key".into(), message: "there is no *.pub file".into() });
+    assert_eq!(host.start(vec![]), list(""));
+    assert_eq!(host.wake(), list("check"));
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "no-key"));
+}
+
+#[test]
+fn design_11_3_the_floor_is_absolute_for_the_timer_a_person_a_file_and_a_rollback() {
+    let floor = |host: &mut Host| {
+        let mut facts = host.engine.facts().clone();
+        facts.floor = FloorFacts::Known(crate::engine::facts::Floor { floor: sequence(4), highest: sequence(5) });
+        facts.slots.a = content(5);
+        host.facts = facts;
+        host.start(vec![]);
+    };
+    let permit = |version: &str| Command::Update { version: Some(version.into()), allow_older: true, no_reboot: false };
+    let mut host = Host::new();
+    floor(&mut host);
+    host.wake();
+    assert_eq!((host.offered(3), host.state(), host.last_error()), (list(""), "idle", "below-floor"));
+    host.order(permit("1.2.0"));
+    assert_eq!((host.offered(3), host.state(), host.last_error()), (list(""), "idle", "below-floor"));
+    let files = Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: true, no_reboot: false };
+    host.order(files);
+    assert_eq!((host.offered(3), host.state(), host.last_error()), (list(""), "idle", "below-floor"));
+    let mut model = host.engine.model().clone();
+    model.committed.b = Some(CommittedSlot { digest: digest(3), sequence: sequence(3), version: "1.2.0".into() });
+    let mut host = Host::from(model, host.facts.clone(), policy(Strategy::Lock, true));
+    assert_eq!(host.refused(Command::Rollback), "below-floor");
+}
+
+#[test]
+fn design_11_3_below_the_highest_only_by_explicit_permission_which_is_recorded() {
+    let mut host = Host::new();
+    host.facts.floor = FloorFacts::Known(crate::engine::facts::Floor { floor: sequence(1), highest: sequence(5) });
+    host.facts.slots.a = content(2);
+    host.start(vec![]);
+    host.wake();
+    assert_eq!((host.offered(3), host.state()), (list(""), "idle"));
+    assert!(host.engine.model().check.last_result.as_ref().unwrap().contains("--allow-older"));
+    host.order(Command::Update { version: Some("1.2.0".into()), allow_older: true, no_reboot: false });
+    assert_eq!(host.offered(3), list("open update 1.2.0, report download started, install b"));
+    assert!(host.plan().allow_older);
+    // What is not below needs no permission, and none is recorded.
+    let mut host = Host::at("checking");
+    host.order(Command::Update { version: None, allow_older: true, no_reboot: false });
+    host.offered(2);
+    assert!(!host.plan().allow_older);
+}
+
+#[test]
+fn design_11_3_a_lost_floor_is_never_floor_0_until_a_person_names_the_running_release() {
+    let mut host = Host::new();
+    host.facts.floor = FloorFacts::Lost { image: Sequence::ZERO };
+    host.start(vec![]);
+    host.wake();
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "floor-lost"));
+    let mut facts = host.facts.clone();
+    facts.floor = super::host::facts().floor;
+    host.step(Event::FactsChanged { facts: Box::new(facts) });
+    assert_eq!(host.last_error(), "");
+    host.wake();
+    assert_eq!((host.offered(2).len(), host.state()), (3, "fetching"));
+}
+
+#[test]
+fn design_11_3_the_fall_back_inside_the_pair_stays_possible_after_the_floor_rose() {
+    let mut host = Host::at("committed");
+    // The commit raised the floor; then power was lost before the slot was good.
+    let effects = host.restart(|facts| {
+        in_old_slot(facts, SPENT);
+        facts.floor = FloorFacts::Known(crate::engine::facts::Floor { floor: sequence(2), highest: sequence(2) });
+    });
+    assert_eq!((host.state(), effects.last().unwrap().as_str()), ("rolled-back", "disarm b"));
+}
+
+#[test]
+fn design_11_6_rollback_takes_what_was_committed_before_and_not_written_since() {
+    let mut host = Host::committed_on_b();
+    assert_eq!(host.order(Command::Rollback), list("open rollback 1.0.0, read back a"));
+    // A slot that was written to since holds nothing to go back to, even if that was given up.
+    let mut host = Host::committed_on_b();
+    host.wake();
+    host.offered(3);
+    host.order(Command::Cancel);
+    assert_eq!(host.refused(Command::Rollback), "nothing-to-roll-back-to");
+    // Nor does one of which nothing is known.
+    assert_eq!(Host::new().refused(Command::Rollback), "nothing-to-roll-back-to");
+}
+
+#[test]
+fn design_11_6_a_slot_to_roll_back_to_that_differs_is_left_as_it_is() {
+    let mut host = Host::at("written/rollback");
+    assert_eq!(host.differs(), list("close failed read-back, report failed"));
+    assert_eq!(host.engine.model().refusals, vec![]);
+}
+
+#[test]
+fn design_11_7_a_release_that_rolled_back_is_refused_until_a_newer_one_or_a_person_names_it() {
+    let mut host = Host::at("rolled-back");
+    host.disarmed(Ok(()));
+    host.wake();
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "rolled-back"));
+    // Another record with the same sequence is no newer release.
+    host.wake();
+    let mut twin = offer(2);
+    twin.digest = digest(99);
+    assert_eq!((host.offered_as(twin), host.state()), (list(""), "idle"));
+    // Survives the journal.
+    assert_eq!(host.restart(|_| ()), list(""));
+    host.wake();
+    assert_eq!((host.offered(2), host.state()), (list(""), "idle"));
+    // A newer one is taken.
+    let mut newer = host.clone();
+    newer.wake();
+    assert_eq!(newer.offered(3), list("open update 1.2.0, report download started, install b"));
+    // A person names it.
+    host.order(Command::Update { version: Some("1.1.0".into()), allow_older: false, no_reboot: false });
+    assert_eq!(host.offered(2), list("open update 1.1.0, report download started, install b"));
+}
+
+#[test]
+fn design_11_7_what_a_person_rolled_back_from_is_refused_from_the_flip_on() {
+    let mut host = Host::at("written/rollback");
+    host.read_back(Ok(Proof::Equal));
+    host.gates(GateStage::BeforeLock, vec![]);
+    host.granted();
+    host.drained(Ok(()));
+    host.gates(GateStage::BeforeFlip, vec![]);
+    assert_eq!(host.acknowledged(Ok(())), list("refuse 1.1.0, arm a"));
+}
+
+#[test]
+fn design_11_7_a_refusal_is_lifted_when_the_release_is_committed_after_all() {
+    let mut host = Host::at("rolled-back");
+    host.disarmed(Ok(()));
+    host.order(Command::Update { version: Some("1.1.0".into()), allow_older: false, no_reboot: false });
+    host.offered(2);
+    let effects = host.drive_to_commit();
+    assert_eq!(effects, list("close committed, report committed, release ok, forgive"));
+    assert_eq!(host.engine.model().refusals, vec![]);
+}
+
+#[test]
+fn design_11_7_the_pause_after_failures_grows_and_the_timer_cannot_be_talked_out_of_it() {
+    let mut host = Host::new();
+    let mut pauses = Vec::new();
+    for _ in 0..14 {
+        host.wake();
+        host.nothing_new_or(2);
+        let before = host.mono;
+        host.installed(Err(fault("download")));
+        pauses.push((host.engine.next_wake().unwrap().0 - before) / 60_000);
+        // A check by a person meanwhile ends the state, not the pause.
+        host.order(Command::Check);
+        host.nothing_new();
+        let retry = host.engine.model().failures.as_ref().unwrap().retry.clone().unwrap();
+        assert_eq!(host.state(), "idle");
+        host.wake();
+        if host.mono < retry.at.0 {
+            assert_eq!((host.offered(2), host.state()), (list(""), "idle"));
+            host.pass_ms(retry.at.0 - host.mono);
+        } else {
+            host.nothing_new();
+        }
+    }
+    assert!(pauses.windows(2).take(9).all(|pair| pair[1] > pair[0]), "{pauses:?}");
+    assert!(pauses.last().unwrap() / 60 <= 27, "{pauses:?}");
+}
+
+#[test]
+fn design_11_7_a_server_that_alternates_between_two_broken_releases_gains_nothing() {
+    let mut host = Host::new();
+    for round in 0..6_u32 {
+        host.wake();
+        let number = if round % 2 == 0 { 3 } else { 2 };
+        host.nothing_new_or(number);
+        host.installed(Err(fault("download")));
+        assert_eq!(host.engine.model().failures.as_ref().unwrap().count, round + 1);
+        let retry = host.engine.model().failures.as_ref().unwrap().retry.clone().unwrap();
+        host.pass_ms(retry.at.0 - host.mono);
+    }
+    // A release that is newer than all that failed starts from one.
+    host.wake();
+    host.nothing_new_or(4);
+    host.installed(Err(fault("download")));
+    assert_eq!(host.engine.model().failures.as_ref().unwrap().count, 1);
+}
+
+#[test]
+fn design_11_8_no_lock_is_asked_for_while_an_older_one_is_not_given_back() {
+    let mut host = Host::at("written");
+    host.step(Event::Outbox { releases_waiting: 1 });
+    host.read_back(Ok(Proof::Equal));
+    assert_eq!((host.gates(GateStage::BeforeLock, vec![]), host.state()), (list(""), "proven/lock-refused"));
+    assert_eq!(host.plan().claim, None);
+    // Delivered: asked at once.
+    assert_eq!(host.step(Event::Outbox { releases_waiting: 0 }), list("gates before the lock"));
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("update, lock"));
+}
+
+#[test]
+fn design_11_8_a_server_that_is_down_blocks_neither_checks_nor_commits() {
+    let mut host = Host::at("committed");
+    host.step(Event::Outbox { releases_waiting: 3 });
+    host.commit_done(Ok(()));
+    assert_eq!((host.state(), host.wake()), ("idle", list("check")));
+    assert_eq!(host.offered(3), list("open update 1.2.0, report download started, install a"));
+}
+
+#[test]
+fn design_11_8_the_release_names_the_lock_that_was_asked_for_whatever_is_configured_now() {
+    let mut host = Host::at("trial");
+    let mut other = policy(Strategy::Lock, true);
+    other.lock.as_mut().unwrap().url = "http://elsewhere.example/".into();
+    host = Host::from(host.engine.model().clone(), host.engine.facts().clone(), other);
+    host.health(Ok(()));
+    let mut facts = host.engine.facts().clone();
+    facts.boot.as_mut().unwrap().marks.b = GOOD;
+    let effects = host.step_raw(Event::CommitDone { attempt: host.attempt(), result: Ok(Box::new(facts)) });
+    let released = effects.iter().find_map(|effect| match effect {
+        Effect::Row(Row::Release { claim, outcome: LockOutcome::Ok, .. }) => Some(claim.clone()),
+        _ => None,
+    });
+    assert_eq!(released.unwrap().url, "http://locks.example/");
+}
+
+#[test]
+fn design_11_8_a_claim_under_other_settings_is_given_back_before_the_lock_is_asked_for() {
+    let waiting = Host::at("proven/lock-refused");
+    let mut other = policy(Strategy::Lock, true);
+    other.lock.as_mut().unwrap().group = "elsewhere".into();
+    let mut host = Host::from(waiting.engine.model().clone(), waiting.engine.facts().clone(), other);
+    host.read_back(Ok(Proof::Equal));
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("release aborted, update"));
+    assert_eq!(host.state(), "proven/lock-refused");
+    host.step(Event::Outbox { releases_waiting: 0 });
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("update, lock"));
+    assert_eq!(host.plan().claim.unwrap().group, "elsewhere");
+}
+
+#[test]
+fn design_11_9_a_proof_older_than_a_day_is_earned_again_before_the_lock() {
+    let mut host = Host::at("proven/gate-closed");
+    host.pass_ms(24 * 3_600_000 + 1);
+    assert_eq!(host.step(Event::Woke).first().unwrap(), "gates before the lock");
+    assert_eq!((host.gates(GateStage::BeforeLock, vec![]), host.state()), (list("read back b"), "written"));
+    host.read_back(Ok(Proof::Equal));
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("update, lock"));
+}
+
+#[test]
+fn design_11_10_a_refused_reboot_disarms_undrains_and_releases_in_this_order() {
+    let mut host = Host::at("armed/rebooting");
+    assert_eq!(host.reboot(Err(fault("reboot"))), list("disarm b"));
+    assert_eq!(host.disarmed(Ok(())), list("undrain"));
+    assert_eq!(host.undrained(), list("close failed reboot, report failed, release aborted"));
+}
+
+#[test]
+fn design_11_10_a_failed_disarm_keeps_the_lock_and_says_so() {
+    let mut host = Host::at("armed/giving-up");
+    assert_eq!(host.disarmed(Err(fault("io"))), list(""));
+    assert!(host.plan().claim.is_some_and(|claim| claim.granted));
+    assert_eq!(host.last_error(), "disarm");
+    assert_eq!(host.wake(), list("disarm b"));
+}
+
+#[test]
+fn design_11_10_a_shutdown_under_way_keeps_the_lock_for_the_next_boot() {
+    let mut host = Host::at("armed/rebooting");
+    host.reboot(Ok(()));
+    assert_eq!(host.refused(Command::Cancel), "too-late");
+    assert!(host.plan().claim.is_some_and(|claim| claim.granted));
+    // It does not come: said aloud, and from then on a person may end it.
+    assert_eq!((host.wake(), host.last_error()), (list(""), "reboot-late"));
+    assert_eq!(host.order(Command::Cancel), list("stop, disarm b"));
+}
+
+#[test]
+fn design_11_12_manual_without_a_lock_arms_when_proven_and_rests() {
+    let mut host = Host::at("armed/resting");
+    assert!(host.engine.next_wake().is_none());
+    // Any reboot activates it.
+    assert_eq!((host.boot_into_b(armed(2)), host.state()), (list("health"), "trial"));
+    // Killed while arming, it rests too: nobody has asked for a reboot.
+    let mut host = Host::with(policy(Strategy::Manual, false));
+    host.wake();
+    host.offered(2);
+    host.installed(Ok(()));
+    host.read_back(Ok(Proof::Equal));
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("arm b"));
+    let effects = host.restart(|facts| facts.boot.as_mut().unwrap().marks.b = armed(TRIES));
+    assert_eq!((host.state(), effects), ("armed/resting", list("")));
+}
+
+#[test]
+fn design_11_12_manual_with_a_lock_rests_proven_until_a_person_says_reboot() {
+    let mut host = Host::with(policy(Strategy::Manual, true));
+    host.wake();
+    host.offered(2);
+    host.installed(Ok(()));
+    assert_eq!((host.read_back(Ok(Proof::Equal)), host.state()), (list("report installed"), "proven/person"));
+    assert_eq!(host.order(Command::Reboot { force: false }), list("update, gates before the lock"));
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("update, lock"));
+}
+
+#[test]
+fn design_11_12_reboot_bypasses_windows_but_never_lock_or_inhibitors() {
+    let mut host = Host::at("proven/person");
+    host.order(Command::Reboot { force: false });
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![closed("window"), closed("inhibitor")]), list(""));
+    let shown: Vec<&str> = host.engine.soft().closed.iter().map(|(gate, _)| gate.gate.as_str()).collect();
+    assert_eq!(shown, ["inhibitor"]);
+    host.wake();
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![closed("window")]), list("update, lock"));
+}
+
+#[test]
+fn design_11_12_force_skips_lock_and_inhibitors_but_not_hooks_and_is_recorded() {
+    let mut host = Host::at("proven/person");
+    assert_eq!(host.order(Command::Reboot { force: true }), list("update, gates before the lock"));
+    assert!(host.plan().forced);
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![closed("hook")]), list(""));
+    host.wake();
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![closed("inhibitor")]), list("update, drain"));
+    host.drained(Ok(()));
+    assert_eq!(host.gates(GateStage::BeforeFlip, vec![]), list("arm b"));
+}
+
+#[test]
+fn design_11_12_force_gives_back_a_lock_that_was_asked_for_and_not_granted() {
+    let mut host = Host::at("proven/lock-refused");
+    host.order(Command::Reboot { force: true });
+    assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("release aborted, update, update, drain"));
+    // While it is being asked for, the answer is awaited.
+    let mut host = Host::at("proven/lock");
+    assert_eq!(host.order(Command::Reboot { force: true }), list("update"));
+    assert_eq!(host.lock_refused(), list("release aborted, update, update, drain"));
+}
+
+#[test]
+fn design_11_13_images_for_one_slot_fit_only_that_slot() {
+    let mut only_b = offer(2);
+    only_b.record.images[0].slot = Some(SlotName::B);
+    let mut host = Host::at("checking");
+    assert_eq!(host.offered_as(only_b.clone()).last().unwrap(), "install b");
+    only_b.record.images[0].slot = Some(SlotName::A);
+    let mut host = Host::at("checking");
+    assert_eq!((host.offered_as(only_b), host.last_error()), (list(""), "image-set"));
+}
+
+#[test]
+fn design_11_17_durations_do_not_depend_on_the_wall_clock() {
+    for jump_ms in [TEN_YEARS_MS, -TEN_YEARS_MS] {
+        let mut host = Host::at("failed");
+        let wake = host.engine.next_wake();
+        host.wall += jump_ms;
+        assert_eq!(host.step(Event::Woke), list(""), "nothing is due because the clock jumped");
+        assert_eq!(host.engine.next_wake(), wake);
+        assert_eq!(host.wake(), list("check"));
+    }
+}
+
+#[test]
+fn design_11_18_two_innocent_power_cuts_during_the_trial_do_not_roll_back() {
+    let mut host = Host::at("trial");
+    for marks in [armed(1), SPENT] {
+        assert_eq!((host.boot_into_b(marks), host.state()), (list("health"), "trial"));
+    }
+    host.health(Ok(()));
+    assert_eq!(host.commit_done(Ok(())), list("close committed, report committed, release ok"));
+}
+
+#[test]
+fn design_4_3_a_new_boot_of_the_old_slot_without_a_spent_try_is_not_held_against_the_release() {
+    let mut host = Host::at("armed/rebooting");
+    assert_eq!(host.restart(|facts| in_old_slot(facts, armed(TRIES))), list("disarm b"));
+    host.disarmed(Ok(()));
+    assert_eq!(host.undrained(), list("close failed not-attempted, report failed, release aborted"));
+    assert_eq!(host.engine.model().refusals, vec![]);
+}
+
+#[test]
+fn design_4_3_nothing_is_done_while_it_is_not_known_which_slot_runs() {
+    for state in super::words::EVERY_STATE {
+        let mut host = Host::at(state);
+        let effects = host.restart(|facts| facts.running = None);
+        assert_eq!(effects, list(""), "blind in {state}");
+        assert!(host.wake().iter().all(|effect| effect == "check"), "blind in {state}");
+        for command in [Command::Rollback, Command::Confirm, Command::Reboot { force: true }] {
+            assert_eq!(host.refused(command), "running-slot-unknown", "blind in {state}");
+        }
+    }
+}
+
+#[test]
+fn design_4_3_nothing_is_installed_while_the_boot_table_cannot_be_read() {
+    let mut host = Host::new();
+    host.facts.boot = None;
+    let mut host = Host::from(crate::engine::Model::default(), host.facts, policy(Strategy::Lock, true));
+    host.wake();
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "running-slot-unknown"));
+}
+
+#[test]
+fn design_4_3_a_host_that_sees_again_goes_on_where_it_was() {
+    let mut host = Host::at("locked/draining");
+    host.restart(|facts| facts.boot = None);
+    assert_eq!(host.wake(), list("check"));
+    let answer = crate::engine::event::CheckAnswer::NoUpdate { poll_interval_s: None, hold: None };
+    let effects = host.step(Event::Checked { facts: Box::new(facts()), answer: Box::new(answer) });
+    assert_eq!((host.state(), effects), ("written", list("read back b")));
+}
+
+#[test]
+fn design_4_3_the_claim_is_journalled_before_the_lock_is_asked_for() {
+    let mut host = Host::at("proven/gates");
+    let attempt = host.attempt();
+    let effects = host.step_raw(Event::Gates { attempt, stage: GateStage::BeforeLock, gates: vec![] });
+    let [Effect::Row(Row::Update(written)), Effect::Lock(asked)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(written, asked);
+    let claim = asked.claim.clone().unwrap();
+    assert_eq!((claim.url.as_str(), claim.group.as_str(), claim.granted), ("http://locks.example/", "default", false));
+    assert_eq!(host.plan().claim, Some(claim));
+}
+
+#[test]
+fn design_4_3_a_stream_of_releases_does_not_starve_the_update() {
+    let mut host = Host::at("proven/gate-closed");
+    host.check_beside();
+    assert_eq!(
+        host.offered(3),
+        list("stop, close abandoned superseded, report abandoned, open update 1.2.0, report download started, install b")
+    );
+    host.installed(Ok(()));
+    host.read_back(Ok(Proof::Equal));
+    host.gates(GateStage::BeforeLock, vec![closed("hook")]);
+    // A second one on the same day waits, unless it is urgent.
+    host.check_beside();
+    assert_eq!((host.offered(4), host.state()), (list(""), "proven/gate-closed"));
+    host.check_beside();
+    let mut urgent = offer(4);
+    urgent.record.urgent = true;
+    assert_eq!(host.offered_as(urgent).first().unwrap(), "stop");
+}
+
+#[test]
+fn design_4_3_a_newer_release_does_not_take_the_place_of_one_that_is_past_waiting() {
+    let mut host = Host::at("proven/gate-closed");
+    host.check_beside();
+    // Before its answer comes, the gate opens and the lock is asked for.
+    host.step(Event::Woke);
+    for state in [
+        "proven/gates",
+        "proven/lock",
+        "locked/draining",
+        "locked/gates-again",
+        "locked/acknowledging",
+        "locked/arming",
+        "armed/rebooting",
+    ] {
+        match state {
+            "proven/lock" => drop(host.gates(GateStage::BeforeLock, vec![])),
+            "locked/draining" => drop(host.granted()),
+            "locked/gates-again" => drop(host.drained(Ok(()))),
+            "locked/acknowledging" => drop(host.gates(GateStage::BeforeFlip, vec![])),
+            "locked/arming" => drop(host.acknowledged(Ok(()))),
+            "armed/rebooting" => drop(host.armed(Ok(()))),
+            _ => drop(host.wake_gates()),
+        }
+        let mut late = host.clone();
+        assert_eq!(late.offered(3), list(""), "in {state}");
+        assert_eq!(late.state(), state);
+        assert_eq!(late.plan().version.as_str(), "1.1.0");
+    }
+}
+
+#[test]
+fn a_loader_that_ignores_its_marks_does_not_make_the_host_reboot_for_ever() {
+    let mut host = Host::at("trial/verdict");
+    host.marked_bad(Ok(()));
+    let mut reboots = 1;
+    for boot in 2..100 {
+        let effects = host.restart(|facts| {
+            in_new_slot(facts, BLANK);
+            facts.boot_id = format!("again-{boot}");
+        });
+        if !effects.contains(&"reboot".to_owned()) {
+            break;
+        }
+        reboots += 1;
+    }
+    assert_eq!(reboots, crate::engine::policy::MAX_BAD_BOOTS);
+    assert!(host.engine.model().last_error.as_ref().unwrap().message.contains("does not obey its marks"));
+    // It stays reachable and looks after its health again: when that is good, it stays.
+    assert_eq!(host.wake(), list("health"));
+    host.health(Ok(()));
+    assert_eq!(host.commit_done(Ok(())), list("close committed, report committed, release ok"));
+}
+
+#[test]
+fn a_slot_without_a_way_back_is_not_left() {
+    let mut host = Host::at("trial");
+    host.restart(|facts| facts.boot.as_mut().unwrap().marks.a = BLANK);
+    assert_eq!(host.health(Err("nginx is down")), list(""));
+    assert!(host.engine.model().last_error.as_ref().unwrap().message.contains("no way back"));
+    assert_eq!(host.wake(), list("health"));
+}
