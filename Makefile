@@ -25,8 +25,8 @@ test: deps ## all tests, layer by layer; ends with "N passed, N failed, N skippe
 bench: deps ## install speed, memory and idleness, as ratios to limits measured in the same run
 	@integration/bench.sh "$(CACHE)/bench"
 
-fuzz: ## run one fuzz target: make fuzz TARGET=omaha_response SECONDS=60 (needs a nightly toolchain and cargo-fuzz)
-	@fuzz/run.sh "$(TARGET)" "$(or $(SECONDS_),60)"
+fuzz: ## run one fuzz target: make fuzz TARGET=omaha_response CPU=60 (seconds; needs a nightly toolchain and cargo-fuzz)
+	@fuzz/run.sh "$(TARGET)" "$(or $(CPU),60)"
 
 clean: ## remove build output (not the image cache)
 	@$(CARGO) clean

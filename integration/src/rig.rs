@@ -5,7 +5,12 @@
 //!
 //! The programs are those beside the test in the target folder: `cargo build --workspace --bins` makes them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test rig that cannot do its part fails the test, with words")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test rig that cannot do its part fails the test, with words"
+)]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -284,7 +289,12 @@ command = ["{}", "boot", "--image", "{dir}/disk.img", "--sysroot", "{dir}/sysroo
     #[must_use]
     pub fn start_in_vain(&self) -> Output {
         let mut command = Command::new(program("update-engined"));
-        command.arg("--config").arg(self.dir.join("config.toml")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg("--config")
+            .arg(self.dir.join("config.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let began = Instant::now();
         while child.try_wait().unwrap().is_none() && began.elapsed() < PATIENCE {
@@ -345,7 +355,10 @@ command = ["{}", "boot", "--image", "{dir}/disk.img", "--sysroot", "{dir}/sysroo
     #[must_use]
     pub fn post(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
         let body = body.to_string();
-        let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         self.http(&format!("{head}{body}"))
     }
 
@@ -383,7 +396,11 @@ command = ["{}", "boot", "--image", "{dir}/disk.img", "--sysroot", "{dir}/sysroo
             }
             if began.elapsed() > PATIENCE {
                 let status = self.get("/v1/status").unwrap_or_default();
-                panic!("waited {} s in vain until {what}\nstatus: {status:#}\nlog:\n{}", PATIENCE.as_secs(), tail(&self.log(), 60));
+                panic!(
+                    "waited {} s in vain until {what}\nstatus: {status:#}\nlog:\n{}",
+                    PATIENCE.as_secs(),
+                    tail(&self.log(), 60)
+                );
             }
             std::thread::sleep(Duration::from_millis(25));
         }
@@ -473,4 +490,3 @@ pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
-

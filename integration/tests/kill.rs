@@ -97,7 +97,11 @@ impl Victim {
         // An open table is locked against other readers, too.
         drop(gpt);
         let label = if chosen.name == "a" { "root-a" } else { "root-b" };
-        assert!(self.holds_image(label), "{when}: the loader chooses {label}, which is not a complete signed image\n{}", tail(&self.host.log(), 40));
+        assert!(
+            self.holds_image(label),
+            "{when}: the loader chooses {label}, which is not a complete signed image\n{}",
+            tail(&self.host.log(), 40)
+        );
         let running = self.running();
         assert!(self.holds_image(running), "{when}: the running slot {running} changed\n{}", tail(&self.host.log(), 40));
     }
@@ -133,7 +137,8 @@ impl Victim {
 
 #[test]
 fn killed_at_random_moments_a_host_never_loses_its_way() {
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
+    let seed =
+        std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
     println!("SEED={seed}");
     let mut dice = Dice(seed);
     let dir = tempfile::tempdir().unwrap();
@@ -152,7 +157,10 @@ fn killed_at_random_moments_a_host_never_loses_its_way() {
             // Most of the life of an update here is short; a few kills fall late, some before anything has begun.
             let span_ms = if dice.below(4) == 0 { 1200 } else { 400 };
             std::thread::sleep(Duration::from_millis(dice.below(span_ms)));
-            let state = victim.host.get("/v1/status").map_or_else(|| "starting".to_owned(), |status| status["state"].as_str().unwrap_or("?").to_owned());
+            let state = victim
+                .host
+                .get("/v1/status")
+                .map_or_else(|| "starting".to_owned(), |status| status["state"].as_str().unwrap_or("?").to_owned());
             victim.kill();
             *states.entry(state.clone()).or_default() += 1;
             kills += 1;
@@ -183,7 +191,9 @@ fn after_a_kill_at_90_percent_only_what_is_missing_is_downloaded_again() {
     let setup = Setup { slot_bytes: size + MIB, ..Setup::new(&url) };
     let mut host = Host::new(&dir.path().join("host"), &publisher, &factory, &setup);
     host.start();
-    host.wait_for("nine tenths are written", |status| status["progress"]["bytes_downloaded"].as_u64().unwrap_or(0) >= payload_bytes / 100 * 85);
+    host.wait_for("nine tenths are written", |status| {
+        status["progress"]["bytes_downloaded"].as_u64().unwrap_or(0) >= payload_bytes / 100 * 85
+    });
     std::thread::sleep(Duration::from_millis(300));
     host.kill();
     let sent_first: u64 = payload_bytes_sent(&mock);
@@ -198,7 +208,10 @@ fn after_a_kill_at_90_percent_only_what_is_missing_is_downloaded_again() {
     let needed_at_most = missing.div_ceil(4).saturating_mul(frame) + MIB;
     println!("payload {payload_bytes}, before the kill {sent_first}, missing windows {missing}, after it {sent_again}");
     assert!(sent_again <= needed_at_most, "{sent_again} bytes again for {missing} missing windows");
-    assert!(sent_first + sent_again <= payload_bytes + 16 * frame + 2 * MIB, "more than 16 frames in flight were lost: {sent_first} + {sent_again} of {payload_bytes}");
+    assert!(
+        sent_first + sent_again <= payload_bytes + 16 * frame + 2 * MIB,
+        "more than 16 frames in flight were lost: {sent_first} + {sent_again} of {payload_bytes}"
+    );
     assert!(host.slot_bytes("root-b").starts_with(&image) && host.slot_bytes("root-a").starts_with(&first));
 }
 

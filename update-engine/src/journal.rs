@@ -247,7 +247,8 @@ impl Journal {
             Ok((row.get(0)?, row.get(1)?, Wall(row.get(2)?), row.get::<_, String>(3)?))
         })?;
         let read = |(id, attempt, created_at, body): (i64, String, Wall, String)| {
-            let message = serde_json::from_str(&body).map_err(|error| tracing::error!("{}: outbox row {id} is unreadable: {error}", self.path.display()));
+            let message = serde_json::from_str(&body)
+                .map_err(|error| tracing::error!("{}: outbox row {id} is unreadable: {error}", self.path.display()));
             message.ok().map(|message| OutboxRow { id, attempt, created_at, message })
         };
         Ok(rows.into_iter().filter_map(read).collect())

@@ -139,6 +139,7 @@ impl Records {
 }
 
 fn read(path: &Path) -> Result<Envelope, RecordsError> {
-    let bytes = durable::read_capped(path, MAX_RECORD_BYTES).map_err(|source| RecordsError::Io { path: path.to_owned(), source })?;
+    let bytes =
+        durable::read_capped(path, MAX_RECORD_BYTES).map_err(|source| RecordsError::Io { path: path.to_owned(), source })?;
     Envelope::parse(&bytes).map_err(|source| RecordsError::Record { path: path.to_owned(), source })
 }

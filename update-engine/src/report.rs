@@ -12,7 +12,9 @@
 //!
 //! Each carries `ota_attempt`, and `ota_reason` with the sentence `updatectl` shows. `docs/omaha.md` lists all causes.
 
-use manifests::omaha::{ActionCode, AppRequest, ErrorCode, Event, EventResult, EventType, INSTALL_ON_DEMAND, INSTALL_SCHEDULED, Os, Ping, Request};
+use manifests::omaha::{
+    ActionCode, AppRequest, ErrorCode, Event, EventResult, EventType, INSTALL_ON_DEMAND, INSTALL_SCHEDULED, Os, Ping, Request,
+};
 
 use crate::engine::effect::{Report, ReportKind};
 use crate::engine::facts::Facts;
@@ -85,9 +87,10 @@ fn event(report: &Report) -> Event {
         ReportKind::DownloadStarted => plain(EventType::UpdateDownloadStarted, EventResult::Success),
         ReportKind::DownloadFinished => plain(EventType::UpdateDownloadFinished, EventResult::Success),
         ReportKind::Installed => plain(EventType::UpdateComplete, EventResult::Success),
-        ReportKind::Committed => {
-            Event { previous_version: Some(report.from_version.clone()), ..plain(EventType::UpdateComplete, EventResult::SuccessReboot) }
-        }
+        ReportKind::Committed => Event {
+            previous_version: Some(report.from_version.clone()),
+            ..plain(EventType::UpdateComplete, EventResult::SuccessReboot)
+        },
         ReportKind::RolledBack | ReportKind::Failed => Event::failure(error_code(report.code.as_deref().unwrap_or_default())),
         ReportKind::Abandoned => Event {
             error_code: Some(error_code(report.code.as_deref().unwrap_or_default())),

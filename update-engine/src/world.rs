@@ -75,7 +75,9 @@ impl World {
         let floor = self.floor(running, boot.as_ref(), &mut troubles);
         let slots = PerSlot { a: self.content(SlotName::A, running), b: self.content(SlotName::B, running) };
         Facts {
-            image_mode: ground.as_ref().map_or_else(|| !is_block_device(&self.settings.disk.device), |ground| ground.disk.mode() == Mode::Image),
+            image_mode: ground
+                .as_ref()
+                .map_or_else(|| !is_block_device(&self.settings.disk.device), |ground| ground.disk.mode() == Mode::Image),
             identity,
             boot_id: self.system_file("proc/sys/kernel/random/boot_id").unwrap_or_default(),
             running,
@@ -90,7 +92,8 @@ impl World {
     /// The keys this host trusts: those of the running image, without the ones that committed releases revoked.
     pub fn keyring(&self) -> Result<Keyring, Fault> {
         let folder = &self.settings.trust.keyring_dir;
-        let revoked = FloorFile::load(&self.settings.state_dir).map_err(|error| Fault::new("floor-unreadable", error.to_string()))?;
+        let revoked =
+            FloorFile::load(&self.settings.state_dir).map_err(|error| Fault::new("floor-unreadable", error.to_string()))?;
         let threshold = NonZeroU32::new(self.settings.trust.threshold).unwrap_or(NonZeroU32::MIN);
         let keys = read_keys(folder)?;
         Keyring::new(keys, threshold, &revoked.unwrap_or_default().revoked)
@@ -107,7 +110,9 @@ impl World {
         let fault = |error: crate::floor::FloorError| Fault::new("state-dir", error.to_string());
         let none = FloorFile::load(&self.settings.state_dir).map_err(fault)?.is_none();
         match &facts.floor {
-            FloorFacts::Known(_) if none && facts.running.is_some() && facts.boot.is_some() => FloorFile::default().store(&self.settings.state_dir).map_err(fault),
+            FloorFacts::Known(_) if none && facts.running.is_some() && facts.boot.is_some() => {
+                FloorFile::default().store(&self.settings.state_dir).map_err(fault)
+            }
             _ => Ok(()),
         }
     }
@@ -131,7 +136,10 @@ impl World {
         let id = self.machine_id().unwrap_or_default();
         if id.is_empty() {
             let path = self.settings.sysroot.join("etc/machine-id");
-            troubles.push(Trouble { code: "no-identity".to_owned(), message: format!("{}: expected the machine id of this host, found none", path.display()) });
+            troubles.push(Trouble {
+                code: "no-identity".to_owned(),
+                message: format!("{}: expected the machine id of this host, found none", path.display()),
+            });
         }
         Identity {
             id,
@@ -159,7 +167,8 @@ impl World {
         let text = self.system_file("etc/os-release").or_else(|| self.system_file("usr/lib/os-release")).unwrap_or_default();
         let value = |key: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            line.map(|value| value.trim().trim_matches(['"', '\'']).chars().take(64).collect::<String>()).filter(|value| !value.is_empty())
+            line.map(|value| value.trim().trim_matches(['"', '\'']).chars().take(64).collect::<String>())
+                .filter(|value| !value.is_empty())
         };
         OsVersion { image_version: value("IMAGE_VERSION"), version_id: value("VERSION_ID") }
     }
@@ -173,7 +182,9 @@ impl World {
             }
         };
         match FloorFile::load(&self.settings.state_dir) {
-            Ok(Some(file)) => FloorFacts::Known(Floor { floor: file.floor.floor.max(image), highest: file.floor.highest.max(image) }),
+            Ok(Some(file)) => {
+                FloorFacts::Known(Floor { floor: file.floor.floor.max(image), highest: file.floor.highest.max(image) })
+            }
             Ok(None) if is_factory(running, boot) => FloorFacts::Known(Floor { floor: image, highest: image }),
             Ok(None) => FloorFacts::Lost { image },
             Err(error) => {
@@ -235,8 +246,19 @@ fn read_boot(disk: &Disk) -> Result<BootTable, Fault> {
 pub fn boot_table(state: &BootState) -> Result<BootTable, Fault> {
     let next = loader_choice(state).and_then(slot_name);
     let next = next.ok_or_else(|| Fault::new("boot-control", "the boot table names no slot"))?;
-    let marks = |slot: SlotName| state.slots.iter().find(|known| known.name.as_str() == slot.as_str()).map(|known| marks_of(state, known)).unwrap_or_default();
-    Ok(BootTable { marks: PerSlot { a: marks(SlotName::A), b: marks(SlotName::B) }, next, tries: crate::boot::gpt::Tries::ARMED.get() })
+    let marks = |slot: SlotName| {
+        state
+            .slots
+            .iter()
+            .find(|known| known.name.as_str() == slot.as_str())
+            .map(|known| marks_of(state, known))
+            .unwrap_or_default()
+    };
+    Ok(BootTable {
+        marks: PerSlot { a: marks(SlotName::A), b: marks(SlotName::B) },
+        next,
+        tries: crate::boot::gpt::Tries::ARMED.get(),
+    })
 }
 
 fn marks_of(state: &BootState, slot: &SlotBoot) -> Marks {

@@ -366,13 +366,22 @@ fn design_11_8_a_report_that_cannot_be_delivered_does_not_hold_the_commit_up_and
     assert_eq!(status["attempts"]["committed"], 1, "{status:#}");
     let attempt = scene.attempt("it is in the history", |attempt| attempt["outcome"] == "committed");
     let id = attempt["attempt"].as_str().unwrap().to_owned();
-    let log = scene.host.wait("it is said that it was not delivered", || Some(scene.host.log()).filter(|log| log.contains("not delivered, kept for later")));
+    let log = scene.host.wait("it is said that it was not delivered", || {
+        Some(scene.host.log()).filter(|log| log.contains("not delivered, kept for later"))
+    });
     words_in(&log, &["503", "/v1/update/"]);
     scene.mock.clear_recorded();
     scene.mock.set_script(offer(&scene.publisher, "2.0.0")).unwrap();
     let told = |result: u8| {
         let events = scene.mock.recorded().into_iter().filter(|request| request.body.contains("<event "));
-        events.filter(|request| request.status == Some(200) && request.body.contains("eventtype=\"3\"") && request.body.contains(&format!("eventresult=\"{result}\""))).map(|request| request.body).collect::<Vec<_>>()
+        events
+            .filter(|request| {
+                request.status == Some(200)
+                    && request.body.contains("eventtype=\"3\"")
+                    && request.body.contains(&format!("eventresult=\"{result}\""))
+            })
+            .map(|request| request.body)
+            .collect::<Vec<_>>()
     };
     scene.host.wait("the commit is reported", || (!told(2).is_empty()).then_some(()));
     std::thread::sleep(Duration::from_millis(1500));

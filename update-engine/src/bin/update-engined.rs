@@ -26,12 +26,16 @@ fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => {
             report(&error);
-            tracing::error!("hint: `updatectl config --check --config {}` says the same without starting the daemon", arguments.config.display());
+            tracing::error!(
+                "hint: `updatectl config --check --config {}` says the same without starting the daemon",
+                arguments.config.display()
+            );
             return ExitCode::FAILURE;
         }
     };
     // One thread for the loop and its waiting works; what blocks or computes has threads of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_keep_alive(std::time::Duration::from_secs(5)).build();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().thread_keep_alive(std::time::Duration::from_secs(5)).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -54,8 +58,14 @@ fn main() -> ExitCode {
 
 fn start_log() {
     use std::io::IsTerminal as _;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }
 
 fn report(error: &dyn std::error::Error) {

@@ -36,7 +36,11 @@ impl HttpUrl {
 
 impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hide_credentials(self.0.as_str()))
+        // By its structure, not by looking for where it ends: a password may hold any character that ends a URL in a text.
+        let (scheme, rest) = self.0.as_str().split_once("://").unwrap_or(("", self.0.as_str()));
+        let mut shown = String::new();
+        push_hidden(&mut shown, rest);
+        write!(f, "{scheme}://{shown}")
     }
 }
 
@@ -100,6 +104,14 @@ mod tests {
         assert_eq!(url.to_string(), "https://***@updates.example:8443/v1/update/?***");
         assert_eq!(format!("{url:?}"), "HttpUrl(https://***@updates.example:8443/v1/update/?***)");
         assert_eq!(url.expose().password(), Some("secret"));
+    }
+
+    #[test]
+    fn a_password_that_holds_a_quote_is_hidden_whole() {
+        for text in ["http://u:p'secret@h/", "http://u'ser:secret@h/x?t=secret", "https://u:`secret@h:1/"] {
+            let url = HttpUrl::parse(text).unwrap();
+            assert!(!url.to_string().contains("secret") && url.to_string().contains("***@h"), "{url}");
+        }
     }
 
     #[test]

@@ -60,7 +60,10 @@ async fn from_server(shared: &Shared, facts: &Facts, initiator: Initiator) -> Ch
         }
     };
     match UpdateAnswer::read(&answer.bytes, &facts.identity.app_id) {
-        Err(error) => CheckAnswer::Failed { fault: omaha_fault(&address, &error), retry_after_s: answer.retry_after.map(|wait| wait.as_secs()) },
+        Err(error) => CheckAnswer::Failed {
+            fault: omaha_fault(&address, &error),
+            retry_after_s: answer.retry_after.map(|wait| wait.as_secs()),
+        },
         Ok(update) => {
             // A server that answers and still says Retry-After means the same as by its poll interval.
             let poll_interval_s = update.poll_interval_s.map(u64::from).max(answer.retry_after.map(|wait| wait.as_secs()));
@@ -104,8 +107,14 @@ async fn fetch_offer(shared: &Shared, update: &Update, poll_interval_s: Option<u
 
 async fn fetch_record(shared: &Shared, url: &str) -> Result<Release, Fault> {
     let address = Address::parse(url).map_err(|error| fetch_fault("record-fetch", &error))?;
-    let bytes = shared.fetcher.get_capped(&address.into(), MAX_RECORD_BYTES).await.map_err(|error| fetch_fault("record-fetch", &error))?;
-    verified(shared, &bytes).await.map_err(|fault| Fault { message: format!("{}: {}", crate::config::hide_credentials(url), fault.message), ..fault })
+    let bytes = shared
+        .fetcher
+        .get_capped(&address.into(), MAX_RECORD_BYTES)
+        .await
+        .map_err(|error| fetch_fault("record-fetch", &error))?;
+    verified(shared, &bytes)
+        .await
+        .map_err(|fault| Fault { message: format!("{}: {}", crate::config::hide_credentials(url), fault.message), ..fault })
 }
 
 /// Checks a record's signatures with this image's keys, and keeps its bytes for the attempt.
@@ -136,7 +145,8 @@ fn payload_source(update: &Update) -> Source {
 
 /// The update server's address.
 pub(super) fn server(settings: &Settings) -> Result<Address, Fault> {
-    let url = settings.server.url.as_ref().ok_or_else(|| Fault::new("no-server", "no update server is configured ([server] url)"))?;
+    let url =
+        settings.server.url.as_ref().ok_or_else(|| Fault::new("no-server", "no update server is configured ([server] url)"))?;
     Address::parse(url.expose().as_str()).map_err(|error| fetch_fault("server-unreachable", &error))
 }
 
@@ -165,5 +175,6 @@ fn record_fault(error: &RecordError) -> Fault {
 
 /// Reads a record for `adopt` from an absolute path.
 pub(super) fn read_record(path: &Path) -> Result<Vec<u8>, Fault> {
-    crate::durable::read_capped(path, MAX_RECORD_BYTES).map_err(|error| Fault::new("record-fetch", format!("{}: {error}", path.display())))
+    crate::durable::read_capped(path, MAX_RECORD_BYTES)
+        .map_err(|error| Fault::new("record-fetch", format!("{}: {error}", path.display())))
 }

@@ -66,10 +66,17 @@ fn verify(world: &World) -> Result<String, Fault> {
     }
     let words = found.iter().map(|(slot, differing)| match differing.windows {
         0 => format!("slot {slot} is what its record says"),
-        windows => format!("slot {slot} differs from its record in {windows} of {} windows (a file system mounted for writing changes a few)", differing.of),
+        windows => format!(
+            "slot {slot} differs from its record in {windows} of {} windows (a file system mounted for writing changes a few)",
+            differing.of
+        ),
     });
     let words = words.collect::<Vec<_>>().join("; ");
-    if words.is_empty() { Err(Fault::new("no-record", "no slot has a record: `updatectl adopt RELEASE` names one")) } else { Ok(words) }
+    if words.is_empty() {
+        Err(Fault::new("no-record", "no slot has a record: `updatectl adopt RELEASE` names one"))
+    } else {
+        Ok(words)
+    }
 }
 
 /// The record must verify with this image's keys, and a slot must hold exactly what it says.
@@ -94,7 +101,8 @@ fn adopt(world: &World, path: &std::path::Path) -> Result<String, Fault> {
             return Ok(format!("slot {slot} holds {} (sequence {})", record.version, record.sequence));
         }
     }
-    let words = found.iter().map(|(slot, differing)| format!("slot {slot} differs in {} of {} windows", differing.windows, differing.of));
+    let words =
+        found.iter().map(|(slot, differing)| format!("slot {slot} differs in {} of {} windows", differing.windows, differing.of));
     Err(Fault::new("read-back", format!("no slot holds {}: {}", record.version, words.collect::<Vec<_>>().join(", "))))
 }
 

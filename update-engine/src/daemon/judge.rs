@@ -12,7 +12,13 @@ use crate::world::{World, chain};
 /// Probes health within its deadline.
 pub(super) async fn health(shared: Shared, plan: Plan) -> Event {
     let (world, slot, kind) = (shared.world.clone(), plan.slot, plan.kind);
-    let built_in = blocking(move || vec![("keys of the new image".to_owned(), keys(&world, slot, kind)), ("identity of the host".to_owned(), identity(&world))]).await;
+    let built_in = blocking(move || {
+        vec![
+            ("keys of the new image".to_owned(), keys(&world, slot, kind)),
+            ("identity of the host".to_owned(), identity(&world)),
+        ]
+    })
+    .await;
     let settings = &shared.settings;
     let probe = Probe {
         hooks_dir: settings.reboot.hooks_dir.clone(),
@@ -51,5 +57,9 @@ fn keys(world: &World, slot: SlotName, kind: Kind) -> Result<(), String> {
 fn identity(world: &World) -> Result<(), String> {
     let Ok(before) = durable::read_capped(&world.settings().state_dir.join("identity"), 256) else { return Ok(()) };
     let (before, now) = (String::from_utf8_lossy(&before).trim().to_owned(), world.machine_id().unwrap_or_default());
-    if before == now { Ok(()) } else { Err(format!("etc/machine-id was {before:?} when the slot was armed and is {now:?} now: it has to persist across slots")) }
+    if before == now {
+        Ok(())
+    } else {
+        Err(format!("etc/machine-id was {before:?} when the slot was armed and is {now:?} now: it has to persist across slots"))
+    }
 }

@@ -49,7 +49,12 @@ fn closed(gate: &str, reason: String) -> Gate {
 
 /// What hooks are told.
 pub(super) fn context(plan: &Plan) -> HookContext {
-    HookContext { attempt: plan.attempt.clone(), from: plan.from_version.clone(), to: plan.version.to_string(), slot: plan.slot.to_string() }
+    HookContext {
+        attempt: plan.attempt.clone(),
+        from: plan.from_version.clone(),
+        to: plan.version.to_string(),
+        slot: plan.slot.to_string(),
+    }
 }
 
 /// Asks for the lock. Asking again for the same attempt brings the same grant.
@@ -155,14 +160,25 @@ async fn run_reboot_command(shared: &Shared, plan: &Plan) -> Result<(), Fault> {
         return Err(Fault::new("reboot", "[reboot] command is empty"));
     };
     let mut child = Command::new(program);
-    child.args(arguments).env("OTA_ATTEMPT", &plan.attempt).env("OTA_SLOT", plan.slot.as_str()).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    child
+        .args(arguments)
+        .env("OTA_ATTEMPT", &plan.attempt)
+        .env("OTA_SLOT", plan.slot.as_str())
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
     // The command's output would outlive the daemon in image mode: it goes where the daemon's own goes.
     let status = match timeout(REBOOT_COMMAND_TIMEOUT, child.status()).await {
-        Err(_elapsed) => return Err(Fault::new("reboot", format!("`{shown}` did not end within {} s", REBOOT_COMMAND_TIMEOUT.as_secs()))),
+        Err(_elapsed) => {
+            return Err(Fault::new("reboot", format!("`{shown}` did not end within {} s", REBOOT_COMMAND_TIMEOUT.as_secs())));
+        }
         Ok(Err(error)) => return Err(Fault::new("reboot", format!("`{shown}` could not be started: {error}"))),
         Ok(Ok(status)) => status,
     };
-    if status.success() { Ok(()) } else { Err(Fault::new("reboot", format!("the reboot was refused: `{shown}` ended with {status}"))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Fault::new("reboot", format!("the reboot was refused: `{shown}` ended with {status}")))
+    }
 }
 
 fn refusal(error: &Error) -> LockRefusal {

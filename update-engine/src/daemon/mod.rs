@@ -82,10 +82,7 @@ struct Waiting {
 /// Answers that are the daemon's own and none of the engine's.
 enum Settled {
     /// A row of the outbox was delivered or not.
-    Delivery {
-        id: i64,
-        result: Result<(), Fault>,
-    },
+    Delivery { id: i64, result: Result<(), Fault> },
     /// `verify` or `adopt` ended.
     Inspection(Box<inspect::Inspection>),
 }
@@ -168,7 +165,9 @@ impl Daemon {
         let channel = self.engine.model().channel.clone();
         match effect {
             Effect::Check(request) => self.spawn(None, ask::check(shared, request, channel)),
-            Effect::Install { plan, scan } => self.spawn_slot_work(plan, move |plan, cancel| write::install(shared, plan, scan, cancel)),
+            Effect::Install { plan, scan } => {
+                self.spawn_slot_work(plan, move |plan, cancel| write::install(shared, plan, scan, cancel))
+            }
             Effect::ReadBack(plan) => self.spawn_slot_work(plan, move |plan, cancel| slots::read_back(shared, plan, cancel)),
             Effect::Gates { plan, stage } => {
                 let pause = self.pause_gate();
@@ -320,7 +319,10 @@ impl Daemon {
     fn inspect(&mut self, what: inspect::What) -> Result<Accepted, Rejected> {
         let busy = self.engine.model().state.plan().is_some();
         if busy && matches!(what, inspect::What::Adopt(_)) {
-            return Err(Rejected { code: "busy".to_owned(), message: "an update is under way: wait for it, or `updatectl cancel` first".to_owned() });
+            return Err(Rejected {
+                code: "busy".to_owned(),
+                message: "an update is under way: wait for it, or `updatectl cancel` first".to_owned(),
+            });
         }
         let message = what.announcement();
         let (shared, settler) = (self.shared.clone(), self.settler.clone());
@@ -338,7 +340,13 @@ impl Daemon {
     }
 
     fn publish(&mut self, before: &'static str) {
-        let view = publish::View { engine: &self.engine, journal_fault: self.waiting.fault.as_ref(), reports_waiting: self.outbox.reports_waiting(), read_back: self.shared.read_back(), now: now() };
+        let view = publish::View {
+            engine: &self.engine,
+            journal_fault: self.waiting.fault.as_ref(),
+            reports_waiting: self.outbox.reports_waiting(),
+            read_back: self.shared.read_back(),
+            now: now(),
+        };
         self.publisher.publish(&view, before);
         if before != self.engine.model().state.word() {
             log_transition(&self.engine.model().state);
@@ -363,7 +371,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// Both clocks and fresh dice.
 fn now() -> Now {
-    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    let wall = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
     let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
         let (seconds, nanoseconds) = (u64::try_from(time.tv_sec()).unwrap_or(0), u64::try_from(time.tv_nsec()).unwrap_or(0));
         seconds.saturating_mul(1000) + nanoseconds / 1_000_000

@@ -61,7 +61,8 @@ impl Outbox {
         if self.in_flight.is_some() || self.not_before.is_some_and(|then| then > now.mono) {
             return None;
         }
-        let rank = |row: &&OutboxRow| (self.tries.get(&row.id).copied().unwrap_or(0), matches!(row.message, Message::Report(_)), row.id);
+        let rank =
+            |row: &&OutboxRow| (self.tries.get(&row.id).copied().unwrap_or(0), matches!(row.message, Message::Report(_)), row.id);
         let row = self.rows.iter().min_by_key(rank)?.clone();
         self.in_flight = Some(row.id);
         Some(row)
@@ -100,7 +101,8 @@ async fn post(shared: &Shared, report: &Report) -> Result<(), Fault> {
     let address = ask::server(&shared.settings)?;
     let facts = shared.facts();
     let body = report::event_request(&facts, report).write();
-    let answer = shared.fetcher.post_omaha(&address, body, &[]).await.map_err(|error| ask::fetch_fault("server-unreachable", &error))?;
+    let answer =
+        shared.fetcher.post_omaha(&address, body, &[]).await.map_err(|error| ask::fetch_fault("server-unreachable", &error))?;
     let read = Acknowledgement::read(&answer.bytes, &facts.identity.app_id);
     read.map(drop).map_err(|error| Fault::new("omaha-invalid", format!("{address}: {error}")))
 }

@@ -9,11 +9,11 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::config::Settings;
 use crate::control::{ControlHandle, Request};
 use crate::daemon::inspect::Inspection;
+use crate::engine::Engine;
 use crate::engine::event::Fault;
 use crate::engine::facts::PerSlot;
 use crate::engine::state::{ArmedStep, State, Waiting};
 use crate::engine::time::Now;
-use crate::engine::Engine;
 use crate::journal::{Attempt, Journal};
 use crate::status::json::{EventKind, EventLine, HistoryEntry, LastError, Outcome, ReadBack, Status, WhyEntry};
 use crate::status::view;
@@ -46,7 +46,13 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(engine: &Engine, journal: &Journal, settings: &Settings, commands: mpsc::Sender<Request>, now: Now) -> (Self, ControlHandle) {
+    pub(super) fn new(
+        engine: &Engine,
+        journal: &Journal,
+        settings: &Settings,
+        commands: mpsc::Sender<Request>,
+        now: Now,
+    ) -> (Self, ControlHandle) {
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let server = settings.server.url.as_ref().map(ToString::to_string).unwrap_or_default();
         let (status, status_out) = watch::channel(Arc::default());
@@ -54,7 +60,10 @@ impl Publisher {
         let (why, why_out) = watch::channel(Arc::default());
         let mut publisher = Self { status, history, why, events: events.clone(), server, owed: None };
         publisher.history(journal);
-        publisher.publish(&View { engine, journal_fault: None, reports_waiting: 0, read_back: PerSlot::default(), now }, engine.model().state.word());
+        publisher.publish(
+            &View { engine, journal_fault: None, reports_waiting: 0, read_back: PerSlot::default(), now },
+            engine.model().state.word(),
+        );
         let config_text = settings.to_toml().unwrap_or_default().into();
         let handle = ControlHandle { status: status_out, history: history_out, why: why_out, config_text, events, commands };
         (publisher, handle)
@@ -120,7 +129,8 @@ impl Publisher {
             Ok(words) => (words.clone(), None),
             Err(fault) => (fault.message.clone(), Some(error(fault))),
         };
-        let _listeners = self.events.send(EventLine { kind: EventKind::Done, at, state, summary, progress: None, attempt: None, error });
+        let _listeners =
+            self.events.send(EventLine { kind: EventKind::Done, at, state, summary, progress: None, attempt: None, error });
     }
 
     fn status_of(&self, view: &View<'_>) -> Status {
@@ -161,7 +171,10 @@ fn log_news(before: &Status, now: &Status) {
 fn rests(engine: &Engine) -> bool {
     match &engine.model().state {
         State::Idle | State::Deferred { .. } | State::Failed { .. } => engine.soft().background_check.is_none(),
-        State::Proven { step, .. } => matches!(step, Waiting::Person | Waiting::GateClosed | Waiting::LockRefused) && engine.soft().background_check.is_none(),
+        State::Proven { step, .. } => {
+            matches!(step, Waiting::Person | Waiting::GateClosed | Waiting::LockRefused)
+                && engine.soft().background_check.is_none()
+        }
         State::Armed { step, .. } => match step {
             ArmedStep::Resting | ArmedStep::GateClosed | ArmedStep::LockRefused => true,
             ArmedStep::Rebooting => engine.soft().reboot_accepted_at.is_some(),

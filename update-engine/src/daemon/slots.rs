@@ -125,7 +125,8 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
         None => {
             let ground = world.ground()?;
             let slot = disk_name(plan.slot, &ground.disk)?;
-            let reopened = Reopened::open(&ground.disk, &slot, &ground.running, &sizes_of(record, plan.slot)).map_err(|error| slot_fault(&error))?;
+            let reopened = Reopened::open(&ground.disk, &slot, &ground.running, &sizes_of(record, plan.slot))
+                .map_err(|error| slot_fault(&error))?;
             readback::prove(reopened, digest, &tables, acceptance, &watch)
         }
     };
@@ -155,7 +156,8 @@ pub(super) fn image_tables<'a>(record: &'a Record, digests: &'a [(usize, Vec<[u8
     let table = |(index, digests): &'a (usize, Vec<[u8; 32]>)| {
         let image = record.images.get(*index).ok_or_else(|| Fault::new("image-set", "the record has no such image"))?;
         let table = &image.table;
-        ImageTable::new(&image.name, table.image_size(), u64::from(table.window_size()), digests).map_err(|error| slot_fault(&error))
+        ImageTable::new(&image.name, table.image_size(), u64::from(table.window_size()), digests)
+            .map_err(|error| slot_fault(&error))
     };
     digests.iter().map(table).collect()
 }
@@ -182,7 +184,8 @@ pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
         let proven = shared.tokens.take_proven(&plan.attempt);
-        let proven = proven.ok_or_else(|| Fault::new("boot-control", "the slot was not read back in this run of the daemon: it is not armed"))?;
+        let proven = proven
+            .ok_or_else(|| Fault::new("boot-control", "the slot was not read back in this run of the daemon: it is not armed"))?;
         let permit = permit(&shared, &plan)?;
         let ground = shared.world.ground()?;
         remember_identity(&shared)?;
@@ -196,9 +199,13 @@ pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
 fn permit(shared: &Shared, plan: &Plan) -> Result<Permit, Fault> {
     match (&plan.claim, &shared.settings.reboot.lock) {
         (Some(claim), _) if claim.granted => Ok(Permit::from_lock(plan.attempt.clone())),
-        (Some(_), _) => Err(Fault::new("boot-control", "the reboot lock was asked for and is not granted: the slot is not armed")),
+        (Some(_), _) => {
+            Err(Fault::new("boot-control", "the reboot lock was asked for and is not granted: the slot is not armed"))
+        }
         (None, Some(_)) if plan.forced => Ok(Permit::forced_by_person(plan.attempt.clone())),
-        (None, Some(_)) => Err(Fault::new("boot-control", "a reboot lock is configured and was not taken: the slot is not armed")),
+        (None, Some(_)) => {
+            Err(Fault::new("boot-control", "a reboot lock is configured and was not taken: the slot is not armed"))
+        }
         (None, None) => Ok(Permit::no_lock_configured()),
     }
 }

@@ -46,7 +46,8 @@ fn prepare(shared: &Shared, plan: &Plan) -> Result<Prepared, Fault> {
     let (ground, boot) = slots::disarm_before_writing(&shared.world, plan, &shared.tokens)?;
     let name = disk_name(plan.slot, &ground.disk)?;
     shared.set_read_back(plan.slot, None);
-    let slot = InactiveSlot::open(&ground.disk, &name, &ground.running, &slots::sizes_of(release.record(), plan.slot)).map_err(|error| slot_fault(&error))?;
+    let slot = InactiveSlot::open(&ground.disk, &name, &ground.running, &slots::sizes_of(release.record(), plan.slot))
+        .map_err(|error| slot_fault(&error))?;
     Ok(Prepared { slot, release: Arc::new(release), previous, boot })
 }
 

@@ -55,12 +55,20 @@ fn an_attempt_ends_once_and_keeps_how() {
     let (mut journal, model) = open(&dir);
     journal.commit(&model, &[&Row::Open(plan("one"))], Wall(1000)).unwrap();
     let downloaded = Row::Downloaded { attempt: "one".to_owned(), bytes: 40 };
-    let close = |outcome, reason: &str| Row::Close { attempt: "one".to_owned(), outcome, code: "x".to_owned(), reason: reason.to_owned() };
+    let close = |outcome, reason: &str| Row::Close {
+        attempt: "one".to_owned(),
+        outcome,
+        code: "x".to_owned(),
+        reason: reason.to_owned(),
+    };
     journal.commit(&model, &[&downloaded, &downloaded, &close(Outcome::RolledBack, "first")], Wall(3000)).unwrap();
     journal.commit(&model, &[&close(Outcome::Committed, "second")], Wall(4000)).unwrap();
     let history = journal.history().unwrap();
     assert_eq!(history.len(), 1);
-    assert_eq!((history[0].outcome.as_deref(), history[0].reason.as_str(), history[0].ended_at), (Some("rolled-back"), "first", Some(Wall(3000))));
+    assert_eq!(
+        (history[0].outcome.as_deref(), history[0].reason.as_str(), history[0].ended_at),
+        (Some("rolled-back"), "first", Some(Wall(3000)))
+    );
     assert_eq!(history[0].bytes_downloaded, 80);
     assert_eq!(journal.orphans(None).unwrap(), []);
 }
@@ -102,7 +110,11 @@ fn design_11_1_a_newer_journal_is_set_aside_and_its_attempts_outbox_and_refusals
     drop(journal);
     let (journal, model) = open(&dir);
     assert_eq!(model.check.count, 0, "the model of a newer daemon is not read");
-    assert!(model.journal_note.as_deref().is_some_and(|note| note.contains("newer daemon (schema 99")), "{:?}", model.journal_note);
+    assert!(
+        model.journal_note.as_deref().is_some_and(|note| note.contains("newer daemon (schema 99")),
+        "{:?}",
+        model.journal_note
+    );
     assert_eq!(model.refusals, [refusal]);
     assert_eq!(journal.outbox().unwrap().len(), 1);
     let orphans = journal.orphans(None).unwrap();

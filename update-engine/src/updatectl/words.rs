@@ -193,7 +193,8 @@ mod tests {
             progress(&state),
             "fetching: 120 of 800 windows (15 %), 31.5 MB of 210 MB, 4.0 MB reused, 3.1 MB/s, 58 s left"
         );
-        let proving = Progress { phase: Phase::Proving, bytes_written: 0, bytes_reused: 0, rate_bytes_per_s: 0, eta_s: None, ..state };
+        let proving =
+            Progress { phase: Phase::Proving, bytes_written: 0, bytes_reused: 0, rate_bytes_per_s: 0, eta_s: None, ..state };
         assert_eq!(progress(&proving), "proving: 120 of 800 windows (15 %), 31.5 MB of 210 MB");
         assert_eq!(progress(&Progress::default()), "fetching: 0 of 0 windows (0 %), 0 B of 0 B");
     }
