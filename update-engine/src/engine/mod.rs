@@ -181,7 +181,13 @@ impl Engine {
     }
 
     fn on_progressed(&mut self, attempt: &str, progress: Progress) -> Vec<Effect> {
-        if self.is_current(attempt) {
+        // The last word of one phase may arrive when the next has begun.
+        let belongs = match &self.model.state {
+            State::Fetching { .. } => progress.phase != "proving",
+            State::Written { .. } => progress.phase == "proving",
+            _ => false,
+        };
+        if belongs && self.is_current(attempt) {
             self.soft.progress = Some(progress);
         }
         Vec::new()
