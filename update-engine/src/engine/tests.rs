@@ -6,6 +6,7 @@ mod design;
 mod errors;
 mod host;
 mod killed;
+mod lifecycle;
 mod property;
 mod words;
 mod world;

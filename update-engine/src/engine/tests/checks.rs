@@ -28,7 +28,8 @@ fn refusal(change: impl FnOnce(&mut Offer)) -> (String, String) {
 
 #[test]
 fn an_offer_that_does_not_fit_is_refused_with_what_was_expected_and_got() {
-    let cases: [(&str, fn(&mut Offer), &str); 12] = [
+    type Change = fn(&mut Offer);
+    let cases: [(&str, Change, &str); 12] = [
         (
             "version-mismatch",
             |offer| offer.announced_version = Some("9.9.9".into()),

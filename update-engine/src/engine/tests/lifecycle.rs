@@ -1,0 +1,146 @@
+//! The states of the design's section 4.3 at work: superseding, claims, blindness, and loops that end.
+
+use crate::engine::command::Command;
+use crate::engine::effect::{Effect, GateStage, Row};
+use crate::engine::event::{Event, Proof};
+use crate::engine::policy::Strategy;
+
+use super::host::{BLANK, Host, TRIES, armed, closed, facts, in_new_slot, in_old_slot, list, offer, policy};
+
+#[test]
+fn design_4_3_a_new_boot_of_the_old_slot_without_a_spent_try_is_not_held_against_the_release() {
+    let mut host = Host::at("armed/rebooting");
+    assert_eq!(host.restart(|facts| in_old_slot(facts, armed(TRIES))), list("disarm b"));
+    host.disarmed(Ok(()));
+    assert_eq!(host.undrained(), list("close failed not-attempted, report failed, release aborted"));
+    assert_eq!(host.engine.model().refusals, vec![]);
+}
+
+#[test]
+fn design_4_3_nothing_is_done_while_it_is_not_known_which_slot_runs() {
+    for state in super::words::EVERY_STATE {
+        let mut host = Host::at(state);
+        let effects = host.restart(|facts| facts.running = None);
+        assert_eq!(effects, list(""), "blind in {state}");
+        assert!(host.wake().iter().all(|effect| effect == "check"), "blind in {state}");
+        for command in [Command::Rollback, Command::Confirm, Command::Reboot { force: true }] {
+            assert_eq!(host.refused(command), "running-slot-unknown", "blind in {state}");
+        }
+    }
+}
+
+#[test]
+fn design_4_3_nothing_is_installed_while_the_boot_table_cannot_be_read() {
+    let mut host = Host::new();
+    host.facts.boot = None;
+    let mut host = Host::from(crate::engine::Model::default(), host.facts, policy(Strategy::Lock, true));
+    host.wake();
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "running-slot-unknown"));
+}
+
+#[test]
+fn design_4_3_a_host_that_sees_again_goes_on_where_it_was() {
+    let mut host = Host::at("locked/draining");
+    host.restart(|facts| facts.boot = None);
+    assert_eq!(host.wake(), list("check"));
+    let answer = crate::engine::event::CheckAnswer::NoUpdate { poll_interval_s: None, hold: None };
+    let effects = host.step(Event::Checked { facts: Box::new(facts()), answer: Box::new(answer) });
+    assert_eq!((host.state(), effects), ("written", list("read back b")));
+}
+
+#[test]
+fn design_4_3_the_claim_is_journalled_before_the_lock_is_asked_for() {
+    let mut host = Host::at("proven/gates");
+    let attempt = host.attempt();
+    let effects = host.step_raw(Event::Gates { attempt, stage: GateStage::BeforeLock, gates: vec![] });
+    let [Effect::Row(Row::Update(written)), Effect::Lock(asked)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(written, asked);
+    let claim = asked.claim.clone().unwrap();
+    assert_eq!((claim.url.as_str(), claim.group.as_str(), claim.granted), ("http://locks.example/", "default", false));
+    assert_eq!(host.plan().claim, Some(claim));
+}
+
+#[test]
+fn design_4_3_a_stream_of_releases_does_not_starve_the_update() {
+    let mut host = Host::at("proven/gate-closed");
+    host.check_beside();
+    assert_eq!(
+        host.offered(3),
+        list("stop, close abandoned superseded, report abandoned, open update 1.2.0, report download started, install b")
+    );
+    host.installed(Ok(()));
+    host.read_back(Ok(Proof::Equal));
+    host.gates(GateStage::BeforeLock, vec![closed("hook")]);
+    // A second one on the same day waits, unless it is urgent.
+    host.check_beside();
+    assert_eq!((host.offered(4), host.state()), (list(""), "proven/gate-closed"));
+    host.check_beside();
+    let mut urgent = offer(4);
+    urgent.record.urgent = true;
+    assert_eq!(host.offered_as(urgent).first().unwrap(), "stop");
+}
+
+#[test]
+fn design_4_3_a_newer_release_does_not_take_the_place_of_one_that_is_past_waiting() {
+    let mut host = Host::at("proven/gate-closed");
+    host.check_beside();
+    // Before its answer comes, the gate opens and the lock is asked for.
+    host.step(Event::Woke);
+    for state in [
+        "proven/gates",
+        "proven/lock",
+        "locked/draining",
+        "locked/gates-again",
+        "locked/acknowledging",
+        "locked/arming",
+        "armed/rebooting",
+    ] {
+        match state {
+            "proven/lock" => drop(host.gates(GateStage::BeforeLock, vec![])),
+            "locked/draining" => drop(host.granted()),
+            "locked/gates-again" => drop(host.drained(Ok(()))),
+            "locked/acknowledging" => drop(host.gates(GateStage::BeforeFlip, vec![])),
+            "locked/arming" => drop(host.acknowledged(Ok(()))),
+            "armed/rebooting" => drop(host.armed(Ok(()))),
+            _ => {
+                host.wake_gates();
+            }
+        }
+        let mut late = host.clone();
+        assert_eq!(late.offered(3), list(""), "in {state}");
+        assert_eq!(late.state(), state);
+        assert_eq!(late.plan().version.as_str(), "1.1.0");
+    }
+}
+
+#[test]
+fn a_loader_that_ignores_its_marks_does_not_make_the_host_reboot_for_ever() {
+    let mut host = Host::at("trial/verdict");
+    host.marked_bad(Ok(()));
+    let mut reboots = 1;
+    for boot in 2..100 {
+        let effects = host.restart(|facts| {
+            in_new_slot(facts, BLANK);
+            facts.boot_id = format!("again-{boot}");
+        });
+        if !effects.contains(&"reboot".to_owned()) {
+            break;
+        }
+        reboots += 1;
+    }
+    assert_eq!(reboots, crate::engine::policy::MAX_BAD_BOOTS);
+    assert!(host.engine.model().last_error.as_ref().unwrap().message.contains("does not obey its marks"));
+    // It stays reachable and looks after its health again: when that is good, it stays.
+    assert_eq!(host.wake(), list("health"));
+    host.health(Ok(()));
+    assert_eq!(host.commit_done(Ok(())), list("close committed, report committed, release ok"));
+}
+
+#[test]
+fn a_slot_without_a_way_back_is_not_left() {
+    let mut host = Host::at("trial");
+    host.restart(|facts| facts.boot.as_mut().unwrap().marks.a = BLANK);
+    assert_eq!(host.health(Err("nginx is down")), list(""));
+    assert!(host.engine.model().last_error.as_ref().unwrap().message.contains("no way back"));
+    assert_eq!(host.wake(), list("health"));
+}

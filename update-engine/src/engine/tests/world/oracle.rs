@@ -1,0 +1,152 @@
+//! What people do, what must never happen, and what must happen when faults stop.
+
+use crate::engine::command::Command;
+use crate::engine::effect::{Effect, Outcome, Row};
+use crate::engine::state::{ArmedStep, Kind, Origin, Request, State, Waiting};
+
+use super::{Faults, Nature, World};
+use crate::engine::tests::{host, words};
+
+impl World {
+    pub(super) fn command(&mut self) {
+        let version = || Some(host::version(1));
+        let command = match self.dice.below(12) {
+            0 => Command::Check,
+            1 => Command::Update { version: None, allow_older: false, no_reboot: false },
+            2 => Command::Update { version: Some(host::version(self.newest())), allow_older: false, no_reboot: false },
+            3 => Command::Update { version: version(), allow_older: true, no_reboot: self.dice.one_in(2) },
+            4 => Command::Reboot { force: self.dice.one_in(4) },
+            5 => Command::Rollback,
+            6 => Command::Confirm,
+            7 => Command::Pause { until: None, reason: None },
+            8 | 9 => Command::Resume,
+            10 => Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: false, no_reboot: false },
+            _ => Command::Cancel,
+        };
+        self.order(command);
+    }
+
+    pub(super) fn order(&mut self, command: Command) {
+        let now = self.now();
+        let forced = command == Command::Reboot { force: true };
+        let shown = if self.trace.is_some() { format!("{command:?}") } else { String::new() };
+        let (answer, effects) = self.process.engine.command(command, &now);
+        if let (true, Ok(accepted)) = (forced, &answer) {
+            self.forced.extend(accepted.attempt.clone());
+        }
+        self.note(|world| format!("{shown} => {answer:?} {} {:?}", world.state(), words::effects(&effects)));
+        self.after_step(effects, None);
+    }
+
+    // ---- what must never happen
+
+    pub(super) fn check_effects(&self, effects: &[Effect], request: Option<&Request>) {
+        for effect in effects {
+            match effect {
+                Effect::Install { plan, .. } | Effect::Arm(plan) => {
+                    assert_ne!(plan.slot, self.running, "P2: {effect:?}");
+                }
+                Effect::Disarm(slot) => assert_ne!(*slot, self.running, "P2: {effect:?}"),
+                _ => (),
+            }
+            let by_timer = request.is_some_and(|request| request.origin == Origin::Timer);
+            if let (Effect::Row(Row::Open(plan)), true) = (effect, by_timer) {
+                let refused = self.disk.refusals.iter().any(|refusal| refusal.digest == plan.digest);
+                assert!(!refused || plan.kind == Kind::Found, "P8: the timer installs a release that was given up");
+            }
+        }
+    }
+
+    /// P6: every lock that this host holds will be given back: by an attempt under way, or by the outbox.
+    pub(super) fn check_claims(&self) {
+        let plan = self.process.engine.model().state.plan();
+        for attempt in self.holders.keys() {
+            let claimed = plan.is_some_and(|plan| plan.attempt == *attempt && plan.claim.is_some());
+            let queued = self.disk.outbox.iter().any(|(queued, _)| queued == attempt);
+            // Not looked after yet: its world cannot be seen.
+            let orphans = &self.process.engine.soft().orphans;
+            let orphan = orphans.iter().any(|orphan| orphan.attempt == *attempt && orphan.claim.is_some());
+            assert!(claimed || queued || orphan, "P6: the lock of {attempt} is held and nobody will give it back");
+        }
+        let rests = matches!(
+            self.process.engine.model().state,
+            State::Idle | State::Checking { .. } | State::Deferred { .. } | State::Failed { .. }
+        );
+        assert!(!rests || plan.is_none_or(|plan| plan.claim.is_none()), "P6: a resting host has a claim");
+    }
+
+    /// Works that must not run beside each other.
+    pub(super) fn check_in_flight(&self) {
+        let count = |is: fn(&Effect) -> bool| self.process.in_flight.iter().filter(|effect| is(effect)).count();
+        let table = count(|effect| matches!(effect, Effect::Arm(_) | Effect::Disarm(_) | Effect::Commit(_) | Effect::MarkBad(_)));
+        let arms = count(|effect| matches!(effect, Effect::Arm(_)));
+        let hooks = count(|effect| matches!(effect, Effect::Drain(_) | Effect::Undrain(_)));
+        let writes = count(|effect| matches!(effect, Effect::Install { .. }));
+        assert!(table <= 1, "two writes to the boot table at once: {:?}", words::effects(&self.process.in_flight));
+        assert!(arms == 0 || writes == 0, "armed while written");
+        assert!(hooks <= 1, "drained and undrained at once: {:?}", words::effects(&self.process.in_flight));
+    }
+
+    /// P10: the timer's checks in the time that passed. A failed attempt brings one check sooner; its pause doubles.
+    pub(in crate::engine::tests) fn check_rate(&self) {
+        let shortest = u64::try_from(self.policy.check_interval.as_millis()).unwrap() / 4 * 9 / 10;
+        let failed = self.disk.attempts.values().filter(|attempt| attempt.ended == Some(Outcome::Failed)).count();
+        let most = self.elapsed_ms() / shortest + self.boots + self.starts + u64::try_from(failed).unwrap() + 2;
+        assert!(self.timer_checks <= most, "P10: {} checks, at most {most}", self.timer_checks);
+    }
+
+    // ---- when faults stop
+
+    /// P9: a good release comes out, all faults stop, and the host reaches it within three days.
+    pub(in crate::engine::tests) fn calm(&mut self) {
+        self.faults = Faults::NONE;
+        self.other_holds = false;
+        self.publish(Nature::Good);
+        self.note(|_| "calm".into());
+        let deadline_ms = self.elapsed_ms() + 3 * 86_400_000;
+        for turn in 0..20_000 {
+            self.order_if_waiting();
+            self.turn();
+            if self.has_arrived() {
+                break;
+            }
+            assert!(turn < 19_999, "P9: a storm of turns; the lock is held by {:?}, other {}", self.holders, self.other_holds);
+            assert!(self.elapsed_ms() < deadline_ms, "P9: not there within three days");
+        }
+        for attempt in self.disk.attempts.values() {
+            assert!(attempt.ended.is_some(), "P7: an attempt never ended");
+            assert_eq!(attempt.reports_of_end, 1, "P7: reported {} times", attempt.reports_of_end);
+        }
+        assert_eq!(self.holders.len(), 0, "P6: a steady healthy host holds a lock");
+        assert!(!self.drained, "the host stays drained");
+        assert!(self.running_is_good());
+        assert!(!self.table().marks.get(self.running.other()).pending(), "the old slot is armed");
+    }
+
+    pub(super) fn elapsed_ms(&self) -> u64 {
+        self.mono.wrapping_sub(self.began)
+    }
+
+    /// What only a person can do, a person does.
+    pub(super) fn order_if_waiting(&mut self) {
+        if self.process.engine.model().pause.is_some() {
+            self.order(Command::Resume);
+        }
+        let person = matches!(
+            self.process.engine.model().state,
+            State::Proven { step: Waiting::Person, .. } | State::Armed { step: ArmedStep::Resting, .. }
+        );
+        if person && self.process.in_flight.is_empty() && self.process.events.is_empty() {
+            self.order(Command::Reboot { force: false });
+        }
+    }
+
+    pub(super) fn has_arrived(&self) -> bool {
+        *self.disk.records.get(self.running) == Some(self.newest())
+            && matches!(self.process.engine.model().state, State::Idle)
+            && self.running_is_good()
+            && self.disk.outbox.is_empty()
+            && self.process.in_flight.is_empty()
+            && self.process.events.is_empty()
+    }
+}
