@@ -50,6 +50,18 @@ fn forged(published: &Published, other: &Published) -> Vec<u8> {
     forged
 }
 
+/// The payload with another kind for its first frame, and a header that fits.
+fn with_first_kind(published: &Published, kind: u8) -> Vec<u8> {
+    let mut payload = published.payload.clone();
+    // One image (1), its name (1 + 4), slot (1), size (8), window size (4), digest (32); no sources (1); number of frames (1).
+    payload[64 + 1 + 5 + 1 + 8 + 4 + 32 + 1 + 1] = kind;
+    let table = frames(published).header().table_range();
+    let range = usize::try_from(table.start).unwrap()..usize::try_from(table.end).unwrap();
+    let digest = Sha256Digest::of(&payload[range]);
+    payload[32..64].copy_from_slice(digest.as_bytes());
+    payload
+}
+
 /// An image of the same size whose payload has other frames.
 fn another_image() -> Published {
     let mut bytes = content(SIZE, 9);
@@ -197,6 +209,34 @@ fn a_forged_frame_table_is_dropped_with_its_giver_when_the_record_names_none() {
     assert_eq!(error.code(), "payload-mismatch", "{error}");
     let right = host.right_windows("root", &published.images[0].2);
     assert!(right.len() < 25, "windows both images share may be right: {right:?}");
+}
+
+#[test]
+fn a_forged_frame_table_is_dropped_when_its_giver_is_gone_and_nobody_elses_file_fits_it() {
+    let published = published(Vouched::No);
+    let forged = forged(&published, &another_image());
+    assert_ne!(forged.len(), published.payload.len());
+    let gone = fault("one", FaultKind::Status { code: 404, retry_after_s: None }).skip(1);
+    let liar = Server::of(&forged, [gone]);
+    let honest = Server::of(&published.payload, []);
+    let host = Host::new(&["root"], ROOM);
+    Attempt::new(&host, &published, vec![liar.source("one"), honest.source("one")]).run().unwrap();
+    host.assert_is("root", &published.images[0].2);
+}
+
+#[test]
+fn a_kind_of_frame_that_this_build_does_not_know_is_refused_before_anything_is_written() {
+    let published = published(Vouched::No);
+    let later = Server::of(&with_first_kind(&published, 9), []);
+    let host = Host::new(&["root"], ROOM);
+    let error = Attempt::new(&host, &published, vec![later.source("one")]).run().unwrap_err();
+    assert_eq!(error.code(), "payload-format");
+    assert!(error.to_string().contains("frame kind 9 (unknown) is not available in this build"), "{error}");
+    assert_eq!(host.right_windows("root", &published.images[0].2), [0_usize; 0]);
+
+    let honest = Server::of(&published.payload, []);
+    Attempt::new(&host, &published, vec![later.source("one"), honest.source("one")]).run().unwrap();
+    host.assert_is("root", &published.images[0].2);
 }
 
 #[test]

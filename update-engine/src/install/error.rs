@@ -31,9 +31,9 @@ pub enum InstallError {
         /// Every source with its last fault.
         tried: Vec<(String, Option<Fault>)>,
     },
-    /// The payload needs what this build does not have.
-    #[error("the payload cannot be applied: {0}")]
-    Payload(#[source] payload::Error),
+    /// The decoder cannot be set up.
+    #[error("the payload cannot be decoded: {0}")]
+    Decoder(#[source] payload::Error),
     /// The slot could not be read, written or flushed.
     #[error(transparent)]
     Disk(SlotError),
@@ -76,11 +76,10 @@ impl InstallError {
         match self {
             Self::Fetch(error) => fetch_code(error),
             Self::WrongWindow(_) | Self::WrongFrame { .. } => "payload-mismatch".into(),
-            Self::Payload(_) => "payload-format".into(),
             Self::Disk(SlotError::Spec(_) | SlotError::Request { .. }) => "image-set".into(),
             Self::Disk(_) => "disk-write".into(),
             Self::Cancelled => "cancelled".into(),
-            Self::Broken(_) => "install".into(),
+            Self::Decoder(_) | Self::Broken(_) => "install".into(),
         }
     }
 

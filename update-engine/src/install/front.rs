@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use manifests::release::Record;
-use payload::format::{FrameTable, Header};
+use payload::format::{Frame, FrameTable, Header, Kind};
 use payload::limits::HEADER_BYTES;
 
 use super::budget_for;
@@ -58,7 +58,17 @@ async fn try_once(
     }
     // If another source has to go on with it, the digest in the header still tells whether it is this table.
     sources.read(header.table_range(), &mut bytes).await?;
-    Ok(FrameTable::parse(header, bytes, record).map(|table| (table, giver)).map_err(|error| error.to_string()))
+    let table = FrameTable::parse(header, bytes, record).and_then(|table| available(&table).map(|()| table));
+    Ok(table.map(|table| (table, giver)).map_err(|error| error.to_string()))
+}
+
+/// Refuses frames that lean on other windows or need a codec that this build lacks, before anything is written.
+fn available(table: &FrameTable) -> Result<(), payload::Error> {
+    let known = |frame: &Frame<'_>| matches!(frame.kind(), Kind::Zero | Kind::Raw | Kind::Zstd);
+    match table.frames().find(|frame| !known(frame)) {
+        None => Ok(()),
+        Some(frame) => Err(payload::Error::NotAvailable { frame: frame.name(), kind: frame.kind() }),
+    }
 }
 
 /// Why a payload with this header is not the one to install.

@@ -97,7 +97,7 @@ impl Pool {
                 stopping: Arc::clone(&stopping),
                 release: Arc::clone(release),
                 slot: Arc::clone(slot),
-                decoder: Decoder::new().map_err(InstallError::Payload)?,
+                decoder: Decoder::new().map_err(InstallError::Decoder)?,
                 output: Output(AlignedBuf::zeroed(usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX))),
             };
             let thread = std::thread::Builder::new().name(format!("install-{number}")).spawn(move || worker.run());

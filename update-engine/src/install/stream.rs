@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use manifests::release::{Record, Release};
 use payload::apply::batches;
-use payload::format::{Frame, FrameTable, Kind};
+use payload::format::{Frame, FrameTable};
 use payload::window as verify;
 
 use super::MAX_IN_FLIGHT;
@@ -17,7 +17,7 @@ use super::ledger::Ledger;
 use super::meter::Meter;
 use super::pool::{Made, Order, Outcome, Pool, right_windows};
 use crate::fetch::limits::{MAX_GAP_BYTES, MAX_TRIES_PER_FRAME};
-use crate::fetch::{SourceId, Sources};
+use crate::fetch::{Fault, FetchError, SourceId, Sources};
 
 /// Makes every window that `ledger` misses.
 pub(super) async fn all(
@@ -43,13 +43,19 @@ pub(super) async fn all(
             repairs: VecDeque::new(),
             wrong_from: BTreeMap::new(),
         };
-        if let Some(wrong) = round.run().await? {
-            // Blobs that are wrong everywhere may be right for another table: whoever gave this one is not believed again.
-            if front.is_vouched || sources.drop_source(front.giver).is_err() {
-                return Err(wrong);
-            }
-            tracing::info!(reason = %wrong, "the frame table is dropped together with the source that gave it");
+        let outcome = round.run().await;
+        let failure = match outcome {
+            Ok(None) => continue,
+            Ok(Some(wrong)) => wrong,
+            Err(InstallError::Fetch(error @ FetchError::Exhausted { .. })) => error.into(),
+            Err(error) => return Err(error),
+        };
+        round.drain().await?;
+        // What no source can satisfy may be the table's fault: whoever gave it is not believed again, if the record does not name it.
+        if front.is_vouched || sources.drop_source(front.giver).is_err() {
+            return Err(failure);
         }
+        tracing::info!(reason = %failure, "the frame table is dropped together with the source that gave it");
     }
     Ok(())
 }
@@ -80,22 +86,24 @@ type Wrong = Option<InstallError>;
 impl Round<'_> {
     /// Makes everything that is missing; answers what cannot be made with this table.
     async fn run(&mut self) -> Result<Wrong, InstallError> {
-        let mut wrong = self.first_pass().await?;
-        if wrong.is_none() {
-            wrong = self.repair().await?;
+        match self.first_pass().await? {
+            None => self.repair().await,
+            wrong => Ok(wrong),
         }
-        // What is still in flight is written by this table's rules, and counted.
+    }
+
+    /// Books what is still in flight, so that the next round gets its own frames only.
+    async fn drain(&mut self) -> Result<(), InstallError> {
         while self.in_flight > 0 {
             let made = self.next_made().await?;
             self.settle(made)?;
         }
-        Ok(wrong)
+        Ok(())
     }
 
     async fn first_pass(&mut self) -> Result<Wrong, InstallError> {
         let table = Arc::clone(&self.front.table);
         let frames = self.ledger.frames(&table);
-        frames.iter().try_for_each(check_kind)?;
         for (bytes, run) in runs(&frames) {
             self.sources.announce(bytes);
             for frame in frames.get(run).unwrap_or_default() {
@@ -238,15 +246,7 @@ impl Round<'_> {
     }
 }
 
-type Tried = Vec<(String, Option<crate::fetch::Fault>)>;
-
-/// Refuses frames that lean on other windows or need a codec that this build lacks, before anything is written.
-fn check_kind(frame: &Frame<'_>) -> Result<(), InstallError> {
-    match frame.kind() {
-        Kind::Zero | Kind::Raw | Kind::Zstd => Ok(()),
-        kind => Err(InstallError::Payload(payload::Error::NotAvailable { frame: frame.name(), kind })),
-    }
-}
+type Tried = Vec<(String, Option<Fault>)>;
 
 /// Frames to be fetched with one request each: neighbours, and those so near that reading what lies between is quicker than asking.
 fn runs(frames: &[Frame<'_>]) -> Vec<(Range<u64>, Range<usize>)> {
