@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ota-update-engine
 
-.PHONY: help demo test bench build deps fuzz clean
+.PHONY: help demo test bench bugs build deps fuzz clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ test: deps ## all tests, layer by layer; ends with "N passed, N failed, N skippe
 
 bench: deps ## install speed, memory and idleness, as ratios to limits measured in the same run
 	@integration/bench.sh "$(CACHE)/bench"
+
+bugs: deps ## plant known bugs one at a time and expect the tests to catch each
+	@integration/bugs/run.sh
 
 fuzz: ## run one fuzz target: make fuzz TARGET=omaha_response CPU=60 (seconds; needs a nightly toolchain and cargo-fuzz)
 	@fuzz/run.sh "$(TARGET)" "$(or $(CPU),60)"

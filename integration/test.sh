@@ -47,7 +47,6 @@ layer "L0 docs" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --n
 layer "L0 programs" cargo build --quiet --workspace --bins
 tests "L1-L3 units, properties, states, golden samples" --workspace --exclude integration
 tests "L3-L6 whole system: attacks, kills, loop devices" -p integration
-[[ -x integration/bugs/run.sh ]] && layer "L11 planted bugs" integration/bugs/run.sh
 
 echo "took $((SECONDS - started)) s"
 echo "$passed passed, $failed failed, $skipped skipped"
