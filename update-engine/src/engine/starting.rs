@@ -179,9 +179,11 @@ impl Engine {
             }
             return rows;
         }
-        if !runs && free && marks.pending() {
-            // Armed, not tried: its lock is given back only after the slot was disarmed.
-            plan.giving_up = Some(GivingUp { code: lost.code, message: lost.message, end: WayBack::Abandoned, disarm: true });
+        if !runs && free {
+            // It may be armed, and hooks may have drained the host: its lock is given back only after both are undone.
+            plan.drained = true;
+            let (code, message) = (lost.code, lost.message);
+            plan.giving_up = Some(GivingUp { code, message, end: WayBack::Abandoned, disarm: marks.pending() });
             self.enter(State::Locked { plan, boot_id: self.facts.boot_id.clone(), step: LockedStep::GivingUp });
             return Vec::new();
         }

@@ -271,6 +271,9 @@ fn a_check_brings_fresh_facts_and_what_nobody_vouches_for_is_disarmed() {
     let answer = Box::new(CheckAnswer::NoUpdate { poll_interval_s: None, hold: None });
     assert_eq!(host.step(Event::Checked { facts: Box::new(seen), answer }), list("disarm b"));
     assert_eq!(host.last_error(), "unknown-armed");
+    // Looked at again before the answer came: not disarmed twice at once.
+    host.wake();
+    assert_eq!(host.nothing_new(), list(""));
     host.disarmed(Ok(()));
     assert_eq!(host.engine.facts().boot.unwrap().marks.b, BLANK);
 }

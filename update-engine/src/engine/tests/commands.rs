@@ -434,6 +434,25 @@ fn a_channel_is_a_name_a_record_may_carry() {
 }
 
 #[test]
+fn a_late_answer_of_another_attempt_is_not_taken_for_that_of_this_one() {
+    let mut host = Host::at("written");
+    let late = host.attempt();
+    host.order(Command::Cancel);
+    host.order(update());
+    host.offered(2);
+    host.installed(Ok(()));
+    assert_ne!(host.attempt(), late);
+    assert_eq!(host.step(Event::ReadBack { attempt: late.clone(), result: Ok(Proof::Equal) }), list(""));
+    assert_eq!(host.state(), "written");
+    host.read_back(Ok(Proof::Equal));
+    assert_eq!(host.step(Event::Gates { attempt: late.clone(), stage: GateStage::BeforeLock, gates: vec![] }), list(""));
+    host.gates(GateStage::BeforeLock, vec![]);
+    let grant = Ok(crate::engine::event::LockGrant { fence: None });
+    assert_eq!(host.step(Event::Lock { attempt: late, result: grant }), list(""));
+    assert_eq!(host.state(), "proven/lock");
+}
+
+#[test]
 fn a_late_answer_of_an_attempt_that_is_over_changes_nothing() {
     let mut host = Host::at("fetching");
     let attempt = host.attempt();

@@ -204,6 +204,10 @@ pub(super) struct World {
     began: u64,
     journal_was_lost: bool,
     forced: BTreeSet<String>,
+    /// Attempts whose slot was seen to be healthy, or was confirmed by a person.
+    vouched: BTreeSet<String>,
+    /// Releases that came back, by what really happened.
+    came_back: BTreeSet<u64>,
     trace: Option<Trace>,
 }
 
@@ -251,6 +255,8 @@ impl World {
             began: 1_000,
             journal_was_lost: false,
             forced: BTreeSet::new(),
+            vouched: BTreeSet::new(),
+            came_back: BTreeSet::new(),
             trace,
         };
         world.start_daemon();
@@ -377,6 +383,7 @@ impl World {
         }
         self.journal(&effects);
         self.check_claims();
+        self.check_drained(&effects);
         match self.survival() {
             Survival::Lives => (),
             Survival::Killed => return self.kill(),
@@ -420,11 +427,7 @@ impl World {
                 assert!(self.disk.attempts.insert(plan.attempt.clone(), attempt).is_none(), "opened twice");
             }
             Row::Update(plan) => self.attempt(&plan.attempt).plan = plan.clone(),
-            Row::Close { attempt, outcome, .. } => {
-                let known = self.attempt(attempt);
-                assert_eq!(known.ended, None, "P7: closed twice");
-                known.ended = Some(*outcome);
-            }
+            Row::Close { attempt, outcome, .. } => self.close(attempt, *outcome),
             Row::Report(report) => {
                 let ends = matches!(
                     report.kind,
@@ -432,13 +435,28 @@ impl World {
                 );
                 self.attempt(&report.attempt).reports_of_end += u32::from(ends);
             }
-            Row::Release { attempt, outcome, .. } => self.disk.outbox.push((attempt.clone(), *outcome)),
+            Row::Release { attempt, outcome, .. } => {
+                self.check_release(attempt, *outcome);
+                self.disk.outbox.push((attempt.clone(), *outcome));
+            }
             Row::Refuse(refusal) => {
                 self.disk.refusals.retain(|known| known.digest != refusal.digest);
                 self.disk.refusals.push(refusal.clone());
             }
             Row::Forgive(digest) => self.disk.refusals.retain(|known| known.digest != *digest),
             Row::Downloaded { .. } => (),
+        }
+    }
+
+    fn close(&mut self, id: &str, outcome: Outcome) {
+        let known = self.attempt(id);
+        assert_eq!(known.ended, None, "P7: closed twice");
+        known.ended = Some(outcome);
+        let number = known.plan.sequence.get();
+        match outcome {
+            Outcome::Committed => drop(self.came_back.remove(&number)),
+            Outcome::RolledBack if number > 0 => drop(self.came_back.insert(number)),
+            _ => (),
         }
     }
 

@@ -39,7 +39,7 @@ impl World {
             }
             match *self.disk.held.get(choice) {
                 Held::Rubbish => panic!("P1: the loader starts slot {choice}, which holds no complete image"),
-                Held::Release(number) if self.nature(number) == Nature::DoesNotBoot => (),
+                Held::Release(number) if self.nature(number) == Nature::DoesNotBoot => drop(self.came_back.insert(number)),
                 Held::Release(_) => return choice,
             }
         }
@@ -194,6 +194,9 @@ impl World {
             Effect::Health(plan) => {
                 let healthy = *self.disk.held.get(self.running) != Held::Rubbish
                     && matches!(*self.disk.held.get(self.running), Held::Release(number) if self.nature(number) == Nature::Good);
+                if healthy {
+                    self.vouched.insert(plan.attempt.clone());
+                }
                 let result = if healthy { Ok(vec![]) } else { Err("nginx is down".into()) };
                 Some(Event::Health { attempt: plan.attempt.clone(), result })
             }
@@ -324,6 +327,7 @@ impl World {
         if plan.slot != self.running {
             return Event::CommitDone { attempt, result: Err(Fault::new("running-slot", "another slot runs")) };
         }
+        assert!(self.vouched.contains(&attempt), "marked good without health");
         if plan.sequence.get() > 0 {
             self.disk.floor.highest = self.disk.floor.highest.max(plan.sequence);
         }

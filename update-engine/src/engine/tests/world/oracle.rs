@@ -1,7 +1,7 @@
 //! What people do, what must never happen, and what must happen when faults stop.
 
 use crate::engine::command::Command;
-use crate::engine::effect::{Effect, Outcome, Row};
+use crate::engine::effect::{Effect, LockOutcome, Outcome, Row};
 use crate::engine::state::{ArmedStep, Kind, Origin, Request, State, Waiting};
 
 use super::{Faults, Nature, World};
@@ -28,11 +28,16 @@ impl World {
 
     pub(super) fn order(&mut self, command: Command) {
         let now = self.now();
-        let forced = command == Command::Reboot { force: true };
+        let (forced, confirms) = (command == Command::Reboot { force: true }, command == Command::Confirm);
         let shown = if self.trace.is_some() { format!("{command:?}") } else { String::new() };
         let (answer, effects) = self.process.engine.command(command, &now);
-        if let (true, Ok(accepted)) = (forced, &answer) {
-            self.forced.extend(accepted.attempt.clone());
+        if let Ok(accepted) = &answer {
+            if forced {
+                self.forced.extend(accepted.attempt.clone());
+            }
+            if confirms {
+                self.vouched.extend(accepted.attempt.clone());
+            }
         }
         self.note(|world| format!("{shown} => {answer:?} {} {:?}", world.state(), words::effects(&effects)));
         self.after_step(effects, None);
@@ -50,9 +55,10 @@ impl World {
                 _ => (),
             }
             let by_timer = request.is_some_and(|request| request.origin == Origin::Timer);
-            if let (Effect::Row(Row::Open(plan)), true) = (effect, by_timer) {
+            if let (Effect::Row(Row::Open(plan)), true) = (effect, by_timer && !self.journal_was_lost) {
                 let refused = self.disk.refusals.iter().any(|refusal| refusal.digest == plan.digest);
-                assert!(!refused || plan.kind == Kind::Found, "P8: the timer installs a release that was given up");
+                let came_back = self.came_back.contains(&plan.sequence.get());
+                assert!(!refused && !came_back || plan.kind == Kind::Found, "P8: the timer installs a release that was given up");
             }
         }
     }
@@ -73,6 +79,32 @@ impl World {
             State::Idle | State::Checking { .. } | State::Deferred { .. } | State::Failed { .. }
         );
         assert!(!rests || plan.is_none_or(|plan| plan.claim.is_none()), "P6: a resting host has a claim");
+    }
+
+    /// A lock is given back for what really happened, and never while its slot may still be booted.
+    pub(super) fn check_release(&self, attempt: &str, outcome: LockOutcome) {
+        let known = &self.disk.attempts[attempt];
+        let slot = known.plan.slot;
+        match outcome {
+            LockOutcome::Ok => {
+                assert_eq!(known.ended, Some(Outcome::Committed), "the lock is given back before health");
+                assert!(self.disk.bits.get(slot).good, "committed and not good");
+            }
+            LockOutcome::RolledBack => assert_eq!(known.ended, Some(Outcome::RolledBack)),
+            LockOutcome::Aborted => {
+                let armed = !self.disk.bits.get(slot).good && self.disk.bits.get(slot).tries > 0;
+                assert!(!armed || slot == self.running, "P4: the lock is given back while slot {slot} is armed");
+            }
+        }
+    }
+
+    /// A host that is not about to reboot is not left drained.
+    pub(super) fn check_drained(&self, effects: &[Effect]) {
+        let state = &self.process.engine.model().state;
+        let known = state.plan().is_some_and(|plan| plan.drained);
+        let undrains = effects.iter().chain(&self.process.in_flight).any(|effect| matches!(effect, Effect::Undrain(_)));
+        let later = matches!(state, State::Trial { .. }) || !self.process.engine.soft().orphans.is_empty();
+        assert!(!self.drained || known || undrains || later, "the host is left drained");
     }
 
     /// Works that must not run beside each other.
