@@ -106,7 +106,7 @@ impl FloorFile {
             };
             match expect(path, lines.next(), "\"revoked KEYID\" or \"end\"", key)? {
                 Some(key) => file.revoked.push(key),
-                None => return Ok(file),
+                None => return expect_nothing(path, lines.next()).map(|()| file),
             }
         }
         Err(malformed(path, MAX_REVOKED + 4, "\"end\"", "too many revoked keys"))
@@ -137,6 +137,10 @@ fn expect<T>(
 ) -> Result<T, FloorError> {
     let (number, text) = line.unwrap_or((0, ""));
     read(text).ok_or_else(|| malformed(path, number, expected, text))
+}
+
+fn expect_nothing(path: &Path, line: Option<(usize, &str)>) -> Result<(), FloorError> {
+    line.map_or(Ok(()), |(number, text)| Err(malformed(path, number, "nothing after \"end\"", text)))
 }
 
 fn malformed(path: &Path, line: usize, expected: &'static str, got: &str) -> FloorError {
@@ -173,6 +177,83 @@ mod tests {
             let error = FloorFile::load(dir.path()).expect_err(&text[..length]).to_string();
             assert!(error.contains("floor: line"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_no_floor_file_says_where_and_what_was_expected() {
+        let cases: [(&[u8], &str); 8] = [
+            (b"ota floor v2\n", "line 1: expected \"ota floor v1\", got \"ota floor v2\""),
+            (b"ota floor v1\nhighest 3\n", "line 2: expected \"floor NUMBER\", got \"highest 3\""),
+            (b"ota floor v1\nfloor -1\n", "line 2: expected \"floor NUMBER\", got \"floor -1\""),
+            (b"ota floor v1\nfloor 9007199254740993\n", "line 2: expected \"floor NUMBER\", got \"floor 9007199254740993\""),
+            (
+                b"ota floor v1\nfloor 3\nhighest 12\nrevoked x\nend\n",
+                "line 4: expected \"revoked KEYID\" or \"end\", got \"revoked x\"",
+            ),
+            (b"ota floor v1\nfloor 3\nhighest 12\nend\nfloor 0\n", "line 5: expected nothing after \"end\", got \"floor 0\""),
+            (b"\xFF\xFE\x00", "line 1: expected \"ota floor v1\", got \"\u{fffd}\u{fffd}\\0\""),
+            (b"", "line 0: expected \"ota floor v1\", got \"\""),
+        ];
+        for (bytes, expected) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("floor"), bytes).unwrap();
+            let error = FloorFile::load(dir.path()).unwrap_err().to_string();
+            assert!(error.ends_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_floor_that_cannot_be_read_is_an_error_and_never_floor_0() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("floor")).unwrap();
+        assert!(matches!(FloorFile::load(dir.path()), Err(FloorError::Io { .. })));
+        assert!(matches!(load_image_floor(&dir.path().join("floor")), Err(FloorError::Io { .. })));
+        let long = tempfile::tempdir().unwrap();
+        std::fs::write(long.path().join("floor"), vec![b'1'; 64 * 1024 + 1]).unwrap();
+        assert!(matches!(FloorFile::load(long.path()), Err(FloorError::Io { .. })));
+        // No state folder is no floor file: whether that may be so, the boot table tells.
+        assert_eq!(FloorFile::load(&dir.path().join("nowhere")).unwrap(), None);
+    }
+
+    fn record(sequence: u64, not_below: u64, revoked: &[u8]) -> Record {
+        let mut record = crate::engine::tests::host::record(sequence);
+        record.not_below = Sequence::new(not_below).unwrap();
+        record.revoked_keys = revoked.iter().map(|byte| KeyId::from_bytes([*byte; 8])).collect();
+        record
+    }
+
+    #[test]
+    fn design_11_3_a_commit_raises_the_floor_and_nothing_sinks_it() {
+        let raised = floor(3, 12).raised_by(&record(14, 5, &[]));
+        assert_eq!(raised.floor, floor(5, 14).floor);
+        assert_eq!(raised.raised_by(&record(4, 1, &[])), raised);
+    }
+
+    #[test]
+    fn design_11_4_revoked_keys_are_remembered_beside_the_floor_and_bounded() {
+        let key = |byte| KeyId::from_bytes([byte; 8]);
+        let raised = floor(3, 12).raised_by(&record(14, 5, &[7, 8]));
+        assert_eq!(raised.revoked, [key(7), key(8)]);
+        let dir = tempfile::tempdir().unwrap();
+        raised.store(dir.path()).unwrap();
+        assert_eq!(FloorFile::load(dir.path()).unwrap(), Some(raised));
+        let many = FloorFile { revoked: vec![key(1); MAX_REVOKED], ..floor(3, 12) };
+        let many = many.raised_by(&record(14, 5, &[9]));
+        assert_eq!(many.revoked.len(), MAX_REVOKED);
+        many.store(dir.path()).unwrap();
+        assert_eq!(FloorFile::load(dir.path()).unwrap(), Some(many));
+    }
+
+    #[test]
+    fn a_floor_is_replaced_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        floor(3, 12).store(dir.path()).unwrap();
+        // What a power cut left beside it is never read.
+        std::fs::write(dir.path().join("floor.new"), b"ota floor v1\nfloor 0\n").unwrap();
+        assert_eq!(FloorFile::load(dir.path()).unwrap(), Some(floor(3, 12)));
+        floor(4, 13).store(dir.path()).unwrap();
+        assert_eq!(FloorFile::load(dir.path()).unwrap(), Some(floor(4, 13)));
+        assert!(!dir.path().join("floor.new").exists());
     }
 
     #[test]

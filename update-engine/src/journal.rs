@@ -82,6 +82,14 @@ pub enum JournalError {
         /// The system's words.
         source: std::io::Error,
     },
+    /// The file is broken somewhere.
+    #[error("journal {path}: the file is damaged: {reason}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's words.
+        reason: String,
+    },
     /// What stands in the model row is no model.
     #[error("journal {path}: the model is unreadable: {reason}", path = path.display())]
     Model {
@@ -163,7 +171,8 @@ impl Journal {
     pub fn open(state_dir: &Path, now: Wall) -> Result<(Self, Model), JournalError> {
         let path = state_dir.join("journal.db");
         aside::finish(&path)?;
-        let was_empty = std::fs::metadata(&path).is_ok_and(|data| data.is_file() && data.len() == 0);
+        // SQLite takes a file of one byte for an empty one.
+        let was_empty = std::fs::metadata(&path).is_ok_and(|data| data.is_file() && data.len() <= 1);
         match Self::open_file(&path) {
             Ok(Found::Usable(journal, mut model)) => {
                 if was_empty {
@@ -269,6 +278,7 @@ impl Journal {
         if let Some(schema) = schema.filter(|_| min_reader.unwrap_or(1) > SCHEMA) {
             return Ok(Found::Newer { schema, carried: Carried::read(&db) });
         }
+        check_whole(&db, path)?;
         db.execute_batch(CREATE).map_err(sqlite)?;
         if schema.is_none_or(|schema| schema < SCHEMA) {
             db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?1), ('min_reader', ?2)", params![SCHEMA, MIN_READER])
@@ -366,7 +376,7 @@ impl JournalError {
     /// The file itself is the trouble, not the disk or its rights.
     fn is_damage(&self) -> bool {
         match self {
-            Self::Model { .. } => true,
+            Self::Model { .. } | Self::Damaged { .. } => true,
             Self::Sqlite { source, .. } => match source.sqlite_error_code() {
                 Some(
                     rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::TypeMismatch,
@@ -385,6 +395,16 @@ impl JournalError {
 const fn is_odd_value(error: &rusqlite::Error) -> bool {
     use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
     matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..))
+}
+
+/// Damage that no query of the start touches would stop every later step: it is looked for while setting aside is still possible.
+fn check_whole(db: &Connection, path: &Path) -> Result<(), JournalError> {
+    let verdict: Result<String, _> = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    match verdict {
+        Ok(verdict) if verdict == "ok" => Ok(()),
+        Ok(reason) => Err(JournalError::Damaged { path: path.to_owned(), reason }),
+        Err(source) => Err(JournalError::Sqlite { path: path.to_owned(), source }),
+    }
 }
 
 /// `None` = no such key, or no such table yet.

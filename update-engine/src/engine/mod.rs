@@ -34,7 +34,7 @@ mod starting;
 mod trial;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use commands::Answer;
 pub use effect::Effect;

@@ -1,3 +1,8 @@
+mod fixture;
+mod hostile;
+mod rows;
+mod set_aside;
+
 use super::*;
 use crate::engine::effect::{Outcome, ReportKind};
 use crate::engine::state::Target;

@@ -19,30 +19,30 @@ use super::words;
 use crate::engine::effect::GateStage;
 
 /// 2026-11-21T12:00:00Z.
-pub(super) const NOON: Wall = Wall(1_795_262_400_000);
+pub(crate) const NOON: Wall = Wall(1_795_262_400_000);
 /// Tries of a freshly armed slot.
-pub(super) const TRIES: u8 = 3;
+pub(crate) const TRIES: u8 = 3;
 
-pub(super) const GOOD: Marks = Marks { bootable: true, good: true, tries_left: 0, spent: false, priority: 1 };
-pub(super) const BLANK: Marks = Marks { bootable: false, good: false, tries_left: 0, spent: false, priority: 0 };
-pub(super) const SPENT: Marks = Marks { bootable: false, good: false, tries_left: 0, spent: true, priority: 2 };
+pub(crate) const GOOD: Marks = Marks { bootable: true, good: true, tries_left: 0, spent: false, priority: 1 };
+pub(crate) const BLANK: Marks = Marks { bootable: false, good: false, tries_left: 0, spent: false, priority: 0 };
+pub(crate) const SPENT: Marks = Marks { bootable: false, good: false, tries_left: 0, spent: true, priority: 2 };
 
-pub(super) const fn armed(tries_left: u8) -> Marks {
+pub(crate) const fn armed(tries_left: u8) -> Marks {
     Marks { bootable: true, good: false, tries_left, spent: false, priority: 2 }
 }
 
-pub(super) fn sequence(number: u64) -> Sequence {
+pub(crate) fn sequence(number: u64) -> Sequence {
     Sequence::new(number).unwrap()
 }
 
-pub(super) fn digest(number: u64) -> Sha256Digest {
+pub(crate) fn digest(number: u64) -> Sha256Digest {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&number.to_le_bytes());
     Sha256Digest::from_bytes(bytes)
 }
 
 /// Release `1.N.0` with sequence N+1: 1.0.0 is 1, 1.1.0 is 2.
-pub(super) fn record(number: u64) -> Record {
+pub(crate) fn record(number: u64) -> Record {
     let windows = vec![digest(number)];
     Record {
         product: "{demo}".into(),
@@ -67,21 +67,21 @@ pub(super) fn record(number: u64) -> Record {
     }
 }
 
-pub(super) fn version(number: u64) -> String {
+pub(crate) fn version(number: u64) -> String {
     format!("1.{}.0", number - 1)
 }
 
-pub(super) fn offer(number: u64) -> Offer {
+pub(crate) fn offer(number: u64) -> Offer {
     let source = Source { urls: vec![format!("http://updates.example/{number}.payload")], size: 4096 };
     Offer { record: record(number), digest: digest(number), announced_version: Some(version(number)), source }
 }
 
-pub(super) fn content(number: u64) -> Content {
+pub(crate) fn content(number: u64) -> Content {
     Content { version: Some(version(number)), sequence: Some(sequence(number)), digest: Some(digest(number)) }
 }
 
 /// 1.0.0 runs from slot a, good; slot b is empty.
-pub(super) fn facts() -> Facts {
+pub(crate) fn facts() -> Facts {
     Facts {
         image_mode: false,
         identity: Identity {
@@ -102,7 +102,7 @@ pub(super) fn facts() -> Facts {
     }
 }
 
-pub(super) fn policy(strategy: Strategy, with_lock: bool) -> Policy {
+pub(crate) fn policy(strategy: Strategy, with_lock: bool) -> Policy {
     let lock = LockSettings { url: "http://locks.example/".into(), group: "default".into(), id: "4f3c".into() };
     Policy {
         strategy,
@@ -114,57 +114,57 @@ pub(super) fn policy(strategy: Strategy, with_lock: bool) -> Policy {
     }
 }
 
-pub(super) fn fault(code: &str) -> Fault {
+pub(crate) fn fault(code: &str) -> Fault {
     Fault::new(code, format!("it broke: {code}"))
 }
 
-pub(super) fn closed(gate: &str) -> Gate {
+pub(crate) fn closed(gate: &str) -> Gate {
     Gate { gate: gate.into(), closed: Some(format!("{gate} says no")), until: None }
 }
 
 /// A host, driven by events.
 #[derive(Clone, Debug)]
-pub(super) struct Host {
-    pub(super) engine: Engine,
-    pub(super) facts: Facts,
-    pub(super) mono: u64,
-    pub(super) wall: i64,
+pub(crate) struct Host {
+    pub(crate) engine: Engine,
+    pub(crate) facts: Facts,
+    pub(crate) mono: u64,
+    pub(crate) wall: i64,
     dice: u128,
 }
 
 impl Host {
     /// Strategy `lock`, started and idle.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(policy(Strategy::Lock, true))
     }
 
     /// Started and idle.
-    pub(super) fn with(policy: Policy) -> Self {
+    pub(crate) fn with(policy: Policy) -> Self {
         Self::from(Model::default(), facts(), policy)
     }
 
     /// Started with a journal and a world.
-    pub(super) fn from(model: Model, facts: Facts, policy: Policy) -> Self {
+    pub(crate) fn from(model: Model, facts: Facts, policy: Policy) -> Self {
         let engine = Engine::new(model, facts.clone(), policy);
         let mut host = Self { engine, facts, mono: 1_000_000, wall: NOON.0, dice: 7 };
         let _effects = host.start(vec![]);
         host
     }
 
-    pub(super) fn now(&mut self) -> Now {
+    pub(crate) fn now(&mut self) -> Now {
         // A fixed stride through the dice: tests must not depend on luck.
         self.dice = self.dice.wrapping_mul(0x5851_F42D_4C95_7F2D_1405_7B7E_F767_814F).wrapping_add(1);
         Now { wall: Wall(self.wall), mono: Mono(self.mono), dice: self.dice }
     }
 
     /// The start of the daemon with the present facts.
-    pub(super) fn start(&mut self, orphans: Vec<Orphan>) -> Vec<String> {
+    pub(crate) fn start(&mut self, orphans: Vec<Orphan>) -> Vec<String> {
         let facts = Box::new(self.facts.clone());
         self.step(Event::Started { facts, orphans })
     }
 
     /// Kills the daemon and starts it again: only what the journal holds is left, and the facts as the world is now.
-    pub(super) fn restart(&mut self, change: impl FnOnce(&mut Facts)) -> Vec<String> {
+    pub(crate) fn restart(&mut self, change: impl FnOnce(&mut Facts)) -> Vec<String> {
         let json = serde_json::to_string(self.engine.model()).unwrap();
         let mut model: Model = serde_json::from_str(&json).unwrap();
         model.refusals.clone_from(&self.engine.model().refusals);
@@ -175,152 +175,152 @@ impl Host {
     }
 
     /// One step; the effects in words.
-    pub(super) fn step(&mut self, event: Event) -> Vec<String> {
+    pub(crate) fn step(&mut self, event: Event) -> Vec<String> {
         words::effects(&self.step_raw(event))
     }
 
-    pub(super) fn step_raw(&mut self, event: Event) -> Vec<Effect> {
+    pub(crate) fn step_raw(&mut self, event: Event) -> Vec<Effect> {
         let now = self.now();
         self.engine.step(event, &now)
     }
 
-    pub(super) fn command(&mut self, command: Command) -> (Result<Accepted, Rejected>, Vec<String>) {
+    pub(crate) fn command(&mut self, command: Command) -> (Result<Accepted, Rejected>, Vec<String>) {
         let now = self.now();
         let (answer, effects) = self.engine.command(command, &now);
         (answer, words::effects(&effects))
     }
 
     /// A command that must be accepted.
-    pub(super) fn order(&mut self, command: Command) -> Vec<String> {
+    pub(crate) fn order(&mut self, command: Command) -> Vec<String> {
         let (answer, effects) = self.command(command);
         answer.unwrap();
         effects
     }
 
     /// The code of a refusal.
-    pub(super) fn refused(&mut self, command: Command) -> String {
+    pub(crate) fn refused(&mut self, command: Command) -> String {
         let (answer, effects) = self.command(command);
         assert_eq!(effects, Vec::<String>::new());
         answer.unwrap_err().code
     }
 
     /// Time passes until the engine wants to be woken.
-    pub(super) fn wake(&mut self) -> Vec<String> {
+    pub(crate) fn wake(&mut self) -> Vec<String> {
         let at = self.engine.next_wake().expect("a time to wake").0;
         self.pass_ms(at.saturating_sub(self.mono));
         self.step(Event::Woke)
     }
 
-    pub(super) fn pass_ms(&mut self, span_ms: u64) {
+    pub(crate) fn pass_ms(&mut self, span_ms: u64) {
         self.mono += span_ms;
         self.wall += i64::try_from(span_ms).unwrap();
     }
 
-    pub(super) fn state(&self) -> &'static str {
+    pub(crate) fn state(&self) -> &'static str {
         words::state(&self.engine.model().state)
     }
 
-    pub(super) fn plan(&self) -> Plan {
+    pub(crate) fn plan(&self) -> Plan {
         self.engine.model().state.plan().unwrap().clone()
     }
 
-    pub(super) fn attempt(&self) -> String {
+    pub(crate) fn attempt(&self) -> String {
         self.plan().attempt
     }
 
-    pub(super) fn last_error(&self) -> &str {
+    pub(crate) fn last_error(&self) -> &str {
         self.engine.model().last_error.as_ref().map_or("", |error| &error.code)
     }
 
     /// A table with these marks on slot b, as seen from slot a.
-    pub(super) fn table(&self, b: Marks) -> BootTable {
+    pub(crate) fn table(&self, b: Marks) -> BootTable {
         let next = if b.bootable && b.priority > 1 { SlotName::B } else { SlotName::A };
         BootTable { marks: PerSlot { a: GOOD, b }, next, tries: TRIES }
     }
 
     // What happens, one line each.
 
-    pub(super) fn checked(&mut self, answer: CheckAnswer) -> Vec<String> {
+    pub(crate) fn checked(&mut self, answer: CheckAnswer) -> Vec<String> {
         let facts = Box::new(self.engine.facts().clone());
         self.step(Event::Checked { facts, answer: Box::new(answer) })
     }
 
-    pub(super) fn offered(&mut self, number: u64) -> Vec<String> {
+    pub(crate) fn offered(&mut self, number: u64) -> Vec<String> {
         self.offered_as(offer(number))
     }
 
-    pub(super) fn offered_as(&mut self, offer: Offer) -> Vec<String> {
+    pub(crate) fn offered_as(&mut self, offer: Offer) -> Vec<String> {
         self.checked(CheckAnswer::Offer { poll_interval_s: None, offer: Box::new(offer) })
     }
 
-    pub(super) fn nothing_new(&mut self) -> Vec<String> {
+    pub(crate) fn nothing_new(&mut self) -> Vec<String> {
         self.checked(CheckAnswer::NoUpdate { poll_interval_s: None, hold: None })
     }
 
-    pub(super) fn installed(&mut self, result: Result<(), Fault>) -> Vec<String> {
+    pub(crate) fn installed(&mut self, result: Result<(), Fault>) -> Vec<String> {
         let boot = Some(self.table(BLANK));
         let result = result.map(|()| Fetched { bytes_downloaded: 7, bytes_reused: 1 });
         self.step(Event::Installed { attempt: self.attempt(), boot, result })
     }
 
-    pub(super) fn read_back(&mut self, result: Result<Proof, Fault>) -> Vec<String> {
+    pub(crate) fn read_back(&mut self, result: Result<Proof, Fault>) -> Vec<String> {
         self.step(Event::ReadBack { attempt: self.attempt(), result })
     }
 
-    pub(super) fn differs(&mut self) -> Vec<String> {
+    pub(crate) fn differs(&mut self) -> Vec<String> {
         self.read_back(Ok(Proof::Differs { detail: "window 3 of root".into() }))
     }
 
-    pub(super) fn gates(&mut self, stage: GateStage, gates: Vec<Gate>) -> Vec<String> {
+    pub(crate) fn gates(&mut self, stage: GateStage, gates: Vec<Gate>) -> Vec<String> {
         self.step(Event::Gates { attempt: self.attempt(), stage, gates })
     }
 
-    pub(super) fn granted(&mut self) -> Vec<String> {
+    pub(crate) fn granted(&mut self) -> Vec<String> {
         self.step(Event::Lock { attempt: self.attempt(), result: Ok(LockGrant { fence: Some("1".into()) }) })
     }
 
-    pub(super) fn lock_refused(&mut self) -> Vec<String> {
+    pub(crate) fn lock_refused(&mut self) -> Vec<String> {
         let refusal = LockRefusal { kind: "lock".into(), message: "held by host-7".into(), ..LockRefusal::default() };
         self.step(Event::Lock { attempt: self.attempt(), result: Err(refusal) })
     }
 
-    pub(super) fn drained(&mut self, result: Result<(), Fault>) -> Vec<String> {
+    pub(crate) fn drained(&mut self, result: Result<(), Fault>) -> Vec<String> {
         self.step(Event::Drained { attempt: self.attempt(), result })
     }
 
-    pub(super) fn acknowledged(&mut self, result: Result<(), Fault>) -> Vec<String> {
+    pub(crate) fn acknowledged(&mut self, result: Result<(), Fault>) -> Vec<String> {
         self.step(Event::RebootAcknowledged { attempt: self.attempt(), result })
     }
 
-    pub(super) fn armed(&mut self, result: Result<(), Fault>) -> Vec<String> {
+    pub(crate) fn armed(&mut self, result: Result<(), Fault>) -> Vec<String> {
         let table = self.table(armed(TRIES));
         self.step(Event::Armed { attempt: self.attempt(), result: result.map(|()| table) })
     }
 
-    pub(super) fn reboot(&mut self, result: Result<(), Fault>) -> Vec<String> {
+    pub(crate) fn reboot(&mut self, result: Result<(), Fault>) -> Vec<String> {
         self.step(Event::Reboot { attempt: self.attempt(), result })
     }
 
-    pub(super) fn disarmed(&mut self, result: Result<(), Fault>) -> Vec<String> {
+    pub(crate) fn disarmed(&mut self, result: Result<(), Fault>) -> Vec<String> {
         let table = self.table(BLANK);
         self.step(Event::Disarmed { result: result.map(|()| table) })
     }
 
-    pub(super) fn undrained(&mut self) -> Vec<String> {
+    pub(crate) fn undrained(&mut self) -> Vec<String> {
         self.step(Event::Undrained { attempt: self.attempt() })
     }
 
-    pub(super) fn health(&mut self, result: Result<(), &str>) -> Vec<String> {
+    pub(crate) fn health(&mut self, result: Result<(), &str>) -> Vec<String> {
         let result = result.map(|()| vec![]).map_err(str::to_owned);
         self.step(Event::Health { attempt: self.attempt(), result })
     }
 
-    pub(super) fn marked_bad(&mut self, result: Result<(), Fault>) -> Vec<String> {
+    pub(crate) fn marked_bad(&mut self, result: Result<(), Fault>) -> Vec<String> {
         let table = BootTable { next: SlotName::A, ..self.table(BLANK) };
         self.step(Event::MarkedBad { attempt: self.attempt(), result: result.map(|()| table) })
     }
 
-    pub(super) fn commit_done(&mut self, result: Result<(), Fault>) -> Vec<String> {
+    pub(crate) fn commit_done(&mut self, result: Result<(), Fault>) -> Vec<String> {
         let mut facts = self.engine.facts().clone();
         let boot = BootTable { marks: PerSlot { a: GOOD, b: Marks { priority: 2, ..GOOD } }, next: SlotName::B, tries: TRIES };
         facts.boot = Some(boot);
@@ -328,14 +328,14 @@ impl Host {
     }
 
     /// The pending check brings release `number`; the timer's pause after failures is over.
-    pub(super) fn nothing_new_or(&mut self, number: u64) {
+    pub(crate) fn nothing_new_or(&mut self, number: u64) {
         assert_eq!(self.state(), "checking");
         self.offered(number);
         assert_eq!(self.state(), "fetching");
     }
 
     /// Starts the timer's check beside an update that waits, and nothing else.
-    pub(super) fn check_beside(&mut self) {
+    pub(crate) fn check_beside(&mut self) {
         let at = self.engine.model().check.next.clone().unwrap().at.0;
         self.pass_ms(at.saturating_sub(self.mono));
         let effects = self.step(Event::Woke);
@@ -346,14 +346,14 @@ impl Host {
     }
 
     /// The gates that were closed are looked at again.
-    pub(super) fn wake_gates(&mut self) {
+    pub(crate) fn wake_gates(&mut self) {
         if self.state() == "proven/gate-closed" {
             self.wake();
         }
     }
 
     /// Everything goes well from `fetching` on; the effects of the commit.
-    pub(super) fn drive_to_commit(&mut self) -> Vec<String> {
+    pub(crate) fn drive_to_commit(&mut self) -> Vec<String> {
         self.installed(Ok(()));
         self.read_back(Ok(Proof::Equal));
         self.step(Event::Outbox { releases_waiting: 0 });
@@ -369,12 +369,12 @@ impl Host {
     }
 
     /// The host came up again in the new slot.
-    pub(super) fn boot_into_b(&mut self, marks: Marks) -> Vec<String> {
+    pub(crate) fn boot_into_b(&mut self, marks: Marks) -> Vec<String> {
         self.restart(|facts| in_new_slot(facts, marks))
     }
 
     /// Drives a fresh host into a state, by events alone.
-    pub(super) fn at(state: &str) -> Self {
+    pub(crate) fn at(state: &str) -> Self {
         let host = Self::drive(state);
         assert_eq!(host.state(), state, "the driver led elsewhere");
         host
@@ -442,7 +442,7 @@ impl Host {
     }
 
     /// 1.1.0 was committed and runs from slot b, 1.0.0 is still in slot a.
-    pub(super) fn committed_on_b() -> Self {
+    pub(crate) fn committed_on_b() -> Self {
         Self::at("committed").then(|host| {
             host.commit_done(Ok(()));
             host.step(Event::Outbox { releases_waiting: 0 })
@@ -456,7 +456,7 @@ impl Host {
 }
 
 /// Another boot, of the old slot.
-pub(super) fn in_old_slot(facts: &mut Facts, b: Marks) {
+pub(crate) fn in_old_slot(facts: &mut Facts, b: Marks) {
     facts.boot_id = "boot-2".into();
     facts.running = Some(SlotName::A);
     let next = if b.bootable { SlotName::B } else { SlotName::A };
@@ -464,13 +464,13 @@ pub(super) fn in_old_slot(facts: &mut Facts, b: Marks) {
 }
 
 /// Another boot, of the new slot.
-pub(super) fn in_new_slot(facts: &mut Facts, b: Marks) {
+pub(crate) fn in_new_slot(facts: &mut Facts, b: Marks) {
     in_old_slot(facts, b);
     facts.running = Some(SlotName::B);
     facts.slots.b = content(2);
 }
 
 /// Expected effects, written in one line.
-pub(super) fn list(words: &str) -> Vec<String> {
+pub(crate) fn list(words: &str) -> Vec<String> {
     words.split(", ").filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }

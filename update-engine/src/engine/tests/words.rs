@@ -4,7 +4,7 @@ use crate::engine::effect::{Effect, GateStage, LockOutcome, ReportKind, Row, Sca
 use crate::engine::state::{ArmedStep, Kind, LockedStep, Origin, State, Waiting};
 
 /// Every state and step there is, in the order an update goes through them.
-pub(super) const EVERY_STATE: [&str; 32] = [
+pub(crate) const EVERY_STATE: [&str; 32] = [
     "idle",
     "checking",
     "deferred",
@@ -40,7 +40,7 @@ pub(super) const EVERY_STATE: [&str; 32] = [
 ];
 
 /// The state and its step. A new step does not compile before it has a word here.
-pub(super) fn state(state: &State) -> &'static str {
+pub(crate) fn state(state: &State) -> &'static str {
     match state {
         State::Idle => "idle",
         State::Checking { .. } => "checking",
@@ -84,7 +84,7 @@ pub(super) fn state(state: &State) -> &'static str {
 }
 
 /// All effects, in their order.
-pub(super) fn effects(effects: &[Effect]) -> Vec<String> {
+pub(crate) fn effects(effects: &[Effect]) -> Vec<String> {
     effects.iter().map(effect).collect()
 }
 
