@@ -51,7 +51,7 @@ fn an_attempt_is_read_back_with_everything_that_was_written_of_it() {
         bytes_downloaded: 42,
         notes: "an older release, permitted by a person; reboot forced: lock and inhibitors skipped".into(),
     };
-    assert_eq!(journal.history().unwrap(), [running.clone()]);
+    assert_eq!(journal.history().unwrap(), std::slice::from_ref(&running));
     journal.commit(&model, &[&close("one", Outcome::Abandoned)], Wall(3000)).unwrap();
     drop(journal);
     let ended = Attempt {
