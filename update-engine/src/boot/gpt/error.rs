@@ -48,6 +48,19 @@ pub enum GptError {
         /// Why.
         why: String,
     },
+    /// Two things on the disk share a sector, so one copy cannot be written while the other stays valid, or not without
+    /// touching a partition.
+    #[error(
+        "{one} and {other} both lie on sector {sector}: a change of the partition table would not be safe; repair the table first"
+    )]
+    Overlap {
+        /// Part of the table.
+        one: String,
+        /// Another part of it, or a partition.
+        other: String,
+        /// The first sector they share.
+        sector: u64,
+    },
     /// An entry that is not in the table.
     #[error("the partition table has no entry {0}")]
     NoEntry(u32),
@@ -81,6 +94,14 @@ pub enum CopyFault {
         says: u64,
         /// Where it was read.
         stands: u64,
+    },
+    /// The primary says that the backup is not in the last sector, where it is looked for when the primary is lost.
+    #[error("the primary says it stands in sector {says}, but the last sector of the disk is {last_lba}")]
+    NotAtTheEnd {
+        /// As the primary states.
+        says: u64,
+        /// Where it belongs.
+        last_lba: u64,
     },
     /// Entry size or count that cannot be, or too much.
     #[error("{count} entries of {size} bytes: expected a size of 128 × 2^n and at most {MAX_ENTRIES_BYTES} bytes in all")]

@@ -176,14 +176,19 @@ impl Table {
         Ok(Self { sector_size, disk_sectors, current, other })
     }
 
-    /// The backup stands where a valid primary says, else in the last sector (where every reader looks without a primary).
+    /// The backup counts only in the last sector: there every reader looks that has no primary, whatever the primary said.
+    /// It stands elsewhere where a small image was put on a larger disk, or a disk has grown.
     fn read_backup(
         source: &(impl TableSource + ?Sized),
         disk: Geometry,
         primary: Option<&TableCopy>,
     ) -> Result<TableCopy, CopyFault> {
-        let Some(primary) = primary else { return TableCopy::read(source, disk, disk.disk_sectors - 1) };
-        let backup = TableCopy::read(source, disk, primary.header.other_lba)?;
+        let last_lba = disk.last_lba();
+        let Some(primary) = primary else { return TableCopy::read(source, disk, last_lba) };
+        if primary.header.other_lba != last_lba {
+            return Err(CopyFault::NotAtTheEnd { says: primary.header.other_lba, last_lba });
+        }
+        let backup = TableCopy::read(source, disk, last_lba)?;
         let (ours, theirs) = (&primary.header, &backup.header);
         if ours.disk_guid != theirs.disk_guid {
             return Err(CopyFault::Foreign(theirs.disk_guid));
@@ -284,10 +289,17 @@ impl Table {
         }
     }
 
-    /// The primary and the backup that both carry `entries`.
+    /// The primary and the backup that both carry the entries of `current`, each where it can be written without the other.
     fn pair(&self, current: TableCopy) -> Result<(TableCopy, TableCopy), GptError> {
+        let (primary, backup) = self.places(&current)?;
+        self.check_apart(&primary, &backup)?;
+        Ok((primary, backup))
+    }
+
+    /// A copy that is valid stays where it is; one that is not is made anew where every reader looks for it.
+    fn places(&self, current: &TableCopy) -> Result<(TableCopy, TableCopy), GptError> {
         let header = &current.header;
-        let array_sectors = current.entry_sectors.len() as u64 / self.sector_size;
+        let array_sectors = current.array_sectors(self.sector_size);
         match &self.other {
             Other::Backup(backup) => {
                 let (entries_lba, other_lba) = (backup.header.entries_lba, backup.header.other_lba);
@@ -295,11 +307,11 @@ impl Table {
                 Ok((current.standing_at(header.own_lba, header.other_lba, header.entries_lba), backup))
             }
             Other::BackupBroken(_) => {
-                let entries_lba = header.other_lba.checked_sub(array_sectors).filter(|&lba| lba > header.last_usable);
-                let entries_lba = entries_lba.filter(|_| header.other_lba < self.disk_sectors);
-                let entries_lba = entries_lba.ok_or_else(|| no_room("backup", "between the usable area and its header"))?;
-                let backup = current.standing_at(header.other_lba, PRIMARY_LBA, entries_lba);
-                Ok((current.standing_at(header.own_lba, header.other_lba, header.entries_lba), backup))
+                let last_lba = self.disk_sectors - 1;
+                let entries_lba = last_lba.checked_sub(array_sectors).filter(|&lba| lba > header.last_usable);
+                let entries_lba = entries_lba.ok_or_else(|| no_room("backup", "between the usable area and the last sector"))?;
+                let backup = current.standing_at(last_lba, PRIMARY_LBA, entries_lba);
+                Ok((current.standing_at(header.own_lba, last_lba, header.entries_lba), backup))
             }
             Other::PrimaryBroken(_) => {
                 if USUAL_ENTRIES_LBA + array_sectors > header.first_usable {
@@ -309,6 +321,33 @@ impl Table {
                 Ok((primary, current.standing_at(header.own_lba, PRIMARY_LBA, header.entries_lba)))
             }
         }
+    }
+
+    /// One copy is written while the other has to stay valid, and no partition may be touched: no two of them share a sector.
+    fn check_apart(&self, primary: &TableCopy, backup: &TableCopy) -> Result<(), GptError> {
+        let mut taken = Vec::new();
+        for (copy, words) in [
+            (primary, ["the primary's header", "the primary's entries"]),
+            (backup, ["the backup's header", "the backup's entries"]),
+        ] {
+            let entries = copy.header.entries_lba;
+            taken.push((copy.header.own_lba..copy.header.own_lba + 1, words[0].to_owned()));
+            taken.push((entries..entries + copy.array_sectors(self.sector_size), words[1].to_owned()));
+        }
+        for entry in self.entries() {
+            let start = entry.start_bytes / self.sector_size;
+            taken.push((start..start + entry.size_bytes / self.sector_size, format!("partition {}", entry.index + 1)));
+        }
+        // Partitions among themselves are not ours to judge: they come after the four ranges of the table.
+        for (at, (range, name)) in taken.iter().enumerate().take(4) {
+            for (other_range, other_name) in &taken[at + 1..] {
+                if range.start < other_range.end && other_range.start < range.end {
+                    let sector = range.start.max(other_range.start);
+                    return Err(GptError::Overlap { one: name.clone(), other: other_name.clone(), sector });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The primary copy, if it is valid.
@@ -330,6 +369,13 @@ impl Table {
 struct Geometry {
     sector_size: u64,
     disk_sectors: u64,
+}
+
+impl Geometry {
+    /// The last sector, where the backup's header belongs.
+    fn last_lba(self) -> u64 {
+        self.disk_sectors - 1
+    }
 }
 
 impl TableCopy {
@@ -364,6 +410,10 @@ impl TableCopy {
     fn entries_checksum(&self) -> u32 {
         let length = usize::try_from(self.header.entries_bytes()).unwrap_or(usize::MAX);
         crc32fast::hash(self.entry_sectors.get(..length).unwrap_or(&self.entry_sectors))
+    }
+
+    fn array_sectors(&self, sector_size: u64) -> u64 {
+        self.entry_sectors.len() as u64 / sector_size
     }
 
     fn entry_bytes(&self) -> usize {

@@ -273,6 +273,11 @@ mod tests {
             let newer = DiskBuilder::new(sector).bits(1, 0x003F << 48).build();
             cut_short[backup_entries..].copy_from_slice(&newer[backup_entries..]);
             found.push(("copies differ", cut_short));
+            for (name, more) in [("small image on a larger disk", 64), ("disk grown by less than a backup", 3)] {
+                let mut grown = whole.clone();
+                grown.resize(whole.len() + more * sector, 0);
+                found.push((name, grown));
+            }
         }
         found
     }
@@ -371,13 +376,51 @@ mod tests {
     }
 
     #[test]
+    fn the_backup_is_brought_to_the_end_of_a_disk_that_is_larger_than_its_table() {
+        let small = DiskBuilder::new(512).build();
+        let mut grown = small.clone();
+        grown.resize(small.len() + 64 * 512, 0);
+        let store = RecordingDisk::new(grown.clone());
+        let before = Table::read_any(&store).unwrap();
+        let Redundancy::BackupBroken(fault) = before.redundancy() else { panic!("{:?}", before.redundancy()) };
+        assert_eq!(fault.to_string(), "the primary says it stands in sector 127, but the last sector of the disk is 191");
+        execute(&store, &plan(&before, &before, &[]).unwrap()).unwrap();
+
+        let after = Table::read_any(&store).unwrap();
+        assert_eq!((after.redundancy(), after.entries()), (Redundancy::Full, before.entries()));
+        let mut without_primary = store.now();
+        without_primary[512..1024].fill(0);
+        assert_eq!(bits(&without_primary), bits(&grown), "found at the end when the primary is lost");
+    }
+
+    #[test]
+    fn a_partition_where_the_backup_would_go_is_never_written_over() {
+        let mut grown = DiskBuilder::new(512).entries(4, 128).build();
+        grown.resize(grown.len() + 64 * 512, 0);
+        let last = grown.len() / 512 - 1;
+        // The third partition reaches, against the rules, past the usable area to the end of the disk.
+        grown[1024 + 2 * 128 + 40..][..8].copy_from_slice(&(last as u64).to_le_bytes());
+        let entries_crc = crc32fast::hash(&grown[1024..1024 + 4 * 128]);
+        grown[512 + 88..512 + 92].copy_from_slice(&entries_crc.to_le_bytes());
+        grown[512 + 16..512 + 20].fill(0);
+        let header_crc = crc32fast::hash(&grown[512..512 + 92]);
+        grown[512 + 16..512 + 20].copy_from_slice(&header_crc.to_le_bytes());
+        let table = parse(&grown).unwrap();
+        assert_eq!(
+            table.with_attributes(&[]).unwrap_err().to_string(),
+            "the backup's header and partition 3 both lie on sector 191: a change of the partition table would not be safe; \
+             repair the table first"
+        );
+    }
+
+    #[test]
     fn a_copy_without_a_place_is_refused() {
         let mut disk = DiskBuilder::new(512).build();
         disk.truncate(disk.len() - 512);
         let table = parse(&disk).unwrap();
         assert_eq!(
             table.with_attributes(&[]).unwrap_err().to_string(),
-            "the backup copy of the partition table cannot be restored: there is no room for its entries between the usable area and its header"
+            "the backup copy of the partition table cannot be restored: there is no room for its entries between the usable area and the last sector"
         );
     }
 }
