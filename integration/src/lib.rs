@@ -1,4 +1,5 @@
 //! Whole-system tests, and what they need.
 
 pub mod hostsim;
+pub mod locksmith;
 pub mod rig;

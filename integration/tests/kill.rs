@@ -5,18 +5,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, with words")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use integration::hostsim::gpt::Gpt;
 use integration::hostsim::loader::{choose, slots};
+use integration::locksmith::Locksmith;
 use integration::rig::{Host, PATIENCE, Publisher, Setup, Spec, tail};
 use server_mock::{Answer, Fault, FaultKind, Mock, Script};
 
 /// Kills altogether; the promise is tested with at least 200.
 const KILLS: u32 = 210;
-/// Kills one host suffers before it is left alone.
+/// Kills one host suffers at most before it is left alone.
 const KILLS_PER_HOST: u32 = 14;
+/// Moments that kills aim at, beside any moment at all.
+const AIMS: [&str; 7] = ["checking", "fetching", "written", "locked", "armed", "trial", "committed"];
 
 /// Dice that can be thrown again: the seed is printed with every failure.
 struct Dice(u64);
@@ -37,8 +41,15 @@ struct Victim {
 }
 
 impl Victim {
-    fn new(dir: &Path, server: &str, publisher: &Publisher, images: [Vec<u8>; 2]) -> Self {
-        let host = Host::new(dir, publisher, &Spec::new("1.0.0", 1), &Setup::new(server));
+    fn new(dir: &Path, setup: &Setup<'_>, publisher: &Publisher, images: [Vec<u8>; 2]) -> Self {
+        let host = Host::new(dir, publisher, &Spec::new("1.0.0", 1), setup);
+        // Programs of the owner that take a moment, so that some kills fall while they run.
+        for place in ["drain.d", "health/required.d"] {
+            let folder = dir.join("hooks").join(place);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("slow"), "#!/bin/sh\nsleep 0.1\n").unwrap();
+            std::fs::set_permissions(folder.join("slow"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
         // The machine's reboot is this test's: a kill must be able to fall between the request and the reboot.
         let config = std::fs::read_to_string(dir.join("config.toml")).unwrap();
         let lines = config.lines().map(|line| match line.starts_with("command = ") {
@@ -63,6 +74,26 @@ impl Victim {
         }
     }
 
+    fn state(&self) -> Option<String> {
+        Some(self.host.get("/v1/status")?["state"].as_str()?.to_owned())
+    }
+
+    /// Waits until the daemon is in the state, or it is too late for that.
+    fn aim(&self, state: &str) {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(600) && self.state().as_deref() != Some(state) && !self.has_asked() {}
+    }
+
+    /// Has the daemon asked for the reboot?
+    fn has_asked(&self) -> bool {
+        self.host.dir.join("reboot").exists()
+    }
+
+    fn has_committed(&self) -> bool {
+        let status = self.host.get("/v1/status").unwrap_or_default();
+        status["booted"]["version"] == "2.0.0" && status["booted"]["confirmed"] == true && status["state"] == "idle"
+    }
+
     fn kill(&mut self) {
         self.host.kill();
         self.daemon_runs = false;
@@ -70,15 +101,14 @@ impl Victim {
 
     /// Reboots the machine if that was asked for and the daemon has gone.
     fn reboot_if_asked(&mut self) -> bool {
-        let asked = self.host.dir.join("reboot");
-        if !asked.exists() {
+        if !self.has_asked() {
             return false;
         }
         if self.daemon_runs {
             self.host.kill();
             self.daemon_runs = false;
         }
-        std::fs::remove_file(asked).unwrap();
+        std::fs::remove_file(self.host.dir.join("reboot")).unwrap();
         self.host.boot();
         true
     }
@@ -121,11 +151,16 @@ impl Victim {
             if self.reboot_if_asked() {
                 self.start();
             }
-            let status = self.host.get("/v1/status").unwrap_or_default();
-            if status["booted"]["version"] == "2.0.0" && status["booted"]["confirmed"] == true && status["state"] == "idle" {
+            if self.has_committed() {
                 break;
             }
-            assert!(began.elapsed() < PATIENCE, "{when}: never committed\nstatus: {status:#}\n{}", tail(&self.host.log(), 60));
+            let status = || self.host.get("/v1/status").unwrap_or_default();
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{when}: never committed\nstatus: {:#}\n{}",
+                status(),
+                tail(&self.host.log(), 60)
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         self.kill();
@@ -145,22 +180,29 @@ fn killed_at_random_moments_a_host_never_loses_its_way() {
     let publisher = Publisher::new(&dir.path().join("files"));
     let images = [publisher.publish(&Spec::new("1.0.0", 1)), publisher.publish(&Spec { size: 7 << 20, ..Spec::new("2.0.0", 2) })];
     let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::update("2.0.0"))).unwrap();
+    let locksmith = Locksmith::start(&dir.path().join("locks"), "127.0.0.1:0");
+    let (url, lock) = (mock.update_url(), locksmith.table());
+    let setup = Setup { extra: &lock, strategy: "lock", ..Setup::new(&url) };
     let (mut kills, mut states) = (0, std::collections::BTreeMap::<String, u32>::new());
     for number in 0.. {
         if kills >= KILLS {
             break;
         }
-        let mut victim = Victim::new(&dir.path().join(format!("host{number}")), &mock.update_url(), &publisher, images.clone());
+        let mut victim = Victim::new(&dir.path().join(format!("host{number}")), &setup, &publisher, images.clone());
         for _ in 0..KILLS_PER_HOST {
             victim.start();
             victim.hurry();
-            // Most of the life of an update here is short; a few kills fall late, some before anything has begun.
-            let span_ms = if dice.below(4) == 0 { 1200 } else { 400 };
-            std::thread::sleep(Duration::from_millis(dice.below(span_ms)));
-            let state = victim
-                .host
-                .get("/v1/status")
-                .map_or_else(|| "starting".to_owned(), |status| status["state"].as_str().unwrap_or("?").to_owned());
+            let aim = usize::try_from(dice.below(10)).unwrap();
+            match AIMS.get(aim) {
+                Some(state) => victim.aim(state),
+                None => std::thread::sleep(Duration::from_millis(dice.below(400))),
+            }
+            std::thread::sleep(Duration::from_millis(dice.below(30)));
+            if victim.has_committed() {
+                // What comes now is the life of a host that is done: the next one has more to lose.
+                break;
+            }
+            let state = victim.state().unwrap_or_else(|| "starting".to_owned());
             victim.kill();
             *states.entry(state.clone()).or_default() += 1;
             kills += 1;
@@ -169,6 +211,7 @@ fn killed_at_random_moments_a_host_never_loses_its_way() {
             victim.reboot_if_asked();
         }
         victim.leave_alone(&format!("SEED={seed} host {number} after its kills"));
+        assert!(!locksmith.is_held(), "SEED={seed} host {number}: committed, but the reboot lock is still held");
     }
     println!("{kills} kills, by the state last seen: {states:?}");
     assert!(kills >= 200);

@@ -1,79 +1,15 @@
 //! From the lock to the commit, and back: what other people's hands do to an update that is ready.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use integration::rig::{Spec, program};
+use integration::locksmith::Locksmith;
+use integration::rig::Spec;
 use manifests::keyring::SecretKey;
 use serde_json::Value;
 use server_mock::{Answer, Fault, FaultKind, Script};
 
 use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small, words_in};
-
-/// A real lock service for one group of one.
-struct Locksmith {
-    child: Child,
-    address: String,
-    data: std::path::PathBuf,
-}
-
-impl Locksmith {
-    fn start(data: &std::path::Path, listen: &str) -> Self {
-        let mut command = Command::new(program("locksmithd"));
-        command
-            .arg("--data")
-            .arg(data)
-            .args(["--listen", listen])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address =
-            line.split_whitespace().find_map(|word| word.rsplit("//").next().filter(|word| word.contains("127.0.0.1:")));
-        let address = address.unwrap_or_else(|| panic!("no address in {line:?}")).trim_end_matches('/').to_owned();
-        Self { child, address, data: data.to_owned() }
-    }
-
-    fn stop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn start_again(&mut self) {
-        *self = Self::start(&self.data.clone(), &self.address.clone());
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/", self.address)
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> Output {
-        let output = Command::new(program("locksmithctl")).args(arguments).args(["--server", &self.url()]).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        output
-    }
-
-    fn says(&self, arguments: &[&str]) -> String {
-        String::from_utf8(self.ctl(arguments).stdout).unwrap()
-    }
-
-    /// `[reboot.lock]` of a host that uses it.
-    fn table(&self) -> String {
-        format!("[reboot.lock]\nbackend = \"fleetlock\"\nurl = \"{}\"\n", self.url())
-    }
-}
-
-impl Drop for Locksmith {
-    fn drop(&mut self) {
-        // It may have been stopped by the test.
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
 
 const HOST: &str = "e0f3745b108f471cbd4883c6fbed8cdd";
 
@@ -206,21 +142,7 @@ fn design_11_12_manual_with_a_lock_rests_unarmed_until_a_person_reboots() {
     let asked = scene.host.updatectl(&["reboot", "--no-wait"]);
     assert!(asked.status.success(), "{asked:?}");
     scene.host.wait_committed("2.0.0");
-    scene.host.wait("the place is given back", || (!holds_a_place(&locksmith)).then_some(()));
-}
-
-fn holds_a_place(locksmith: &Locksmith) -> bool {
-    let group: Value = serde_json::from_str(&locksmith.says(&["status", "default", "--json"])).unwrap();
-    fn holders(value: &Value) -> bool {
-        match value {
-            Value::Object(map) => map.iter().any(|(key, value)| {
-                (key == "holders" && value.as_array().is_some_and(|list| !list.is_empty())) || holders(value)
-            }),
-            Value::Array(list) => list.iter().any(holders),
-            _ => false,
-        }
-    }
-    holders(&group)
+    scene.host.wait("the place is given back", || (!locksmith.is_held()).then_some(()));
 }
 
 #[test]
@@ -239,7 +161,7 @@ fn a_full_lock_is_waited_for_with_the_holders_name() {
     scene.assert_nothing_armed();
     locksmith.ctl(&["unlock", "neighbour-17"]);
     scene.host.wait_committed("2.0.0");
-    scene.host.wait("the place is given back", || (!holds_a_place(&locksmith)).then_some(()));
+    scene.host.wait("the place is given back", || (!locksmith.is_held()).then_some(()));
 }
 
 #[test]
@@ -254,7 +176,7 @@ fn a_lock_service_that_is_down_is_waited_for_and_named() {
     scene.assert_nothing_armed();
     locksmith.start_again();
     scene.host.wait_committed("2.0.0");
-    scene.host.wait("the place is given back", || (!holds_a_place(&locksmith)).then_some(()));
+    scene.host.wait("the place is given back", || (!locksmith.is_held()).then_some(()));
 }
 
 #[test]
@@ -263,13 +185,13 @@ fn a_lock_service_that_restarts_meanwhile_forgets_nothing() {
     let held = scene.dir().join("go-on");
     scene.host.hook("drain.d/10-wait", &format!("while ! test -e {}; do sleep 0.1; done", held.display()));
     scene.start();
-    scene.host.wait("the place is held", || holds_a_place(&locksmith).then_some(()));
+    scene.host.wait("the place is held", || locksmith.is_held().then_some(()));
     locksmith.stop();
     locksmith.start_again();
-    assert!(holds_a_place(&locksmith), "the place is still held");
+    assert!(locksmith.is_held(), "the place is still held");
     fs::write(held, "").unwrap();
     scene.host.wait_committed("2.0.0");
-    scene.host.wait("the place is given back", || (!holds_a_place(&locksmith)).then_some(()));
+    scene.host.wait("the place is given back", || (!locksmith.is_held()).then_some(()));
 }
 
 #[test]
@@ -278,7 +200,7 @@ fn an_unhealthy_release_gives_its_lock_back_with_the_outcome() {
     scene.host.hook("health/required.d/10-database", SICK);
     scene.start();
     assert_rolled_back(&scene, &["10-database", "the database does not answer"]);
-    scene.host.wait("the place is given back", || (!holds_a_place(&locksmith)).then_some(()));
+    scene.host.wait("the place is given back", || (!locksmith.is_held()).then_some(()));
     let history = locksmith.says(&["history", "default"]);
     assert!(history.contains("rolled back") || history.contains("rolled-back") || history.contains("rolled_back"), "{history}");
     assert!(history.contains(&HOST[..8]), "{history}");
@@ -302,7 +224,7 @@ fn design_11_10_a_reboot_that_is_refused_is_undone_to_the_last_step() {
     scene.host.kill();
     scene.host.edit_config("check_interval_s = 1", "check_interval_s = 3600");
     scene.host.start();
-    scene.host.wait("the place is given back", || (!holds_a_place(&locksmith)).then_some(()));
+    scene.host.wait("the place is given back", || (!locksmith.is_held()).then_some(()));
     scene.host.wait("the slot is disarmed", || (scene.host.boot_bits()[1].0 == 0).then_some(()));
     scene.assert_slot_a_untouched();
 }
