@@ -1,11 +1,14 @@
 //! SHA-256 digests as a type, with the two spellings used on the wire: hex and base64.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
+
+use crate::limits::{LARGE_WINDOW_BYTES, WINDOW_BYTES};
 
 /// A SHA-256 digest. `Display` is 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,6 +18,17 @@ impl Sha256Digest {
     /// Digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// Digest of `bytes`, a window of an image. The same as [`Sha256Digest::of`]; that of a whole window of zeros, of which file
+    /// systems have many, is remembered.
+    pub fn of_window(bytes: &[u8]) -> Self {
+        static ZEROS: [OnceLock<Sha256Digest>; 2] = [const { OnceLock::new() }; 2];
+        let known = [WINDOW_BYTES, LARGE_WINDOW_BYTES].into_iter().position(|size| usize::try_from(size) == Ok(bytes.len()));
+        match known {
+            Some(size) if is_zero(bytes) => *ZEROS[size].get_or_init(|| Self::of(bytes)),
+            _ => Self::of(bytes),
+        }
     }
 
     /// Takes 32 bytes that already are a digest.
@@ -70,6 +84,11 @@ impl<'de> Deserialize<'de> for Sha256Digest {
     }
 }
 
+/// Whether there is nothing but zeros; the first kilobytes that are something else end the search.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(4096).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
 /// Fills `out` from exactly twice as many hex digits; says whether it could.
 pub(crate) fn decode_hex(text: &str, out: &mut [u8]) -> bool {
     if !text.is_ascii() || text.len() != out.len() * 2 {
@@ -95,6 +114,21 @@ mod tests {
         assert_eq!(Sha256Digest::from_hex(&digest.to_string()), Some(digest));
         assert_eq!(Sha256Digest::from_hex(&digest.to_string().to_uppercase()), Some(digest));
         assert_eq!(Sha256Digest::from_base64(&digest.to_base64()), Some(digest));
+    }
+
+    #[test]
+    fn a_window_has_the_digest_of_its_bytes_zeros_or_not() {
+        for length in [0, 1, 4096, 256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1, 1024 * 1024] {
+            let mut bytes = vec![0; length];
+            assert_eq!(Sha256Digest::of_window(&bytes), Sha256Digest::of(&bytes), "{length} zeros");
+            assert_eq!(Sha256Digest::of_window(&bytes), Sha256Digest::of(&bytes), "{length} zeros, again");
+            for place in [0, length / 2, length.saturating_sub(1)] {
+                let Some(byte) = bytes.get_mut(place) else { continue };
+                *byte = 1;
+                assert_eq!(Sha256Digest::of_window(&bytes), Sha256Digest::of(&bytes), "{length} bytes, one at {place}");
+                bytes[place] = 0;
+            }
+        }
     }
 
     #[test]

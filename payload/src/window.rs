@@ -59,7 +59,7 @@ pub fn table_of(name: &str, image: &dyn ReadAt, size: u64, threads: NonZeroUsize
         |buffer: &mut Vec<u8>, index| {
             let offset = index * u64::from(window_size);
             read_piece(name, image, offset, size.saturating_sub(offset).min(u64::from(window_size)), buffer)?;
-            Ok(Sha256Digest::of(buffer))
+            Ok(Sha256Digest::of_window(buffer))
         },
         |_, digest| {
             digests.push(digest);
@@ -193,7 +193,7 @@ impl<B: AsRef<[u8]>> Verified<B> {
         for window in windows.start..end {
             let bytes = table.and_then(|table| piece(table, window, start, buffer.as_ref()));
             let expected = table.and_then(|table| table.digest(window));
-            let got = bytes.map(Sha256Digest::of);
+            let got = bytes.map(Sha256Digest::of_window);
             if got.is_none() || got != expected {
                 wrong.push(WrongWindow { window, expected, got });
             }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
-use manifests::digest::Sha256Digest;
+use manifests::digest::{Sha256Digest, is_zero};
 use manifests::limits::{MAX_IMAGES, MAX_WINDOWS};
 use manifests::release::WindowTable;
 use zstd::zstd_safe::{CCtx, CParameter, compress_bound, get_error_name};
@@ -154,7 +154,7 @@ impl Encoder {
     fn encode(&mut self, piece: &Piece<'_>) -> Result<Encoded, Error> {
         read_piece(piece.image.name, piece.image.data, piece.offset, piece.length, &mut self.input)?;
         let window_size = usize::try_from(piece.window_size).unwrap_or(usize::MAX);
-        let digests = self.input.chunks(window_size).map(Sha256Digest::of).collect();
+        let digests = self.input.chunks(window_size).map(Sha256Digest::of_window).collect();
         if is_zero(&self.input) {
             return Ok(Encoded { kind: Kind::Zero, blob: Vec::new(), digests });
         }
@@ -176,10 +176,6 @@ impl Encoder {
         }
         Err(Error::SelfCheck { image: piece.image.name.to_owned(), offset: piece.offset })
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(4096).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// Frames and digests in order, as the pieces come in.

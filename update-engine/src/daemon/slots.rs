@@ -117,7 +117,7 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
     let digests = digests_of(record, plan.slot);
     let tables = image_tables(record, &digests)?;
     let show = |progress: readback::Progress| report(proving(progress));
-    let watch = Watch::new(READ_BACK_THREADS, cancel, &show);
+    let watch = Watch::new(readback::thread_count(), cancel, &show);
     let acceptance = if plan.kind == Kind::Rollback { Acceptance::CommittedBefore } else { Acceptance::EveryWindow };
     let digest = *release.digest().as_bytes();
     let proven = match tokens.take_written(&plan.attempt) {
@@ -283,6 +283,3 @@ fn table_of(result: Result<BootState, BootError>) -> Result<BootTable, Fault> {
 pub(super) fn stop(cancel: &AtomicBool) {
     cancel.store(true, Ordering::Relaxed);
 }
-
-/// Two cores is what small hosts have, and one thread already outruns most disks.
-const READ_BACK_THREADS: usize = 2;

@@ -48,6 +48,7 @@ pub use scan::Scan;
 
 use crate::fetch::limits::BUDGET_EXTRA_BYTES;
 use crate::fetch::{Fetcher, Source, Sources};
+use crate::slot::readback;
 use crate::slot::{InactiveSlot, Written};
 use ledger::Ledger;
 use meter::Meter;
@@ -55,12 +56,6 @@ use pool::Pool;
 
 /// Frames that were fetched and are not written yet; what a kill may lose.
 pub const MAX_IN_FLIGHT: usize = 16;
-
-/// Threads beyond one for each processor: while some wait for the disk, others decode and hash. Measured on two processors.
-const EXTRA_THREADS: usize = 2;
-
-/// Most threads: more outrun any network and disk, and each takes a buffer of 1 MiB.
-const MAX_THREADS: usize = 6;
 
 /// How often a cancelled install is noticed.
 const CANCEL_EVERY: Duration = Duration::from_millis(50);
@@ -111,7 +106,7 @@ pub async fn run(
     meter.reused(ledger.found(&found));
 
     let mut sources = Sources::new(fetcher, sources, first_budget(release.record()))?;
-    let mut pool = Pool::start(thread_count(), &release, &slot)?;
+    let mut pool = Pool::start(readback::thread_count(), &release, &slot)?;
     let streamed = tokio::select! {
         biased;
         () = is_set(&cancel) => Err(InstallError::Cancelled),
@@ -154,11 +149,6 @@ fn first_budget(record: &Record) -> u64 {
 /// What an attempt may download for a payload of that length (design 11.14).
 fn budget_for(payload_bytes: u64) -> u64 {
     payload_bytes.saturating_mul(2).saturating_add(BUDGET_EXTRA_BYTES)
-}
-
-fn thread_count() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    processors.saturating_add(EXTRA_THREADS).min(MAX_THREADS)
 }
 
 /// The images that belong into a slot, with their index in the record.

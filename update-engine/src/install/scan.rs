@@ -9,7 +9,7 @@ use payload::window::WindowSet;
 use super::error::InstallError;
 use super::ledger::Amount;
 use super::meter::Meter;
-use super::{aside, images_of, thread_count};
+use super::{aside, images_of};
 use crate::slot::readback::{self, Watch};
 use crate::slot::{ImageTable, InactiveSlot, SlotError};
 
@@ -119,7 +119,7 @@ fn right_windows(
     let digests: Vec<[u8; 32]> = image.table.digests().iter().map(|digest| *digest.as_bytes()).collect();
     let table = ImageTable::new(&image.name, image.table.image_size(), u64::from(image.table.window_size()), &digests)?;
     let told = |progress: readback::Progress| tell(Amount { windows: progress.windows_done, bytes: progress.bytes_done });
-    let right = readback::scan(slot, &table, windows, &Watch::new(thread_count(), cancel, &told))?;
+    let right = readback::scan(slot, &table, windows, &Watch::new(readback::thread_count(), cancel, &told))?;
     Ok(right.into_iter().filter_map(|window| u32::try_from(window).ok()).collect())
 }
 

@@ -27,7 +27,7 @@ use super::ioctl::DeviceAccess;
 use super::medium::Transfer;
 use super::open::{Held, OpenImage, Purpose, TRANSFER_BYTES};
 use super::sweep;
-pub use super::sweep::{ImageTable, Progress, Watch};
+pub use super::sweep::{ImageTable, Progress, Watch, thread_count};
 use super::writer::sealed::Opened;
 use super::writer::{InactiveSlot, Reopened, Written, tail_ranges};
 

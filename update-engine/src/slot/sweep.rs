@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use manifests::digest::Sha256Digest;
 use sha2::{Digest, Sha256};
 
 use super::SlotError;
@@ -13,6 +14,18 @@ use super::open::{Held, OpenImage, TRANSFER_BYTES};
 
 /// More readers than this gain nothing on any disk, and each takes a buffer of 1 MiB.
 const THREADS_MAX: usize = 16;
+/// Beyond one for each processor. Measured on two processors.
+const EXTRA_THREADS: usize = 2;
+/// More outrun any network and most disks.
+const THREADS_ENOUGH: usize = 6;
+
+/// Threads for work that both reads or writes the medium and computes: a few more than there are processors, because each of them
+/// waits for the medium at times.
+#[must_use]
+pub fn thread_count() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors.saturating_add(EXTRA_THREADS).min(THREADS_ENOUGH)
+}
 
 /// What one image of a release has to be: the SHA-256 of each of its windows.
 #[derive(Clone, Copy, Debug)]
@@ -262,15 +275,26 @@ impl WindowHasher<'_> {
         while !bytes.is_empty() {
             let length = usize::try_from(self.left).unwrap_or(bytes.len()).min(bytes.len());
             let (now, later) = bytes.split_at(length);
-            self.hasher.update(now);
-            self.left -= length as u64;
             bytes = later;
+            let is_whole = length as u64 == self.job.window_length(self.window);
+            self.left -= length as u64;
+            if is_whole {
+                self.end_window(Sha256Digest::of_window(now).as_bytes())?;
+                continue;
+            }
+            self.hasher.update(now);
             if self.left == 0 {
-                self.job.judge(self.window, &self.hasher.finalize_reset().into())?;
-                self.window += 1;
-                self.left = self.job.window_length(self.window);
+                let digest = self.hasher.finalize_reset().into();
+                self.end_window(&digest)?;
             }
         }
+        Ok(())
+    }
+
+    fn end_window(&mut self, digest: &[u8; 32]) -> Result<(), SlotError> {
+        self.job.judge(self.window, digest)?;
+        self.window += 1;
+        self.left = self.job.window_length(self.window);
         Ok(())
     }
 }
