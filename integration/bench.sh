@@ -86,7 +86,7 @@ socket = "/srv/control.sock"
 url = "$url/v1/update/"
 app_id = "{bench}"
 board = "bench"
-check_interval_s = 86400
+check_interval_s = 14400
 [disk]
 device = "$loop"
 [slots.a]
