@@ -30,8 +30,8 @@ use serde::{Deserialize, Serialize};
 use manifests::release::SlotName;
 use manifests::version::{Sequence, Version};
 
-use crate::engine::effect::{LockOutcome, Report, Row};
-use crate::engine::event::Orphan;
+use crate::engine::effect::{LockOutcome, Outcome, Report, Row};
+use crate::engine::event::{Fault, Orphan};
 use crate::engine::model::{Ended, Model, Refusal};
 use crate::engine::policy::MAX_REFUSALS;
 use crate::engine::state::{Claim, Kind, Plan};
@@ -452,12 +452,7 @@ fn write_row(db: &Transaction<'_>, row: &Row, now: Wall) -> rusqlite::Result<()>
                 params![plan.attempt, claim_json(plan), notes(plan)],
             )
             .map(drop),
-        Row::Close { attempt, outcome, code, reason } => db
-            .execute(
-                "UPDATE attempt SET ended_at_ms = ?2, outcome = ?3, code = ?4, reason = ?5 WHERE id = ?1 AND outcome IS NULL",
-                params![attempt, now.0, outcome.as_str(), code, reason],
-            )
-            .map(drop),
+        Row::Close { attempt, outcome, fault } => close_attempt(db, attempt, *outcome, fault.as_ref(), now).map(drop),
         Row::Downloaded { attempt, bytes } => db
             .execute(
                 "UPDATE attempt SET bytes_downloaded = bytes_downloaded + ?2 WHERE id = ?1",
@@ -505,6 +500,20 @@ fn open_attempt(db: &Transaction<'_>, plan: &Plan) -> rusqlite::Result<usize> {
             notes(plan),
             claim_json(plan)
         ],
+    )
+}
+
+fn close_attempt(
+    db: &Transaction<'_>,
+    attempt: &str,
+    outcome: Outcome,
+    fault: Option<&Fault>,
+    now: Wall,
+) -> rusqlite::Result<usize> {
+    let (code, reason) = fault.map(|fault| (fault.code.word(), fault.message.as_str())).unwrap_or_default();
+    db.execute(
+        "UPDATE attempt SET ended_at_ms = ?2, outcome = ?3, code = ?4, reason = ?5 WHERE id = ?1 AND outcome IS NULL",
+        params![attempt, now.0, outcome.as_str(), code, reason],
     )
 }
 

@@ -10,12 +10,14 @@
 //! | failed | 3 / 0 | by cause, see [`error_code`] |
 //! | abandoned (a person, or a newer release) | 3 / 4 | 36 |
 //!
-//! Each carries `ota_attempt`, and `ota_reason` with the sentence `updatectl` shows. `docs/omaha.md` lists all causes.
+//! Each carries `ota_attempt`, and `ota_reason` with the sentence `updatectl` shows. `docs/omaha.md` lists all causes;
+//! a test holds it to [`Cause`].
 
 use manifests::omaha::{
     ActionCode, AppRequest, ErrorCode, Event, EventResult, EventType, INSTALL_ON_DEMAND, INSTALL_SCHEDULED, Os, Ping, Request,
 };
 
+use crate::engine::cause::Cause;
 use crate::engine::effect::{Report, ReportKind};
 use crate::engine::facts::Facts;
 
@@ -83,6 +85,7 @@ fn request(facts: &Facts, initiator: Initiator, attempt: Option<&str>) -> Reques
 
 fn event(report: &Report) -> Event {
     let plain = |kind, result| Event::new(kind, result);
+    let code = report.code.as_ref().map_or(ErrorCode::from(ActionCode::Error), error_code);
     let event = match report.kind {
         ReportKind::DownloadStarted => plain(EventType::UpdateDownloadStarted, EventResult::Success),
         ReportKind::DownloadFinished => plain(EventType::UpdateDownloadFinished, EventResult::Success),
@@ -91,86 +94,95 @@ fn event(report: &Report) -> Event {
             previous_version: Some(report.from_version.clone()),
             ..plain(EventType::UpdateComplete, EventResult::SuccessReboot)
         },
-        ReportKind::RolledBack | ReportKind::Failed => Event::failure(error_code(report.code.as_deref().unwrap_or_default())),
-        ReportKind::Abandoned => Event {
-            error_code: Some(error_code(report.code.as_deref().unwrap_or_default())),
-            ..plain(EventType::UpdateComplete, EventResult::Cancelled)
-        },
+        ReportKind::RolledBack | ReportKind::Failed => Event::failure(code),
+        ReportKind::Abandoned => Event { error_code: Some(code), ..plain(EventType::UpdateComplete, EventResult::Cancelled) },
     };
     Event { attempt: Some(report.attempt.clone()), reason: report.reason.clone(), ..event }
 }
 
-/// Causes and the codes servers know them by. First match wins; `docs/omaha.md` is checked against this table by a test.
-pub const CAUSES: &[(&str, ActionCode)] = &[
-    ("server-unreachable", ActionCode::OmahaRequestError),
-    ("omaha-empty", ActionCode::OmahaRequestEmptyResponseError),
-    ("omaha-xml", ActionCode::OmahaRequestXMLParseError),
-    ("omaha-invalid", ActionCode::OmahaResponseInvalid),
-    ("omaha-status", ActionCode::OmahaResponseInvalid),
-    ("record-fetch", ActionCode::DownloadTransferError),
-    ("record-malformed", ActionCode::DownloadManifestParseError),
-    ("record-unsigned", ActionCode::DownloadMetadataSignatureMissingError),
-    ("record-signature", ActionCode::DownloadMetadataSignatureMismatch),
-    ("no-key", ActionCode::DownloadPayloadPubKeyVerificationError),
-    ("version-mismatch", ActionCode::OmahaResponseInvalid),
-    ("wrong-product", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("wrong-arch", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("wrong-board", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("wrong-channel", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("below-floor", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("floor-lost", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("floor-unreadable", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("sequence-reused", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("older-release", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("source-too-old", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("source-unknown", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("refused-release", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("other-version", ActionCode::OmahaUpdateIgnoredPerPolicy),
-    ("image-set", ActionCode::DownloadNewPartitionInfoError),
-    ("image-too-large", ActionCode::DownloadNewPartitionInfoError),
-    ("running-slot-unknown", ActionCode::InstallDeviceOpenError),
-    ("running-slot", ActionCode::InstallDeviceOpenError),
-    ("slots", ActionCode::InstallDeviceOpenError),
-    ("download", ActionCode::DownloadTransferError),
-    ("payload-format", ActionCode::DownloadInvalidMetadataMagicString),
-    ("payload-mismatch", ActionCode::DownloadOperationHashMismatch),
-    ("disk-write", ActionCode::DownloadWriteError),
-    ("read-back", ActionCode::NewRootfsVerificationError),
-    ("boot-control", ActionCode::SetBootableFlagError),
-    ("not-attempted", ActionCode::SetBootableFlagError),
-    ("reboot", ActionCode::PostinstallRunnerError),
-    ("rolled-back", ActionCode::RollbackError),
-    ("unhealthy", ActionCode::RollbackError),
-    ("cancelled", ActionCode::OmahaUpdateDeferredPerPolicy),
-    ("superseded", ActionCode::OmahaUpdateDeferredPerPolicy),
-    ("journal-lost", ActionCode::OmahaUpdateDeferredPerPolicy),
-];
-
-/// The code for a cause: `http-503` becomes 2503, other words by [`CAUSES`], anything else 1.
-pub fn error_code(cause: &str) -> ErrorCode {
-    if let Some(status) = cause.strip_prefix("http-").and_then(|digits| digits.parse().ok()) {
-        return ErrorCode::http(status);
-    }
-    let action = CAUSES.iter().find(|(word, _)| *word == cause).map_or(ActionCode::Error, |(_, action)| *action);
-    ErrorCode::from_wire(i32::try_from(action.number()).unwrap_or(1))
+/// The number a server is sent for a cause: update_engine's nearest one. A new cause does not compile before it has its own.
+pub fn error_code(cause: &Cause) -> ErrorCode {
+    let action = match cause {
+        Cause::Http(status) => return ErrorCode::http(*status),
+        Cause::Other(_) => ActionCode::Error,
+        Cause::NoServer | Cause::ServerUnreachable | Cause::Stale => ActionCode::OmahaRequestError,
+        Cause::OmahaEmpty => ActionCode::OmahaRequestEmptyResponseError,
+        Cause::OmahaXml => ActionCode::OmahaRequestXMLParseError,
+        Cause::OmahaInvalid | Cause::OmahaStatus | Cause::VersionMismatch => ActionCode::OmahaResponseInvalid,
+        Cause::RecordFetch | Cause::Download => ActionCode::DownloadTransferError,
+        Cause::RecordMalformed => ActionCode::DownloadManifestParseError,
+        Cause::RecordUnsigned | Cause::NoRecord => ActionCode::DownloadMetadataSignatureMissingError,
+        Cause::RecordSignature => ActionCode::DownloadMetadataSignatureMismatch,
+        Cause::NoKey => ActionCode::DownloadPayloadPubKeyVerificationError,
+        Cause::WrongProduct
+        | Cause::WrongArch
+        | Cause::WrongBoard
+        | Cause::WrongChannel
+        | Cause::BelowFloor
+        | Cause::FloorLost
+        | Cause::FloorUnreadable
+        | Cause::SequenceReused
+        | Cause::OlderRelease
+        | Cause::SourceTooOld
+        | Cause::SourceUnknown
+        | Cause::RefusedRelease
+        | Cause::OtherVersion
+        | Cause::NoIdentity
+        | Cause::UnknownArmed => ActionCode::OmahaUpdateIgnoredPerPolicy,
+        Cause::ImageSet | Cause::ImageTooLarge => ActionCode::DownloadNewPartitionInfoError,
+        Cause::RunningSlotUnknown | Cause::RunningSlot | Cause::Slots => ActionCode::InstallDeviceOpenError,
+        Cause::StateDir | Cause::Journal => ActionCode::DownloadStateInitializationError,
+        Cause::PayloadFormat => ActionCode::DownloadInvalidMetadataMagicString,
+        Cause::PayloadMismatch => ActionCode::DownloadOperationHashMismatch,
+        Cause::Install => ActionCode::DownloadOperationExecutionError,
+        Cause::DiskWrite => ActionCode::DownloadWriteError,
+        Cause::ReadBack => ActionCode::NewRootfsVerificationError,
+        Cause::BootControl | Cause::NotAttempted | Cause::Disarm | Cause::MarkGood => ActionCode::SetBootableFlagError,
+        Cause::Reboot | Cause::RebootLate => ActionCode::PostinstallRunnerError,
+        Cause::RolledBack | Cause::Unhealthy => ActionCode::RollbackError,
+        Cause::Lock
+        | Cause::LockLost
+        | Cause::Drain
+        | Cause::StepBack
+        | Cause::Cancelled
+        | Cause::Superseded
+        | Cause::JournalLost => ActionCode::OmahaUpdateDeferredPerPolicy,
+    };
+    ErrorCode::from(action)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const DOCS: &str = include_str!("../../docs/omaha.md");
+
     #[test]
     fn causes_have_the_codes_real_servers_know() {
-        assert_eq!(error_code("rolled-back").to_wire(), 44);
-        assert_eq!(error_code("http-503").to_wire(), 2503);
-        assert_eq!(error_code("disk-write").to_wire(), 14);
-        assert_eq!(error_code("never heard of").to_wire(), 1);
+        let wire = |word| error_code(&Cause::read(word)).to_wire();
+        assert_eq!([wire("rolled-back"), wire("http-503"), wire("disk-write"), wire("never-heard-of")], [44, 2503, 14, 1]);
+        for cause in Cause::NAMED {
+            let action = error_code(cause).action();
+            assert!(ActionCode::NAMED.contains(&action) && action != ActionCode::Success, "{cause}: {action:?}");
+            assert_ne!(action, ActionCode::Error, "{cause}: the number of what nobody knows");
+        }
     }
 
     #[test]
-    fn every_cause_stands_once() {
-        for (index, (word, _)) in CAUSES.iter().enumerate() {
-            assert!(!CAUSES[..index].iter().any(|(other, _)| other == word), "{word} stands twice");
+    fn docs_omaha_md_lists_every_cause_in_order() {
+        let head = ["| cause | meaning | code | update_engine's name |".to_owned(), "| --- | --- | --- | --- |".to_owned()];
+        let row = |cause: &Cause| {
+            let code = error_code(cause);
+            format!("| `{cause}` | {} | {} | {} |", cause.meaning(), code.to_wire(), code.name())
+        };
+        let http = format!("| `http-NNN` | {} | 2000 + NNN | OmahaRequestHTTPResponseBase + NNN |", Cause::Http(404).meaning());
+        let expected = head.into_iter().chain(Cause::NAMED.iter().map(row)).chain([http]);
+        let (_, section) = DOCS.split_once("\n## Causes and codes\n").unwrap();
+        let mut listed = section.lines().take_while(|line| !line.starts_with('#')).filter(|line| line.starts_with('|'));
+        for line in expected {
+            let found = listed.next();
+            assert_eq!(found, Some(line.as_str()), "docs/omaha.md: this line is missing or stands elsewhere:\n{line}\n");
         }
+        assert_eq!(listed.next(), None, "docs/omaha.md: no cause has this line");
     }
 }

@@ -17,6 +17,7 @@ use crate::boot::gpt::GptControl;
 use crate::boot::{BootControl as _, BootError, BootState, SlotBoot, loader_choice};
 use crate::config::Settings;
 use crate::durable;
+use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot, Trouble};
 use crate::floor::{FloorFile, load_image_floor};
@@ -93,11 +94,11 @@ impl World {
     pub fn keyring(&self) -> Result<Keyring, Fault> {
         let folder = &self.settings.trust.keyring_dir;
         let revoked =
-            FloorFile::load(&self.settings.state_dir).map_err(|error| Fault::new("floor-unreadable", error.to_string()))?;
+            FloorFile::load(&self.settings.state_dir).map_err(|error| Fault::new(Cause::FloorUnreadable, error.to_string()))?;
         let threshold = NonZeroU32::new(self.settings.trust.threshold).unwrap_or(NonZeroU32::MIN);
         let keys = read_keys(folder)?;
         Keyring::new(keys, threshold, &revoked.unwrap_or_default().revoked)
-            .map_err(|error| Fault::new("no-key", format!("{}: {error}", folder.display())))
+            .map_err(|error| Fault::new(Cause::NoKey, format!("{}: {error}", folder.display())))
     }
 
     /// Boot control of a disk.
@@ -107,7 +108,7 @@ impl World {
 
     /// Makes the floor file of a host that never had one and was never updated.
     pub fn found_floor(&self, facts: &Facts) -> Result<(), Fault> {
-        let fault = |error: crate::floor::FloorError| Fault::new("state-dir", error.to_string());
+        let fault = |error: crate::floor::FloorError| Fault::new(Cause::StateDir, error.to_string());
         let none = FloorFile::load(&self.settings.state_dir).map_err(fault)?.is_none();
         match &facts.floor {
             FloorFacts::Known(_) if none && facts.running.is_some() && facts.boot.is_some() => {
@@ -137,7 +138,7 @@ impl World {
         if id.is_empty() {
             let path = self.settings.sysroot.join("etc/machine-id");
             troubles.push(Trouble {
-                code: "no-identity".to_owned(),
+                code: Cause::NoIdentity,
                 message: format!("{}: expected the machine id of this host, found none", path.display()),
             });
         }
@@ -177,7 +178,7 @@ impl World {
         let image = match load_image_floor(&self.settings.floor_file()) {
             Ok(image) => image,
             Err(error) => {
-                troubles.push(Trouble { code: "floor-unreadable".to_owned(), message: error.to_string() });
+                troubles.push(Trouble { code: Cause::FloorUnreadable, message: error.to_string() });
                 return FloorFacts::Lost { image: Sequence::ZERO };
             }
         };
@@ -188,7 +189,7 @@ impl World {
             Ok(None) if is_factory(running, boot) => FloorFacts::Known(Floor { floor: image, highest: image }),
             Ok(None) => FloorFacts::Lost { image },
             Err(error) => {
-                troubles.push(Trouble { code: "floor-unreadable".to_owned(), message: error.to_string() });
+                troubles.push(Trouble { code: Cause::FloorUnreadable, message: error.to_string() });
                 FloorFacts::Lost { image }
             }
         }
@@ -215,7 +216,7 @@ fn is_factory(running: Option<SlotName>, boot: Option<&BootTable>) -> bool {
 
 /// Reads every `*.pub` of the keyring folder.
 fn read_keys(folder: &Path) -> Result<Vec<(String, PublicKey)>, Fault> {
-    let fault = |path: &Path, error: &dyn std::fmt::Display| Fault::new("no-key", format!("{}: {error}", path.display()));
+    let fault = |path: &Path, error: &dyn std::fmt::Display| Fault::new(Cause::NoKey, format!("{}: {error}", path.display()));
     let entries = std::fs::read_dir(folder).map_err(|error| fault(folder, &error))?;
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in entries {
@@ -231,7 +232,7 @@ fn read_keys(folder: &Path) -> Result<Vec<(String, PublicKey)>, Fault> {
     let read = |path: &PathBuf| -> Result<(String, PublicKey), Fault> {
         let bytes = durable::read_capped(path, MAX_KEY_FILE_BYTES).map_err(|error| fault(path, &error))?;
         let name = path.display().to_string();
-        let key = PublicKey::parse(&name, &bytes).map_err(|error| Fault::new("no-key", error.to_string()))?;
+        let key = PublicKey::parse(&name, &bytes).map_err(|error| Fault::new(Cause::NoKey, error.to_string()))?;
         Ok((name, key))
     };
     paths.iter().map(read).collect()
@@ -245,7 +246,7 @@ fn read_boot(disk: &Disk) -> Result<BootTable, Fault> {
 /// The boot state as the engine sees it.
 pub fn boot_table(state: &BootState) -> Result<BootTable, Fault> {
     let next = loader_choice(state).and_then(slot_name);
-    let next = next.ok_or_else(|| Fault::new("boot-control", "the boot table names no slot"))?;
+    let next = next.ok_or_else(|| Fault::new(Cause::BootControl, "the boot table names no slot"))?;
     let marks = |slot: SlotName| {
         state
             .slots
@@ -286,21 +287,21 @@ pub fn slot_name(name: &slot::SlotName) -> Option<SlotName> {
 /// `a` or `b` as the disk spells it.
 pub fn disk_name(slot: SlotName, disk: &Disk) -> Result<slot::SlotName, Fault> {
     let found = disk.slots().iter().find(|name| name.as_str() == slot.as_str());
-    found.cloned().ok_or_else(|| Fault::new("slots", format!("the disk has no slot {slot}")))
+    found.cloned().ok_or_else(|| Fault::new(Cause::Slots, format!("the disk has no slot {slot}")))
 }
 
 /// A slot's error, chained, as a fault.
 pub fn slot_fault(error: &SlotError) -> Fault {
-    let code = match error {
-        SlotError::RunningUnknown(_) => "running-slot-unknown",
-        _ => "slots",
+    let cause = match error {
+        SlotError::RunningUnknown(_) => Cause::RunningSlotUnknown,
+        _ => Cause::Slots,
     };
-    Fault::new(code, chain(error))
+    Fault::new(cause, chain(error))
 }
 
 /// A boot control's error, chained, as a fault.
 pub fn boot_fault(error: &BootError) -> Fault {
-    Fault::new("boot-control", chain(error))
+    Fault::new(Cause::BootControl, chain(error))
 }
 
 /// An error and its causes in one line.

@@ -16,6 +16,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use payload::format::{FrameTable, Kind};
 use server_mock::FaultKind;
+use update_engine::engine::cause::Cause;
 use update_engine::fetch::limits::BUDGET_EXTRA_BYTES;
 use update_engine::install::{InstallError, Scan, WrongWindow};
 
@@ -144,7 +145,7 @@ fn a_byte_that_is_wrong_everywhere_ends_the_install_with_image_window_offset_and
     assert_eq!((image.as_str(), *offset, tried.len()), ("root", u64::from(*window) * WINDOW as u64, 2));
     assert_eq!(Some(*expected), published.record().images[0].table.digest(*window));
     assert_eq!(right, (0..25).filter(|number| *number != *window as usize).collect::<Vec<_>>(), "all others are written");
-    assert_eq!(error.code(), "payload-mismatch");
+    assert_eq!(error.cause(), Cause::PayloadMismatch);
     let start = format!(
         "no source has the right bytes for window {window} of image \"root\" (at byte {offset}): expected sha256 {expected}, got {got}; tried http://"
     );
@@ -161,7 +162,7 @@ fn design_11_15_when_every_server_lies_not_one_wrong_byte_reaches_the_slot() {
         let server = Server::of(&published.payload, faults);
         let host = Host::new(&["root"], ROOM);
         let error = Attempt::new(&host, &published, vec![server.source("one"), server.source("two")]).run().unwrap_err();
-        assert_eq!(error.code(), "payload-mismatch", "{error}");
+        assert_eq!(error.cause(), Cause::PayloadMismatch, "{error}");
         host.right_windows("root", &published.images[0].2);
     }
 }
@@ -189,7 +190,7 @@ fn a_frame_table_that_the_record_does_not_name_is_refused_before_a_frame_is_read
     assert_eq!(liar.ranges("one"), std::iter::once(0..65_536).collect::<Vec<_>>());
 
     let error = Attempt::new(&host, &published, vec![liar.source("one")]).run().unwrap_err();
-    assert_eq!(error.code(), "payload-format");
+    assert_eq!(error.cause(), Cause::PayloadFormat);
     assert!(error.to_string().contains("another payload than the record names: expected frame table sha256"), "{error}");
 }
 
@@ -206,7 +207,7 @@ fn a_forged_frame_table_is_dropped_with_its_giver_when_the_record_names_none() {
 
     host.poke("root", 0, &vec![OLD; ROOM]);
     let error = Attempt::new(&host, &published, vec![liar.source("one")]).run().unwrap_err();
-    assert_eq!(error.code(), "payload-mismatch", "{error}");
+    assert_eq!(error.cause(), Cause::PayloadMismatch, "{error}");
     let right = host.right_windows("root", &published.images[0].2);
     assert!(right.len() < 25, "windows both images share may be right: {right:?}");
 }
@@ -230,7 +231,7 @@ fn a_kind_of_frame_that_this_build_does_not_know_is_refused_before_anything_is_w
     let later = Server::of(&with_first_kind(&published, 9), []);
     let host = Host::new(&["root"], ROOM);
     let error = Attempt::new(&host, &published, vec![later.source("one")]).run().unwrap_err();
-    assert_eq!(error.code(), "payload-format");
+    assert_eq!(error.cause(), Cause::PayloadFormat);
     assert!(error.to_string().contains("frame kind 9 (unknown) is not available in this build"), "{error}");
     assert_eq!(host.right_windows("root", &published.images[0].2), [0_usize; 0]);
 
@@ -260,7 +261,7 @@ fn what_is_no_payload_or_another_release_s_is_named() {
     for (bytes, words) in cases {
         let server = Server::of(&bytes, []);
         let error = Attempt::new(&host, &published, vec![server.source("one")]).run().unwrap_err();
-        assert_eq!(error.code(), "payload-format", "{error}");
+        assert_eq!(error.cause(), Cause::PayloadFormat, "{error}");
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(host.right_windows("root", &published.images[0].2), [0_usize; 0]);
     }
@@ -272,7 +273,7 @@ fn a_payload_of_another_length_than_announced_is_refused() {
     let host = Host::new(&["root"], ROOM);
     let short = Server::of(&published.payload[..published.payload.len() - 100], []);
     let error = Attempt::new(&host, &published, vec![short.source("one")]).run().unwrap_err();
-    assert_eq!(error.code(), "download", "{error}");
+    assert_eq!(error.cause(), Cause::Download, "{error}");
     assert!(error.to_string().contains(&format!("expected {}", published.payload.len())), "{error}");
     let server = Server::of(&published.payload, []);
     let attempt = Attempt::new(&host, &published, vec![server.source("one")]).expecting(published.payload.len() + 1);
@@ -287,11 +288,11 @@ fn nobody_there_is_an_error_that_names_the_server() {
     let source = server.source("one");
     drop(server);
     let error = Attempt::new(&Host::new(&["root"], ROOM), &published, vec![source]).run().unwrap_err();
-    assert_eq!(error.code(), "download");
+    assert_eq!(error.cause(), Cause::Download);
     assert!(error.to_string().contains("/one/p: cannot connect: "), "{error}");
     let host = Host::new(&["root"], ROOM);
     let gone = Server::of(&published.payload, [fault("one", FaultKind::Status { code: 410, retry_after_s: None })]);
-    assert_eq!(Attempt::new(&host, &published, vec![gone.source("one")]).run().unwrap_err().code(), "http-410");
+    assert_eq!(Attempt::new(&host, &published, vec![gone.source("one")]).run().unwrap_err().cause(), Cause::Http(410));
 }
 
 #[test]
@@ -324,7 +325,7 @@ fn cancelling_ends_a_wait_for_a_silent_server_at_once_and_lets_go_of_the_slot() 
     });
     let error = attempt.run().unwrap_err();
     let took = canceller.join().unwrap().elapsed();
-    assert_eq!(error.code(), "cancelled");
+    assert_eq!(error.cause(), Cause::Cancelled);
     assert!(took < Duration::from_secs(1), "{took:?}");
     drop(host.open(published.record()));
 }
@@ -335,7 +336,7 @@ fn cancelling_ends_a_scan() {
     let host = Host::new(&["root"], ROOM);
     let attempt = Attempt::new(&host, &published, Vec::new()).scanning(Scan::All);
     attempt.cancel.store(true, Ordering::Relaxed);
-    assert_eq!(attempt.run().unwrap_err().code(), "cancelled");
+    assert_eq!(attempt.run().unwrap_err().cause(), Cause::Cancelled);
 }
 
 #[test]
@@ -355,7 +356,7 @@ fn a_slot_that_does_not_take_a_write_ends_the_install_at_once() {
     let attempt = Attempt::on(slot, &published, vec![server.source("one")]);
     let started = Instant::now();
     let error = attempt.run().unwrap_err();
-    assert_eq!(error.code(), "disk-write");
+    assert_eq!(error.cause(), Cause::DiskWrite);
     assert_eq!(error.to_string(), "cannot write slot b, image \"root\", at offset 0");
     assert!(started.elapsed() < Duration::from_secs(5));
 }

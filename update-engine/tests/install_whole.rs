@@ -7,6 +7,7 @@ mod installing;
 
 use installing::{Attempt, Host, Published, Server, Vouched, WINDOW, content};
 use manifests::release::SlotName;
+use update_engine::engine::cause::Cause;
 use update_engine::fetch::Source;
 use update_engine::install::{MAX_IN_FLIGHT, Phase, Scan};
 
@@ -83,7 +84,7 @@ fn a_local_payload_is_installed_under_the_same_checks() {
     damaged[middle] ^= 1;
     std::fs::write(&path, &damaged).unwrap();
     let error = Attempt::new(&host, &published, vec![source()]).run().unwrap_err();
-    assert_eq!(error.code(), "payload-mismatch", "{error}");
+    assert_eq!(error.cause(), Cause::PayloadMismatch, "{error}");
     assert!(host.right_windows("root", &published.images[0].2).len() < 25);
 
     std::fs::write(&path, &published.payload).unwrap();
@@ -154,7 +155,7 @@ fn after_a_stop_half_way_only_what_is_missing_is_asked_for_again() {
         host.poke("root", 0, &vec![installing::OLD; 128 * WINDOW]);
         let at = (image.len() * share / 10) as u64;
         let stopped = Attempt::new(&host, &published, vec![server.source("one")]).cancelled_at(at).run();
-        assert_eq!(stopped.unwrap_err().code(), "cancelled");
+        assert_eq!(stopped.unwrap_err().cause(), Cause::Cancelled);
         let right = host.right_windows("root", &image);
         let ahead = (right.len() * WINDOW) as u64 - at;
         assert!(ahead <= (MAX_IN_FLIGHT * 4 * WINDOW) as u64, "no more than what was in flight: {ahead} bytes");

@@ -9,6 +9,7 @@ use manifests::release::{Envelope, RecordError, Release};
 use crate::config::Settings;
 use crate::daemon::{Shared, blocking};
 use crate::engine::Event;
+use crate::engine::cause::Cause;
 use crate::engine::event::{CheckAnswer, Fault, Offer};
 use crate::engine::facts::Facts;
 use crate::engine::model::Hold;
@@ -31,8 +32,8 @@ pub(super) async fn check(shared: Shared, request: Request, channel: Option<Stri
 
 async fn from_files(shared: &Shared, release: &str, payload: &str) -> CheckAnswer {
     let read = async {
-        let source = fetch::Source::open(release).map_err(|error| fetch_fault("record-fetch", &error))?;
-        shared.fetcher.get_capped(&source, MAX_RECORD_BYTES).await.map_err(|error| fetch_fault("record-fetch", &error))
+        let source = fetch::Source::open(release).map_err(|error| fetch_fault(Cause::RecordFetch, &error))?;
+        shared.fetcher.get_capped(&source, MAX_RECORD_BYTES).await.map_err(|error| fetch_fault(Cause::RecordFetch, &error))
     };
     let bytes = match read.await {
         Ok(bytes) => bytes,
@@ -56,7 +57,7 @@ async fn from_server(shared: &Shared, facts: &Facts, initiator: Initiator) -> Ch
         Ok(answer) => answer,
         Err(error) => {
             let retry_after_s = error.retry_after().map(|wait| wait.as_secs());
-            return CheckAnswer::Failed { fault: fetch_fault("server-unreachable", &error), retry_after_s };
+            return CheckAnswer::Failed { fault: fetch_fault(Cause::ServerUnreachable, &error), retry_after_s };
         }
     };
     match UpdateAnswer::read(&answer.bytes, &facts.identity.app_id) {
@@ -77,7 +78,7 @@ async fn interpret(shared: &Shared, address: &Address, verdict: Verdict, poll_in
         Verdict::NoUpdate { hold } => CheckAnswer::NoUpdate { poll_interval_s, hold: hold.map(|hold| held(&hold)) },
         Verdict::ServerError(error) => {
             let message = format!("{address}: {error}");
-            CheckAnswer::Failed { fault: Fault::new("omaha-status", message), retry_after_s: None }
+            CheckAnswer::Failed { fault: Fault::new(Cause::OmahaStatus, message), retry_after_s: None }
         }
         Verdict::Update(update) => fetch_offer(shared, &update, poll_interval_s).await,
     }
@@ -92,7 +93,7 @@ fn held(hold: &omaha::Hold) -> Hold {
 async fn fetch_offer(shared: &Shared, update: &Update, poll_interval_s: Option<u64>) -> CheckAnswer {
     let version = update.version.to_string();
     let record_name = PackageName::record_of(&update.version);
-    let mut last = Fault::new("record-fetch", "the answer has no codebase");
+    let mut last = Fault::new(Cause::RecordFetch, "the answer has no codebase");
     for codebase in &update.codebases {
         match fetch_record(shared, &codebase.url_of(&record_name)).await {
             Ok(release) => {
@@ -106,12 +107,12 @@ async fn fetch_offer(shared: &Shared, update: &Update, poll_interval_s: Option<u
 }
 
 async fn fetch_record(shared: &Shared, url: &str) -> Result<Release, Fault> {
-    let address = Address::parse(url).map_err(|error| fetch_fault("record-fetch", &error))?;
+    let address = Address::parse(url).map_err(|error| fetch_fault(Cause::RecordFetch, &error))?;
     let bytes = shared
         .fetcher
         .get_capped(&address.into(), MAX_RECORD_BYTES)
         .await
-        .map_err(|error| fetch_fault("record-fetch", &error))?;
+        .map_err(|error| fetch_fault(Cause::RecordFetch, &error))?;
     verified(shared, &bytes)
         .await
         .map_err(|fault| Fault { message: format!("{}: {}", crate::config::hide_credentials(url), fault.message), ..fault })
@@ -125,7 +126,7 @@ async fn verified(shared: &Shared, bytes: &[u8]) -> Result<Release, Fault> {
         let envelope = Envelope::parse(&bytes).map_err(|error| record_fault(&error))?;
         let release = envelope.verify(&keyring).map_err(|error| record_fault(&error))?;
         let keep = world.records().keep_offer(release.digest(), &bytes);
-        keep.map_err(|error| Fault::new("state-dir", chain(&error)))?;
+        keep.map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
         Ok(release)
     })
     .await
@@ -145,36 +146,39 @@ fn payload_source(update: &Update) -> Source {
 
 /// The update server's address.
 pub(super) fn server(settings: &Settings) -> Result<Address, Fault> {
-    let url =
-        settings.server.url.as_ref().ok_or_else(|| Fault::new("no-server", "no update server is configured ([server] url)"))?;
-    Address::parse(url.expose().as_str()).map_err(|error| fetch_fault("server-unreachable", &error))
+    let url = settings
+        .server
+        .url
+        .as_ref()
+        .ok_or_else(|| Fault::new(Cause::NoServer, "no update server is configured ([server] url)"))?;
+    Address::parse(url.expose().as_str()).map_err(|error| fetch_fault(Cause::ServerUnreachable, &error))
 }
 
-pub(super) fn fetch_fault(code: &str, error: &FetchError) -> Fault {
-    let code = error.status().map_or_else(|| code.to_owned(), |status| format!("http-{status}"));
-    Fault { code, message: error.to_string() }
+/// A server's error status says more than that something could not be had.
+pub(super) fn fetch_fault(cause: Cause, error: &FetchError) -> Fault {
+    Fault::new(error.status().map_or(cause, Cause::Http), error.to_string())
 }
 
 fn omaha_fault(address: &Address, error: &omaha::Error) -> Fault {
-    let code = match error.code().action() {
-        ActionCode::OmahaRequestEmptyResponseError => "omaha-empty",
-        ActionCode::OmahaRequestXMLParseError => "omaha-xml",
-        _ => "omaha-invalid",
+    let cause = match error.code().action() {
+        ActionCode::OmahaRequestEmptyResponseError => Cause::OmahaEmpty,
+        ActionCode::OmahaRequestXMLParseError => Cause::OmahaXml,
+        _ => Cause::OmahaInvalid,
     };
-    Fault::new(code, format!("{address}: the answer is no Omaha answer: {}", chain(error)))
+    Fault::new(cause, format!("{address}: the answer is no Omaha answer: {}", chain(error)))
 }
 
 fn record_fault(error: &RecordError) -> Fault {
-    let code = match error {
-        RecordError::Unsigned { .. } => "record-unsigned",
-        RecordError::Forged { .. } | RecordError::TooFewSignatures { .. } => "record-signature",
-        _ => "record-malformed",
+    let cause = match error {
+        RecordError::Unsigned { .. } => Cause::RecordUnsigned,
+        RecordError::Forged { .. } | RecordError::TooFewSignatures { .. } => Cause::RecordSignature,
+        _ => Cause::RecordMalformed,
     };
-    Fault::new(code, error.to_string())
+    Fault::new(cause, error.to_string())
 }
 
 /// Reads a record for `adopt` from an absolute path.
 pub(super) fn read_record(path: &Path) -> Result<Vec<u8>, Fault> {
     crate::durable::read_capped(path, MAX_RECORD_BYTES)
-        .map_err(|error| Fault::new("record-fetch", format!("{}: {error}", path.display())))
+        .map_err(|error| Fault::new(Cause::RecordFetch, format!("{}: {error}", path.display())))
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use manifests::release::{Envelope, Record, SlotName};
 
 use crate::daemon::{Shared, ask, slots};
+use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::facts::{Facts, Floor, FloorFacts};
 use crate::floor::FloorFile;
@@ -73,7 +74,7 @@ fn verify(world: &World) -> Result<String, Fault> {
     });
     let words = words.collect::<Vec<_>>().join("; ");
     if words.is_empty() {
-        Err(Fault::new("no-record", "no slot has a record: `updatectl adopt RELEASE` names one"))
+        Err(Fault::new(Cause::NoRecord, "no slot has a record: `updatectl adopt RELEASE` names one"))
     } else {
         Ok(words)
     }
@@ -83,7 +84,8 @@ fn verify(world: &World) -> Result<String, Fault> {
 fn adopt(world: &World, path: &std::path::Path) -> Result<String, Fault> {
     let mut found = Vec::new();
     let bytes = ask::read_record(path)?;
-    let fault = |error: manifests::release::RecordError| Fault::new("record-signature", format!("{}: {error}", path.display()));
+    let fault =
+        |error: manifests::release::RecordError| Fault::new(Cause::RecordSignature, format!("{}: {error}", path.display()));
     let keyring = world.keyring()?;
     let release = Envelope::parse(&bytes).and_then(|envelope| envelope.verify(&keyring)).map_err(fault)?;
     let record = release.record();
@@ -94,7 +96,7 @@ fn adopt(world: &World, path: &std::path::Path) -> Result<String, Fault> {
         let Ok(differing) = differing(&ground, slot, record) else { continue };
         found.push((slot, differing));
         if differing.windows == 0 {
-            world.records().adopt(slot, &bytes).map_err(|error| Fault::new("state-dir", chain(&error)))?;
+            world.records().adopt(slot, &bytes).map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
             if slot.as_str() == running {
                 found_floor_by(world, record)?;
             }
@@ -103,13 +105,13 @@ fn adopt(world: &World, path: &std::path::Path) -> Result<String, Fault> {
     }
     let words =
         found.iter().map(|(slot, differing)| format!("slot {slot} differs in {} of {} windows", differing.windows, differing.of));
-    Err(Fault::new("read-back", format!("no slot holds {}: {}", record.version, words.collect::<Vec<_>>().join(", "))))
+    Err(Fault::new(Cause::ReadBack, format!("no slot holds {}: {}", record.version, words.collect::<Vec<_>>().join(", "))))
 }
 
 /// A host that lost its floor begins a new one with what it runs. One that has a floor keeps it.
 fn found_floor_by(world: &World, record: &Record) -> Result<(), Fault> {
     let state_dir = &world.settings().state_dir;
-    let fault = |error: crate::floor::FloorError| Fault::new("state-dir", error.to_string());
+    let fault = |error: crate::floor::FloorError| Fault::new(Cause::StateDir, error.to_string());
     let before = FloorFile::load(state_dir).map_err(fault)?;
     let image = match world.look(None).floor {
         FloorFacts::Known(floor) => floor.floor,

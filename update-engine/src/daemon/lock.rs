@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::daemon::Shared;
 use crate::durable;
 use crate::engine::Event;
+use crate::engine::cause::Cause;
 use crate::engine::effect::{GateStage, LockOutcome};
 use crate::engine::event::{Fault, Gate, LockGrant, LockHolder, LockRefusal};
 use crate::engine::state::{Claim, Plan};
@@ -80,8 +81,8 @@ pub(super) async fn drain(shared: Shared, plan: Plan) -> Event {
     let hook_context = context(&plan);
     let run = hooks::run(&folder, &hook_context, limit, AfterFailure::Stop);
     let result = tokio::select! {
-        results = run => results.map_err(|error| Fault::new("drain", chain(&error))).and_then(|results| {
-            results.iter().find(|result| !result.is_ok()).map_or(Ok(()), |failed| Err(Fault::new("drain", failed.words())))
+        results = run => results.map_err(|error| Fault::new(Cause::Drain, chain(&error))).and_then(|results| {
+            results.iter().find(|result| !result.is_ok()).map_or(Ok(()), |failed| Err(Fault::new(Cause::Drain, failed.words())))
         }),
         fault = keep_alive(&shared, &plan) => Err(fault),
     };
@@ -96,7 +97,7 @@ async fn keep_alive(shared: &Shared, plan: &Plan) -> Fault {
         tokio::time::sleep(every).await;
         // A server out of reach for a moment is no loss; the acknowledgement before the flip decides.
         if let Err(Error::Refused(refused)) = client.renew(&grant).await {
-            return Fault::new("lock-lost", format!("the reboot lock was lost while draining: {refused}"));
+            return Fault::new(Cause::LockLost, format!("the reboot lock was lost while draining: {refused}"));
         }
     }
 }
@@ -118,7 +119,7 @@ pub(super) async fn undrain(shared: Shared, plan: Plan) -> Event {
 
 /// Tells the lock server that the host reboots now. Only its durable acknowledgement permits the flip.
 pub(super) async fn acknowledge(shared: Shared, plan: Plan) -> Event {
-    let result = tell_rebooting(&shared, &plan).await.map_err(|error| Fault::new("lock", error));
+    let result = tell_rebooting(&shared, &plan).await.map_err(|error| Fault::new(Cause::Lock, error));
     Event::RebootAcknowledged { attempt: plan.attempt, result }
 }
 
@@ -144,7 +145,7 @@ pub(super) async fn release(shared: &Shared, attempt: &str, claim: &Claim, outco
         LockOutcome::RolledBack => semaphore::Outcome::RolledBack,
         LockOutcome::Aborted => semaphore::Outcome::Aborted,
     };
-    client(shared)?.release(&ticket, outcome).await.map(drop).map_err(|error| Fault::new("lock", error.to_string()))
+    client(shared)?.release(&ticket, outcome).await.map(drop).map_err(|error| Fault::new(Cause::Lock, error.to_string()))
 }
 
 /// Runs the configured reboot command. Accepted is not rebooted: the engine waits for the new boot.
@@ -157,7 +158,7 @@ async fn run_reboot_command(shared: &Shared, plan: &Plan) -> Result<(), Fault> {
     let command = &shared.settings.reboot.command;
     let shown = command.join(" ");
     let Some((program, arguments)) = command.split_first() else {
-        return Err(Fault::new("reboot", "[reboot] command is empty"));
+        return Err(Fault::new(Cause::Reboot, "[reboot] command is empty"));
     };
     let mut child = Command::new(program);
     child
@@ -169,15 +170,18 @@ async fn run_reboot_command(shared: &Shared, plan: &Plan) -> Result<(), Fault> {
     // The command's output would outlive the daemon in image mode: it goes where the daemon's own goes.
     let status = match timeout(REBOOT_COMMAND_TIMEOUT, child.status()).await {
         Err(_elapsed) => {
-            return Err(Fault::new("reboot", format!("`{shown}` did not end within {} s", REBOOT_COMMAND_TIMEOUT.as_secs())));
+            return Err(Fault::new(
+                Cause::Reboot,
+                format!("`{shown}` did not end within {} s", REBOOT_COMMAND_TIMEOUT.as_secs()),
+            ));
         }
-        Ok(Err(error)) => return Err(Fault::new("reboot", format!("`{shown}` could not be started: {error}"))),
+        Ok(Err(error)) => return Err(Fault::new(Cause::Reboot, format!("`{shown}` could not be started: {error}"))),
         Ok(Ok(status)) => status,
     };
     if status.success() {
         Ok(())
     } else {
-        Err(Fault::new("reboot", format!("the reboot was refused: `{shown}` ended with {status}")))
+        Err(Fault::new(Cause::Reboot, format!("the reboot was refused: `{shown}` ended with {status}")))
     }
 }
 
@@ -215,12 +219,12 @@ fn label(text: &str) -> Option<Label> {
 }
 
 fn ticket(plan: &Plan) -> Result<Ticket, Fault> {
-    let claim = plan.claim.as_ref().ok_or_else(|| Fault::new("lock", "the attempt has no claim to the lock"))?;
+    let claim = plan.claim.as_ref().ok_or_else(|| Fault::new(Cause::Lock, "the attempt has no claim to the lock"))?;
     ticket_of(&plan.attempt, claim)
 }
 
 fn ticket_of(attempt: &str, claim: &Claim) -> Result<Ticket, Fault> {
-    let fault = |error: &dyn std::fmt::Display| Fault::new("lock", format!("the lock cannot be asked for: {error}"));
+    let fault = |error: &dyn std::fmt::Display| Fault::new(Cause::Lock, format!("the lock cannot be asked for: {error}"));
     Ok(Ticket {
         base_url: BaseUrl::parse(&claim.url).map_err(|error| fault(&error))?,
         group: GroupName::parse(&claim.group).map_err(|error| fault(&error))?,
@@ -230,7 +234,7 @@ fn ticket_of(attempt: &str, claim: &Claim) -> Result<Ticket, Fault> {
 }
 
 fn client(shared: &Shared) -> Result<Client, Fault> {
-    let fault = |error: &dyn std::fmt::Display| Fault::new("lock", error.to_string());
+    let fault = |error: &dyn std::fmt::Display| Fault::new(Cause::Lock, error.to_string());
     let mut options = Options::default();
     if let Some(lock) = &shared.settings.reboot.lock
         && let Some(file) = &lock.token_file

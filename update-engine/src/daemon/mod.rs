@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::control::Request;
+use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected};
 use crate::engine::effect::Row;
 use crate::engine::event::{Event, Fault, Gate};
@@ -139,7 +140,7 @@ impl Daemon {
         match self.journal.commit(self.engine.model(), &rows, now().wall) {
             Err(error) => {
                 tracing::error!("{error}: nothing is done before it can be written");
-                self.waiting.fault = Some(Fault::new("state-dir", error.to_string()));
+                self.waiting.fault = Some(Fault::new(Cause::StateDir, error.to_string()));
                 self.waiting.retry_at = Some(now().mono.after(JOURNAL_RETRY_MS));
             }
             Ok(()) => {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use manifests::omaha::Acknowledgement;
 
 use crate::daemon::{Shared, ask, lock};
+use crate::engine::cause::Cause;
 use crate::engine::effect::Report;
 use crate::engine::event::Fault;
 use crate::engine::time::{Mono, Now};
@@ -101,10 +102,13 @@ async fn post(shared: &Shared, report: &Report) -> Result<(), Fault> {
     let address = ask::server(&shared.settings)?;
     let facts = shared.facts();
     let body = report::event_request(&facts, report).write();
-    let answer =
-        shared.fetcher.post_omaha(&address, body, &[]).await.map_err(|error| ask::fetch_fault("server-unreachable", &error))?;
+    let answer = shared
+        .fetcher
+        .post_omaha(&address, body, &[])
+        .await
+        .map_err(|error| ask::fetch_fault(Cause::ServerUnreachable, &error))?;
     let read = Acknowledgement::read(&answer.bytes, &facts.identity.app_id);
-    read.map(drop).map_err(|error| Fault::new("omaha-invalid", format!("{address}: {error}")))
+    read.map(drop).map_err(|error| Fault::new(Cause::OmahaInvalid, format!("{address}: {error}")))
 }
 
 #[cfg(test)]

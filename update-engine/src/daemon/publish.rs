@@ -124,7 +124,8 @@ impl Publisher {
     pub(super) fn inspected(&mut self, inspection: &Inspection, now: &Now) {
         let at = now.wall.timestamp();
         let state = self.status.borrow().state;
-        let error = |fault: &Fault| LastError { code: fault.code.clone(), message: fault.message.clone(), at, attention: true };
+        let error =
+            |fault: &Fault| LastError { code: fault.code.to_string(), message: fault.message.clone(), at, attention: true };
         let (summary, error) = match &inspection.outcome {
             Ok(words) => (words.clone(), None),
             Err(fault) => (fault.message.clone(), Some(error(fault))),

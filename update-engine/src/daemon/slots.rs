@@ -11,6 +11,7 @@ use manifests::release::{Image, Record, Release, SlotName};
 use crate::boot::{BootControl as _, BootError, BootState, Permit};
 use crate::daemon::{Shared, blocking};
 use crate::engine::Event;
+use crate::engine::cause::Cause;
 use crate::engine::event::{Fault, Proof};
 use crate::engine::facts::BootTable;
 use crate::engine::model::Progress;
@@ -89,7 +90,7 @@ pub(super) fn disarm_before_writing(world: &World, plan: &Plan, tokens: &Tokens)
     control.self_test().map_err(|error| boot_fault(&error))?;
     let state = control.disarm(&slot, &ground.running).map_err(|error| boot_fault(&error))?;
     let forgotten = world.records().slot_changes(plan.slot);
-    forgotten.map_err(|error| Fault::new("state-dir", chain(&error)))?;
+    forgotten.map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
     Ok((ground, boot_table(&state)?))
 }
 
@@ -97,9 +98,12 @@ pub(super) fn disarm_before_writing(world: &World, plan: &Plan, tokens: &Tokens)
 pub(super) fn release_of(world: &World, plan: &Plan) -> Result<Release, Fault> {
     let keyring = world.keyring()?;
     if plan.kind == Kind::Update {
-        return world.records().load_offer(plan.digest, &keyring).map_err(|error| Fault::new("record-malformed", chain(&error)));
+        return world
+            .records()
+            .load_offer(plan.digest, &keyring)
+            .map_err(|error| Fault::new(Cause::RecordMalformed, chain(&error)));
     }
-    world.records().verify_slot(plan.slot, &keyring).map_err(|error| Fault::new("record-malformed", chain(&error)))
+    world.records().verify_slot(plan.slot, &keyring).map_err(|error| Fault::new(Cause::RecordMalformed, chain(&error)))
 }
 
 /// Reads the slot back, window by window, past the page cache.
@@ -133,15 +137,15 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
     match proven {
         Ok(proven) => {
             if plan.kind == Kind::Update {
-                world.records().slot_holds(plan.slot, plan.digest).map_err(|error| Fault::new("state-dir", chain(&error)))?;
+                world.records().slot_holds(plan.slot, plan.digest).map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
             }
             shared.set_read_back(plan.slot, Some(how(proven.transfer())));
             tokens.put_proven(&plan.attempt, proven);
             Ok(Proof::Equal)
         }
         Err(ProveError::Differs(mismatch)) => Ok(Proof::Differs { detail: mismatch.to_string() }),
-        Err(ProveError::Slot(SlotError::Cancelled)) => Err(Fault::new("cancelled", "the read-back was stopped")),
-        Err(ProveError::Slot(error)) => Err(Fault::new("read-back", chain(&error))),
+        Err(ProveError::Slot(SlotError::Cancelled)) => Err(Fault::new(Cause::Cancelled, "the read-back was stopped")),
+        Err(ProveError::Slot(error)) => Err(Fault::new(Cause::ReadBack, chain(&error))),
     }
 }
 
@@ -154,7 +158,7 @@ pub(super) fn digests_of(record: &Record, slot: SlotName) -> Vec<(usize, Vec<[u8
 /// One digest buffer for each image has to outlive its table.
 pub(super) fn image_tables<'a>(record: &'a Record, digests: &'a [(usize, Vec<[u8; 32]>)]) -> Result<Vec<ImageTable<'a>>, Fault> {
     let table = |(index, digests): &'a (usize, Vec<[u8; 32]>)| {
-        let image = record.images.get(*index).ok_or_else(|| Fault::new("image-set", "the record has no such image"))?;
+        let image = record.images.get(*index).ok_or_else(|| Fault::new(Cause::ImageSet, "the record has no such image"))?;
         let table = &image.table;
         ImageTable::new(&image.name, table.image_size(), u64::from(table.window_size()), digests)
             .map_err(|error| slot_fault(&error))
@@ -184,8 +188,9 @@ pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
         let proven = shared.tokens.take_proven(&plan.attempt);
-        let proven = proven
-            .ok_or_else(|| Fault::new("boot-control", "the slot was not read back in this run of the daemon: it is not armed"))?;
+        let proven = proven.ok_or_else(|| {
+            Fault::new(Cause::BootControl, "the slot was not read back in this run of the daemon: it is not armed")
+        })?;
         let permit = permit(&shared, &plan)?;
         let ground = shared.world.ground()?;
         remember_identity(&shared)?;
@@ -200,11 +205,11 @@ fn permit(shared: &Shared, plan: &Plan) -> Result<Permit, Fault> {
     match (&plan.claim, &shared.settings.reboot.lock) {
         (Some(claim), _) if claim.granted => Ok(Permit::from_lock(plan.attempt.clone())),
         (Some(_), _) => {
-            Err(Fault::new("boot-control", "the reboot lock was asked for and is not granted: the slot is not armed"))
+            Err(Fault::new(Cause::BootControl, "the reboot lock was asked for and is not granted: the slot is not armed"))
         }
         (None, Some(_)) if plan.forced => Ok(Permit::forced_by_person(plan.attempt.clone())),
         (None, Some(_)) => {
-            Err(Fault::new("boot-control", "a reboot lock is configured and was not taken: the slot is not armed"))
+            Err(Fault::new(Cause::BootControl, "a reboot lock is configured and was not taken: the slot is not armed"))
         }
         (None, None) => Ok(Permit::no_lock_configured()),
     }
@@ -214,7 +219,8 @@ fn permit(shared: &Shared, plan: &Plan) -> Result<Permit, Fault> {
 fn remember_identity(shared: &Shared) -> Result<(), Fault> {
     let id = shared.world.machine_id().unwrap_or_default();
     let path = shared.settings.state_dir.join("identity");
-    crate::durable::replace(&path, id.as_bytes()).map_err(|error| Fault::new("state-dir", format!("{}: {error}", path.display())))
+    crate::durable::replace(&path, id.as_bytes())
+        .map_err(|error| Fault::new(Cause::StateDir, format!("{}: {error}", path.display())))
 }
 
 /// Makes a slot not bootable.
@@ -258,12 +264,12 @@ fn running_on(world: &World, plan: &Plan) -> Result<Ground, Fault> {
     if ground.running.name().as_str() == plan.slot.as_str() {
         return Ok(ground);
     }
-    Err(Fault::new("running-slot", format!("slot {} runs, expected slot {}", ground.running.name(), plan.slot)))
+    Err(Fault::new(Cause::RunningSlot, format!("slot {} runs, expected slot {}", ground.running.name(), plan.slot)))
 }
 
 fn raise_floor(world: &World, plan: &Plan) -> Result<(), Fault> {
     let state_dir = &world.settings().state_dir;
-    let fault = |error: crate::floor::FloorError| Fault::new("state-dir", error.to_string());
+    let fault = |error: crate::floor::FloorError| Fault::new(Cause::StateDir, error.to_string());
     let Some((record, _)) = world.records().slot_record(plan.slot).filter(|(_, digest)| *digest == plan.digest) else {
         return Ok(());
     };

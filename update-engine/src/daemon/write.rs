@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use manifests::release::{Record, Release};
 
 use crate::daemon::{Shared, ask, blocking, slots};
+use crate::engine::cause::Cause;
 use crate::engine::effect::Scan;
 use crate::engine::event::{Event, Fault, Fetched};
 use crate::engine::facts::BootTable;
@@ -84,19 +85,19 @@ async fn fill(
 
 /// Sources that cannot be used are passed over as long as one is left.
 fn sources(plan: &Plan) -> Result<Vec<Source>, Fault> {
-    let mut last = Fault::new("download", "the answer names no URL for the payload");
+    let mut last = Fault::new(Cause::Download, "the answer names no URL for the payload");
     let mut usable = Vec::new();
     for url in &plan.source.urls {
         match Source::open(url) {
             Ok(source) => usable.push(source),
-            Err(error) => last = ask::fetch_fault("download", &error),
+            Err(error) => last = ask::fetch_fault(Cause::Download, &error),
         }
     }
     if usable.is_empty() { Err(last) } else { Ok(usable) }
 }
 
 fn install_fault(error: &InstallError) -> Fault {
-    Fault { code: error.code().into_owned(), message: chain(error) }
+    Fault::new(error.cause(), chain(error))
 }
 
 fn shown(progress: &install::Progress) -> Progress {

@@ -1,5 +1,6 @@
 //! Asking for updates, and what becomes of the answers.
 
+use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, ReportKind, Row, Scan};
 use crate::engine::event::{CheckAnswer, Fault, Offer};
 use crate::engine::facts::Facts;
@@ -196,7 +197,7 @@ impl Engine {
         } else {
             self.model.superseded_at = Some(now.wall);
             effects.push(Effect::Stop(old.attempt.clone()));
-            let fault = Fault::new("superseded", format!("overtaken by {} before it was armed", new.version));
+            let fault = Fault::new(Cause::Superseded, format!("overtaken by {} before it was armed", new.version));
             effects.extend(self.give_up(old, fault, WayBack::Abandoned, now));
         }
         effects.extend(self.check_ended(format!("update to {} available", new.version), now));
@@ -234,7 +235,7 @@ impl Engine {
 
     fn refuse_offer(&mut self, version: &str, fault: &Fault, now: &Now) -> Vec<Effect> {
         // What is refused as a matter of course is a result of the check, not an error of this host.
-        if matches!(fault.code.as_str(), "older-release" | "refused-release" | "other-version") {
+        if matches!(fault.code, Cause::OlderRelease | Cause::RefusedRelease | Cause::OtherVersion) {
             self.clear_check_error();
         } else {
             self.remember_error(fault, About::Offer, now);

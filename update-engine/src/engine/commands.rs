@@ -4,6 +4,7 @@ use manifests::limits::MAX_NAME_CHARS;
 use manifests::release::SlotName;
 use manifests::version::Version;
 
+use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected};
 use crate::engine::effect::{Effect, Row};
 use crate::engine::event::Fault;
@@ -137,7 +138,7 @@ impl Engine {
     fn proven_for_person(&mut self, plan: Plan, step: Waiting, now: &Now) -> Vec<Effect> {
         match (self.waits_for_person(&plan), step == Waiting::Person) {
             (true, false) => {
-                self.give_up(plan, Fault::new("step-back", "a person has to ask for the reboot"), WayBack::Waits, now)
+                self.give_up(plan, Fault::new(Cause::StepBack, "a person has to ask for the reboot"), WayBack::Waits, now)
             }
             (false, true) => {
                 self.enter(State::Proven { plan, step: Waiting::GateClosed });
@@ -363,7 +364,7 @@ impl Engine {
             return accept(Some(attempt), "it is being given up already");
         }
         self.check_not_before_interval(now);
-        let fault = Fault::new("cancelled", "a person cancelled it");
+        let fault = Fault::new(Cause::Cancelled, "a person cancelled it");
         if self.is_on_the_way_back() || self.awaits_answer() {
             let disarm = plan.giving_up.as_ref().is_some_and(|why| why.disarm);
             plan.giving_up = Some(GivingUp { code: fault.code, message: fault.message, end: WayBack::Abandoned, disarm });

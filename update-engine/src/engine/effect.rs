@@ -6,6 +6,8 @@
 use manifests::release::SlotName;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::cause::Cause;
+use crate::engine::event::Fault;
 use crate::engine::model::Refusal;
 use crate::engine::state::{Claim, Plan, Request};
 
@@ -89,10 +91,8 @@ pub enum Row {
         attempt: String,
         /// How.
         outcome: Outcome,
-        /// Stable word of the cause, empty when committed.
-        code: String,
-        /// Sentence.
-        reason: String,
+        /// Why, unless it was committed.
+        fault: Option<Fault>,
     },
     /// What an attempt downloaded.
     Downloaded {
@@ -169,9 +169,9 @@ pub struct Report {
     pub from_version: String,
     /// Version of the release.
     pub to_version: String,
-    /// Stable word of a cause, for errors.
+    /// Why, for what did not succeed.
     #[serde(default)]
-    pub code: Option<String>,
+    pub code: Option<Cause>,
     /// Sentence.
     #[serde(default)]
     pub reason: Option<String>,

@@ -4,6 +4,7 @@ use manifests::digest::Sha256Digest;
 use manifests::release::{Record, SlotName};
 use manifests::version::{Sequence, Version};
 
+use crate::engine::cause::Cause;
 use crate::engine::effect::GateStage;
 use crate::engine::facts::{BootTable, Facts};
 use crate::engine::model::{Hold, Progress};
@@ -212,16 +213,16 @@ pub struct Offer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Fault {
-    /// Stable word of the cause: `docs/omaha.md` lists them with the codes servers are sent.
-    pub code: String,
+    /// The cause: what is stored, shown and sent is its word.
+    pub code: Cause,
     /// What, where, expected, got.
     pub message: String,
 }
 
 impl Fault {
     /// A fault.
-    pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), message: message.into() }
+    pub fn new(code: Cause, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
     }
 }
 

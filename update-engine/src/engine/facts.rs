@@ -9,6 +9,8 @@ use manifests::release::SlotName;
 use manifests::version::Sequence;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::cause::Cause;
+
 /// Who this host is, towards servers.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Identity {
@@ -121,8 +123,8 @@ pub enum FloorFacts {
 /// Something about the host that forbids every update until a person mends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// Stable word, e.g. `slots`, `no-key`.
-    pub code: String,
+    /// Why.
+    pub code: Cause,
     /// What, where, expected, got, and what to do.
     pub message: String,
 }

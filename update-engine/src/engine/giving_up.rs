@@ -5,6 +5,7 @@
 
 use manifests::release::SlotName;
 
+use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, LockOutcome, Outcome, Row};
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Marks};
@@ -12,9 +13,6 @@ use crate::engine::model::About;
 use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, State, Waiting, WayBack};
 use crate::engine::time::Now;
 use crate::engine::{Engine, row};
-
-/// Code of the error that a slot could not be disarmed.
-const DISARM: &str = "disarm";
 
 impl Engine {
     /// Takes the way back. Right now for what needs none of its steps.
@@ -120,7 +118,7 @@ impl Engine {
             }
             _ => {
                 let message = format!("a {message}; a lock that is held is kept, and it is tried again soon");
-                self.remember_error(&Fault::new(DISARM, message), About::Attempt, now);
+                self.remember_error(&Fault::new(Cause::Disarm, message), About::Attempt, now);
                 self.set_alarm(self.policy.gate_retry_ms(None, now), now);
             }
         }
@@ -145,7 +143,7 @@ impl Engine {
         match why.end {
             WayBack::Failed => self.fail(&plan, &fault, now),
             WayBack::Abandoned => {
-                let rows = self.end_attempt(&plan, Outcome::Abandoned, &fault);
+                let rows = self.end_attempt(&plan, Outcome::Abandoned, Some(&fault));
                 self.enter(State::Idle);
                 rows
             }
@@ -186,7 +184,7 @@ impl Engine {
     }
 
     fn forget_disarm_error(&mut self) {
-        if self.model.last_error.as_ref().is_some_and(|error| error.code == DISARM) {
+        if self.model.last_error.as_ref().is_some_and(|error| error.code == Cause::Disarm) {
             self.model.last_error = None;
         }
     }
@@ -194,5 +192,5 @@ impl Engine {
 
 /// What is said of a release that went back.
 pub(super) fn rolled_back(plan: &Plan, why: &str) -> Fault {
-    Fault::new("rolled-back", format!("{} rolled back to {}: {why}", plan.version, plan.from_version))
+    Fault::new(Cause::RolledBack, format!("{} rolled back to {}: {why}", plan.version, plan.from_version))
 }

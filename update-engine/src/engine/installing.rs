@@ -1,5 +1,6 @@
 //! Writing the inactive slot and proving what was written.
 
+use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, ReportKind, Row, Scan};
 use crate::engine::event::{Fault, Fetched, Proof};
 use crate::engine::facts::{BootTable, Marks};
@@ -62,7 +63,7 @@ impl Engine {
                 format!("slot {} no longer holds {} as it was committed: {detail}", plan.slot, plan.version)
             }
         };
-        self.give_up(plan, Fault::new("read-back", message), WayBack::Failed, now)
+        self.give_up(plan, Fault::new(Cause::ReadBack, message), WayBack::Failed, now)
     }
 
     /// Reads the slot back; one that is armed without that having been done in this run is disarmed first.
@@ -87,7 +88,7 @@ impl Engine {
         if step == Waiting::Gates {
             effects.extend(self.look_at_gates_again(now));
         } else if plan.claim.is_some() || plan.drained {
-            let fault = Fault::new("step-back", "a person has to ask for the reboot");
+            let fault = Fault::new(Cause::StepBack, "a person has to ask for the reboot");
             effects.extend(self.give_up(plan, fault, WayBack::Waits, now));
         }
         effects

@@ -15,6 +15,7 @@
 //! sleep until engine.next_wake() or the next event
 //! ```
 
+pub mod cause;
 pub mod command;
 pub mod effect;
 pub mod event;
@@ -42,6 +43,7 @@ pub use event::Event;
 pub use model::Model;
 pub use time::Now;
 
+use cause::Cause;
 use effect::{LockOutcome, Outcome, Report, ReportKind, Row};
 use event::{Fault, Gate, LockRefusal, Orphan};
 use facts::Facts;
@@ -204,7 +206,7 @@ impl Engine {
     fn on_facts_changed(&mut self, facts: Facts, now: &Now) -> Vec<Effect> {
         let was_blind = self.sighted().is_none();
         self.take_facts(facts);
-        if self.model.last_error.as_ref().is_some_and(|error| error.code == "floor-lost")
+        if self.model.last_error.as_ref().is_some_and(|error| error.code == Cause::FloorLost)
             && matches!(self.facts.floor, facts::FloorFacts::Known(_))
         {
             self.model.last_error = None;
@@ -276,7 +278,7 @@ impl Engine {
     }
 
     /// Ends an attempt, once: the rows that make it so.
-    fn end_attempt(&mut self, plan: &Plan, outcome: Outcome, fault: &Fault) -> Vec<Effect> {
+    fn end_attempt(&mut self, plan: &Plan, outcome: Outcome, fault: Option<&Fault>) -> Vec<Effect> {
         let (kind, lock_outcome) = match outcome {
             Outcome::Committed => (ReportKind::Committed, LockOutcome::Ok),
             Outcome::RolledBack => (ReportKind::RolledBack, LockOutcome::RolledBack),
@@ -289,9 +291,8 @@ impl Engine {
             Outcome::Failed => self.model.ended.failed += 1,
             Outcome::Abandoned => {}
         }
-        let close =
-            Row::Close { attempt: plan.attempt.clone(), outcome, code: fault.code.clone(), reason: fault.message.clone() };
-        let mut rows = vec![Effect::Row(close), Effect::Row(Row::Report(self.report(kind, plan, Some(fault))))];
+        let close = Row::Close { attempt: plan.attempt.clone(), outcome, fault: fault.cloned() };
+        let mut rows = vec![Effect::Row(close), Effect::Row(Row::Report(self.report(kind, plan, fault)))];
         rows.extend(plan.claim.clone().map(|claim| self.release(&plan.attempt, claim, lock_outcome)));
         rows
     }
@@ -303,7 +304,6 @@ impl Engine {
     }
 
     fn report(&self, kind: ReportKind, plan: &Plan, fault: Option<&Fault>) -> Report {
-        let fault = fault.filter(|fault| !fault.code.is_empty());
         Report {
             kind,
             attempt: plan.attempt.clone(),
@@ -317,7 +317,7 @@ impl Engine {
 
     /// The attempt failed: rows, a pause that grows with each failure in a row, then Idle.
     fn fail(&mut self, plan: &Plan, fault: &Fault, now: &Now) -> Vec<Effect> {
-        let rows = self.end_attempt(plan, Outcome::Failed, fault);
+        let rows = self.end_attempt(plan, Outcome::Failed, Some(fault));
         let failures = self.count_failure(plan, now);
         self.remember_error(fault, About::Attempt, now);
         self.enter(State::Failed { plan: Some(plan.ended()), code: fault.code.clone(), failures: failures.count });

@@ -6,6 +6,7 @@ use manifests::digest::Sha256Digest;
 use manifests::version::Sequence;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::cause::Cause;
 use crate::engine::event::Gate;
 use crate::engine::facts::PerSlot;
 use crate::engine::state::{Alarm, State};
@@ -142,8 +143,8 @@ pub struct Refusal {
 /// The last thing that went wrong, for `status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
-    /// Stable word.
-    pub code: String,
+    /// Why.
+    pub code: Cause,
     /// Sentence.
     pub message: String,
     /// When.

@@ -3,6 +3,7 @@
 use manifests::release::Image;
 use manifests::version::Sequence;
 
+use crate::engine::cause::Cause;
 use crate::engine::event::{Fault, Offer};
 use crate::engine::facts::{Facts, Floor, FloorFacts};
 use crate::engine::model::{Model, Refusal, names};
@@ -23,11 +24,11 @@ pub enum Decision {
 /// Decides about an offer. The first check that fails gives the reason.
 pub fn decide(offer: &Offer, request: &Request, facts: &Facts, model: &Model, now: &Now) -> Decision {
     if let Some(trouble) = facts.troubles.first() {
-        return Decision::Refuse(Fault::new(&trouble.code, trouble.message.clone()));
+        return Decision::Refuse(Fault::new(trouble.code.clone(), trouble.message.clone()));
     }
     if facts.running.is_none() || facts.boot.is_none() {
         let message = "it is not known which slot runs, or the boot table cannot be read: nothing can be written";
-        return Decision::Refuse(Fault::new("running-slot-unknown", message));
+        return Decision::Refuse(Fault::new(Cause::RunningSlotUnknown, message));
     }
     if runs_already(offer, facts) {
         return Decision::UpToDate;
@@ -59,7 +60,7 @@ fn runs_already(offer: &Offer, facts: &Facts) -> bool {
 fn check_announcement(offer: &Offer) -> Result<(), Fault> {
     match &offer.announced_version {
         Some(announced) if announced != offer.record.version.as_str() => Err(Fault::new(
-            "version-mismatch",
+            Cause::VersionMismatch,
             format!(
                 "the server announced version {announced}, but the signed record it names is of version {}",
                 offer.record.version
@@ -74,9 +75,9 @@ fn check_target(offer: &Offer, facts: &Facts) -> Result<(), Fault> {
     let host = &facts.identity;
     let same_product = record.product.trim_matches(['{', '}']).eq_ignore_ascii_case(host.app_id.trim_matches(['{', '}']));
     let pairs = [
-        ("wrong-product", "product", same_product, &record.product, &host.app_id),
-        ("wrong-arch", "architecture", record.arch == host.arch, &record.arch, &host.arch),
-        ("wrong-board", "board", record.board == host.board, &record.board, &host.board),
+        (Cause::WrongProduct, "product", same_product, &record.product, &host.app_id),
+        (Cause::WrongArch, "architecture", record.arch == host.arch, &record.arch, &host.arch),
+        (Cause::WrongBoard, "board", record.board == host.board, &record.board, &host.board),
     ];
     for (code, what, fits, got, expected) in pairs {
         if !fits {
@@ -90,7 +91,7 @@ fn check_target(offer: &Offer, facts: &Facts) -> Result<(), Fault> {
             record.channels.join(", "),
             host.channel
         );
-        return Err(Fault::new("wrong-channel", message));
+        return Err(Fault::new(Cause::WrongChannel, message));
     }
     Ok(())
 }
@@ -101,7 +102,7 @@ fn check_order(offer: &Offer, request: &Request, facts: &Facts) -> Result<(), Fa
     if record.sequence < floor.floor {
         let message =
             format!("{} is below the floor {} of this host: it may never be installed again", label(offer), floor.floor);
-        return Err(Fault::new("below-floor", message));
+        return Err(Fault::new(Cause::BelowFloor, message));
     }
     let running = facts.running_content();
     if running.sequence == Some(record.sequence) {
@@ -109,7 +110,7 @@ fn check_order(offer: &Offer, request: &Request, facts: &Facts) -> Result<(), Fa
             "{} has the sequence of the running release but is another one: a publisher must never use a sequence twice",
             label(offer)
         );
-        return Err(Fault::new("sequence-reused", message));
+        return Err(Fault::new(Cause::SequenceReused, message));
     }
     let highest = floor.highest.max(running.sequence.unwrap_or(Sequence::ZERO));
     if record.sequence < highest && !request.allow_older {
@@ -118,7 +119,7 @@ fn check_order(offer: &Offer, request: &Request, facts: &Facts) -> Result<(), Fa
             label(offer),
             record.version
         );
-        return Err(Fault::new("older-release", message));
+        return Err(Fault::new(Cause::OlderRelease, message));
     }
     check_source(offer, running.sequence)
 }
@@ -127,7 +128,7 @@ fn known_floor(facts: &Facts) -> Result<Floor, Fault> {
     match &facts.floor {
         FloorFacts::Known(floor) => Ok(floor.clone()),
         FloorFacts::Lost { .. } => Err(Fault::new(
-            "floor-lost",
+            Cause::FloorLost,
             "the state folder of this host was lost, and with it the lowest release it may run: `updatectl adopt RELEASE` with the record of the running release restores it",
         )),
     }
@@ -138,14 +139,14 @@ fn check_source(offer: &Offer, running: Option<Sequence>) -> Result<(), Fault> {
     match running {
         Some(sequence) if sequence >= minimum => Ok(()),
         Some(sequence) => Err(Fault::new(
-            "source-too-old",
+            Cause::SourceTooOld,
             format!(
                 "{} can only be installed from sequence {minimum} up, this host runs {sequence}: an intermediate release comes first",
                 label(offer)
             ),
         )),
         None => Err(Fault::new(
-            "source-unknown",
+            Cause::SourceUnknown,
             format!(
                 "{} can only be installed from sequence {minimum} up, and the record of the running slot is not known: `updatectl adopt RELEASE` names it",
                 label(offer)
@@ -166,14 +167,14 @@ fn check_images(offer: &Offer, facts: &Facts) -> Result<(), Fault> {
             names(&got),
             names(&facts.capacity)
         );
-        return Err(Fault::new("image-set", message));
+        return Err(Fault::new(Cause::ImageSet, message));
     }
     for image in images {
         let capacity = facts.capacity.get(&image.name).copied().unwrap_or(0);
         if image.table.image_size() > capacity {
             let size = image.table.image_size();
             let message = format!("image {} of {} is {size} bytes, slot {target} takes {capacity}", image.name, label(offer));
-            return Err(Fault::new("image-too-large", message));
+            return Err(Fault::new(Cause::ImageTooLarge, message));
         }
     }
     Ok(())
@@ -190,7 +191,7 @@ fn check_refusals(offer: &Offer, request: &Request, model: &Model) -> Result<(),
     let stands = |refusal: &&Refusal| refusal.digest == offer.digest || refusal.sequence == record.sequence;
     match model.refusals.iter().find(stands) {
         Some(refusal) => Err(Fault::new(
-            "refused-release",
+            Cause::RefusedRelease,
             format!(
                 "{} was given up on this host ({}): a newer release, or `updatectl update {}`, is tried",
                 label(offer),
@@ -205,7 +206,7 @@ fn check_refusals(offer: &Offer, request: &Request, model: &Model) -> Result<(),
 fn check_request(offer: &Offer, request: &Request) -> Result<(), Fault> {
     match &request.version {
         Some(wanted) if wanted != offer.record.version.as_str() => Err(Fault::new(
-            "other-version",
+            Cause::OtherVersion,
             format!("version {wanted} was asked for, the server offers {}", offer.record.version),
         )),
         _ => Ok(()),

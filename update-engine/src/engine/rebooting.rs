@@ -2,6 +2,7 @@
 
 use manifests::release::SlotName;
 
+use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
 use crate::engine::event::{Fault, Gate, LockGrant, LockRefusal};
 use crate::engine::facts::BootTable;
@@ -128,7 +129,7 @@ impl Engine {
     /// Undrains, gives the lock back and waits, without giving up the proven slot.
     fn step_back(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
         let reason = self.soft.closed.first().and_then(|(gate, _)| gate.closed.clone());
-        let fault = Fault::new("step-back", reason.unwrap_or_else(|| "the reboot lock was refused".to_owned()));
+        let fault = Fault::new(Cause::StepBack, reason.unwrap_or_else(|| "the reboot lock was refused".to_owned()));
         self.give_up(plan, fault, WayBack::Waits, now)
     }
 
@@ -417,7 +418,7 @@ impl Engine {
     fn reboot_is_late(&mut self, now: &Now) {
         self.soft.reboot_is_late = true;
         let message = "the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); `updatectl cancel` disarms the slot and gives the lock back";
-        self.remember_error(&Fault::new("reboot-late", message), About::Attempt, now);
+        self.remember_error(&Fault::new(Cause::RebootLate, message), About::Attempt, now);
     }
 }
 

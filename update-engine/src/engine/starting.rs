@@ -5,6 +5,7 @@ use manifests::release::SlotName;
 use manifests::version::{Sequence, Version};
 
 use crate::engine::Engine;
+use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, Outcome, Row, Scan};
 use crate::engine::event::{Fault, Orphan};
 use crate::engine::facts::{Facts, Marks};
@@ -120,7 +121,7 @@ impl Engine {
             let message = format!(
                 "slot {other} was armed and nothing here knows by whom: it was disarmed, the host stays on slot {running}"
             );
-            self.remember_error(&Fault::new("unknown-armed", message), About::Offer, now);
+            self.remember_error(&Fault::new(Cause::UnknownArmed, message), About::Offer, now);
             return self.disarm(other);
         }
         Vec::new()
@@ -166,7 +167,7 @@ impl Engine {
         let marks = self.facts.marks(plan.slot).unwrap_or_default();
         let runs = plan.slot == running;
         let free = matches!(self.model.state, State::Idle | State::Checking { .. } | State::Deferred { .. });
-        let lost = Fault::new("journal-lost", "the journal that knew this attempt was set aside");
+        let lost = Fault::new(Cause::JournalLost, "the journal that knew this attempt was set aside");
         if runs && free && self.is_on_trial(running) {
             self.enter(State::Trial { plan, verdict: None });
             return Vec::new();
@@ -187,7 +188,7 @@ impl Engine {
             self.enter(State::Locked { plan, boot_id: self.facts.boot_id.clone(), step: LockedStep::GivingUp });
             return Vec::new();
         }
-        self.end_attempt(&plan, Outcome::Abandoned, &lost)
+        self.end_attempt(&plan, Outcome::Abandoned, Some(&lost))
     }
 
     /// The loader has spent a try on it.
@@ -209,7 +210,7 @@ impl Engine {
 
     fn wrong_slot_runs(&mut self, plan: &Plan, running: SlotName, now: &Now) -> Vec<Effect> {
         let message = format!("slot {} runs although it was being written: somebody booted it by hand", plan.slot);
-        let mut effects = self.fail(plan, &Fault::new("running-slot", message), now);
+        let mut effects = self.fail(plan, &Fault::new(Cause::RunningSlot, message), now);
         if plan.drained {
             effects.push(Effect::Undrain(plan.clone()));
         }
@@ -252,7 +253,7 @@ impl Engine {
         if marks.pending() {
             let message =
                 format!("the host was rebooted, but its loader did not try slot {}: it does not read this boot table", plan.slot);
-            return self.give_up(plan, Fault::new("not-attempted", message), WayBack::Failed, now);
+            return self.give_up(plan, Fault::new(Cause::NotAttempted, message), WayBack::Failed, now);
         }
         let why = self.why_it_went_back(plan.slot);
         self.roll_back(&plan, &why, now)

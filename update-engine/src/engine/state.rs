@@ -20,6 +20,7 @@ use manifests::release::SlotName;
 use manifests::version::{Sequence, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::cause::Cause;
 use crate::engine::time::{Mono, Wall};
 
 /// Where an update stands. The journal holds it as JSON: names are never changed, fields only added with a default.
@@ -110,8 +111,8 @@ pub enum State {
     Failed {
         /// What failed, if it got that far.
         plan: Option<Plan>,
-        /// Stable word of the cause (`docs/omaha.md` lists them).
-        code: String,
+        /// Why.
+        code: Cause,
         /// Failures of this release in a row.
         failures: u32,
     },
@@ -319,8 +320,8 @@ impl Plan {
 /// Why the way back is taken, and where it ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivingUp {
-    /// Stable word.
-    pub code: String,
+    /// Why.
+    pub code: Cause,
     /// Sentence.
     pub message: String,
     /// Where it ends.

@@ -3,6 +3,7 @@
 use manifests::release::SlotName;
 use manifests::version::{Sequence, Version};
 
+use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Facts, Marks};
@@ -124,13 +125,13 @@ impl Engine {
         let seen = result.and_then(|facts| {
             self.take_facts(*facts);
             let good = self.facts.marks(plan.slot).is_some_and(|marks| marks.good);
-            if good { Ok(()) } else { Err(Fault::new("mark-good", format!("slot {} does not read back as good", plan.slot))) }
+            if good { Ok(()) } else { Err(Fault::new(Cause::MarkGood, format!("slot {} does not read back as good", plan.slot))) }
         });
         match seen {
             Err(fault) => {
                 let message =
                     format!("{} is healthy but could not be marked good ({}): tried again soon", plan.version, fault.message);
-                self.remember_error(&Fault::new("mark-good", message), About::Attempt, now);
+                self.remember_error(&Fault::new(Cause::MarkGood, message), About::Attempt, now);
                 self.set_alarm(self.policy.gate_retry_ms(None, now), now);
                 Vec::new()
             }
@@ -140,7 +141,7 @@ impl Engine {
 
     /// The marks are good and read back: history, report, lock and memory in one transaction.
     pub(super) fn committed(&mut self, plan: &Plan) -> Vec<Effect> {
-        let mut effects = self.end_attempt(plan, Outcome::Committed, &Fault::new("", ""));
+        let mut effects = self.end_attempt(plan, Outcome::Committed, None);
         if self.model.refusal_of(plan.digest).is_some() {
             self.model.refusals.retain(|known| known.digest != plan.digest);
             effects.push(row(Row::Forgive(plan.digest)));
@@ -204,7 +205,7 @@ impl Engine {
         let fault = rolled_back(plan, why);
         self.remember_error(&fault, About::Attempt, now);
         self.model.bad_boots = None;
-        let mut effects = self.end_attempt(plan, Outcome::RolledBack, &fault);
+        let mut effects = self.end_attempt(plan, Outcome::RolledBack, Some(&fault));
         // A slot of which no record is known names no release that could be refused.
         if plan.sequence != Sequence::ZERO {
             effects.push(self.refuse(plan.digest, plan.sequence, &plan.version, why, now));
@@ -242,5 +243,5 @@ impl Engine {
 }
 
 fn unhealthy(plan: &Plan, reason: &str) -> Fault {
-    Fault::new("unhealthy", format!("{} is unhealthy: {reason}", plan.version))
+    Fault::new(Cause::Unhealthy, format!("{} is unhealthy: {reason}", plan.version))
 }

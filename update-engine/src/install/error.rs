@@ -1,11 +1,11 @@
 //! Why an install failed.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use manifests::digest::Sha256Digest;
 
+use crate::engine::cause::Cause;
 use crate::fetch::{Fault, FetchError};
 use crate::slot::SlotError;
 
@@ -71,15 +71,15 @@ impl fmt::Display for WrongWindow {
 }
 
 impl InstallError {
-    /// A stable word of the cause; an HTTP status that is an error is `http-NNN`.
-    pub fn code(&self) -> Cow<'static, str> {
+    /// The cause, as the attempt that fails by it has it.
+    pub const fn cause(&self) -> Cause {
         match self {
-            Self::Fetch(error) => fetch_code(error),
-            Self::WrongWindow(_) | Self::WrongFrame { .. } => "payload-mismatch".into(),
-            Self::Disk(SlotError::Spec(_) | SlotError::Request { .. }) => "image-set".into(),
-            Self::Disk(_) => "disk-write".into(),
-            Self::Cancelled => "cancelled".into(),
-            Self::Decoder(_) | Self::Broken(_) => "install".into(),
+            Self::Fetch(error) => fetch_cause(error),
+            Self::WrongWindow(_) | Self::WrongFrame { .. } => Cause::PayloadMismatch,
+            Self::Disk(SlotError::Spec(_) | SlotError::Request { .. }) => Cause::ImageSet,
+            Self::Disk(_) => Cause::DiskWrite,
+            Self::Cancelled => Cause::Cancelled,
+            Self::Decoder(_) | Self::Broken(_) => Cause::Install,
         }
     }
 
@@ -92,12 +92,13 @@ impl InstallError {
     }
 }
 
-fn fetch_code(error: &FetchError) -> Cow<'static, str> {
-    match (error.status(), error.code()) {
-        (Some(status), _) => format!("http-{status}").into(),
-        (None, "garbage") => "payload-format".into(),
-        (None, "wrong-windows") => "payload-mismatch".into(),
-        (None, _) => "download".into(),
+const fn fetch_cause(error: &FetchError) -> Cause {
+    let (FetchError::At { fault, .. } | FetchError::Exhausted { last: fault, .. }) = error else { return Cause::Download };
+    match fault {
+        Fault::Status { status, .. } => Cause::Http(*status),
+        Fault::Garbage { .. } => Cause::PayloadFormat,
+        Fault::WrongWindows { .. } => Cause::PayloadMismatch,
+        _ => Cause::Download,
     }
 }
 

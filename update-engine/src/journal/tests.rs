@@ -4,7 +4,8 @@ mod rows;
 mod set_aside;
 
 use super::*;
-use crate::engine::effect::{Outcome, ReportKind};
+use crate::engine::cause::Cause;
+use crate::engine::effect::ReportKind;
 use crate::engine::state::Target;
 use manifests::digest::Sha256Digest;
 
@@ -25,7 +26,7 @@ fn report(attempt: &str) -> Report {
         running_version: "1.0.0".to_owned(),
         from_version: "1.0.0".to_owned(),
         to_version: "2.0.0".to_owned(),
-        code: Some("rolled-back".to_owned()),
+        code: Some(Cause::RolledBack),
         reason: Some("it did not come up".to_owned()),
     }
 }
@@ -63,8 +64,7 @@ fn an_attempt_ends_once_and_keeps_how() {
     let close = |outcome, reason: &str| Row::Close {
         attempt: "one".to_owned(),
         outcome,
-        code: "x".to_owned(),
-        reason: reason.to_owned(),
+        fault: Some(Fault::new(Cause::RolledBack, reason)),
     };
     journal.commit(&model, &[&downloaded, &downloaded, &close(Outcome::RolledBack, "first")], Wall(3000)).unwrap();
     journal.commit(&model, &[&close(Outcome::Committed, "second")], Wall(4000)).unwrap();
@@ -86,7 +86,7 @@ fn reports_and_attempts_are_bounded_and_lock_releases_are_never_dropped() {
     for number in 0..MAX_REPORTS + 50 {
         let attempt = format!("attempt{number}");
         rows.push(Row::Open(plan(&attempt)));
-        rows.push(Row::Close { attempt: attempt.clone(), outcome: Outcome::Failed, code: String::new(), reason: String::new() });
+        rows.push(Row::Close { attempt: attempt.clone(), outcome: Outcome::Failed, fault: None });
         rows.push(Row::Report(report(&attempt)));
     }
     journal.commit(&model, &rows.iter().collect::<Vec<_>>(), Wall(1)).unwrap();

@@ -51,7 +51,7 @@ fn by_state(input: &Input<'_>) -> String {
         }
         State::Committed { plan } => format!("{} is healthy: it is being marked good.", plan.version),
         State::RolledBack { plan, why } => format!("{} rolled back to {}: {}.", plan.version, plan.from_version, end(why)),
-        State::Failed { plan, code, .. } => failed(input, plan.as_ref().map(|plan| plan.version.as_str()), code),
+        State::Failed { plan, code, .. } => failed(input, plan.as_ref().map(|plan| plan.version.as_str()), &code.word()),
     }
 }
 

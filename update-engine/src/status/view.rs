@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use manifests::release::SlotName;
 
 use crate::engine::Engine;
+use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::facts::{Facts, FloorFacts};
 use crate::engine::model::About;
@@ -70,7 +71,7 @@ pub fn status(input: &Input<'_>) -> Status {
         check: check(input),
         reboot: reboot(input),
         last_error: model.last_error.as_ref().map(|error| LastError {
-            code: error.code.clone(),
+            code: error.code.to_string(),
             message: error.message.clone(),
             at: error.at.timestamp(),
             attention: error.about != About::Check,
@@ -83,7 +84,7 @@ pub fn status(input: &Input<'_>) -> Status {
 /// Everything that calls for a person whatever the state is, most important first.
 pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
     let mut troubles: Vec<Trouble> = Vec::new();
-    let mut say = |code: &str, message: String| troubles.push(Trouble { code: code.to_owned(), message });
+    let mut say = |cause: &Cause, message: String| troubles.push(Trouble { code: cause.to_string(), message });
     if let Some(fault) = input.journal_fault {
         say(&fault.code, format!("{}: nothing is done before the state folder can be written again", fault.message));
     }
@@ -91,13 +92,13 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
         say(&trouble.code, trouble.message.clone());
     }
     if matches!(input.facts().floor, FloorFacts::Lost { .. }) && input.facts().boot.is_some() {
-        say("floor-lost", "the state folder of this host was lost, and with it the lowest release it may run: no update is installed until `updatectl adopt RELEASE` names the record of the running release".to_owned());
+        say(&Cause::FloorLost, "the state folder of this host was lost, and with it the lowest release it may run: no update is installed until `updatectl adopt RELEASE` names the record of the running release".to_owned());
     }
     if let Some(words) = stale(input) {
-        say("stale", words);
+        say(&Cause::Stale, words);
     }
     if let Some(note) = &input.engine.model().journal_note {
-        say("journal", note.clone());
+        say(&Cause::Journal, note.clone());
     }
     troubles
 }

@@ -70,7 +70,7 @@ fn fetch(input: &Input<'_>) -> WhyEntry {
         State::Fetching { plan, .. } => entry("write", GateState::Waiting, format!("slot {} is being written", plan.slot)),
         State::Failed { code, .. } => WhyEntry {
             until: input.engine.model().alarm.as_ref().map(|alarm| alarm.at_wall.timestamp().to_string()),
-            ..entry("write", GateState::Waiting, format!("the last attempt failed ({code})"))
+            ..entry("write", GateState::Waiting, format!("the last attempt failed ({code}): {}", code.meaning()))
         },
         state => reached(state, "write", 1, "every window is written"),
     }

@@ -21,7 +21,7 @@ fn refusal(change: impl FnOnce(&mut Offer)) -> (String, String) {
     let mut offer = offer(2);
     change(&mut offer);
     match decide(&offer, &Request::timer(), &facts(), &Model::default(), &now()) {
-        Decision::Refuse(fault) => (fault.code, fault.message),
+        Decision::Refuse(fault) => (fault.code.to_string(), fault.message),
         other => panic!("{other:?}"),
     }
 }
@@ -237,7 +237,7 @@ fn a_record_that_was_refused_before_the_engine_saw_it_is_an_error_about_the_offe
     // A mere lost packet afterwards does hide it; the error of an attempt it does not.
     let mut host = Host::at("failed");
     host.wake();
-    host.checked(CheckAnswer::Failed { fault: fault("http"), retry_after_s: None });
+    host.checked(CheckAnswer::Failed { fault: fault("server-unreachable"), retry_after_s: None });
     assert_eq!(host.last_error(), "download");
 }
 

@@ -78,7 +78,7 @@ fn a_cancel_waits_for_the_answer_that_may_still_change_the_world() {
     // Hooks that still run must not drain a host that was undrained.
     let mut host = Host::at("locked/draining");
     host.order(Command::Cancel);
-    assert_eq!(host.drained(Err(fault("hook"))), list("undrain"));
+    assert_eq!(host.drained(Err(fault("drain"))), list("undrain"));
     assert_eq!((host.undrained(), host.state()), (list(end), "idle"));
     // The acknowledgement is not yet the flip.
     let mut host = Host::at("locked/acknowledging");
@@ -466,7 +466,7 @@ fn a_late_answer_of_an_attempt_that_is_over_changes_nothing() {
         Event::Drained { attempt: attempt.clone(), result: Ok(()) },
         Event::RebootAcknowledged { attempt: attempt.clone(), result: Ok(()) },
         Event::Armed { attempt: attempt.clone(), result: Ok(table) },
-        Event::Reboot { attempt: attempt.clone(), result: Err(fault("late")) },
+        Event::Reboot { attempt: attempt.clone(), result: Err(fault("reboot")) },
         Event::Undrained { attempt: attempt.clone() },
         Event::Health { attempt: attempt.clone(), result: Ok(vec![]) },
         Event::MarkedBad { attempt, result: Ok(table) },

@@ -2,6 +2,7 @@
 
 use manifests::release::SlotName;
 
+use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
 use crate::engine::event::{Event, Orphan, Proof};
@@ -106,7 +107,7 @@ fn design_11_2_a_slot_that_the_deadline_unit_marked_bad_is_left_and_not_marked_g
 #[test]
 fn design_11_2_without_a_key_the_daemon_runs_and_never_updates() {
     let mut host = Host::new();
-    host.facts.troubles.push(Trouble { code: "no-key".into(), message: "there is no *.pub file".into() });
+    host.facts.troubles.push(Trouble { code: Cause::NoKey, message: "there is no *.pub file".into() });
     assert_eq!(host.start(vec![]), list(""));
     assert_eq!(host.wake(), list("check"));
     assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "no-key"));
@@ -368,7 +369,7 @@ fn design_11_10_a_refused_reboot_disarms_undrains_and_releases_in_this_order() {
 #[test]
 fn design_11_10_a_failed_disarm_keeps_the_lock_and_says_so() {
     let mut host = Host::at("armed/giving-up");
-    assert_eq!(host.disarmed(Err(fault("io"))), list(""));
+    assert_eq!(host.disarmed(Err(fault("boot-control"))), list(""));
     assert!(host.plan().claim.is_some_and(|claim| claim.granted));
     assert_eq!(host.last_error(), "disarm");
     assert_eq!(host.wake(), list("disarm b"));

@@ -11,7 +11,7 @@ use super::words::EVERY_STATE;
 type Error = fn(&mut Host) -> Vec<String>;
 
 fn server_gone(host: &mut Host) -> Vec<String> {
-    host.checked(CheckAnswer::Failed { fault: fault("http"), retry_after_s: None })
+    host.checked(CheckAnswer::Failed { fault: fault("server-unreachable"), retry_after_s: None })
 }
 
 /// A check beside an update that waits fails.
@@ -24,9 +24,9 @@ fn server_gone_beside(host: &mut Host) -> Vec<String> {
 
 /// State, what goes wrong, state after, effects, code of the error that `status` shows.
 const ERRORS: [(&str, Error, &str, &str, &str); 32] = [
-    ("idle", |host| host.disarmed(Err(fault("io"))), "idle", "", "disarm"),
-    ("checking", server_gone, "idle", "", "http"),
-    ("deferred", server_gone_beside, "deferred", "", "http"),
+    ("idle", |host| host.disarmed(Err(fault("boot-control"))), "idle", "", "disarm"),
+    ("checking", server_gone, "idle", "", "server-unreachable"),
+    ("deferred", server_gone_beside, "deferred", "", "server-unreachable"),
     ("fetching", |host| host.installed(Err(fault("download"))), "failed", "close failed download, report failed", "download"),
     (
         "fetching/again",
@@ -35,32 +35,32 @@ const ERRORS: [(&str, Error, &str, &str, &str); 32] = [
         "close failed download, report failed",
         "download",
     ),
-    ("written", |host| host.read_back(Err(fault("io"))), "failed", "close failed io, report failed", "io"),
+    ("written", |host| host.read_back(Err(fault("slots"))), "failed", "close failed slots, report failed", "slots"),
     ("written/rollback", Host::differs, "failed", "close failed read-back, report failed", "read-back"),
-    ("proven/person", server_gone_beside, "proven/person", "", "http"),
+    ("proven/person", server_gone_beside, "proven/person", "", "server-unreachable"),
     ("proven/gates", |host| host.gates(GateStage::BeforeLock, vec![closed("hook")]), "proven/gate-closed", "", ""),
     ("proven/gate-closed", |host| host.gates(GateStage::BeforeLock, vec![closed("hook")]), "proven/gate-closed", "", ""),
     ("proven/lock", Host::lock_refused, "proven/lock-refused", "", ""),
-    ("proven/lock-refused", server_gone_beside, "proven/gates", "", "http"),
+    ("proven/lock-refused", server_gone_beside, "proven/gates", "", "server-unreachable"),
     ("proven/cancelled", Host::lock_refused, "idle", "close abandoned cancelled, report abandoned, release aborted", ""),
-    ("locked/draining", |host| host.drained(Err(fault("hook"))), "locked/giving-up", "undrain", ""),
+    ("locked/draining", |host| host.drained(Err(fault("drain"))), "locked/giving-up", "undrain", ""),
     ("locked/gates-again", |host| host.gates(GateStage::BeforeFlip, vec![closed("hook")]), "locked/giving-up", "undrain", ""),
     ("locked/acknowledging", |host| host.acknowledged(Err(fault("lock"))), "locked/giving-up", "undrain", ""),
     ("locked/arming", |host| host.armed(Err(fault("boot-control"))), "locked/giving-up", "disarm b", "boot-control"),
-    ("locked/giving-up", |host| host.disarmed(Err(fault("io"))), "locked/giving-up", "", "disarm"),
+    ("locked/giving-up", |host| host.disarmed(Err(fault("boot-control"))), "locked/giving-up", "", "disarm"),
     ("armed/resting", server_gone, "armed/resting", "", ""),
     ("armed/gates", |host| host.gates(GateStage::BeforeReboot, vec![closed("hook")]), "armed/giving-up", "disarm b", ""),
     ("armed/gate-closed", server_gone, "armed/gate-closed", "", ""),
-    ("armed/draining", |host| host.drained(Err(fault("hook"))), "armed/giving-up", "disarm b", ""),
+    ("armed/draining", |host| host.drained(Err(fault("drain"))), "armed/giving-up", "disarm b", ""),
     ("armed/lock", Host::lock_refused, "armed/lock-refused", "", ""),
     ("armed/lock-refused", server_gone, "armed/lock-refused", "", ""),
     ("armed/acknowledging", |host| host.acknowledged(Err(fault("lock"))), "armed/giving-up", "disarm b", ""),
     ("armed/rebooting", |host| host.reboot(Err(fault("reboot"))), "armed/giving-up", "disarm b", "reboot"),
-    ("armed/giving-up", |host| host.disarmed(Err(fault("io"))), "armed/giving-up", "", "disarm"),
+    ("armed/giving-up", |host| host.disarmed(Err(fault("boot-control"))), "armed/giving-up", "", "disarm"),
     ("trial", |host| host.health(Err("nginx is down")), "trial/verdict", "mark bad", "unhealthy"),
-    ("trial/verdict", |host| host.marked_bad(Err(fault("io"))), "trial/verdict", "reboot", "unhealthy"),
-    ("committed", |host| host.commit_done(Err(fault("io"))), "committed", "", "mark-good"),
-    ("rolled-back", |host| host.disarmed(Err(fault("io"))), "idle", "", "rolled-back"),
+    ("trial/verdict", |host| host.marked_bad(Err(fault("boot-control"))), "trial/verdict", "reboot", "unhealthy"),
+    ("committed", |host| host.commit_done(Err(fault("state-dir"))), "committed", "", "mark-good"),
+    ("rolled-back", |host| host.disarmed(Err(fault("boot-control"))), "idle", "", "rolled-back"),
     ("failed", server_gone, "failed", "", "download"),
 ];
 
@@ -94,8 +94,8 @@ fn what_an_error_left_to_be_done_is_tried_again() {
     for (state, expected_state, expected_effects) in again {
         let mut host = Host::at(state);
         match state {
-            "locked/giving-up" | "armed/giving-up" => drop(host.disarmed(Err(fault("io")))),
-            "committed" => drop(host.commit_done(Err(fault("io")))),
+            "locked/giving-up" | "armed/giving-up" => drop(host.disarmed(Err(fault("boot-control")))),
+            "committed" => drop(host.commit_done(Err(fault("state-dir")))),
             _ => (),
         }
         let effects = host.wake();
@@ -108,7 +108,7 @@ fn an_unknown_slot_that_could_not_be_disarmed_is_disarmed_later() {
     let mut host = Host::at("idle");
     let effects = host.restart(|facts| facts.boot.as_mut().unwrap().marks.b = super::host::armed(3));
     assert_eq!(effects, list("disarm b"));
-    host.disarmed(Err(fault("io")));
+    host.disarmed(Err(fault("boot-control")));
     assert_eq!(host.wake(), list("disarm b"));
     host.disarmed(Ok(()));
     assert_eq!(host.wake(), list("check"));

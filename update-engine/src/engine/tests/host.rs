@@ -1,5 +1,6 @@
 //! One host under test: an engine, its clock, and the world it is told of.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use manifests::digest::Sha256Digest;
 use manifests::release::{Image, Record, SlotName, WindowTable};
 use manifests::version::{Sequence, Version};
 
+use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected};
 use crate::engine::event::{CheckAnswer, Fault, Fetched, Gate, LockGrant, LockRefusal, Offer, Orphan, Proof};
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot};
@@ -114,8 +116,11 @@ pub(crate) fn policy(strategy: Strategy, with_lock: bool) -> Policy {
     }
 }
 
-pub(crate) fn fault(code: &str) -> Fault {
-    Fault::new(code, format!("it broke: {code}"))
+/// A fault by its cause's word.
+pub(crate) fn fault(word: &str) -> Fault {
+    let cause = Cause::read(word);
+    assert!(!matches!(cause, Cause::Other(_)), "{word} is no cause");
+    Fault::new(cause, format!("it broke: {word}"))
 }
 
 pub(crate) fn closed(gate: &str) -> Gate {
@@ -228,8 +233,13 @@ impl Host {
         self.plan().attempt
     }
 
+    /// The word of the error that `status` shows, empty without one.
     pub(crate) fn last_error(&self) -> &str {
-        self.engine.model().last_error.as_ref().map_or("", |error| &error.code)
+        match self.engine.model().last_error.as_ref().map(|error| error.code.word()) {
+            Some(Cow::Borrowed(word)) => word,
+            Some(Cow::Owned(_)) => "http-NNN",
+            None => "",
+        }
     }
 
     /// A table with these marks on slot b, as seen from slot a.

@@ -122,7 +122,8 @@ fn words_of(row: &Row) -> String {
     match row {
         Row::Open(plan) => format!("open {:?} {}", plan.kind, plan.version).to_lowercase(),
         Row::Update(_) => "update".to_owned(),
-        Row::Close { outcome, code, .. } => format!("close {} {code}", outcome.as_str()).trim_end().to_owned(),
+        Row::Close { outcome, fault: Some(fault), .. } => format!("close {} {}", outcome.as_str(), fault.code),
+        Row::Close { outcome, fault: None, .. } => format!("close {}", outcome.as_str()),
         Row::Downloaded { bytes, .. } => format!("downloaded {bytes}"),
         Row::Report(report) => {
             let kind = match report.kind {

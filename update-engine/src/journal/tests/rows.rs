@@ -1,8 +1,9 @@
 //! Every kind of row, and what a kill leaves of a step.
 
 use super::{claim, open, plan, report};
+use crate::engine::cause::Cause;
 use crate::engine::effect::{LockOutcome, Outcome, ReportKind, Row};
-use crate::engine::event::Orphan;
+use crate::engine::event::{Fault, Orphan};
 use crate::engine::model::Refusal;
 use crate::engine::state::{Claim, Kind, Plan, State};
 use crate::engine::time::Wall;
@@ -21,7 +22,7 @@ fn refusal(number: u64) -> Refusal {
 }
 
 fn close(attempt: &str, outcome: Outcome) -> Row {
-    Row::Close { attempt: attempt.into(), outcome, code: "code".into(), reason: "because".into() }
+    Row::Close { attempt: attempt.into(), outcome, fault: Some(Fault::new(Cause::Download, "because")) }
 }
 
 #[test]
@@ -57,7 +58,7 @@ fn an_attempt_is_read_back_with_everything_that_was_written_of_it() {
     let ended = Attempt {
         ended_at: Some(Wall(3000)),
         outcome: Some("abandoned".into()),
-        code: "code".into(),
+        code: "download".into(),
         reason: "because".into(),
         ..running
     };

@@ -14,7 +14,7 @@ fn newer(dir: &Path) {
     model.check.count = 7;
     let rows = [
         Row::Open(plan("done")),
-        Row::Close { attempt: "done".into(), outcome: Outcome::Committed, code: String::new(), reason: String::new() },
+        Row::Close { attempt: "done".into(), outcome: Outcome::Committed, fault: None },
         Row::Open(plan("open")),
         Row::Report(report("done")),
         Row::Release { attempt: "done".into(), claim: claim(), outcome: LockOutcome::Ok },

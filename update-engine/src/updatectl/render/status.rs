@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::super::terminal::{Paint, Style};
 use super::super::words::{printable, progress, since, since_text, until_text, when};
+use crate::engine::cause::Cause;
 use crate::status::json::{Check, ExitClass, LastError, Lock, Mode, Slot, State, Status, Waiting};
 
 /// The sentence, then what it stands on.
@@ -199,7 +200,7 @@ fn strategy(status: &Status) -> String {
 }
 
 fn hint(status: &Status, error: &LastError) -> Option<String> {
-    let rolled_back = status.state == State::RolledBack || error.code == "rolled-back";
+    let rolled_back = status.state == State::RolledBack || Cause::read(&error.code) == Cause::RolledBack;
     match (rolled_back, error.attention) {
         (true, _) => Some("`updatectl history` has the reason; `updatectl update VERSION` tries that version again".to_owned()),
         (false, true) => Some("`updatectl history` has the attempts; `updatectl update` tries again now".to_owned()),

@@ -1,5 +1,6 @@
 //! The machine and what the daemon's adapters do to it: loader, slots, lock server, update server.
 
+use crate::engine::cause::Cause;
 use crate::engine::effect::Effect;
 use crate::engine::event::{CheckAnswer, Event, Fault, Fetched, Gate, LockGrant, LockHolder, LockRefusal, Proof};
 use crate::engine::facts::{BootTable, Content, Facts, FloorFacts, Marks, PerSlot};
@@ -116,7 +117,7 @@ impl World {
 
     /// The answer of an effect that says it failed.
     pub(super) fn failed(&mut self, effect: &Effect) -> Option<Event> {
-        let fault = || Fault::new("broken", "it broke");
+        let fault = || Fault::new(Cause::StateDir, "it broke");
         let event = match effect {
             Effect::Check(_) => {
                 let retry_after_s = self.dice.pick(&[None, None, Some(7200), Some(u64::MAX)]);
@@ -226,7 +227,7 @@ impl World {
             return Event::Installed {
                 attempt,
                 boot: None,
-                result: Err(Fault::new("boot-control", "the running slot is not good")),
+                result: Err(Fault::new(Cause::BootControl, "the running slot is not good")),
             };
         }
         self.process.proven = None;
@@ -281,7 +282,7 @@ impl World {
         let lost = self.faults.lost_answers && self.dice.one_in(8);
         let result = match (held, lost) {
             (Some(()), false) => Ok(()),
-            _ => Err(Fault::new("lock", "not acknowledged")),
+            _ => Err(Fault::new(Cause::Lock, "not acknowledged")),
         };
         Event::RebootAcknowledged { attempt: plan.attempt.clone(), result }
     }
@@ -300,7 +301,7 @@ impl World {
             assert!(self.forced.contains(&attempt), "forced by nobody");
         }
         if !self.running_is_good() {
-            return Event::Armed { attempt, result: Err(Fault::new("boot-control", "the running slot is not good")) };
+            return Event::Armed { attempt, result: Err(Fault::new(Cause::BootControl, "the running slot is not good")) };
         }
         let top = self.disk.bits.get(self.running).priority.max(self.disk.bits.get(plan.slot).priority) + 1;
         let top = if top > 14 {
@@ -316,7 +317,7 @@ impl World {
     pub(super) fn disarm(&mut self, slot: SlotName) -> Event {
         assert_ne!(slot, self.running, "P2: the running slot is disarmed");
         if !self.running_is_good() {
-            return Event::Disarmed { result: Err(Fault::new("boot-control", "the running slot is not good")) };
+            return Event::Disarmed { result: Err(Fault::new(Cause::BootControl, "the running slot is not good")) };
         }
         *self.disk.bits.get_mut(slot) = BLANK;
         Event::Disarmed { result: Ok(self.table()) }
@@ -325,14 +326,14 @@ impl World {
     pub(super) fn commit(&mut self, plan: &Plan) -> Event {
         let attempt = plan.attempt.clone();
         if plan.slot != self.running {
-            return Event::CommitDone { attempt, result: Err(Fault::new("running-slot", "another slot runs")) };
+            return Event::CommitDone { attempt, result: Err(Fault::new(Cause::RunningSlot, "another slot runs")) };
         }
         assert!(self.vouched.contains(&attempt), "marked good without health");
         if plan.sequence.get() > 0 {
             self.disk.floor.highest = self.disk.floor.highest.max(plan.sequence);
         }
         if self.faults.effects_fail && self.dice.one_in(12) {
-            return Event::CommitDone { attempt, result: Err(Fault::new("io", "the disk is full")) };
+            return Event::CommitDone { attempt, result: Err(Fault::new(Cause::StateDir, "the disk is full")) };
         }
         let bits = self.disk.bits.get_mut(self.running);
         bits.good = true;
@@ -345,7 +346,7 @@ impl World {
         let other = self.running.other();
         let other_boots = self.disk.bits.get(other).good || self.disk.bits.get(other).tries > 0;
         if plan.slot != self.running || !other_boots {
-            return Event::MarkedBad { attempt, result: Err(Fault::new("boot-control", "no other slot is bootable")) };
+            return Event::MarkedBad { attempt, result: Err(Fault::new(Cause::BootControl, "no other slot is bootable")) };
         }
         *self.disk.bits.get_mut(self.running) = BLANK;
         Event::MarkedBad { attempt, result: Ok(self.table()) }
