@@ -24,7 +24,7 @@ impl Engine {
 
     /// Starts a check, in front or beside an update.
     pub(super) fn start_check(&mut self, request: Request, now: &Now) -> Vec<Effect> {
-        self.model.check.count += 1;
+        self.model.check.count = self.model.check.count.saturating_add(1);
         // Whatever becomes of this check, even a crash, the next one is not sooner than an error's.
         let at_least = self.policy.check_error_ms(self.model.check.errors.saturating_add(1), None, now);
         self.model.check.next = Some(self.alarm(at_least, now));

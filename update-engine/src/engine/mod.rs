@@ -285,12 +285,7 @@ impl Engine {
             Outcome::Failed => (ReportKind::Failed, LockOutcome::Aborted),
             Outcome::Abandoned => (ReportKind::Abandoned, LockOutcome::Aborted),
         };
-        match outcome {
-            Outcome::Committed => self.model.ended.committed += 1,
-            Outcome::RolledBack => self.model.ended.rolled_back += 1,
-            Outcome::Failed => self.model.ended.failed += 1,
-            Outcome::Abandoned => {}
-        }
+        self.model.ended.count(outcome);
         let close = Row::Close { attempt: plan.attempt.clone(), outcome, fault: fault.cloned() };
         let mut rows = vec![Effect::Row(close), Effect::Row(Row::Report(self.report(kind, plan, fault)))];
         rows.extend(plan.claim.clone().map(|claim| self.release(&plan.attempt, claim, lock_outcome)));

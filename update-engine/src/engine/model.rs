@@ -7,6 +7,7 @@ use manifests::version::Sequence;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::cause::Cause;
+use crate::engine::effect::Outcome;
 use crate::engine::event::Gate;
 use crate::engine::facts::PerSlot;
 use crate::engine::state::{Alarm, State};
@@ -198,6 +199,19 @@ impl Pause {
             None => "this host is paused".to_owned(),
         };
         Gate { gate: "pause".to_owned(), closed: Some(closed), until: self.until.map(|until| until.to_string()) }
+    }
+}
+
+impl Ended {
+    /// One more that ended so; those that were abandoned are in the history alone.
+    pub fn count(&mut self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Committed => &mut self.committed,
+            Outcome::RolledBack => &mut self.rolled_back,
+            Outcome::Failed => &mut self.failed,
+            Outcome::Abandoned => return,
+        };
+        *counter = counter.saturating_add(1);
     }
 }
 

@@ -191,6 +191,13 @@ fn a_timer_from_a_journal_that_no_rule_would_set_is_set_anew() {
 }
 
 #[test]
+fn a_journal_that_counted_checks_to_the_end_counts_no_further() {
+    let mut host = Host::new();
+    host.engine.model.check.count = u64::MAX;
+    assert_eq!((host.wake(), host.engine.model.check.count), (list("check"), u64::MAX));
+}
+
+#[test]
 fn a_servers_poll_interval_and_retry_after_are_obeyed_within_their_bounds() {
     let wait_after = |answer: CheckAnswer| {
         let mut host = Host::at("checking");

@@ -3,9 +3,10 @@
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, Row};
 use crate::engine::event::{Event, Proof};
+use crate::engine::model::Ended;
 use crate::engine::policy::Strategy;
 
-use super::host::{BLANK, Host, TRIES, armed, closed, facts, in_new_slot, in_old_slot, list, offer, policy};
+use super::host::{BLANK, Host, SPENT, TRIES, armed, closed, facts, fault, in_new_slot, in_old_slot, list, offer, policy};
 
 #[test]
 fn design_4_3_a_new_boot_of_the_old_slot_without_a_spent_try_is_not_held_against_the_release() {
@@ -143,4 +144,22 @@ fn a_slot_without_a_way_back_is_not_left() {
     assert_eq!(host.health(Err("nginx is down")), list(""));
     assert!(host.engine.model().last_error.as_ref().unwrap().message.contains("no way back"));
     assert_eq!(host.wake(), list("health"));
+}
+
+#[test]
+fn a_journal_that_counted_attempts_to_the_end_counts_no_further() {
+    const FULL: Ended = Ended { committed: u64::MAX, rolled_back: u64::MAX, failed: u64::MAX };
+    type End = fn(&mut Host) -> Vec<String>;
+    let ends: [(&str, End, &str); 3] = [
+        ("committed", |host| host.commit_done(Ok(())), "close committed"),
+        ("armed/rebooting", |host| host.restart(|facts| in_old_slot(facts, SPENT)), "close rolled-back rolled-back"),
+        ("fetching", |host| host.installed(Err(fault("download"))), "close failed download"),
+    ];
+    for (state, end, expected) in ends {
+        let mut host = Host::at(state);
+        host.engine.model.ended = FULL;
+        let effects = end(&mut host);
+        assert!(effects.iter().any(|effect| effect == expected), "{effects:?}");
+        assert_eq!(host.engine.model.ended, FULL, "{expected}");
+    }
 }
