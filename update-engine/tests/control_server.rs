@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use update_engine::control::client::{Client, ClientError};
 use update_engine::control::{ControlError, Limits, Server, VERBS};
-use update_engine::engine::command::Command;
+use update_engine::engine::command::{Command, Rejection};
 use update_engine::status::json::{EventKind, EventLine, HistoryEntry, Slot, State, Status, WhyEntry};
 
 fn status() -> Status {
@@ -129,7 +129,7 @@ fn a_command_reaches_the_engine_and_its_answer_comes_back() {
     let fake = Setup {
         script: vec![
             Line { answer: accepted(Some("5d1c"), "Looking for an update."), then: Vec::new() },
-            Line { answer: rejected("busy", "An update is under way."), then: Vec::new() },
+            Line { answer: rejected(Rejection::Busy, "An update is under way."), then: Vec::new() },
         ],
         ..Setup::default()
     }
@@ -432,7 +432,7 @@ fn a_daemon_that_stops_ends_its_event_streams() {
 
 #[test]
 fn the_client_reads_what_the_server_writes() {
-    let line = Line { answer: rejected("paused", "This host is paused."), then: Vec::new() };
+    let line = Line { answer: rejected(Rejection::Paused, "This host is paused."), then: Vec::new() };
     let fake = Setup { documents: documents(), script: vec![line], ..Setup::default() }.start();
     on_one_thread(async {
         let client = Client::new(fake.socket()).unwrap();
@@ -447,7 +447,7 @@ fn the_client_reads_what_the_server_writes() {
         assert_eq!(events.next().await.unwrap(), Some(event("one")));
         assert_eq!(events.next().await.unwrap(), Some(event("two")));
         let error = client.act(&Command::Check).await.unwrap_err();
-        assert!(matches!(&error, ClientError::Rejected { rejected } if rejected.code == "paused"), "{error}");
+        assert!(matches!(&error, ClientError::Rejected { rejected } if rejected.code == Rejection::Paused), "{error}");
     });
 }
 

@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tempfile::TempDir;
-use update_engine::engine::command::Command;
+use update_engine::engine::command::{Command, Rejection};
 use update_engine::status::json::{
     EventKind, EventLine, GateState, HistoryEntry, Host, LastError, Phase, Progress, Reboot, Slot, State, Status, Trouble,
     Waiting, WhyEntry,
@@ -393,13 +393,13 @@ fn a_file_is_named_by_its_absolute_path_and_must_be_there() {
 
 #[test]
 fn a_rejection_is_told_with_what_to_do() {
-    let line = |code: &str, message: &str| Line { answer: rejected(code, message), then: Vec::new() };
+    let line = |code: Rejection, message: &str| Line { answer: rejected(code, message), then: Vec::new() };
     let fake = scripted(
         at_state(State::Fetching),
         vec![
-            line("busy", "1.1.0 is being written into slot b."),
-            line("nothing-to-reboot", "No slot is proven."),
-            line("not-committed", "Slot b holds 0.9.0, which never ran here healthily."),
+            line(Rejection::Busy, "1.1.0 is being written into slot b."),
+            line(Rejection::NothingToReboot, "No slot is proven."),
+            line(Rejection::NothingToRollBackTo, "Slot b holds 0.9.0, which never ran here healthily."),
         ],
     );
     assert_eq!(

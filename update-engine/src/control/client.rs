@@ -19,7 +19,7 @@ use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::engine::command::{Accepted, Command, Rejected};
+use crate::engine::command::{Accepted, Command, Rejected, Rejection};
 use crate::status::json::{EventLine, HistoryEntry, Slot, Status, WhyEntry};
 
 /// Longest document read: a history of ten thousand attempts is below it.
@@ -56,7 +56,7 @@ pub enum ClientError {
         /// HTTP status.
         status: u16,
         /// Stable word.
-        code: String,
+        code: Rejection,
         /// Sentence.
         message: String,
     },

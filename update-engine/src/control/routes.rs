@@ -24,7 +24,7 @@ use super::admission::may_act;
 use super::metrics;
 use super::server::{Limits, Peer};
 use super::{ControlHandle, Request, VERBS};
-use crate::engine::command::Command;
+use crate::engine::command::{Command, Rejection};
 use crate::status::json::{EventKind, EventLine};
 
 struct App {
@@ -59,11 +59,11 @@ pub(super) fn router(handle: ControlHandle, limits: Limits, own_uid: u32, stoppe
 }
 
 /// The body of every answer that is not the one asked for.
-pub(super) fn words(code: &str, message: &str) -> Value {
+pub(super) fn words(code: Rejection, message: &str) -> Value {
     json!({ "code": code, "message": message })
 }
 
-fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
+fn refuse(status: StatusCode, code: Rejection, message: &str) -> Response {
     (status, Json(words(code, message))).into_response()
 }
 
@@ -73,13 +73,13 @@ async fn not_found(uri: Uri) -> Response {
         "there is nothing at {}; GET /v1/status, history, why, slots, config, events, /metrics; POST /v1/ and one of {verbs}",
         uri.path()
     );
-    refuse(StatusCode::NOT_FOUND, "not-found", &message)
+    refuse(StatusCode::NOT_FOUND, Rejection::NotFound, &message)
 }
 
 async fn wrong_method(request: HttpRequest) -> Response {
     let expected = if VERBS.iter().any(|verb| request.uri().path() == format!("/v1/{verb}")) { "POST" } else { "GET" };
     let message = format!("{}: expected {expected}, got {}", request.uri().path(), request.method());
-    refuse(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", &message)
+    refuse(StatusCode::METHOD_NOT_ALLOWED, Rejection::WrongMethod, &message)
 }
 
 /// Refuses a request by what it says of its length, before any of its body is read.
@@ -88,7 +88,7 @@ async fn short_enough(State(app): Shared, request: HttpRequest, next: Next) -> R
     let head: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if head + request.uri().path().len() > limit {
         let message = format!("expected a head of at most {limit} bytes, got more");
-        return refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-long", &message);
+        return refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Rejection::TooLong, &message);
     }
     if declared_length(request.headers()).is_some_and(|length| length > limit) {
         return too_long(limit);
@@ -101,7 +101,7 @@ fn declared_length(headers: &HeaderMap) -> Option<usize> {
 }
 
 fn too_long(limit: usize) -> Response {
-    refuse(StatusCode::PAYLOAD_TOO_LARGE, "too-long", &format!("expected a body of at most {limit} bytes, got more"))
+    refuse(StatusCode::PAYLOAD_TOO_LARGE, Rejection::TooLong, &format!("expected a body of at most {limit} bytes, got more"))
 }
 
 async fn status(State(app): Shared) -> Response {
@@ -170,16 +170,16 @@ async fn act(
 ) -> Response {
     if !may_act(peer.uid, app.own_uid) {
         let message = format!("{verb} is for root: expected uid 0{}, got uid {}", or_own(app.own_uid), peer.uid);
-        return refuse(StatusCode::FORBIDDEN, "not-allowed", &message);
+        return refuse(StatusCode::FORBIDDEN, Rejection::NotAllowed, &message);
     }
     let body = match body {
         Ok(body) => body,
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => return too_long(app.limits.request_part_bytes),
-        Err(rejection) => return refuse(rejection.status(), "bad-request", &rejection.body_text()),
+        Err(rejection) => return refuse(rejection.status(), Rejection::BadRequest, &rejection.body_text()),
     };
     match command(verb, &body) {
         Ok(command) => pass_on(&app, command, peer.uid).await,
-        Err(message) => refuse(StatusCode::BAD_REQUEST, "bad-request", &message),
+        Err(message) => refuse(StatusCode::BAD_REQUEST, Rejection::BadRequest, &message),
     }
 }
 
@@ -201,13 +201,13 @@ async fn pass_on(app: &App, command: Command, uid: u32) -> Response {
         Ok(Err(_)) => busy("the daemon is stopping"),
         Err(_) => {
             let message = format!("no answer within {} s; what was asked for may still happen", app.limits.reply.as_secs());
-            refuse(StatusCode::GATEWAY_TIMEOUT, "no-answer", &message)
+            refuse(StatusCode::GATEWAY_TIMEOUT, Rejection::NoAnswer, &message)
         }
     }
 }
 
 fn busy(message: &str) -> Response {
-    refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+    refuse(StatusCode::SERVICE_UNAVAILABLE, Rejection::Busy, message)
 }
 
 /// The command that a verb and the fields in its body make.

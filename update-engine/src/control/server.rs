@@ -21,6 +21,7 @@ use super::ControlHandle;
 use super::admission::{Admission, Caps};
 use super::guard::{Guarded, Timing};
 use super::routes;
+use crate::engine::command::Rejection;
 
 /// Everyone may connect; what they may do is decided by who they are.
 const SOCKET_MODE: u32 = 0o666;
@@ -248,7 +249,7 @@ impl Listener for Door {
 /// Says why. The request is waited for, briefly, and read: an answer that comes before its question, or a connection that is
 /// closed under it, would be an error without words for whoever asks.
 async fn turn_away(mut stream: UnixStream, words: String) {
-    let body = routes::words("too-many-connections", &words).to_string();
+    let body = routes::words(Rejection::TooManyConnections, &words).to_string();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::control::Request;
 use crate::engine::cause::Cause;
-use crate::engine::command::{Accepted, Command, Rejected};
+use crate::engine::command::{Accepted, Command, Rejected, Rejection};
 use crate::engine::effect::Row;
 use crate::engine::event::{Event, Fault, Gate};
 use crate::engine::state::{Plan, State};
@@ -320,10 +320,8 @@ impl Daemon {
     fn inspect(&mut self, what: inspect::What) -> Result<Accepted, Rejected> {
         let busy = self.engine.model().state.plan().is_some();
         if busy && matches!(what, inspect::What::Adopt(_)) {
-            return Err(Rejected {
-                code: "busy".to_owned(),
-                message: "an update is under way: wait for it, or `updatectl cancel` first".to_owned(),
-            });
+            let message = "an update is under way: wait for it, or `updatectl cancel` first";
+            return Err(Rejected::new(Rejection::Busy, message));
         }
         let message = what.announcement();
         let (shared, settler) = (self.shared.clone(), self.settler.clone());

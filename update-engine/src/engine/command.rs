@@ -85,7 +85,121 @@ pub struct Accepted {
 #[error("{message}")]
 pub struct Rejected {
     /// Stable word for programs, e.g. `busy`, `nothing-to-reboot`.
-    pub code: String,
+    pub code: Rejection,
     /// One sentence: why not, and what to do.
     pub message: String,
+}
+
+/// Why a command is not taken up, or did not even reach the engine. What fails later has a [`crate::engine::cause::Cause`]; a
+/// word that both have means the same. The words are a contract: none is ever changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rejection {
+    /// It is for root.
+    NotAllowed,
+    /// There is nothing at this path.
+    NotFound,
+    /// The path is asked in another way.
+    WrongMethod,
+    /// It is no command, or one with fields that do not belong to it.
+    BadRequest,
+    /// It, or a part of it, is longer than may be.
+    TooLong,
+    /// Too many ask at once.
+    TooManyConnections,
+    /// The daemon took it and did not answer in time.
+    NoAnswer,
+    /// The engine was asked for what the daemon does without it.
+    NotHere,
+    /// Something else is under way.
+    Busy,
+    /// The host is paused.
+    Paused,
+    /// No update server is configured.
+    NoServer,
+    /// It is not known which slot runs, or the boot table cannot be read.
+    RunningSlotUnknown,
+    /// No update is ready for a reboot.
+    NothingToReboot,
+    /// The update is being given up.
+    GivingUp,
+    /// The running slot is on trial.
+    Trial,
+    /// The running slot is neither good nor on trial.
+    NotOnTrial,
+    /// The running slot was judged unhealthy.
+    Unhealthy,
+    /// The other slot holds nothing that was committed before.
+    NothingToRollBackTo,
+    /// The other slot's release is below the lowest one this host may ever run.
+    BelowFloor,
+    /// The lowest release this host may run is not known.
+    FloorLost,
+    /// The other slot's version is none.
+    Version,
+    /// The pause would end before it begins.
+    Past,
+    /// Nothing is under way that could be cancelled.
+    NothingToCancel,
+    /// It can no longer be cancelled.
+    TooLate,
+    /// It is no name of a channel.
+    Channel,
+    /// A word of another version of the daemon; its sentence says what it means. Never made here.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Rejected {
+    /// A rejection with its sentence.
+    pub fn new(code: Rejection, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_rejections_are_those_that_programs_know() {
+        let words = [
+            (Rejection::NotAllowed, "not-allowed"),
+            (Rejection::NotFound, "not-found"),
+            (Rejection::WrongMethod, "wrong-method"),
+            (Rejection::BadRequest, "bad-request"),
+            (Rejection::TooLong, "too-long"),
+            (Rejection::TooManyConnections, "too-many-connections"),
+            (Rejection::NoAnswer, "no-answer"),
+            (Rejection::NotHere, "not-here"),
+            (Rejection::Busy, "busy"),
+            (Rejection::Paused, "paused"),
+            (Rejection::NoServer, "no-server"),
+            (Rejection::RunningSlotUnknown, "running-slot-unknown"),
+            (Rejection::NothingToReboot, "nothing-to-reboot"),
+            (Rejection::GivingUp, "giving-up"),
+            (Rejection::Trial, "trial"),
+            (Rejection::NotOnTrial, "not-on-trial"),
+            (Rejection::Unhealthy, "unhealthy"),
+            (Rejection::NothingToRollBackTo, "nothing-to-roll-back-to"),
+            (Rejection::BelowFloor, "below-floor"),
+            (Rejection::FloorLost, "floor-lost"),
+            (Rejection::Version, "version"),
+            (Rejection::Past, "past"),
+            (Rejection::NothingToCancel, "nothing-to-cancel"),
+            (Rejection::TooLate, "too-late"),
+            (Rejection::Channel, "channel"),
+        ];
+        for (rejection, word) in words {
+            assert_eq!(serde_json::to_value(rejection).unwrap(), word);
+            assert_eq!(serde_json::from_value::<Rejection>(word.into()).unwrap(), rejection);
+        }
+    }
+
+    #[test]
+    fn a_rejection_by_another_version_of_the_daemon_can_be_read() {
+        let read = |code: &str| serde_json::from_value::<Rejected>(serde_json::json!({ "code": code, "message": "m" })).unwrap();
+        assert_eq!(read("brand-new"), Rejected::new(Rejection::Unknown, "m"));
+        assert_eq!(read("nothing-to-roll-back-to"), Rejected::new(Rejection::NothingToRollBackTo, "m"));
+    }
 }

@@ -5,7 +5,7 @@ use manifests::release::SlotName;
 use manifests::version::Version;
 
 use crate::engine::cause::Cause;
-use crate::engine::command::{Accepted, Command, Rejected};
+use crate::engine::command::{Accepted, Command, Rejected, Rejection};
 use crate::engine::effect::{Effect, Row};
 use crate::engine::event::Fault;
 use crate::engine::facts::FloorFacts;
@@ -18,7 +18,6 @@ use crate::engine::{Engine, row};
 const HOUR_MS: u64 = 3_600_000;
 /// Longest reason of a pause: it is shown in one line, and journalled with every step.
 const MAX_REASON_BYTES: usize = 500;
-const UNKNOWN: &str = "running-slot-unknown";
 const NOT_SIGHTED: &str = "it is not known which slot runs, or the boot table cannot be read: see `updatectl status`";
 const PAUSED: &str = "this host is paused: `updatectl resume` first";
 const CHECKING: &str = "a check is under way already";
@@ -48,7 +47,7 @@ impl Engine {
             Command::Resume => self.command_resume(now),
             Command::Cancel => self.command_cancel(now),
             Command::Channel { name } => self.command_channel(name),
-            Command::Verify | Command::Adopt { .. } => reject("not-here", "this is done by the daemon itself"),
+            Command::Verify | Command::Adopt { .. } => reject(Rejection::NotHere, "this is done by the daemon itself"),
         }
     }
 
@@ -56,12 +55,12 @@ impl Engine {
         let from_files = matches!(request.origin, Origin::Files { .. });
         if !self.policy.has_server && !from_files {
             return reject(
-                "no-server",
+                Rejection::NoServer,
                 "no update server is configured: set [server] url, or use `updatectl install RELEASE PAYLOAD`",
             );
         }
         if !request.check_only && self.model.pause.is_some() {
-            return reject("paused", PAUSED);
+            return reject(Rejection::Paused, PAUSED);
         }
         match self.model.state.clone() {
             State::Idle | State::Failed { .. } => self.ask(request, now),
@@ -71,7 +70,7 @@ impl Engine {
                 None => self.ask(request, now),
             },
             State::Trial { plan, .. } | State::Committed { plan } | State::RolledBack { plan, .. } => {
-                reject("busy", &format!("the trial of {} is not over: try again when it is", plan.version))
+                reject(Rejection::Busy, &format!("the trial of {} is not over: try again when it is", plan.version))
             }
             State::Deferred { plan, .. }
             | State::Fetching { plan, .. }
@@ -81,11 +80,12 @@ impl Engine {
             | State::Armed { plan, .. } => {
                 let other = from_files || request.version.as_deref().is_some_and(|version| version != plan.version.as_str());
                 match (other, request.check_only) {
-                    (true, _) => {
-                        reject("busy", &format!("the update to {} is under way: `updatectl cancel` ends it", plan.version))
-                    }
+                    (true, _) => reject(
+                        Rejection::Busy,
+                        &format!("the update to {} is under way: `updatectl cancel` ends it", plan.version),
+                    ),
                     (false, true) => reject(
-                        "busy",
+                        Rejection::Busy,
                         &format!("the update to {} is under way: the server is asked again when it has ended", plan.version),
                     ),
                     (false, false) => self.join_update(request.no_reboot, now),
@@ -104,7 +104,7 @@ impl Engine {
     fn join_check(&mut self, running: &Request, request: Request) -> Answer {
         let files = |request: &Request| matches!(request.origin, Origin::Files { .. });
         if files(running) || files(&request) {
-            return reject("busy", "another check is under way: try again when it has ended");
+            return reject(Rejection::Busy, "another check is under way: try again when it has ended");
         }
         if !request.check_only {
             self.model.state = State::Checking { request };
@@ -114,7 +114,7 @@ impl Engine {
 
     /// An update is under way: `update` says only how far it is to go.
     fn join_update(&mut self, no_reboot: bool, now: &Now) -> Answer {
-        let Some(plan) = self.model.state.plan_mut() else { return reject("busy", "something else is under way") };
+        let Some(plan) = self.model.state.plan_mut() else { return reject(Rejection::Busy, "something else is under way") };
         let (attempt, version) = (plan.attempt.clone(), plan.version.clone());
         let already = accept(Some(attempt.clone()), &format!("the update to {version} is under way already"));
         match &self.model.state {
@@ -150,14 +150,14 @@ impl Engine {
 
     fn command_reboot(&mut self, force: bool, now: &Now) -> Answer {
         if self.sighted().is_none() {
-            return reject(UNKNOWN, NOT_SIGHTED);
+            return reject(Rejection::RunningSlotUnknown, NOT_SIGHTED);
         }
         if self.model.pause.is_some() && !force {
-            return reject("paused", PAUSED);
+            return reject(Rejection::Paused, PAUSED);
         }
-        let Some(plan) = self.model.state.plan() else { return reject("nothing-to-reboot", NOTHING_TO_REBOOT) };
+        let Some(plan) = self.model.state.plan() else { return reject(Rejection::NothingToReboot, NOTHING_TO_REBOOT) };
         if plan.giving_up.as_ref().is_some_and(|why| why.end != WayBack::Waits) {
-            return reject("giving-up", "the update is being given up");
+            return reject(Rejection::GivingUp, "the update is being given up");
         }
         let message = match &self.model.state {
             State::Armed { step: ArmedStep::Rebooting, .. } => "the host is rebooting already".to_owned(),
@@ -165,13 +165,13 @@ impl Engine {
             State::Proven { plan, .. } | State::Locked { plan, .. } | State::Armed { plan, .. } => {
                 format!("rebooting into {} as soon as {} allow", plan.version, if force { "hooks" } else { "gates and lock" })
             }
-            _ => return reject("nothing-to-reboot", NOTHING_TO_REBOOT),
+            _ => return reject(Rejection::NothingToReboot, NOTHING_TO_REBOOT),
         };
         self.ask_for_reboot(force, message, now)
     }
 
     fn ask_for_reboot(&mut self, force: bool, message: String, now: &Now) -> Answer {
-        let Some(plan) = self.model.state.plan_mut() else { return reject("nothing-to-reboot", NOTHING_TO_REBOOT) };
+        let Some(plan) = self.model.state.plan_mut() else { return reject(Rejection::NothingToReboot, NOTHING_TO_REBOOT) };
         plan.reboot_asked = true;
         plan.no_reboot = false;
         plan.forced |= force;
@@ -197,22 +197,22 @@ impl Engine {
     }
 
     fn command_rollback(&mut self, now: &Now) -> Answer {
-        let Some(running) = self.sighted() else { return reject(UNKNOWN, NOT_SIGHTED) };
+        let Some(running) = self.sighted() else { return reject(Rejection::RunningSlotUnknown, NOT_SIGHTED) };
         if self.model.pause.is_some() {
-            return reject("paused", PAUSED);
+            return reject(Rejection::Paused, PAUSED);
         }
         match &self.model.state {
             State::Idle | State::Checking { .. } | State::Failed { .. } | State::Deferred { .. } => (),
             State::Trial { plan, .. } => {
                 return reject(
-                    "trial",
+                    Rejection::Trial,
                     &format!(
                         "{} is on trial: if it is unhealthy it goes back by itself; `updatectl confirm` keeps it",
                         plan.version
                     ),
                 );
             }
-            _ => return reject("busy", "an update is under way: `updatectl cancel` first"),
+            _ => return reject(Rejection::Busy, "an update is under way: `updatectl cancel` first"),
         }
         match self.rollback_plan(running, now) {
             Err(rejected) => (Err(rejected), Vec::new()),
@@ -223,9 +223,9 @@ impl Engine {
     fn rollback_plan(&self, running: SlotName, now: &Now) -> Result<Plan, Rejected> {
         let slot = running.other();
         let Some(old) = self.model.committed.get(slot) else {
-            return Err(rejected(
-                "nothing-to-roll-back-to",
-                &format!("slot {slot} holds nothing that was committed before and not written since"),
+            return Err(Rejected::new(
+                Rejection::NothingToRollBackTo,
+                format!("slot {slot} holds nothing that was committed before and not written since"),
             ));
         };
         match &self.facts.floor {
@@ -233,16 +233,16 @@ impl Engine {
             FloorFacts::Known(floor) => {
                 let message =
                     format!("{} (sequence {}) is below the floor {} of this host", old.version, old.sequence, floor.floor);
-                return Err(rejected("below-floor", &message));
+                return Err(Rejected::new(Rejection::BelowFloor, message));
             }
             FloorFacts::Lost { .. } => {
-                return Err(rejected(
-                    "floor-lost",
+                return Err(Rejected::new(
+                    Rejection::FloorLost,
                     "the lowest release this host may run is not known: `updatectl adopt RELEASE` first",
                 ));
             }
         }
-        let version = Version::parse(&old.version).map_err(|error| rejected("version", &error.to_string()))?;
+        let version = Version::parse(&old.version).map_err(|error| Rejected::new(Rejection::Version, error.to_string()))?;
         let from_version = self.facts.slots.get(running).version.clone().unwrap_or_else(|| "unknown".to_owned());
         let target = Target { slot, version, sequence: old.sequence, digest: old.digest };
         let plan = Plan::without_payload(now.attempt_id(), Kind::Rollback, target, from_version, now.wall);
@@ -260,7 +260,7 @@ impl Engine {
     }
 
     fn command_confirm(&mut self, now: &Now) -> Answer {
-        let Some(running) = self.sighted() else { return reject(UNKNOWN, NOT_SIGHTED) };
+        let Some(running) = self.sighted() else { return reject(Rejection::RunningSlotUnknown, NOT_SIGHTED) };
         match self.model.state.clone() {
             State::Trial { plan, verdict: None } => {
                 let attempt = plan.attempt.clone();
@@ -268,7 +268,7 @@ impl Engine {
                 let effects = self.start_commit(plan);
                 (Ok(Accepted { attempt: Some(attempt), message }), effects)
             }
-            State::Trial { .. } => reject("unhealthy", "the slot was judged unhealthy and is being left"),
+            State::Trial { .. } => reject(Rejection::Unhealthy, "the slot was judged unhealthy and is being left"),
             State::Committed { plan } => accept(Some(plan.attempt), "it is being confirmed already"),
             _ => self.confirm_steady(running, now),
         }
@@ -281,13 +281,15 @@ impl Engine {
         }
         // R1: a mark on the running slot would undo an armed update.
         if !matches!(self.model.state, State::Idle | State::Checking { .. } | State::Failed { .. } | State::Deferred { .. }) {
-            return reject("busy", "an update is under way: marking the running slot would undo it");
+            return reject(Rejection::Busy, "an update is under way: marking the running slot would undo it");
         }
         if !self.is_on_trial(running) {
-            return reject("not-on-trial", "the running slot is neither good nor on trial: see `updatectl slots`");
+            return reject(Rejection::NotOnTrial, "the running slot is neither good nor on trial: see `updatectl slots`");
         }
         let mut effects = self.open_found_trial(running, now);
-        let State::Trial { plan, .. } = self.model.state.clone() else { return reject("busy", "something else is under way") };
+        let State::Trial { plan, .. } = self.model.state.clone() else {
+            return reject(Rejection::Busy, "something else is under way");
+        };
         effects.retain(|effect| matches!(effect, Effect::Row(_)));
         let attempt = plan.attempt.clone();
         effects.extend(self.start_commit(plan));
@@ -296,10 +298,10 @@ impl Engine {
 
     fn command_pause(&mut self, until: Option<jiff::Timestamp>, reason: Option<String>, now: &Now) -> Answer {
         if until.is_some_and(|until| until <= now.wall.timestamp()) {
-            return reject("past", "the pause would end before it begins");
+            return reject(Rejection::Past, "the pause would end before it begins");
         }
         if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON_BYTES) {
-            return reject("too-long", &format!("the reason may have {MAX_REASON_BYTES} bytes"));
+            return reject(Rejection::TooLong, &format!("the reason may have {MAX_REASON_BYTES} bytes"));
         }
         self.model.pause = Some(Pause { until, reason, since: now.wall });
         let effects = self.leave_deferred(now);
@@ -335,7 +337,7 @@ impl Engine {
 
     fn command_cancel(&mut self, now: &Now) -> Answer {
         match self.model.state.clone() {
-            State::Idle | State::Failed { .. } => reject("nothing-to-cancel", "nothing is under way"),
+            State::Idle | State::Failed { .. } => reject(Rejection::NothingToCancel, "nothing is under way"),
             State::Checking { request } => {
                 // The answer is still to come; nothing is started by it.
                 self.model.state = State::Checking { request: Request { check_only: true, ..request } };
@@ -346,13 +348,15 @@ impl Engine {
                 self.check_not_before_interval(now);
                 accept(None, &format!("the update to {} is no longer waiting; the next check may find it again", plan.version))
             }
-            State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => {
-                reject("too-late", "the host has booted the new slot: `updatectl confirm` keeps it, otherwise its health decides")
-            }
-            State::Armed { step: ArmedStep::Rebooting, .. } if !self.soft.reboot_is_late => {
-                reject("too-late", "the host is rebooting: if it still has not in five minutes, the reboot can be cancelled here")
-            }
-            _ if self.sighted().is_none() => reject(UNKNOWN, NOT_SIGHTED),
+            State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => reject(
+                Rejection::TooLate,
+                "the host has booted the new slot: `updatectl confirm` keeps it, otherwise its health decides",
+            ),
+            State::Armed { step: ArmedStep::Rebooting, .. } if !self.soft.reboot_is_late => reject(
+                Rejection::TooLate,
+                "the host is rebooting: if it still has not in five minutes, the reboot can be cancelled here",
+            ),
+            _ if self.sighted().is_none() => reject(Rejection::RunningSlotUnknown, NOT_SIGHTED),
             State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. } => self.cancel(plan, now),
             State::Locked { plan, .. } | State::Armed { plan, .. } => self.cancel(plan, now),
         }
@@ -415,7 +419,7 @@ impl Engine {
         let fine = |byte: u8| byte.is_ascii_graphic() && !b"/\\\"'<>&`".contains(&byte);
         if name.is_empty() || name.len() > MAX_NAME_CHARS || !name.bytes().all(fine) {
             let expected = format!("1 to {MAX_NAME_CHARS} printable ASCII characters without spaces, quotes, slashes or <>&");
-            return reject("channel", &format!("channel: expected {expected}, got {name:?}"));
+            return reject(Rejection::Channel, &format!("channel: expected {expected}, got {name:?}"));
         }
         self.facts.identity.channel.clone_from(&name);
         let message = format!("this host follows channel {name} from the next check on");
@@ -446,10 +450,6 @@ fn accept(attempt: Option<String>, message: &str) -> Answer {
     (Ok(Accepted { attempt, message: message.to_owned() }), Vec::new())
 }
 
-fn reject(code: &str, message: &str) -> Answer {
-    (Err(rejected(code, message)), Vec::new())
-}
-
-fn rejected(code: &str, message: &str) -> Rejected {
-    Rejected { code: code.to_owned(), message: message.to_owned() }
+fn reject(code: Rejection, message: &str) -> Answer {
+    (Err(Rejected::new(code, message)), Vec::new())
 }

@@ -2,6 +2,7 @@
 
 use super::Exit;
 use crate::control::client::ClientError;
+use crate::engine::command::Rejection;
 
 /// An error with its hint and its exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,21 +49,21 @@ impl From<ClientError> for Failure {
                 .hint("start it with `systemctl start update-engined`, or name its socket with --socket PATH")
                 .not_reachable(),
             ClientError::WentAway { .. } => Self::new(message).hint("`journalctl -u update-engined` says why").not_reachable(),
-            ClientError::Rejected { rejected } => Self { hint: rejection_hint(&rejected.code), ..Self::new(message) },
-            ClientError::Refused { message, code, .. } => Self { hint: rejection_hint(&code), ..Self::new(message) },
+            ClientError::Rejected { rejected } => Self { hint: rejection_hint(rejected.code), ..Self::new(message) },
+            ClientError::Refused { message, code, .. } => Self { hint: rejection_hint(code), ..Self::new(message) },
             ClientError::Unexpected { .. } => Self::new(message).hint("are updatectl and update-engined of the same version?"),
         }
     }
 }
 
 /// What a person can do about a rejection, where its sentence leaves it open.
-fn rejection_hint(code: &str) -> Option<String> {
+fn rejection_hint(code: Rejection) -> Option<String> {
     let hint = match code {
-        "not-allowed" => "try again as root, for example with sudo",
-        "busy" => "`updatectl status` says what is under way; `updatectl cancel` gives it up",
-        "paused" => "`updatectl resume` ends the pause",
-        "nothing-to-reboot" => "`updatectl update` looks for an update and installs it",
-        "no-answer" => "`updatectl status` says what the daemon does",
+        Rejection::NotAllowed => "try again as root, for example with sudo",
+        Rejection::Busy => "`updatectl status` says what is under way; `updatectl cancel` gives it up",
+        Rejection::Paused => "`updatectl resume` ends the pause",
+        Rejection::NothingToReboot => "`updatectl update` looks for an update and installs it",
+        Rejection::NoAnswer => "`updatectl status` says what the daemon does",
         _ => return None,
     };
     Some(hint.to_owned())

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use update_engine::control::{ControlHandle, Limits, Request, Server};
-use update_engine::engine::command::{Accepted, Command, Rejected};
+use update_engine::engine::command::{Accepted, Command, Rejected, Rejection};
 use update_engine::status::json::{EventLine, HistoryEntry, Status, WhyEntry};
 
 /// What the fake does after it has answered a command.
@@ -242,7 +242,7 @@ impl Player {
             }
             let Some(line) = self.script.pop_front() else {
                 self.faults.lock().unwrap().push(format!("no line for {:?}", request.command));
-                let rejected = Rejected { code: "no-script".into(), message: "the fake has no line for this".into() };
+                let rejected = Rejected::new(Rejection::Unknown, "the fake has no line for this");
                 let _gone = request.reply.send(Err(rejected));
                 continue;
             };
@@ -265,6 +265,6 @@ pub(crate) fn accepted(attempt: Option<&str>, message: &str) -> Result<Accepted,
 }
 
 /// The daemon said no.
-pub(crate) fn rejected(code: &str, message: &str) -> Result<Accepted, Rejected> {
-    Err(Rejected { code: code.into(), message: message.into() })
+pub(crate) fn rejected(code: Rejection, message: &str) -> Result<Accepted, Rejected> {
+    Err(Rejected::new(code, message))
 }

@@ -206,7 +206,7 @@ impl Host {
     pub(crate) fn refused(&mut self, command: Command) -> String {
         let (answer, effects) = self.command(command);
         assert_eq!(effects, Vec::<String>::new());
-        answer.unwrap_err().code
+        serde_json::to_value(answer.unwrap_err().code).unwrap().as_str().unwrap().to_owned()
     }
 
     /// Time passes until the engine wants to be woken.
