@@ -328,8 +328,19 @@ fn is_block_device(path: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use manifests::keyring::SecretKey;
+
     use super::*;
+
+    /// A host without a disk, whose image brings one key.
+    pub(crate) fn world_that_trusts(dir: &Path, key: &SecretKey) -> World {
+        let world = world(dir);
+        let keys = &world.settings().trust.keyring_dir;
+        std::fs::create_dir_all(keys).unwrap();
+        std::fs::write(keys.join("one.pub"), key.public().to_text("one")).unwrap();
+        world
+    }
 
     fn world(dir: &Path) -> World {
         let text = format!(

@@ -169,12 +169,16 @@ fn omaha_fault(address: &Address, error: &omaha::Error) -> Fault {
 }
 
 fn record_fault(error: &RecordError) -> Fault {
-    let cause = match error {
+    Fault::new(record_cause(error), error.to_string())
+}
+
+/// What is wrong with a record, wherever it was read.
+pub(super) const fn record_cause(error: &RecordError) -> Cause {
+    match error {
         RecordError::Unsigned { .. } => Cause::RecordUnsigned,
         RecordError::Forged { .. } | RecordError::TooFewSignatures { .. } => Cause::RecordSignature,
         _ => Cause::RecordMalformed,
-    };
-    Fault::new(cause, error.to_string())
+    }
 }
 
 /// Reads a record for `adopt` from an absolute path.

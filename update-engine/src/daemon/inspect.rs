@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use manifests::release::{Envelope, Record, SlotName};
+use manifests::release::{Envelope, Record, RecordError, SlotName};
 
 use crate::daemon::{Shared, ask, slots};
 use crate::engine::cause::Cause;
@@ -84,8 +84,7 @@ fn verify(world: &World) -> Result<String, Fault> {
 fn adopt(world: &World, path: &std::path::Path) -> Result<String, Fault> {
     let mut found = Vec::new();
     let bytes = ask::read_record(path)?;
-    let fault =
-        |error: manifests::release::RecordError| Fault::new(Cause::RecordSignature, format!("{}: {error}", path.display()));
+    let fault = |error: RecordError| Fault::new(ask::record_cause(&error), format!("{}: {error}", path.display()));
     let keyring = world.keyring()?;
     let release = Envelope::parse(&bytes).and_then(|envelope| envelope.verify(&keyring)).map_err(fault)?;
     let record = release.record();
@@ -133,4 +132,37 @@ fn differing(ground: &Ground, slot: SlotName, record: &Record) -> Result<Differi
         sum.windows += table.windows().saturating_sub(u64::try_from(equal.len()).unwrap_or(u64::MAX));
     }
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::keyring::SecretKey;
+
+    use super::*;
+    use crate::engine::tests::host::record;
+    use crate::world::tests::world_that_trusts;
+
+    #[test]
+    fn adopt_says_what_is_wrong_with_a_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
+        let world = world_that_trusts(dir.path(), &ours);
+        let unsigned = Envelope::unsigned(&record(2)).unwrap();
+        let signed_by = |key| {
+            let mut envelope = unsigned.clone();
+            envelope.sign(key).unwrap();
+            envelope.to_bytes()
+        };
+        let file = dir.path().join("2.release");
+        for (bytes, cause) in [
+            (b"no record".to_vec(), Cause::RecordMalformed),
+            (unsigned.to_bytes(), Cause::RecordUnsigned),
+            (signed_by(&theirs), Cause::RecordSignature),
+            (signed_by(&ours), Cause::Slots),
+        ] {
+            std::fs::write(&file, bytes).unwrap();
+            assert_eq!(adopt(&world, &file).unwrap_err().code, cause);
+        }
+        assert_eq!(adopt(&world, &dir.path().join("none")).unwrap_err().code, Cause::RecordFetch);
+    }
 }

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex};
 use manifests::release::{Image, Record, Release, SlotName};
 
 use crate::boot::{BootControl as _, BootError, BootState, Permit};
-use crate::daemon::{Shared, blocking};
+use crate::daemon::{Shared, ask, blocking};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
 use crate::engine::event::{Fault, Proof};
 use crate::engine::facts::BootTable;
 use crate::engine::model::Progress;
 use crate::engine::state::{Kind, Plan};
+use crate::records::RecordsError;
 use crate::slot::readback::{self, Acceptance};
 use crate::slot::{ImageTable, ProveError, Proven, Reopened, SlotError, Transfer, Watch, Written};
 use crate::status::json::ReadBack;
@@ -97,13 +98,19 @@ pub(super) fn disarm_before_writing(world: &World, plan: &Plan, tokens: &Tokens)
 /// Loads the release of a plan and verifies it anew.
 pub(super) fn release_of(world: &World, plan: &Plan) -> Result<Release, Fault> {
     let keyring = world.keyring()?;
-    if plan.kind == Kind::Update {
-        return world
-            .records()
-            .load_offer(plan.digest, &keyring)
-            .map_err(|error| Fault::new(Cause::RecordMalformed, chain(&error)));
+    let release = match plan.kind {
+        Kind::Update => world.records().load_offer(plan.digest, &keyring),
+        Kind::Rollback | Kind::Found => world.records().verify_slot(plan.slot, &keyring),
+    };
+    release.map_err(|error| Fault::new(records_cause(&error), chain(&error)))
+}
+
+const fn records_cause(error: &RecordsError) -> Cause {
+    match error {
+        RecordsError::Io { .. } => Cause::StateDir,
+        RecordsError::Record { source, .. } => ask::record_cause(source),
+        RecordsError::Other { .. } => Cause::RecordMalformed,
     }
-    world.records().verify_slot(plan.slot, &keyring).map_err(|error| Fault::new(Cause::RecordMalformed, chain(&error)))
 }
 
 /// Reads the slot back, window by window, past the page cache.
@@ -288,4 +295,39 @@ fn table_of(result: Result<BootState, BootError>) -> Result<BootTable, Fault> {
 /// Stops blocking work that looks at the flag.
 pub(super) fn stop(cancel: &AtomicBool) {
     cancel.store(true, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::keyring::SecretKey;
+    use manifests::release::Envelope;
+
+    use super::*;
+    use crate::engine::state::Target;
+    use crate::engine::tests::host::record;
+    use crate::engine::time::Wall;
+    use crate::world::tests::world_that_trusts;
+
+    #[test]
+    fn a_kept_record_that_cannot_be_used_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
+        let world = world_that_trusts(dir.path(), &ours);
+        let mut envelope = Envelope::unsigned(&record(2)).unwrap();
+        let held = envelope.record_untrusted().unwrap();
+        let target = Target { slot: SlotName::B, version: held.version, sequence: held.sequence, digest: envelope.digest() };
+        let plan = Plan::without_payload("one".into(), Kind::Update, target, "1.0.0".into(), Wall(0));
+        let cause = || release_of(&world, &plan).unwrap_err().code;
+        let keep = |envelope: &Envelope| world.records().keep_offer(plan.digest, &envelope.to_bytes()).unwrap();
+        assert_eq!(cause(), Cause::StateDir, "it is gone");
+        keep(&envelope);
+        assert_eq!(cause(), Cause::RecordUnsigned);
+        envelope.sign(&theirs).unwrap();
+        keep(&envelope);
+        assert_eq!(cause(), Cause::RecordSignature, "its key is no longer trusted");
+        let mut other = Envelope::unsigned(&record(3)).unwrap();
+        other.sign(&ours).unwrap();
+        keep(&other);
+        assert_eq!(cause(), Cause::RecordMalformed, "it is another one");
+    }
 }
