@@ -149,3 +149,19 @@ fn reached(state: &State, gate: &str, stage: u8, passed: &str) -> WhyEntry {
     };
     if at > stage { entry(gate, GateState::Passed, passed) } else { entry(gate, GateState::Pending, "its turn has not come") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::host::Host;
+
+    #[test]
+    fn a_failed_attempt_says_its_cause_and_what_that_means() {
+        let mut host = Host::at("failed");
+        let now = host.now();
+        let input = Input { engine: &host.engine, server: "", journal_fault: None, reports_waiting: 0, now };
+        let chain = why(&input);
+        let write = chain.iter().find(|entry| entry.gate == "write").unwrap();
+        assert_eq!(write.detail, "the last attempt failed (download): no source gave the whole payload");
+    }
+}
