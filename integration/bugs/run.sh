@@ -91,7 +91,7 @@ bug "armed before it was read back" update-engine/src/engine/installing.rs \
 
 bug "the lock is given back before health is known" update-engine/src/engine/trial.rs \
     '            State::Trial { plan, verdict: None } => vec![Effect::Health(plan)],' \
-    '            State::Trial { plan, verdict: None } => { let mut all = self.end_attempt(&plan, Outcome::Committed, &Fault::new("", "")); all.push(Effect::Health(plan)); all }' \
+    '            State::Trial { plan, verdict: None } => { let mut all = self.end_attempt(&plan, Outcome::Committed, None); all.push(Effect::Health(plan)); all }' \
     -- -p update-engine --lib engine
 
 bug "the primary table is written before the backup is safe" update-engine/src/boot/gpt/write.rs \
