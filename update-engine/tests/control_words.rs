@@ -198,7 +198,7 @@ fn an_update_under_way_in_words() {
     let expected = format!(
         "Writing 1.1.0 into slot b: 15 % done, about a minute left; then it is read back.\n\n{HEAD}\
          \x20           b  -      not bootable, not proven\n{TARGET}\
-         \x20 progress  fetching: 120 of 800 windows (15 %), 31.5 MB of 210 MB, 4.0 MB reused, 3.1 MB/s, 58 s left\n{REST_OF_IDLE}\
+         \x20 progress  fetching: 120 of 800 windows (15 %), 35.5 MB of 210 MB, 4.0 MB of it were there already, 3.1 MB/s, 58 s left\n{REST_OF_IDLE}\
          \x20 reboot    immediate: as soon as the gates are open\n\
          \x20 attempts  3 committed, 1 rolled back, 0 failed\n"
     );

@@ -1,6 +1,6 @@
 //! The chain of gates between this host and its next release: passed, waiting, refused, with since and until.
 
-use crate::engine::model::About;
+use crate::engine::model::{About, Refusal};
 use crate::engine::state::{State, Waiting as Step};
 use crate::status::json::{GateState, WhyEntry};
 use crate::status::view::{self, Input};
@@ -50,15 +50,37 @@ fn server(input: &Input<'_>) -> WhyEntry {
 
 fn offer(input: &Input<'_>) -> WhyEntry {
     let refused = input.engine.model().last_error.as_ref().filter(|error| error.about == About::Offer);
-    match (input.state().plan(), refused) {
+    // A release that rolled back is still the plan for a moment, and will not be installed.
+    let plan = input.state().plan().filter(|_| !matches!(input.state(), State::RolledBack { .. }));
+    match (plan, refused) {
         (Some(plan), _) => {
             entry("release", GateState::Passed, format!("{} (sequence {}) may be installed", plan.version, plan.sequence))
         }
         (None, Some(error)) => {
             WhyEntry { since: Some(error.at.timestamp()), ..entry("release", GateState::Refused, error.message.clone()) }
         }
-        (None, None) => entry("release", GateState::Pending, "no newer release is known"),
+        (None, None) => match refusal(input) {
+            Some(refusal) => WhyEntry {
+                since: Some(refusal.at.timestamp()),
+                ..entry(
+                    "release",
+                    GateState::Refused,
+                    format!(
+                        "{} was given up on this host ({}): a newer release, or `updatectl update {}`, is tried",
+                        refusal.version, refusal.reason, refusal.version
+                    ),
+                )
+            },
+            None => entry("release", GateState::Pending, "no newer release is known"),
+        },
     }
+}
+
+/// The newest release that is not installed because it was given up here; what is not newer than the running one is history.
+fn refusal<'a>(input: &Input<'a>) -> Option<&'a Refusal> {
+    let running = input.facts().running_content().sequence;
+    let newer = input.engine.model().refusals.iter().filter(|refusal| running.is_none_or(|running| refusal.sequence > running));
+    newer.max_by_key(|refusal| refusal.sequence)
 }
 
 fn fetch(input: &Input<'_>) -> WhyEntry {
@@ -154,6 +176,17 @@ fn reached(state: &State, gate: &str, stage: u8, passed: &str) -> WhyEntry {
 mod tests {
     use super::*;
     use crate::engine::tests::host::Host;
+
+    #[test]
+    fn a_release_that_was_given_up_is_named_with_what_would_be_tried() {
+        let mut host = Host::at("rolled-back");
+        let now = host.now();
+        let input = Input { engine: &host.engine, server: "", journal_fault: None, reports_waiting: 0, now };
+        let chain = why(&input);
+        let release = chain.iter().find(|entry| entry.gate == "release").unwrap();
+        assert_eq!(release.state, GateState::Refused);
+        assert_eq!(release.detail, "X");
+    }
 
     #[test]
     fn a_failed_attempt_says_its_cause_and_what_that_means() {

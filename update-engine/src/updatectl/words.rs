@@ -93,7 +93,7 @@ pub(super) fn progress(progress: &Progress) -> String {
 pub(super) fn amounts(progress: &Progress) -> String {
     let mut words = format!("{} of {}", bytes(bytes_done(progress)), bytes(progress.bytes_total));
     if progress.bytes_reused > 0 {
-        words.push_str(&format!(", {} reused", bytes(progress.bytes_reused)));
+        words.push_str(&format!(", {} of it were there already", bytes(progress.bytes_reused)));
     }
     if progress.rate_bytes_per_s > 0 {
         words.push_str(&format!(", {}/s", bytes(progress.rate_bytes_per_s)));
@@ -104,10 +104,10 @@ pub(super) fn amounts(progress: &Progress) -> String {
     words
 }
 
-/// Bytes written; where nothing is written, bytes looked at.
+/// Bytes that are right in the slot; where nothing is written, bytes looked at.
 fn bytes_done(progress: &Progress) -> u64 {
     match (progress.phase, progress.windows_total) {
-        (Phase::Fetching, _) | (_, 0) => progress.bytes_written,
+        (Phase::Fetching, _) | (_, 0) => progress.bytes_written.saturating_add(progress.bytes_reused).min(progress.bytes_total),
         (_, total) => {
             let looked_at = u128::from(progress.bytes_total) * u128::from(progress.windows_done) / u128::from(total);
             u64::try_from(looked_at).unwrap_or(progress.bytes_total)
@@ -191,7 +191,7 @@ mod tests {
         };
         assert_eq!(
             progress(&state),
-            "fetching: 120 of 800 windows (15 %), 31.5 MB of 210 MB, 4.0 MB reused, 3.1 MB/s, 58 s left"
+            "fetching: 120 of 800 windows (15 %), 35.5 MB of 210 MB, 4.0 MB of it were there already, 3.1 MB/s, 58 s left"
         );
         let proving =
             Progress { phase: Phase::Proving, bytes_written: 0, bytes_reused: 0, rate_bytes_per_s: 0, eta_s: None, ..state };
