@@ -185,7 +185,11 @@ mod tests {
         let chain = why(&input);
         let release = chain.iter().find(|entry| entry.gate == "release").unwrap();
         assert_eq!(release.state, GateState::Refused);
-        assert_eq!(release.detail, "X");
+        assert_eq!(
+            release.detail,
+            "1.1.0 was given up on this host (it did not come up: the loader spent its tries and went back): \
+             a newer release, or `updatectl update 1.1.0`, is tried"
+        );
     }
 
     #[test]
