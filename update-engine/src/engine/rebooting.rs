@@ -292,7 +292,10 @@ impl Engine {
             (
                 State::Locked { plan, step: LockedStep::Draining, .. } | State::Armed { plan, step: ArmedStep::Draining, .. },
                 Err(fault),
-            ) => self.step_back_because("hook", fault.message, plan, now),
+            ) => {
+                let gate = if fault.code == Cause::LockLost { "lock" } else { "hook" };
+                self.step_back_because(gate, fault.message, plan, now)
+            }
             _ => Vec::new(),
         }
     }

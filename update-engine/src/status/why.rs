@@ -175,7 +175,7 @@ fn reached(state: &State, gate: &str, stage: u8, passed: &str) -> WhyEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::tests::host::Host;
+    use crate::engine::tests::host::{Host, fault};
 
     #[test]
     fn a_release_that_was_given_up_is_named_with_what_would_be_tried() {
@@ -190,6 +190,18 @@ mod tests {
             "1.1.0 was given up on this host (it did not come up: the loader spent its tries and went back): \
              a newer release, or `updatectl update 1.1.0`, is tried"
         );
+    }
+
+    #[test]
+    fn a_lock_that_is_lost_while_draining_is_waited_for_at_its_own_gate() {
+        let mut host = Host::at("locked/draining");
+        host.drained(Err(fault("lock-lost")));
+        host.undrained();
+        let now = host.now();
+        let input = Input { engine: &host.engine, server: "", journal_fault: None, reports_waiting: 0, now };
+        let waiting: Vec<_> = why(&input).into_iter().filter(|entry| entry.state == GateState::Waiting).collect();
+        let waiting: Vec<_> = waiting.iter().map(|entry| (entry.gate.as_str(), entry.detail.as_str())).collect();
+        assert_eq!(waiting, [("lock", "it broke: lock-lost")]);
     }
 
     #[test]
