@@ -213,6 +213,19 @@ mod lock {
         ] {
             seed("fleetlock_request", name, format!(r#"{{"client_params":{{"id":"h-1","group":"web.eu-1"}}{ota}}}"#))?;
         }
+        let reply =
+            |status: u16, headers: &str, body: &str| [&status.to_le_bytes(), headers.as_bytes(), body.as_bytes()].concat();
+        for (name, bytes) in [
+            ("ours", reply(200, "application/json\0\0\0", r#"{"attempt":"a-1","fence":7,"phase":"draining","lease_s":600}"#)),
+            ("plain", reply(200, "text/plain\0\0\0", "obtained reboot lease")),
+            ("page", reply(200, "text/html\0\0\0", "<!DOCTYPE html><title>Login</title>")),
+            ("error", reply(200, "\0\0\0", r#"{"kind":"other","value":"message"}"#)),
+            ("full", reply(423, "\0\017\0", r#"{"kind":"full","value":"h holds it","retry_after_s":5,"holders":[]}"#)),
+            ("redirect", reply(302, "\0https://login.example/\0\0", "")),
+            ("conflict", reply(409, "\0\0Fri, 31 Dec 1999 23:59:59 GMT\0", r#"{"kind":"failed_lock","value":"conflict"}"#)),
+        ] {
+            seed("fleetlock_reply", name, bytes)?;
+        }
         let holder = r#"{"id":"h","tag":"0123abcd","since":"2026-01-01T00:00:00Z","phase":"draining","phase_since":"2026-01-01T00:00:00Z","fence":7}"#;
         let group = r#""schema":1,"group":"g","max":2,"available":1"#;
         for (name, body) in [
@@ -271,7 +284,32 @@ mod host {
         config()?;
         kept()?;
         commands()?;
+        heads()?;
+        mounts()?;
         tables()
+    }
+
+    /// Heads of answers as the target reads them: status, what is known, three numbers, headers by number.
+    fn heads() -> io::Result<()> {
+        let head = |pick: u8, known: u8, numbers: [u32; 3], headers: &[(u8, &str)]| {
+            let lines = headers.iter().flat_map(|(name, value)| [&[*name], value.as_bytes(), b"\n"].concat());
+            let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
+            [pick, known].into_iter().chain(numbers).chain(lines).collect::<Vec<_>>()
+        };
+        let asked = [100, 100, 1000];
+        seed("http_head", "part", head(0, 1, asked, &[(0, "bytes 100-199/1000"), (1, "100"), (3, "\"one\"")]))?;
+        seed("http_head", "first-part", head(0, 2, asked, &[(0, "bytes 100-149/*"), (3, "\"one\"")]))?;
+        seed("http_head", "whole", head(1, 3, asked, &[(1, "1000"), (3, "W/\"one\"")]))?;
+        seed("http_head", "past-the-end", head(2, 0, asked, &[(0, "bytes */50"), (4, "120"), (5, "7")]))?;
+        seed("http_head", "date", head(3, 0, asked, &[(4, "Thu, 01 Jan 2026 00:01:30 GMT"), (2, "gzip")]))
+    }
+
+    fn mounts() -> io::Result<()> {
+        let root = "22 1 254:1 / / ro,relatime shared:1 - ext4 /dev/vda1 ro\n";
+        let odd = "23 22 254:2 / /mnt/with\\040space\\134 rw - ext4 /dev/vda2 rw,errors=continue\n";
+        let overlay = "24 22 0:30 / / rw,relatime - overlay overlay rw,lowerdir=/a\\:b:/c,upperdir=/u,workdir=/w\n";
+        seed("mount_table", "host", [root, odd].concat())?;
+        seed("mount_table", "overlay", overlay)
     }
 
     fn config() -> io::Result<()> {

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use locksmith::api::{GroupBody, GroupList, HistoryBody, Hold, MaxChanged, NewGroup, NewMax, Unlock};
 use locksmith::client::BaseUrl;
+use locksmith::client::meaning::{self, RawAnswer, Reading};
 use locksmith::fleetlock::{Body, GrantBody, Question, RefusalBody, ReleasedBody, Request};
 use locksmith::names::{AttemptId, HostId, Label};
 use locksmith::semaphore::queue::Queue;
@@ -47,6 +48,47 @@ pub fn answer(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         base_url(text);
     }
+}
+
+/// An answer as it comes over the wire: two bytes of status, then content type, location, `Retry-After` and body, each of the
+/// first three up to a NUL.
+pub fn reply(data: &[u8]) {
+    let Some((status, rest)) = data.split_first_chunk() else { return };
+    let status = u16::from_le_bytes(*status) % 600;
+    let mut parts = rest.splitn(4, |byte| *byte == 0);
+    let mut header = || parts.next().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).filter(|text| !text.is_empty());
+    let (content_type, location, retry_after) = (header(), header(), header());
+    let body = parts.next().unwrap_or_default().to_vec();
+    let raw = RawAnswer { status, content_type, location, retry_after, body };
+    match meaning::read(&raw) {
+        Reading::Yes(_) => check_yes(&raw),
+        Reading::No(no) => {
+            assert!(status != 200 && !(300..400).contains(&status), "a refusal with status {status}");
+            check_words(&no.body.kind, meaning::MAX_KIND_CHARS);
+            check_words(&no.body.value, meaning::MAX_VALUE_CHARS);
+            assert!(no.retry_after.is_none_or(|wait| wait.as_secs() <= 24 * 60 * 60));
+        }
+        Reading::Nonsense(why) => check_words(&why, 2 * meaning::MAX_VALUE_CHARS),
+    }
+}
+
+/// P4: only a plain 200 is a yes, and never one around a page or an error.
+fn check_yes(raw: &RawAnswer) {
+    assert_eq!(raw.status, 200);
+    let text = std::str::from_utf8(&raw.body).expect("a yes is text").trim();
+    assert!(!text.starts_with('<'), "a web page is a yes");
+    if let Ok(serde_json::Value::Object(members)) = serde_json::from_str(text) {
+        let is_text = |name: &str| members.get(name).and_then(serde_json::Value::as_str);
+        let kind = is_text("kind").filter(|_| is_text("value").is_some());
+        assert!(kind.is_none_or(|kind| kind.trim() == "success"), "an error is a yes: {text}");
+        let fence = members.get("fence");
+        assert!(fence.is_none_or(|fence| fence.is_null() || fence.is_u64()), "a broken fence is a yes: {text}");
+    }
+}
+
+fn check_words(words: &str, most: usize) {
+    assert!(words.chars().count() <= most, "{} characters", words.chars().count());
+    assert!(!words.chars().any(char::is_control), "{words:?}");
 }
 
 /// A group's document as a store gives it back, and every operation upon it.

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use update_engine::engine::command::Command;
 use update_engine::engine::model::Model;
 use update_engine::floor::{FloorFile, load_image_floor};
+use update_engine::slot::system::parse_mounts;
 
 /// A floor file, and the same bytes as the image's own.
 pub fn floor(data: &[u8]) {
@@ -24,6 +25,27 @@ pub fn floor(data: &[u8]) {
         assert!(raised.floor.floor >= found.floor.floor.max(record.not_below));
         assert!(raised.floor.highest >= found.floor.highest.max(record.sequence));
         assert!(found.revoked.iter().all(|key| raised.revoked.contains(key)), "a revoked key came back");
+    }
+}
+
+/// The kernel's table of mounts: where a slot is mounted must never be missed (P2).
+pub fn mounts(data: &[u8]) {
+    let Ok(found) = parse_mounts(data) else { return };
+    let lines: Vec<&[u8]> = data.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+    assert_eq!(found.len(), lines.len(), "a line is a mount");
+    for (mount, line) in found.iter().zip(lines) {
+        let field = line.split(|byte| *byte == b' ').nth(4).expect("what was read has a mount point");
+        let said = mount.mount_point.as_os_str().as_encoded_bytes();
+        // As the kernel writes it: space, tab, newline and backslash in octal.
+        let written: Vec<u8> = said
+            .iter()
+            .flat_map(|byte| match byte {
+                b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+                plain => vec![*plain],
+            })
+            .collect();
+        // Other spellings of the same bytes are none of the kernel's, but are read.
+        assert!(written == field || field.contains(&b'\\') || field.contains(&b'\t'), "{:?}", mount.mount_point);
     }
 }
 

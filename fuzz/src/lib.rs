@@ -15,6 +15,8 @@ pub mod fleetlock;
 pub mod gpt;
 #[cfg(feature = "host")]
 pub mod host;
+#[cfg(feature = "host")]
+pub mod http;
 pub mod keys;
 pub mod omaha;
 pub mod payload_file;

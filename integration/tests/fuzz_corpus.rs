@@ -21,6 +21,8 @@ mod fleetlock;
 mod gpt;
 #[path = "../../fuzz/src/host.rs"]
 mod host;
+#[path = "../../fuzz/src/http.rs"]
+mod http;
 #[path = "../../fuzz/src/keys.rs"]
 mod keys;
 #[path = "../../fuzz/src/omaha.rs"]
@@ -35,16 +37,19 @@ type Target = fn(&[u8]);
 /// Changed inputs tried for each seed.
 const ROUNDS: u32 = 40;
 
-const TARGETS: [(&str, Target); 17] = [
+const TARGETS: [(&str, Target); 20] = [
     ("config_toml", config::toml),
     ("control_command", host::command),
     ("fleetlock_answer", fleetlock::answer),
+    ("fleetlock_reply", fleetlock::reply),
     ("fleetlock_request", fleetlock::request),
     ("floor_file", host::floor),
     ("gpt", gpt::table),
+    ("http_head", http::head),
     ("journal_model", host::model),
     ("key_file", keys::file),
     ("lock_document", fleetlock::document),
+    ("mount_table", host::mounts),
     ("omaha_request", omaha::request),
     ("omaha_response", omaha::response),
     ("payload_blob", payload_file::blob),

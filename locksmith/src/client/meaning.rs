@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::fleetlock::{GrantBody, HolderBody, RefusalBody};
 
 /// Longest `value` kept, in characters: three holders with long names fit.
-const MAX_VALUE_CHARS: usize = 2048;
+pub const MAX_VALUE_CHARS: usize = 2048;
 
 /// Longest `kind` kept.
-const MAX_KIND_CHARS: usize = 64;
+pub const MAX_KIND_CHARS: usize = 64;
 
 /// Longest piece of an unreadable answer that is shown.
 const MAX_EXCERPT_CHARS: usize = 120;
@@ -26,18 +26,23 @@ const MAX_EXCERPT_CHARS: usize = 120;
 const MAX_RETRY_AFTER_S: u64 = 24 * 60 * 60;
 
 /// An answer as it came.
-#[derive(Debug, Clone)]
-pub(super) struct RawAnswer {
-    pub(super) status: u16,
-    pub(super) content_type: Option<String>,
-    pub(super) location: Option<String>,
-    pub(super) retry_after: Option<String>,
-    pub(super) body: Vec<u8>,
+#[derive(Debug, Clone, Default)]
+pub struct RawAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// `Location`.
+    pub location: Option<String>,
+    /// `Retry-After`.
+    pub retry_after: Option<String>,
+    /// The body, whole.
+    pub body: Vec<u8>,
 }
 
 /// What it means.
 #[derive(Debug)]
-pub(super) enum Reading {
+pub enum Reading {
     /// Yes; with the members of ours, as far as they are there.
     Yes(GrantBody),
     /// No.
@@ -48,10 +53,13 @@ pub(super) enum Reading {
 
 /// A refusal as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct No {
-    pub(super) body: RefusalBody,
-    pub(super) meaning: Meaning,
-    pub(super) retry_after: Option<Duration>,
+pub struct No {
+    /// What the server said, its words cut and cleaned.
+    pub body: RefusalBody,
+    /// What that means.
+    pub meaning: Meaning,
+    /// How long it wants not to be asked, at most a day.
+    pub retry_after: Option<Duration>,
 }
 
 /// What a refusal means for whoever asked, whichever server it came from.
@@ -83,7 +91,7 @@ pub enum Meaning {
 }
 
 /// Reads an answer.
-pub(super) fn read(raw: &RawAnswer) -> Reading {
+pub fn read(raw: &RawAnswer) -> Reading {
     match raw.status {
         200 => read_yes(raw),
         300..=399 => Reading::Nonsense(redirect(raw)),

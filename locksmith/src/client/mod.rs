@@ -51,7 +51,7 @@
 
 mod admin;
 mod base_url;
-mod meaning;
+pub mod meaning;
 mod transport;
 
 use std::time::Duration;

@@ -3,31 +3,32 @@
 use std::fmt;
 use std::ops::Range;
 
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap};
+pub use reqwest::StatusCode;
+pub use reqwest::header::HeaderMap;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG};
 
 use super::error::Fault;
 
 /// What is asked of one source.
 #[derive(Clone, Debug)]
-pub(super) struct Asked<'a> {
+pub struct Asked<'a> {
     /// The stretch; its end is clipped to the file's when `size` is unknown.
-    pub(super) range: Range<u64>,
+    pub range: Range<u64>,
     /// Length the file must have.
-    pub(super) size: Option<u64>,
+    pub size: Option<u64>,
     /// First strong ETag this source gave.
-    pub(super) etag: Option<&'a str>,
+    pub etag: Option<&'a str>,
 }
 
 /// A body that may be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Granted {
+pub struct Granted {
     /// The stretch of the file that the body is.
-    pub(super) body: Range<u64>,
+    pub body: Range<u64>,
     /// Length of the file by this source.
-    pub(super) total: Option<u64>,
+    pub total: Option<u64>,
     /// The file's strong ETag, if it has one.
-    pub(super) etag: Option<String>,
+    pub etag: Option<String>,
 }
 
 impl fmt::Display for Asked<'_> {
@@ -38,7 +39,10 @@ impl fmt::Display for Asked<'_> {
 
 impl Asked<'_> {
     /// Judges the head of an answer.
-    pub(super) fn judge(&self, status: StatusCode, headers: &HeaderMap) -> Result<Granted, Fault> {
+    ///
+    /// # Errors
+    /// If its body is not what was asked for, or the file is another one than before.
+    pub fn judge(&self, status: StatusCode, headers: &HeaderMap) -> Result<Granted, Fault> {
         let etag = strong_etag(headers);
         if let (Some(was), Some(is)) = (self.etag, &etag)
             && was != is

@@ -13,7 +13,8 @@ const X_RETRY_AFTER: HeaderName = HeaderName::from_static("x-retry-after");
 
 /// The longest wait that `Retry-After` or `X-Retry-After` asks for, at most 24 h. Seconds or an HTTP date; a date in the past is
 /// no wait, and what is neither is not obeyed.
-pub(super) fn wait_asked_for(headers: &HeaderMap, wall: Timestamp) -> Option<Duration> {
+#[must_use]
+pub fn wait_asked_for(headers: &HeaderMap, wall: Timestamp) -> Option<Duration> {
     let values = headers.get_all(RETRY_AFTER).iter().chain(headers.get_all(X_RETRY_AFTER));
     values.filter_map(|value| parse(value.to_str().ok()?.trim(), wall)).max().map(|wait| wait.min(MAX_RETRY_AFTER))
 }

@@ -74,12 +74,17 @@ impl Default for SystemView {
 
 /// One mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mount {
-    pub(crate) device: DeviceId,
-    pub(crate) mount_point: PathBuf,
-    pub(crate) fs_type: String,
-    pub(crate) source: OsString,
-    pub(crate) options: Vec<u8>,
+pub struct Mount {
+    /// The file system's device; its own number for those that have none.
+    pub device: DeviceId,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// Such as `ext4`.
+    pub fs_type: String,
+    /// What was mounted, as whoever mounted it said.
+    pub source: OsString,
+    /// The file system's own options.
+    pub options: Vec<u8>,
 }
 
 /// One partition that the kernel knows of a disk.
@@ -202,8 +207,7 @@ impl SystemView {
 
     /// All mounted file systems that this process sees.
     pub(crate) fn mounts(&self) -> io::Result<Vec<Mount>> {
-        let table = read_capped(&self.proc.join("self/mountinfo"), MOUNT_TABLE_CAP)?;
-        table.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(parse_mount).collect()
+        parse_mounts(&read_capped(&self.proc.join("self/mountinfo"), MOUNT_TABLE_CAP)?)
     }
 
     /// Devices and files in use as swap.
@@ -350,6 +354,14 @@ fn read_capped(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
         return Err(invalid(format!("{} is longer than {cap} bytes", path.display())));
     }
     Ok(bytes)
+}
+
+/// Reads a whole mountinfo.
+///
+/// # Errors
+/// If a line is malformed: a mount that is not understood could be a slot's.
+pub fn parse_mounts(table: &[u8]) -> io::Result<Vec<Mount>> {
+    table.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(parse_mount).collect()
 }
 
 /// One line of mountinfo (proc(5)): `id parent major:minor root mount-point options [tags…] - type source super-options`.
