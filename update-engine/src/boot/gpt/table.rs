@@ -492,6 +492,9 @@ impl Header {
         if self.first_usable > self.last_usable || self.last_usable >= disk.disk_sectors {
             return Err(CopyFault::Layout("the usable area is empty or reaches past the end of the disk"));
         }
+        if (self.first_usable..=self.last_usable).contains(&self.own_lba) {
+            return Err(CopyFault::Layout("the header lies in the usable area"));
+        }
         if self.entries_lba < 2 || self.own_lba >= self.entries_lba && self.own_lba < end {
             return Err(CopyFault::Layout("the entries lie over a header or the boot sector"));
         }
@@ -652,6 +655,7 @@ mod tests {
         assert_eq!(words(&|header| put_u64(header, ENTRIES_LBA_AT, u64::MAX)), "the entries reach past the end of the disk");
         assert_eq!(words(&|header| put_u64(header, ENTRIES_LBA_AT, 1)), "the entries lie over a header or the boot sector");
         assert_eq!(words(&|header| put_u64(header, ENTRIES_LBA_AT, 40)), "the entries lie in the usable area");
+        assert_eq!(words(&|header| put_u64(header, 40, 0)), "the header lies in the usable area");
         assert_eq!(
             words(&|header| put_u64(header, 48, u64::MAX)),
             "the usable area is empty or reaches past the end of the disk"
