@@ -41,12 +41,22 @@ tests() { # NAME CARGO-TEST-ARGUMENTS...: a set of Rust tests, counted one by on
     passed=$((passed + p - s)) failed=$((failed + f)) skipped=$((skipped + i + s))
 }
 
+planted() { # NAME: bugs put into a copy of the source; one that a test catches has passed
+    local name=$1 at=$SECONDS c m s
+    integration/bugs/run.sh >"$log/out" 2>&1
+    read -r c m s < <(awk '/ caught, .* missed, .* skipped$/ {print $1, $3, $5; found = 1} END {if (!found) print 0, 1, 0}' "$log/out")
+    if ((m > 0)); then cat "$log/out"; else grep '^planted bug' "$log/out" | sed 's/^/    /'; fi
+    echo "$name: $c passed, $m failed, $s skipped ($((SECONDS - at)) s)"
+    passed=$((passed + c)) failed=$((failed + m)) skipped=$((skipped + s))
+}
+
 layer "L0 format" cargo fmt --all --check
 layer "L0 clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings
 layer "L0 docs" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 layer "L0 programs" cargo build --quiet --workspace --bins
 tests "L1-L3 units, properties, states, golden samples" --workspace --exclude integration
 tests "L3-L6 whole system: attacks, kills, loop devices" -p integration
+planted "planted bugs: tests of the tests"
 
 echo "took $((SECONDS - started)) s"
 echo "$passed passed, $failed failed, $skipped skipped"
