@@ -1,6 +1,6 @@
 //! The host's configuration: what was read, shown, reads the same; what is wrong has a place and words.
 
-use update_engine::config::{HttpUrl, Source, hide_credentials, parse};
+use update_engine::config::{HttpUrl, Source, parse};
 
 /// One to four files, with a zero byte between them.
 pub fn toml(data: &[u8]) {
@@ -10,7 +10,8 @@ pub fn toml(data: &[u8]) {
     match parse(&sources) {
         Ok(settings) => {
             let shown = settings.to_toml().expect("settings can be shown");
-            let hides = hide_credentials(&shown) == shown && shown.contains("***");
+            // A password that is not shown cannot be read back.
+            let hides = shown.contains("***");
             match parse(&[Source::new("shown.toml", shown.clone())]) {
                 Ok(again) => assert!(hides || again == settings, "shown as another configuration:\n{shown}"),
                 Err(error) => assert!(hides, "{error}\nin what was shown:\n{shown}"),

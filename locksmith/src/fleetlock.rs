@@ -53,6 +53,7 @@ pub const LISTED_HOLDERS: usize = 32;
 
 /// A question as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(expecting = "an object with client_params")]
 pub struct Body {
     /// FleetLock's own part.
     pub client_params: ClientParams,
@@ -63,6 +64,7 @@ pub struct Body {
 
 /// FleetLock's own part of a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(expecting = "an object with id and group")]
 pub struct ClientParams {
     /// Who asks.
     pub id: String,
@@ -72,6 +74,7 @@ pub struct ClientParams {
 
 /// Our part of a question; every member may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct Ota {
     /// The attempt: a capability, known to its host and the server only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -205,11 +208,14 @@ pub struct Request {
     pub op: Op,
 }
 
+/// Longest piece of a parser's words that is passed on, in characters.
+const MAX_WORDS: usize = 200;
+
 /// Why a question was not understood.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRequest {
     /// Not the JSON of the protocol.
-    #[error("the body is not FleetLock's: {0}; expected {{\"client_params\": {{\"id\": …, \"group\": …}}}}")]
+    #[error("the body is not FleetLock's: {}; expected {{\"client_params\": {{\"id\": …, \"group\": …}}}}", cut(.0))]
     Json(serde_json::Error),
     /// A name is out of its grammar.
     #[error(transparent)]
@@ -224,6 +230,15 @@ pub enum BadRequest {
         /// What it may say.
         expected: &'static str,
     },
+}
+
+/// A parser's words, which quote what they were given.
+fn cut(error: &serde_json::Error) -> String {
+    let words = error.to_string();
+    match words.char_indices().nth(MAX_WORDS) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
+    }
 }
 
 impl Request {
