@@ -96,6 +96,10 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
             "site.toml:2:10: server.app_id: expected the product's id, such as \"{e96281a6-…}\", got nothing",
         ),
         (
+            "[server]\nboard = \"\"",
+            "site.toml:2:9: server.board: expected a board's name (\"generic\" for a product without boards), got nothing",
+        ),
+        (
             "[server]\nchannel = \"my channel\"",
             "site.toml:2:11: server.channel: expected at most 64 printable ASCII characters without blanks, got \"my channel\"",
         ),
@@ -236,6 +240,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.sysroot, Path::new("/"));
     assert_eq!(settings.server.url, None);
     assert_eq!(settings.server.channel, "stable");
+    assert_eq!(settings.server.board, "generic");
     assert_eq!(settings.server.check_interval, Duration::from_secs(2700));
     assert_eq!(settings.server.ca_file, None);
     assert!(!settings.server.arch.is_empty());

@@ -48,7 +48,7 @@ mod strict_json;
 mod table;
 
 pub use envelope::{Envelope, Release};
-pub use record::{Image, Notes, Record, SlotName, Verity};
+pub use record::{DEFAULT_BOARD, Image, Notes, Record, SlotName, Verity};
 pub use table::WindowTable;
 
 use crate::digest::Sha256Digest;

@@ -13,6 +13,9 @@ use crate::version::{Sequence, Version};
 /// The line before the JSON; part of what is signed, so that a signature made for another purpose never fits.
 pub(super) const DOMAIN: &[u8] = b"ota release record v1\n";
 
+/// Board of a release, and of a host, that names none: publishers and hosts that say nothing about boards agree.
+pub const DEFAULT_BOARD: &str = "generic";
+
 /// A release in words. Plain data: having one proves nothing (a [`crate::release::Release`] does).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {

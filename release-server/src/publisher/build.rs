@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use manifests::digest::Sha256Digest;
 use manifests::keyring::{KeyId, SecretKey};
-use manifests::release::{Envelope, Image, Notes, Record, WindowTable};
+use manifests::release::{DEFAULT_BOARD, Envelope, Image, Notes, Record, WindowTable};
 use manifests::version::{Sequence, Version};
 use payload::build::{Built, Options, Progress};
 use payload::format::FrameTable;
@@ -60,15 +60,12 @@ pub struct BuildSpec {
 }
 
 impl BuildSpec {
-    /// Board of a release that names none.
-    pub const DEFAULT_BOARD: &'static str = "generic";
-
     /// A release without images yet: for this machine's architecture, any channel, no floor, no notes.
     pub fn new(product: &str, version: Version, sequence: Sequence, created: Timestamp, out_dir: &Path) -> Self {
         Self {
             product: product.to_owned(),
             arch: std::env::consts::ARCH.to_owned(),
-            board: Self::DEFAULT_BOARD.to_owned(),
+            board: DEFAULT_BOARD.to_owned(),
             version,
             sequence,
             created,

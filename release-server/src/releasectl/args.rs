@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use manifests::digest::Sha256Digest;
 use manifests::keyring::KeyId;
 use manifests::limits::MAX_NOTES_CHARS;
-use manifests::release::Notes;
+use manifests::release::{DEFAULT_BOARD, Notes};
 use manifests::version::{Sequence, Version};
 use payload::build::Options;
 
 use super::Failure;
-use crate::publisher::{self, BuildSpec, ImageFile};
+use crate::publisher::{self, ImageFile};
 
 const EXAMPLES: &str = "\
 A first release:
@@ -101,7 +101,7 @@ pub(super) struct BuildArgs {
     #[arg(long, default_value = std::env::consts::ARCH)]
     pub(super) arch: String,
     /// Board the images are for
-    #[arg(long, default_value = BuildSpec::DEFAULT_BOARD)]
+    #[arg(long, default_value = DEFAULT_BOARD)]
     pub(super) board: String,
     /// Floor: once this release is committed on a host, nothing with a lower sequence is installed there any more
     #[arg(long, value_name = "N", default_value = "0", value_parser = parse_sequence)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use locksmith::names::{GroupName, HostId};
 use manifests::limits::{MAX_IMAGES, MAX_KEYS, MAX_NAME_CHARS};
+use manifests::release::DEFAULT_BOARD;
 
 use super::DEFAULT_SOCKET;
 use super::fragment::{
@@ -141,7 +142,8 @@ impl Check {
         let app_id = self.required("server.app_id", server.app_id, "the product's id, such as \"{e96281a6-…}\"");
         let channel = server.channel.unwrap_or_else(|| "stable".to_owned());
         let channel = self.required("server.channel", Some(channel), "a channel's name");
-        let board = server.board.unwrap_or_default();
+        let board = server.board.unwrap_or_else(|| DEFAULT_BOARD.to_owned());
+        let board = self.required("server.board", Some(board), "a board's name (\"generic\" for a product without boards)");
         let arch = server.arch.filter(|arch| !arch.is_empty()).unwrap_or_else(machine);
         for (key, text) in
             [("server.app_id", &app_id), ("server.channel", &channel), ("server.board", &board), ("server.arch", &arch)]

@@ -48,7 +48,7 @@ pub struct ServerSettings {
     pub alias: String,
     /// The channel followed until `updatectl channel` says otherwise.
     pub channel: String,
-    /// The board: releases for another one are refused. Empty when the product has no boards.
+    /// The board: releases for another one are refused. Never empty; `generic` for a product without boards.
     pub board: String,
     /// The architecture, as `uname -m` says unless configured.
     pub arch: String,
