@@ -233,6 +233,20 @@ fn the_same_input_gives_the_same_bytes() {
 }
 
 #[test]
+fn an_architecture_and_a_board_that_are_not_said_are_the_documented_ones_not_the_build_machines() {
+    let desk = Desk::new();
+    let line = |rest: &str| format!("build --app {{demo}} --version 1.0.0 --sequence 1 --image root=root.img --out out {SIGNED} {rest}");
+    let built = desk.good(&line(""));
+    assert!(built.starts_with("release 1.0.0 of {demo}, sequence 1, for x86_64/generic\n"), "{built}");
+    let first = desk.read("out/1.0.0.release");
+    fs::remove_dir_all(desk.path("out")).unwrap();
+    desk.good(&line("--arch x86_64 --board generic"));
+    assert!(first == desk.read("out/1.0.0.release"), "the defaults are these");
+    let help = desk.good("build --help");
+    assert!(help.contains("the default is the same on every build machine") && help.contains("[default: x86_64]"), "{help}");
+}
+
+#[test]
 fn levels_change_the_payload_and_not_the_images() {
     let desk = Desk::new();
     let text: String = (0..60_000_u64).map(|n| format!("{} squared is {}\n", n, n * n)).collect();

@@ -60,11 +60,15 @@ pub struct BuildSpec {
 }
 
 impl BuildSpec {
-    /// A release without images yet: for this machine's architecture, any channel, no floor, no notes.
+    /// Architecture of a release that names none, whichever machine builds it: it is part of the signed bytes, and the same input
+    /// gives the same bytes.
+    pub const DEFAULT_ARCH: &'static str = "x86_64";
+
+    /// A release without images yet: for [`Self::DEFAULT_ARCH`] and [`DEFAULT_BOARD`], any channel, no floor, no notes.
     pub fn new(product: &str, version: Version, sequence: Sequence, created: Timestamp, out_dir: &Path) -> Self {
         Self {
             product: product.to_owned(),
-            arch: std::env::consts::ARCH.to_owned(),
+            arch: Self::DEFAULT_ARCH.to_owned(),
             board: DEFAULT_BOARD.to_owned(),
             version,
             sequence,

@@ -13,7 +13,7 @@ use manifests::version::{Sequence, Version};
 use payload::build::Options;
 
 use super::Failure;
-use crate::publisher::{self, ImageFile};
+use crate::publisher::{self, BuildSpec, ImageFile};
 
 const EXAMPLES: &str = "\
 A first release:
@@ -97,8 +97,8 @@ pub(super) struct BuildArgs {
     /// Folder for VERSION.release and VERSION.payload
     #[arg(long, value_name = "DIR")]
     pub(super) out: PathBuf,
-    /// Architecture of the images, as `uname -m` says it there
-    #[arg(long, default_value = std::env::consts::ARCH)]
+    /// Architecture of the images, as `uname -m` says it on the hosts; the default is the same on every build machine
+    #[arg(long, default_value = BuildSpec::DEFAULT_ARCH)]
     pub(super) arch: String,
     /// Board the images are for
     #[arg(long, default_value = DEFAULT_BOARD)]
