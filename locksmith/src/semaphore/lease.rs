@@ -2,7 +2,8 @@
 //!
 //! Promises: a holder is named only after this very process has seen the same grant, unrenewed, for a whole lease on
 //! its own monotonic clock. Nothing read from the store is compared with a clock, so neither a wrong clock nor a
-//! restart can shorten a lease; a restart starts every lease anew.
+//! restart can shorten a lease; a restart starts every lease anew, and so does [`LeaseWatch::forget`], which is for times
+//! in which no renewal could be written.
 //! Never: names a holder that is rebooting.
 
 use std::collections::BTreeMap;
@@ -50,6 +51,11 @@ impl LeaseWatch {
             let seen = Seen { fence: holder.fence, renewals: holder.renewals, first };
             self.seen.insert(holder.id.clone(), seen);
         }
+    }
+
+    /// Drops everything that was seen: every lease starts anew with the next document.
+    pub fn forget(&mut self) {
+        self.seen.clear();
     }
 
     /// The operations that free those who were silent for the whole lease.

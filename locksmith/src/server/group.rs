@@ -2,7 +2,8 @@
 //!
 //! Promises: everything asked at the same time is decided in order and written in one swap, so a thousand contenders
 //! cost a few writes and never see a conflict; a swap that another replica won is tried again here, a bounded number of
-//! times with jitter; an answer leaves only after what it says is durable.
+//! times with jitter; an answer leaves only after what it says is durable. A lease ends only after every renewal that
+//! had arrived by then was decided, and a round that failed starts every lease anew: no renewal could be written in it.
 //! Never: keeps a document between rounds. The store is asked every time; only the queue and the lease watch live here.
 
 use std::sync::Arc;
@@ -157,8 +158,6 @@ struct Worker<S> {
 struct Settled {
     folded: Folded,
     revision: Revision,
-    /// How many of the answers are about leases and belong to nobody who asked.
-    leases: usize,
     now: Moment,
 }
 
@@ -173,15 +172,20 @@ impl<S: Store> Worker<S> {
                 }
             };
             let mut commands = Vec::new();
+            // What was asked comes before the alarm: it may be the renewal of the lease that the alarm is about.
             tokio::select! {
+                biased;
                 received = inbox.recv_many(&mut commands, BATCH) => if received == 0 { return },
                 () = alarm => {}
             }
-            self.round(commands).await;
+            let backlog = !inbox.is_empty();
+            self.round(commands, backlog).await;
         }
     }
 
-    async fn round(&mut self, commands: Vec<Command>) {
+    /// Decides what was asked; with a `backlog`, more was asked already, perhaps renewals, and no lease ends.
+    async fn round(&mut self, commands: Vec<Command>, backlog: bool) {
+        let heard_until = (!backlog).then(|| self.now().mono);
         let mut asked = Vec::new();
         let mut looks = Vec::new();
         for command in commands {
@@ -191,12 +195,13 @@ impl<S: Store> Worker<S> {
             }
         }
         let ops: Vec<&Op> = asked.iter().map(|(op, _)| op).collect();
-        match self.settle(&ops).await {
+        match self.settle(&ops, heard_until).await {
             Ok(settled) => {
                 self.failures = 0;
                 self.tell(asked, looks, settled);
             }
             Err(trouble) => {
+                self.watch.forget();
                 self.note(&trouble);
                 for (_, reply) in asked {
                     let _ = reply.send(Err(trouble.clone()));
@@ -223,8 +228,10 @@ impl<S: Store> Worker<S> {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Decides everything upon one document and writes the result, until no other server interferes.
-    async fn settle(&mut self, ops: &[&Op]) -> Result<Settled, Trouble> {
+    /// Decides everything upon one document and writes the result, until no other server interferes. Leases end after
+    /// what was asked is decided, and only those that had run out by `heard_until`, when the last of it had arrived:
+    /// while the store is slow, renewals wait in the inbox.
+    async fn settle(&mut self, ops: &[&Op], heard_until: Option<Mono>) -> Result<Settled, Trouble> {
         for attempt in 0..SWAP_TRIES {
             if attempt > 0 {
                 self.counters.conflict();
@@ -233,21 +240,20 @@ impl<S: Store> Worker<S> {
             let stored = self.store.get(&self.group).await.map_err(store_out)?.ok_or(Trouble::Gone)?;
             let now = self.now();
             self.watch.observe(&stored.document, now.mono);
-            let leases = self.watch.expired(now.mono);
-            let all = leases.iter().chain(ops.iter().copied());
+            let leases = heard_until.map_or_else(Vec::new, |until| self.watch.expired(until));
+            let all = ops.iter().copied().chain(&leases);
             let before = Arc::new(stored.document);
             let folded = fold(&before, stored.revision.0, &self.queue, all, now);
-            let leases = leases.len();
             if !folded.changed {
                 self.look_later();
-                return Ok(Settled { folded, revision: stored.revision, leases, now });
+                return Ok(Settled { folded, revision: stored.revision, now });
             }
             let write = Write { document: folded.document.as_ref().clone(), history: folded.history.clone() };
             let swap = self.store.swap(&self.group, Expected::At(stored.revision), write).await;
             if let Swap::Done(revision) = swap.map_err(store_out)? {
                 self.watch.observe(&folded.document, self.now().mono);
                 self.look_later();
-                return Ok(Settled { folded, revision, leases, now });
+                return Ok(Settled { folded, revision, now });
             }
         }
         Err(Trouble::Contended)
@@ -264,13 +270,13 @@ impl<S: Store> Worker<S> {
         looks: Vec<(usize, oneshot::Sender<Result<Look, Trouble>>)>,
         settled: Settled,
     ) {
-        let Settled { folded, revision, leases, now } = settled;
+        let Settled { folded, revision, now } = settled;
         for entry in &folded.history {
             self.counters.event(entry);
             self.log(entry);
         }
         self.queue.forget_silent(now.mono);
-        for ((op, reply), decided) in asked.into_iter().zip(folded.answers.into_iter().skip(leases)) {
+        for ((op, reply), decided) in asked.into_iter().zip(folded.answers) {
             let verdict = self.verdict(&op, decided, now);
             let _ = reply.send(Ok(verdict));
         }
@@ -350,4 +356,116 @@ fn pause(attempt: u32) -> Duration {
     // Without dice the pause is whole: slower, not wrong.
     let share = getrandom::fill(&mut dice).map_or(255, |()| dice[0]);
     longest.saturating_mul(u32::from(share)) / 255
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::names::AttemptId;
+    use crate::semaphore::{Facts, Max};
+    use crate::store::Stored;
+    use crate::store::memory::{Fault, MemoryStore};
+
+    const LEASE: Duration = Duration::from_millis(400);
+
+    /// Longer than the lease.
+    const LONG: Duration = Duration::from_millis(600);
+
+    /// A store whose reads wait for a permit while it hangs; otherwise as good as its memory.
+    struct Hanging {
+        memory: MemoryStore,
+        go: Semaphore,
+    }
+
+    impl Hanging {
+        fn hang(&self) {
+            while let Ok(permit) = self.go.try_acquire() {
+                permit.forget();
+            }
+        }
+
+        fn go_on(&self) {
+            self.go.add_permits(1_000);
+        }
+    }
+
+    impl Store for Hanging {
+        async fn get(&self, group: &GroupName) -> Result<Option<Stored>, StoreError> {
+            self.go.acquire().await.unwrap().forget();
+            self.memory.get(group).await
+        }
+
+        async fn swap(&self, group: &GroupName, expected: Expected, write: Write) -> Result<Swap, StoreError> {
+            self.memory.swap(group, expected, write).await
+        }
+
+        async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
+            self.memory.groups().await
+        }
+
+        async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
+            self.memory.history(group, limit).await
+        }
+    }
+
+    /// A group whose host has just been granted a place, and its renewal.
+    async fn granted() -> (GroupHandle, Arc<Hanging>, Op) {
+        let group = GroupName::parse("web").unwrap();
+        let store = Arc::new(Hanging { memory: MemoryStore::default(), go: Semaphore::new(1_000) });
+        let document = Document::new(Max::new(1).unwrap());
+        store.swap(&group, Expected::Absent, Write { document, history: Vec::new() }).await.unwrap();
+        let (handle, task) = GroupHandle::new(group, Arc::clone(&store), LEASE, Instant::now());
+        tokio::spawn(task);
+        let (id, attempt) = (HostId::parse("host-a").unwrap(), AttemptId::parse("attempt-a").unwrap());
+        let take = Op::Take { id: id.clone(), attempt: Some(attempt.clone()), facts: Facts::default() };
+        let Answer::Granted(grant) = handle.decide(take).await.unwrap().answer else { panic!("not granted") };
+        (handle, store, Op::Renew { id, attempt, fence: grant.fence })
+    }
+
+    async fn holders(handle: &GroupHandle) -> usize {
+        handle.look(0).await.unwrap().document.holders().len()
+    }
+
+    #[tokio::test]
+    async fn design_11_17_a_time_in_which_no_renewal_could_be_written_counts_for_no_lease() {
+        let (handle, store, renew) = granted().await;
+        store.memory.script([Fault::Refused]);
+        assert!(matches!(handle.decide(renew.clone()).await, Err(Trouble::StoreOut(_))));
+        // The next look at the leases after a failure is seconds away: the first good round is somebody else's.
+        tokio::time::sleep(LONG).await;
+        assert_eq!(holders(&handle).await, 1);
+        assert!(matches!(handle.decide(renew).await.unwrap().answer, Answer::Granted(_)));
+        tokio::time::sleep(LONG).await;
+        assert_eq!(holders(&handle).await, 0, "one that is silent while the store works is freed");
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_waited_for_a_slow_store_comes_before_the_end_of_its_lease() {
+        for others in [0, BATCH + BATCH / 2] {
+            let (handle, store, renew) = granted().await;
+            store.hang();
+            let stuck = tokio::spawn({
+                let handle = handle.clone();
+                async move { holders(&handle).await }
+            });
+            tokio::time::sleep(LEASE / 4).await;
+            let mut before = Vec::new();
+            for _ in 0..others {
+                let (reply, answer) = oneshot::channel();
+                handle.send(Command::Look { waiters: 0, reply }).unwrap();
+                before.push(answer);
+            }
+            let (reply, renewed) = oneshot::channel();
+            handle.send(Command::Decide { op: renew, reply }).unwrap();
+            tokio::time::sleep(LONG).await;
+            store.go_on();
+            assert!(matches!(renewed.await.unwrap().unwrap().answer, Answer::Granted(_)), "{others} questions before it");
+            assert_eq!(stuck.await.unwrap(), 1);
+            for answer in before {
+                assert_eq!(answer.await.unwrap().unwrap().document.holders().len(), 1);
+            }
+        }
+    }
 }
