@@ -8,7 +8,9 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use manifests::digest::Sha256Digest;
 use manifests::keyring::SecretKey;
+use manifests::release::{Envelope, Record};
 use tempfile::TempDir;
 
 const WINDOW: usize = 256 * 1024;
@@ -235,14 +237,15 @@ fn the_same_input_gives_the_same_bytes() {
 #[test]
 fn an_architecture_and_a_board_that_are_not_said_are_the_documented_ones_not_the_build_machines() {
     let desk = Desk::new();
-    let line = |rest: &str| format!("build --app {{demo}} --version 1.0.0 --sequence 1 --image root=root.img --out out {SIGNED} {rest}");
+    let line =
+        |rest: &str| format!("build --app {{demo}} --version 1.0.0 --sequence 1 --image root=root.img --out out {SIGNED} {rest}");
     let built = desk.good(&line(""));
     assert!(built.starts_with("release 1.0.0 of {demo}, sequence 1, for x86_64/generic\n"), "{built}");
     let first = desk.read("out/1.0.0.release");
     fs::remove_dir_all(desk.path("out")).unwrap();
     desk.good(&line("--arch x86_64 --board generic"));
     assert!(first == desk.read("out/1.0.0.release"), "the defaults are these");
-    let help = desk.good("build --help");
+    let help = desk.good("build --help").split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("the default is the same on every build machine") && help.contains("[default: x86_64]"), "{help}");
 }
 
@@ -252,7 +255,7 @@ fn levels_change_the_payload_and_not_the_images() {
     let text: String = (0..60_000_u64).map(|n| format!("{} squared is {}\n", n, n * n)).collect();
     desk.write("root.img", text);
     let size = |options: &str| {
-        desk.build("1.0.0", 1, &format!("{SIGNED} {options}"));
+        desk.build("1.0.0", 1, &format!("{SIGNED} --replace {options}"));
         desk.good("verify out/1.0.0.release out/1.0.0.payload --keyring keyring");
         desk.read("out/1.0.0.payload").len()
     };
@@ -330,6 +333,97 @@ fn a_signature_is_added_without_changing_the_release() {
     let signed_late = desk.read("out/1.0.0.release");
     desk.build("1.0.0", 1, &format!("{SIGNED} --key two.key"));
     assert!(desk.read("out/1.0.0.release") == signed_late, "signed late or at once, the record is the same");
+}
+
+#[test]
+fn a_release_is_not_replaced_by_another_unasked() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    let files = || (desk.read("out/1.0.0.release"), desk.read("out/1.0.0.payload"));
+    let first = files();
+    desk.build("1.0.0", 1, SIGNED);
+    assert!(first == files(), "the same bytes are no other release");
+    let refused = |line: &str, file: &str| {
+        let expected = "expected no file, or one of the same bytes, got one of other content: a release is not replaced unasked";
+        let hint = "give it a new --version and --sequence, or another --out; --replace if no host has seen the old one";
+        desk.bad(line, 1, &format!("error: out/1.0.0.{file}: {expected}\nhint: {hint}\n"));
+        assert_eq!(desk.names("out"), ["1.0.0.payload", "1.0.0.release"]);
+    };
+    refused(&build_line("1.0.0", 2, SIGNED), "release");
+    refused(&build_line("1.0.0", 1, &format!("{SIGNED} --key two.key")), "release");
+    desk.write("root.img", image(5));
+    refused(&build_line("1.0.0", 1, SIGNED), "payload");
+    assert!(first == files());
+    desk.build("1.0.0", 1, &format!("{SIGNED} --replace"));
+    assert!(first.0 != desk.read("out/1.0.0.release") && first.1 != desk.read("out/1.0.0.payload"));
+    desk.write("out/1.0.0.release", "no record");
+    refused(&build_line("1.0.0", 1, SIGNED), "release");
+}
+
+#[test]
+fn what_a_killed_build_left_is_removed_by_the_next() {
+    let desk = Desk::new();
+    fs::create_dir(desk.path("out")).unwrap();
+    for name in [".1.0.0.payload.new.4194305.0", ".0.9.release.new.4194305.1"] {
+        desk.write(&format!("out/{name}"), "half");
+    }
+    desk.build("1.0.0", 1, SIGNED);
+    assert_eq!(desk.names("out"), ["1.0.0.payload", "1.0.0.release"]);
+}
+
+#[test]
+fn a_signature_is_written_through_a_link_and_keeps_the_permissions() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, "--unsigned --created 2026-01-31T00:00:00Z");
+    fs::set_permissions(desk.path("out/1.0.0.release"), fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::symlink("out/1.0.0.release", desk.path("latest.release")).unwrap();
+    desk.good("sign latest.release --key one.key");
+    assert!(desk.path("latest.release").symlink_metadata().unwrap().is_symlink());
+    assert_eq!(fs::metadata(desk.path("out/1.0.0.release")).unwrap().permissions().mode() & 0o7777, 0o600);
+    desk.good("verify out/1.0.0.release --keyring keyring");
+}
+
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    assert!(Command::new("mkfifo").arg(desk.path("pipe")).status().unwrap().success());
+    let refusal = |path: &str, got: &str| format!("{path}: expected a regular file or a block device, got {got}\n");
+    let hint = "hint: save it to a file first: records and payloads are read more than once\n";
+    let pipe = refusal("pipe", "a pipe, socket or character device");
+    for line in ["inspect pipe", "verify pipe --keyring keyring", "sign pipe --key one.key"] {
+        desk.bad(line, 1, &format!("error: {pipe}{hint}"));
+    }
+    desk.bad("inspect keyring", 1, &format!("error: {}{hint}", refusal("keyring", "a directory")));
+    let run = desk.run("verify out/1.0.0.release pipe --keyring keyring");
+    assert_eq!(run.code, 1);
+    assert!(run.stdout.ends_with(&format!("pipe: BAD\n  {pipe}  {hint}")), "{}", run.stdout);
+    assert!(Command::new("mkfifo").arg(desk.path("keyring/pipe.pub")).status().unwrap().success());
+    let run = desk.run("verify out/1.0.0.release --keyring keyring");
+    assert_eq!(
+        (run.code, run.stderr.starts_with("error: keyring/pipe.pub: expected a regular file")),
+        (1, true),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn whose_a_payload_is_is_said_truly() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    let resigned = |payload_table_sha256| {
+        let record = Envelope::parse(&desk.read("out/1.0.0.release")).unwrap().record_untrusted().unwrap();
+        let mut envelope = Envelope::unsigned(&Record { payload_table_sha256, ..record }).unwrap();
+        envelope.sign(&SecretKey::from_seed(&[1; 32])).unwrap();
+        desk.write("out/other.release", envelope.to_bytes());
+        desk.good("verify out/other.release out/1.0.0.payload --keyring keyring").lines().last().unwrap().to_owned()
+    };
+    assert_eq!(resigned(None), "  the record names no payload, and this one fits; all 9 windows equal the record");
+    assert_eq!(
+        resigned(Some(Sha256Digest::of(b"another"))),
+        "  not the payload that the record names, but it fits; all 9 windows equal the record"
+    );
 }
 
 #[test]
@@ -675,7 +769,10 @@ fn a_failed_build_leaves_the_old_release_and_no_litter() {
     desk.build("1.0.0", 1, SIGNED);
     let before = (desk.read("out/1.0.0.release"), desk.read("out/1.0.0.payload"));
     // The disk is "full" for any file above 512 KiB.
-    let script = format!("ulimit -f 512; trap '' XFSZ; exec \"$0\" {}", build_line("1.0.0", 2, SIGNED).replace("{demo}", "demo"));
+    let script = format!(
+        "ulimit -f 512; trap '' XFSZ; exec \"$0\" {}",
+        build_line("1.0.0", 2, &format!("{SIGNED} --replace")).replace("{demo}", "demo")
+    );
     let output = Command::new("bash")
         .args(["-c", &script, env!("CARGO_BIN_EXE_releasectl")])
         .current_dir(desk.dir.path())

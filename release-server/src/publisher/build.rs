@@ -13,7 +13,8 @@ use payload::build::{Built, Options, Progress};
 use payload::format::FrameTable;
 
 use super::Error;
-use super::files::{PendingFile, nameless, open_image};
+use super::check::read_envelope;
+use super::files::{Met, PendingFile, nameless, open_image, remove_leftovers};
 
 /// An image to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,15 @@ pub struct ImageFile {
     pub name: String,
     /// A regular file or a block device.
     pub path: PathBuf,
+}
+
+/// What becomes of files of the same version that stand in the folder already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// They stay: the build is refused, unless it makes the very same bytes.
+    Keep,
+    /// They are replaced, whatever they are. Hosts that have seen the old release refuse the new one.
+    Replace,
 }
 
 /// What to build. [`BuildSpec::new`] fills in what a first release needs no thought about.
@@ -55,6 +65,8 @@ pub struct BuildSpec {
     pub images: Vec<ImageFile>,
     /// Folder for the two files. It is made if it does not exist.
     pub out_dir: PathBuf,
+    /// What becomes of a release of that version that is there already.
+    pub existing: Existing,
     /// How to compress.
     pub options: Options,
 }
@@ -81,6 +93,7 @@ impl BuildSpec {
             notes: None,
             images: Vec::new(),
             out_dir: out_dir.to_owned(),
+            existing: Existing::Keep,
             options: Options::default(),
         }
     }
@@ -125,16 +138,20 @@ pub struct BuiltRelease {
     pub table: FrameTable,
 }
 
-/// Builds a release and signs it with `keys` (none: signatures are to be added by [`super::sign_record`]). A release of the same
-/// version in the folder is replaced, the payload first, so that a record never stands beside a missing payload.
+/// Builds a release and signs it with `keys` (none: signatures are to be added by [`super::sign_record`]). The payload is put in
+/// its place first, so that a record never stands beside a missing payload.
 pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn FnMut(Progress)) -> Result<BuiltRelease, Error> {
     let images =
         spec.images.iter().map(|image| open_image(&image.name, &image.path)).collect::<Result<Vec<(File, u64)>, Error>>()?;
-    rehearse(spec, keys, &images)?;
-
-    std::fs::create_dir_all(&spec.out_dir).map_err(Error::file("create the folder", &spec.out_dir))?;
+    let rehearsed = rehearse(spec, keys, &images)?;
     let payload_path = spec.out_dir.join(format!("{}.payload", spec.version));
     let record_path = spec.out_dir.join(format!("{}.release", spec.version));
+    if spec.existing == Existing::Keep {
+        refuse_another(&record_path, &rehearsed)?;
+    }
+
+    std::fs::create_dir_all(&spec.out_dir).map_err(Error::file("create the folder", &spec.out_dir))?;
+    remove_leftovers(&spec.out_dir)?;
     let (payload_file, Built { windows, table }) = build_payload(spec, &images, &payload_path, progress)?;
 
     let record = spec.record(windows, Some(table.header().table_sha256()));
@@ -142,25 +159,50 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
     let bytes = envelope.to_bytes();
     let mut record_file = PendingFile::create(&record_path)?;
     record_file.file().write_all(&bytes).map_err(Error::file("write", &record_path))?;
-    record_file.sync()?;
-    payload_file.finish()?;
-    record_file.finish()?;
+    put_in_place(payload_file, record_file, spec.existing)?;
 
     let record_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let (digest, signers) = (envelope.digest(), envelope.claimed_signers().collect());
     Ok(BuiltRelease { record_path, payload_path, record_bytes, record, digest, signers, table })
 }
 
+/// Refuses early what [`put_in_place`] would refuse after minutes of compressing: a record that already says something else.
+fn refuse_another(place: &Path, rehearsed: &Record) -> Result<(), Error> {
+    if place.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let other = || Error::ReleaseExists { path: place.to_owned() };
+    let there = read_envelope(place).and_then(|envelope| envelope.record_untrusted().map_err(Error::record(place)));
+    let there = there.map_err(|_| other())?;
+    // What only the build finds out is left out of the comparison.
+    let same = Record { images: rehearsed.images.clone(), payload_table_sha256: None, ..there } == *rehearsed;
+    if same { Ok(()) } else { Err(other()) }
+}
+
+/// Both files are durable, and known to be allowed in their places, before the first of them is moved.
+fn put_in_place(mut payload: PendingFile, mut record: PendingFile, existing: Existing) -> Result<(), Error> {
+    for file in [&mut payload, &mut record] {
+        file.sync()?;
+        if existing == Existing::Keep && file.meets()? == Met::Another {
+            return Err(Error::ReleaseExists { path: file.place().to_owned() });
+        }
+    }
+    payload.finish()?;
+    record.finish()
+}
+
 /// Makes and signs the record with tables of nothing, so that a name or a key that does not fit is an error now and not after
 /// minutes of compressing.
-fn rehearse(spec: &BuildSpec, keys: &[SecretKey], images: &[(File, u64)]) -> Result<(), Error> {
+fn rehearse(spec: &BuildSpec, keys: &[SecretKey], images: &[(File, u64)]) -> Result<Record, Error> {
     let blank = |(_, size): &(File, u64)| {
         let windows = WindowTable::count_for(*size, WindowTable::standard_window_size(*size));
         let windows = usize::try_from(windows.min(manifests::limits::MAX_WINDOWS + 1)).unwrap_or(usize::MAX);
         WindowTable::new(*size, vec![Sha256Digest::from_bytes([0; 32]); windows])
     };
     let tables = images.iter().map(blank).collect::<Result<Vec<_>, _>>().map_err(Error::Unfit)?;
-    signed(&spec.record(tables, None), keys).map(|_| ()).map_err(Error::Unfit)
+    let record = spec.record(tables, None);
+    signed(&record, keys).map_err(Error::Unfit)?;
+    Ok(record)
 }
 
 fn signed(record: &Record, keys: &[SecretKey]) -> Result<Envelope, manifests::release::RecordError> {

@@ -10,7 +10,7 @@ use payload::apply::{Fault, NoSources};
 use payload::format::FrameTable;
 
 use super::Error;
-use super::files::{open_sized, read_capped, replace};
+use super::files::{open_sized, read_capped, refuse_endless, replace};
 
 /// Verifies a record file against a keyring.
 pub fn check_record(path: &Path, keyring: &Keyring) -> Result<Release, Error> {
@@ -36,8 +36,19 @@ pub struct CheckedPayload {
     pub wrong: u64,
     /// The first faulty frames.
     pub faults: Vec<Fault>,
-    /// It is the very payload the record names, not just one that fits.
-    pub is_the_publishers: bool,
+    /// Whose it is.
+    pub origin: PayloadOrigin,
+}
+
+/// Whose payload it is, by what the record says of the publisher's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadOrigin {
+    /// The very payload that the record names.
+    Publisher,
+    /// The record names another.
+    SomebodyElse,
+    /// The record names none.
+    Unknown,
 }
 
 /// Decodes a whole payload file and compares every window with the release. `progress` gets bytes done of all images' bytes.
@@ -52,10 +63,15 @@ pub fn check_payload(
     let total = table.images().iter().map(|image| image.size).sum();
     let checked = payload::apply::check(release, &table, &file, &NoSources, threads, &mut |done| progress((done, total)))
         .map_err(Error::payload(path))?;
-    let is_the_publishers = release.record().payload_table_sha256 == Some(table.header().table_sha256());
-    Ok(CheckedPayload { right: checked.right, wrong: checked.wrong, faults: checked.faults, is_the_publishers })
+    let origin = match release.record().payload_table_sha256 {
+        None => PayloadOrigin::Unknown,
+        Some(named) if named == table.header().table_sha256() => PayloadOrigin::Publisher,
+        Some(_) => PayloadOrigin::SomebodyElse,
+    };
+    Ok(CheckedPayload { right: checked.right, wrong: checked.wrong, faults: checked.faults, origin })
 }
 
 pub(super) fn read_envelope(path: &Path) -> Result<Envelope, Error> {
+    refuse_endless(path)?;
     Envelope::parse(&read_capped(path, MAX_RECORD_BYTES)?).map_err(Error::record(path))
 }

@@ -26,6 +26,20 @@ pub enum Error {
         /// The file in the way.
         path: PathBuf,
     },
+    /// A release of that version is there and is another one.
+    #[error("{}: expected no file, or one of the same bytes, got one of other content: a release is not replaced unasked", path.display())]
+    ReleaseExists {
+        /// The file in the way.
+        path: PathBuf,
+    },
+    /// Something that could be waited on for ever, or read for ever.
+    #[error("{}: expected a regular file or a block device, got {got}", path.display())]
+    NotAFile {
+        /// Its path.
+        path: PathBuf,
+        /// What stands there.
+        got: &'static str,
+    },
     /// A file is longer than anything of its sort may be.
     #[error("{}: expected at most {limit} bytes, got more", path.display())]
     TooLong {

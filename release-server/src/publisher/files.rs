@@ -1,8 +1,8 @@
 //! Files: read under a cap, written whole or not at all.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -10,7 +10,13 @@ use super::Error;
 /// Names that are tried for a temporary file: what a killed run has left behind must not stop the next.
 const NAMES_TRIED: u32 = 100;
 
-/// Reads a file of at most `limit` bytes.
+/// Entries of a folder that are looked at for leftovers.
+const ENTRIES_LOOKED_AT: usize = 100_000;
+
+/// Bytes of two files that are compared at once.
+const COMPARED: usize = 256 * 1024;
+
+/// Reads a file of at most `limit` bytes. It may be a pipe, such as `<(…)` of a shell gives.
 pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let file = File::open(path).map_err(Error::file("open", path))?;
     let mut bytes = Vec::new();
@@ -28,14 +34,13 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(not_text)
 }
 
-/// Opens the file of an image and tells its size. A pipe or a terminal is refused before it is opened: that could wait for ever.
+/// Opens the file of an image and tells its size.
 pub(super) fn open_image(name: &str, path: &Path) -> Result<(File, u64), Error> {
     let not_an_image = |got| Error::NotAnImage { name: name.to_owned(), path: path.to_owned(), got };
-    let kind = std::fs::metadata(path).map_err(Error::file("open", path))?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(not_an_image(if kind.is_dir() { "a directory" } else { "a pipe, socket or character device" }));
-    }
-    let (file, size) = open_sized(path)?;
+    let (file, size) = open_sized(path).map_err(|error| match error {
+        Error::NotAFile { got, .. } => not_an_image(got),
+        other => other,
+    })?;
     if size == 0 {
         return Err(not_an_image("an empty one"));
     }
@@ -44,10 +49,21 @@ pub(super) fn open_image(name: &str, path: &Path) -> Result<(File, u64), Error> 
 
 /// Opens a file and tells its size; of a block device too.
 pub(super) fn open_sized(path: &Path) -> Result<(File, u64), Error> {
+    refuse_endless(path)?;
     let mut file = File::open(path).map_err(Error::file("open", path))?;
     let size = file.seek(SeekFrom::End(0)).map_err(Error::file("find the size of", path))?;
     file.rewind().map_err(Error::file("rewind", path))?;
     Ok((file, size))
+}
+
+/// Refuses a pipe or a terminal before it is opened: that could wait for ever.
+pub(super) fn refuse_endless(path: &Path) -> Result<(), Error> {
+    let kind = std::fs::metadata(path).map_err(Error::file("open", path))?.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        return Ok(());
+    }
+    let got = if kind.is_dir() { "a directory" } else { "a pipe, socket or character device" };
+    Err(Error::NotAFile { path: path.to_owned(), got })
 }
 
 /// Creates a file that must not exist yet, with these permissions, and makes it durable.
@@ -62,11 +78,23 @@ pub(super) fn create_exclusively(path: &Path, mode: u32, bytes: &[u8]) -> Result
 }
 
 /// A file that is written beside its place and moved there when it is complete and durable. Dropped before that, it is gone.
+/// As long as it is open it is locked, which tells it from the leftover of a run that was killed.
 pub(super) struct PendingFile {
     file: File,
     written_at: PathBuf,
     place: PathBuf,
     finished: bool,
+}
+
+/// What stands in the place of a pending file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Met {
+    /// Nothing.
+    Nothing,
+    /// The same bytes.
+    TheSame,
+    /// Something else.
+    Another,
 }
 
 impl PendingFile {
@@ -79,9 +107,28 @@ impl PendingFile {
         &mut self.file
     }
 
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
     /// Makes the bytes durable, still beside their place.
     pub(super) fn sync(&self) -> Result<(), Error> {
         self.file.sync_all().map_err(Error::file("write", &self.place))
+    }
+
+    /// Compares with what stands in its place.
+    pub(super) fn meets(&mut self) -> Result<Met, Error> {
+        if self.place.symlink_metadata().is_err() {
+            return Ok(Met::Nothing);
+        }
+        let there = match open_sized(&self.place) {
+            Ok((file, _)) => file,
+            Err(Error::NotAFile { .. }) => return Ok(Met::Another),
+            Err(error) => return Err(error),
+        };
+        self.file.rewind().map_err(Error::file("rewind", &self.written_at))?;
+        let same = same_bytes(&self.file, there).map_err(Error::file("compare with", &self.place))?;
+        Ok(if same { Met::TheSame } else { Met::Another })
     }
 
     /// Makes the bytes durable and puts them in their place, instead of what may have been there.
@@ -96,16 +143,39 @@ impl PendingFile {
 impl Drop for PendingFile {
     fn drop(&mut self) {
         if !self.finished {
-            // Nothing can be done about a leftover here; the next run takes another name.
+            // Nothing can be done about a leftover here; the next run removes it.
             let _ = std::fs::remove_file(&self.written_at);
         }
     }
 }
 
-/// Replaces a small file.
+fn same_bytes(one: impl io::Read, other: impl io::Read) -> io::Result<bool> {
+    let (mut one, mut other) = (BufReader::with_capacity(COMPARED, one), BufReader::with_capacity(COMPARED, other));
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let length = left.len().min(right.len());
+        if length == 0 {
+            return Ok(left.len() == right.len());
+        }
+        if left[..length] != right[..length] {
+            return Ok(false);
+        }
+        one.consume(length);
+        other.consume(length);
+    }
+}
+
+/// Replaces the bytes of a small file. Where a link leads to it, the link stays; so do the file's permissions, and its owner where
+/// this process may give files away.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let mut pending = PendingFile::create(path)?;
-    pending.file().write_all(bytes).map_err(Error::file("write", path))?;
+    let place = path.canonicalize().map_err(Error::file("open", path))?;
+    let before = std::fs::metadata(&place).map_err(Error::file("look at", &place))?;
+    let mut pending = PendingFile::create(&place)?;
+    let file = pending.file();
+    file.write_all(bytes).map_err(Error::file("write", path))?;
+    // Another's file in a folder of ours: it becomes ours, as with any editor that writes beside and renames.
+    let _ = std::os::unix::fs::fchown(&*file, Some(before.uid()), Some(before.gid()));
+    file.set_permissions(before.permissions()).map_err(Error::file("set the permissions of", path))?;
     pending.finish()
 }
 
@@ -122,11 +192,49 @@ fn create_beside(place: &Path, purpose: &str) -> Result<(File, PathBuf), Error> 
     loop {
         let path = place.with_file_name(format!(".{name}.{purpose}.{}.{number}", std::process::id()));
         match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
-            Ok(file) => return Ok((file, path)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < NAMES_TRIED => number += 1,
-            Err(source) => return Err(Error::File { action: "create", path, source }),
+            Ok(file) if is_kept(&file) => return Ok((file, path)),
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists || number >= NAMES_TRIED => {
+                return Err(Error::File { action: "create", path, source });
+            }
+            _ => number += 1,
         }
     }
+}
+
+/// Locks a new file against [`remove_leftovers`] of another run; false if that was quicker. Where the file system has no locks,
+/// nothing is ever taken for a leftover.
+fn is_kept(file: &File) -> bool {
+    let locked = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    locked && file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+}
+
+/// Removes what builds that were killed have left in a folder: files named as [`PendingFile`] names them that nobody has locked.
+pub(super) fn remove_leftovers(folder: &Path) -> Result<(), Error> {
+    let unreadable = || Error::file("read the folder", folder);
+    for entry in std::fs::read_dir(folder).map_err(unreadable())?.take(ENTRIES_LOOKED_AT) {
+        let entry = entry.map_err(unreadable())?;
+        let is_ours =
+            entry.file_name().to_str().is_some_and(is_pending_name) && entry.file_type().is_ok_and(|kind| kind.is_file());
+        // What cannot be opened belongs to somebody else, and is for them to remove.
+        if is_ours
+            && let Ok(file) = OpenOptions::new().read(true).write(true).open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            std::fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// `.NAME.release.new.PID.N`, and the like of payloads and of their blobs.
+fn is_pending_name(name: &str) -> bool {
+    let is_number = |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit()));
+    let mut parts = name.rsplit('.');
+    is_number(parts.next())
+        && is_number(parts.next())
+        && matches!(parts.next(), Some("new" | "blobs"))
+        && matches!(parts.next(), Some("release" | "payload"))
+        && name.starts_with('.')
 }
 
 /// A new name is durable only once its folder is.
@@ -166,8 +274,49 @@ mod tests {
         let place = dir.path().join("a");
         let leftover = dir.path().join(format!(".a.new.{}.0", std::process::id()));
         std::fs::write(&leftover, "x").unwrap();
+        std::fs::write(&place, "old").unwrap();
         replace(&place, b"new").unwrap();
-        assert_eq!(std::fs::read(&leftover).unwrap(), b"x");
+        assert_eq!((std::fs::read(&leftover).unwrap(), std::fs::read(&place).unwrap()), (b"x".to_vec(), b"new".to_vec()));
+    }
+
+    #[test]
+    fn leftovers_that_nobody_writes_any_more_are_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str| std::fs::write(dir.path().join(name), "x").unwrap();
+        let kept =
+            [".1.0.payload.new.77", ".1.0.payload.old.77.0", ".hidden", ".x.new.77.0", "1.0.payload.new.77.0", "1.0.release"];
+        kept.iter().for_each(|name| write(name));
+        [".1.0.payload.new.77.0", ".1.0.payload.blobs.77.12", ".2.release.new.1.1"].iter().for_each(|name| write(name));
+        let pending = PendingFile::create(&dir.path().join("3.payload")).unwrap();
+        let mut expected: Vec<String> = kept.iter().map(|name| (*name).to_owned()).collect();
+        expected.push(pending.written_at.file_name().unwrap().to_str().unwrap().to_owned());
+        expected.sort();
+        remove_leftovers(dir.path()).unwrap();
+        assert_eq!(names(dir.path()), expected);
+        pending.finish().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_keeps_its_link_and_its_permissions() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("there/a.release"), dir.path().join("a.release"));
+        std::fs::create_dir(dir.path().join("there")).unwrap();
+        std::fs::write(&file, "old").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("there/a.release", &link).unwrap();
+        replace(&link, b"new").unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        let mode = file.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!((std::fs::read(&file).unwrap(), mode), (b"new".to_vec(), 0o640));
+        assert_eq!(names(&dir.path().join("there")), ["a.release"]);
+    }
+
+    #[test]
+    fn files_are_the_same_by_their_bytes() {
+        for (one, other, same) in [("", "", true), ("a", "a", true), ("a", "b", false), ("a", "ab", false), ("ab", "a", false)] {
+            assert_eq!(same_bytes(one.as_bytes(), other.as_bytes()).unwrap(), same, "{one:?} {other:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use manifests::keyring::{KeyError, KeyId, Keyring, PublicKey, SecretKey};
 use manifests::limits::{MAX_KEY_FILE_BYTES, MAX_KEYS};
 
 use super::Error;
-use super::files::{create_exclusively, read_capped};
+use super::files::{create_exclusively, read_capped, refuse_endless};
 
 /// A pair of key files that was just made.
 #[derive(Debug)]
@@ -84,6 +84,7 @@ pub fn read_keyring(folder: &Path, threshold: NonZeroU32) -> Result<Keyring, Err
 }
 
 fn read_public_key(path: &Path) -> Result<(String, PublicKey), Error> {
+    refuse_endless(path)?;
     let name = path.display().to_string();
     let key = PublicKey::parse(&name, &read_capped(path, MAX_KEY_FILE_BYTES)?)?;
     Ok((name, key))

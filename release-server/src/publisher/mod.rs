@@ -29,8 +29,8 @@ mod files;
 mod inspect;
 mod keys;
 
-pub use build::{BuildSpec, BuiltRelease, ImageFile, build_release};
-pub use check::{CheckedPayload, check_payload, check_record, sign_record};
+pub use build::{BuildSpec, BuiltRelease, Existing, ImageFile, build_release};
+pub use check::{CheckedPayload, PayloadOrigin, check_payload, check_record, sign_record};
 pub use error::Error;
 pub use files::read_text;
 pub use inspect::{ImageSummary, Inspection, KindSummary, PayloadSummary, RecordSummary, inspect};

@@ -10,6 +10,10 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
     match error {
         Error::File { source, .. } => for_io(source),
         Error::KeyExists { .. } => Some("choose another --out; a key that is lost cannot sign what it must revoke"),
+        Error::ReleaseExists { .. } => {
+            Some("give it a new --version and --sequence, or another --out; --replace if no host has seen the old one")
+        }
+        Error::NotAFile { .. } => Some("save it to a file first: records and payloads are read more than once"),
         Error::TooLong { .. } => Some("is it the right file? `releasectl inspect FILE` says what a file is"),
         Error::NotAnImage { .. } => {
             Some("give the image itself, such as root=rootfs.ext4; folders are made into images by mke2fs -d")

@@ -19,7 +19,7 @@ use payload::build::Options;
 
 use self::args::{BuildArgs, Cli, Command, InspectArgs, KeyCommand, SignArgs, VerifyArgs};
 use self::progress::Progress;
-use crate::publisher::{self, BuildSpec};
+use crate::publisher::{self, BuildSpec, Existing};
 
 /// What a command came to.
 struct Outcome {
@@ -105,6 +105,7 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
         revoked_keys: args.revoked_keys.clone(),
         notes: args.notes()?,
         images: args.images.clone(),
+        existing: if args.replace { Existing::Replace } else { Existing::Keep },
         options: Options { level: args.level(), threads: args.threads(), ..Options::default() },
         ..BuildSpec::new(&args.app, args.version.clone(), args.sequence, args.created()?, &args.out)
     };

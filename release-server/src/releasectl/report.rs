@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::words::{chain, count, harmless, percent, size};
 use super::{hints, json_line};
 use crate::publisher::{
-    BuiltRelease, CheckedPayload, Error, GeneratedKey, ImageSummary, Inspection, PayloadSummary, RecordSummary,
+    BuiltRelease, CheckedPayload, Error, GeneratedKey, ImageSummary, Inspection, PayloadOrigin, PayloadSummary, RecordSummary,
 };
 
 /// Most faults shown of one payload; the numbers count them all.
@@ -138,10 +138,10 @@ fn payload_words(path: &Path, result: &Result<CheckedPayload, Error>) -> String 
     };
     let windows = checked.right + checked.wrong;
     if checked.wrong == 0 {
-        let whose = if checked.is_the_publishers {
-            "the publisher's own payload"
-        } else {
-            "not the payload that the record names, but it fits"
+        let whose = match checked.origin {
+            PayloadOrigin::Publisher => "the publisher's own payload",
+            PayloadOrigin::SomebodyElse => "not the payload that the record names, but it fits",
+            PayloadOrigin::Unknown => "the record names no payload, and this one fits",
         };
         return format!("{path}: good\n  {whose}; all {windows} windows equal the record\n");
     }
@@ -160,7 +160,7 @@ fn payload_json(file: &Path, result: &Result<CheckedPayload, Error>) -> Value {
         Err(error) => json!({"path": path(file), "good": false, "error": chain(error)}),
         Ok(checked) => json!({
             "path": path(file), "good": checked.wrong == 0, "windows_right": checked.right, "windows_wrong": checked.wrong,
-            "is_the_publishers": checked.is_the_publishers,
+            "is_the_publishers": checked.origin == PayloadOrigin::Publisher,
             "faults": checked.faults.iter().map(|fault| fault.reason.as_str()).collect::<Vec<_>>(),
         }),
     }
