@@ -473,6 +473,26 @@ async fn operators_free_hold_and_make_groups_and_all_of_it_is_in_the_history() {
 }
 
 #[tokio::test]
+async fn a_hosts_boot_neither_ends_nor_uses_an_operators_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::in_dir(dir.path(), 1).await;
+    let (client, base) = (client(), server.base());
+    let admin = client.admin(&base, Some("ada@desk".to_owned()));
+    let id = HostId::parse("zincati-1").unwrap();
+    admin.hold(&group(), &id).await.unwrap();
+    let (status, _, body) = server.post("/v1/steady-state", FLEETLOCK, FOREIGN).await;
+    assert_eq!((status, body.as_str()), (200, r#"{"released":false}"#), "a boot under the hold does not fail");
+    let (status, _, body) = server.post("/v1/pre-reboot", FLEETLOCK, FOREIGN).await;
+    let refusal: RefusalBody = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, refusal.kind.as_str()), (409, "id_in_use"));
+    assert!(refusal.value.starts_with("ada@desk holds the place of zincati-1"), "{}", refusal.value);
+    assert_eq!(server.holders().await, ["zincati-1"]);
+    admin.unlock(&group(), &id, None).await.unwrap();
+    assert_eq!(server.post("/v1/pre-reboot", FLEETLOCK, FOREIGN).await.0, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_lowered_maximum_drains_over_the_wire_too() {
     let dir = tempfile::tempdir().unwrap();
     let server = Running::in_dir(dir.path(), 2).await;

@@ -72,7 +72,8 @@ pub enum Meaning {
     Conflict,
     /// The place is reserved but not granted yet: ask again.
     Pending,
-    /// The id holds a place under another attempt: two hosts with one id, or lost state. A person must look.
+    /// The id holds a place under another attempt (two hosts with one id, or lost state), or an operator holds one in
+    /// its name. A person must look.
     IdInUse,
     /// The asker (or, for an operator, the host asked about) holds no place: do not reboot, ask anew.
     NotHeld,

@@ -1,4 +1,10 @@
 //! One decision after another, each a short function of what stands in the document and the queue.
+//!
+//! An operator's hold (a holder with `by`) is no grant of the host in whose name it is: only [`Op::Free`] ends it, and
+//! [`Op::Hold`] confirms it. The host itself is refused the place as in use, by name of the operator, so it does not
+//! reboot under a maintenance; its release answers as for one that holds nothing, because foreign clients release at
+//! every boot and must not fail on it. The other way round, a place that a host holds is no hold: [`Op::Hold`] refuses
+//! it, as that host's release would end it behind the operator's back.
 
 use super::history::{Entry, Event};
 use super::queue::Queue;
@@ -30,7 +36,7 @@ impl On<'_> {
     fn take(&self, id: &HostId, attempt: Option<&AttemptId>, facts: &Facts) -> Decision {
         // "Do I hold it?" comes before "is it full?": otherwise a holder whose answer was lost waits for itself.
         match self.document.holder(id) {
-            Some(holder) if holder.attempt.as_ref() == attempt => self.confirm(holder, facts),
+            Some(holder) if holder.is_granted_to(attempt) => self.confirm(holder, facts),
             Some(holder) => refused(Refusal::IdInUse(Box::new(holder.clone()))),
             None => match self.room_for(id) {
                 Ok(()) => self.admit(id, attempt.cloned(), facts, None),
@@ -109,7 +115,7 @@ impl On<'_> {
 
     fn granted_to(&self, id: &HostId, attempt: &AttemptId, fence: Option<u64>) -> Result<&Holder, Refusal> {
         match self.document.holder(id) {
-            Some(holder) if holder.attempt.as_ref() != Some(attempt) => Err(Refusal::IdInUse(Box::new(holder.clone()))),
+            Some(holder) if !holder.is_granted_to(Some(attempt)) => Err(Refusal::IdInUse(Box::new(holder.clone()))),
             Some(holder) if fence.is_none_or(|fence| fence == holder.fence) => Ok(holder),
             Some(_) | None => Err(Refusal::NotHeld(attempt.tag())),
         }
@@ -117,7 +123,7 @@ impl On<'_> {
 
     fn release(&self, id: &HostId, attempt: Option<&AttemptId>, outcome: Option<Outcome>) -> Decision {
         match self.document.holder(id) {
-            Some(holder) if holder.attempt.as_ref() == attempt => {
+            Some(holder) if holder.is_granted_to(attempt) => {
                 let mut entry = Entry::about(Event::Released, holder, self.now.wall);
                 entry.outcome = outcome;
                 changed(Answer::Released { freed: true }, self.document.without(id), Some(entry))
@@ -139,7 +145,7 @@ impl On<'_> {
 
     fn hold(&self, id: &HostId, by: &Label) -> Decision {
         match self.document.holder(id) {
-            Some(holder) if holder.attempt.is_none() => {
+            Some(holder) if holder.by.is_some() => {
                 unchanged(Answer::Granted(Granted { fence: holder.fence, phase: holder.phase }))
             }
             Some(holder) => refused(Refusal::IdInUse(Box::new(holder.clone()))),

@@ -68,7 +68,7 @@ pub struct Holder {
     pub renewals: u64,
     /// What the host told about itself.
     pub facts: Facts,
-    /// The operator who holds the place for the host, if no host asked for it.
+    /// The operator who holds the place in the host's name; then only an operator frees it.
     pub by: Option<Label>,
 }
 
@@ -185,6 +185,12 @@ impl Holder {
     /// What the holder's attempt is called where people see it.
     pub fn tag(&self) -> Option<Tag> {
         self.attempt.as_ref().map(AttemptId::tag)
+    }
+
+    /// Whether the place was granted to its host under that attempt (or, to a foreign client, under none). An operator's
+    /// hold never was.
+    pub fn is_granted_to(&self, attempt: Option<&AttemptId>) -> bool {
+        self.by.is_none() && self.attempt.as_ref() == attempt
     }
 }
 

@@ -16,7 +16,7 @@ pub enum Refusal {
     Full,
     /// Places are free, but as many hosts have waited longer and are expected back.
     Kept,
-    /// The id holds a place under another attempt, or under none.
+    /// The id holds a place under another attempt, or under none, or an operator holds one in its name.
     IdInUse(Box<Holder>),
     /// The attempt holds no place (any more).
     NotHeld(Tag),
@@ -68,10 +68,16 @@ fn position(place: Option<Place>) -> String {
 
 fn id_in_use(group: &GroupName, holder: &Holder) -> String {
     let id = &holder.id;
-    let whose = match (holder.tag(), &holder.by) {
-        (Some(tag), _) => format!("under another attempt ({tag})"),
-        (None, Some(by)) => format!("taken for it by {by}"),
-        (None, None) => "without an attempt id".to_owned(),
+    if let Some(by) = &holder.by {
+        return format!(
+            "{by} holds the place of {id} in group \"{group}\" since {}: it may not reboot until an operator ends that with: \
+             locksmithctl unlock {id} --group {group}",
+            holder.since
+        );
+    }
+    let whose = match holder.tag() {
+        Some(tag) => format!("under another attempt ({tag})"),
+        None => "without an attempt id".to_owned(),
     };
     format!(
         "{id} already holds a place in group \"{group}\" {whose}, {} since {}: two hosts with one id, or a host that lost \

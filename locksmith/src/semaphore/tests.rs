@@ -259,8 +259,37 @@ fn an_operators_hold_passes_the_queue_but_not_the_maximum() {
     bench.fence(&hold("a"));
     assert_eq!(bench.refusal(&hold("b")), Refusal::Full);
     assert_eq!(bench.document.holders()[0].by, Some(operator()));
-    let words = bench.refusal(&take("a", "a1")).sentence(&GroupName::parse("g").unwrap(), &bench.document, None);
-    assert!(words.contains("taken for it by ada@desk"), "{words}");
+}
+
+#[test]
+fn an_operators_hold_is_neither_the_hosts_to_use_nor_to_end() {
+    let mut bench = Bench::new(2);
+    let hold = Op::Hold { id: id("a"), by: operator() };
+    let fence = bench.fence(&hold);
+    for host in [take_foreign("a"), take("a", "a1"), reboot("a", "a1", Some(fence)), renew("a", "a1", fence)] {
+        let words = bench.refusal(&host).sentence(&GroupName::parse("g").unwrap(), &bench.document, None);
+        assert_eq!(
+            words,
+            "ada@desk holds the place of a in group \"g\" since 2023-11-14T22:13:20Z: it may not reboot until an operator \
+             ends that with: locksmithctl unlock a --group g",
+            "{host:?}"
+        );
+    }
+    for back in [Op::Release { id: id("a"), attempt: None, outcome: None }, release("a", "a1", Outcome::Ok)] {
+        assert_eq!(bench.ask(&back), Answer::Released { freed: false });
+    }
+    assert_eq!((bench.writes, bench.fence(&hold)), (1, fence), "and the operator may hold it again");
+    let free = Op::Free { id: id("a"), reason: None, by: operator() };
+    assert!(matches!(bench.ask(&free), Answer::Freed(Some(_))));
+    bench.fence(&take_foreign("a"));
+}
+
+#[test]
+fn a_place_that_a_foreign_client_holds_is_no_operators_hold() {
+    let mut bench = Bench::new(2);
+    bench.fence(&take_foreign("z"));
+    let refusal = bench.refusal(&Op::Hold { id: id("z"), by: operator() });
+    assert!(matches!(refusal, Refusal::IdInUse(ref holder) if holder.by.is_none()), "{refusal:?}");
 }
 
 #[test]
@@ -403,7 +432,7 @@ fn folding_decides_each_operation_upon_what_the_one_before_left() {
 fn any_op() -> impl Strategy<Value = Op> {
     let host = prop::sample::select(vec!["a", "b", "c", "d"]);
     let which = prop::sample::select(vec!["1", "2"]);
-    (host, which, 0..9_u32, 0..4_u64).prop_map(|(host, which, kind, number)| {
+    (host, which, 0..11_u32, 0..4_u64).prop_map(|(host, which, kind, number)| {
         let name = format!("{host}{which}");
         match kind {
             0 | 1 => take(host, &name),
@@ -413,6 +442,8 @@ fn any_op() -> impl Strategy<Value = Op> {
             5 => release(host, &name, Outcome::Ok),
             6 => Op::Release { id: id(host), attempt: None, outcome: None },
             7 => Op::Expire { id: id(host), fence: number + 2, renewals: number % 2 },
+            8 => Op::Hold { id: id(host), by: operator() },
+            9 => Op::Free { id: id(host), reason: None, by: operator() },
             _ => Op::SetMax { max: Max::new(u32::try_from(number).unwrap()).unwrap(), by: operator() },
         }
     })
@@ -431,6 +462,10 @@ proptest! {
         let mut fences: BTreeMap<String, u64> = BTreeMap::new();
         for op in &ops {
             let before = bench.document.holders().len();
+            let held_by_operator = |document: &Document| -> Vec<HostId> {
+                document.holders().iter().filter(|holder| holder.by.is_some()).map(|holder| holder.id.clone()).collect()
+            };
+            let maintained = held_by_operator(&bench.document);
             let answer = bench.ask(op);
             let (held, max) = (bench.document.holders().len(), bench.document.max().places());
             prop_assert!(held <= max.max(before), "{held} holders of {max}, {before} before {op:?}");
@@ -444,8 +479,12 @@ proptest! {
             if let Answer::Released { .. } = &answer
                 && let Op::Release { id, attempt, .. } = op
             {
-                let still = bench.document.holder(id).is_some_and(|holder| holder.attempt == *attempt);
+                let still = bench.document.holder(id).is_some_and(|holder| holder.is_granted_to(attempt.as_ref()));
                 prop_assert!(!still, "released but still holding");
+            }
+            if !matches!(op, Op::Free { .. }) {
+                let now = held_by_operator(&bench.document);
+                prop_assert!(maintained.iter().all(|id| now.contains(id)), "{op:?} ended an operator's hold");
             }
         }
     }
