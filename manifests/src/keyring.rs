@@ -1,7 +1,9 @@
 //! Publisher keys: reading key files, and the threshold over *distinct* keys.
 //!
-//! A key file (`NAME.pub`, `NAME.key`) is text: lines that start with `#` are comments, exactly one other line holds the
-//! standard base64 of 32 bytes (the ed25519 public key, or the private seed).
+//! A key file (`NAME.pub`, `NAME.key`) is UTF-8 text of at most 4096 bytes. Blank lines and lines that begin with `#` are
+//! comments; exactly one other line is the key: the standard base64 of 32 bytes with its padding, 44 characters (the ed25519
+//! public key, or the private seed), alone or followed by a comment that begins with a blank and `#`. Blanks at the ends of a line
+//! do not count. Anything else refuses the file.
 //!
 //! Promises: one key counts once however often it stands in the folder or signs; a threshold of 0 cannot be built; an empty
 //! keyring is an error, never "anything goes".
@@ -14,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use zeroize::Zeroizing;
 
 use crate::digest::{Sha256Digest, decode_hex};
 use crate::limits::{MAX_KEY_FILE_BYTES, MAX_KEYS};
@@ -156,7 +159,10 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A publisher's private key. Its bytes never appear in `Debug`, and are wiped when it is dropped.
+/// A publisher's private key. Its bytes never appear in `Debug`. They are wiped when it is dropped; so are the bytes that are decoded
+/// on the way from [`Self::parse`] and the text of [`Self::to_text`]. What the caller read a file into is the caller's to wipe, and
+/// the compiler may leave copies on the stack where a key is moved: a private key belongs on a machine that signs and does nothing
+/// else.
 pub struct SecretKey(SigningKey);
 
 impl SecretKey {
@@ -167,17 +173,20 @@ impl SecretKey {
 
     /// Reads the text of a `*.key` file; `file` names it in errors.
     pub fn parse(file: &str, text: &[u8]) -> Result<Self, KeyError> {
-        Ok(Self::from_seed(&parse_key_line(file, text)?))
+        let seed = parse_key_line(file, text)?;
+        Ok(Self::from_seed(&seed))
     }
 
     /// Text of the `*.key` file. Write it with mode 0600.
-    pub fn to_text(&self, comment: &str) -> String {
-        format!(
-            "# ed25519 PRIVATE key, id {}: {} -- keep it offline\n{}\n",
-            self.public().id(),
-            one_line(comment),
-            BASE64.encode(self.0.as_bytes())
-        )
+    pub fn to_text(&self, comment: &str) -> Zeroizing<String> {
+        const BASE64_CHARS: usize = 44;
+        let head = format!("# ed25519 PRIVATE key, id {}: {} -- keep it offline\n", self.public().id(), one_line(comment));
+        // As long as it will be: a text that grows leaves its beginning behind.
+        let mut text = Zeroizing::new(String::with_capacity(head.len() + BASE64_CHARS + 1));
+        text.push_str(&head);
+        BASE64.encode_string(self.0.as_bytes(), &mut text);
+        text.push('\n');
+        text
     }
 
     /// Its public half.
@@ -272,7 +281,7 @@ pub(crate) enum SignatureFault {
     TooFew { signers: Vec<KeyId> },
 }
 
-fn parse_key_line(file: &str, text: &[u8]) -> Result<[u8; 32], KeyError> {
+fn parse_key_line(file: &str, text: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     let malformed = |got: &str| KeyError::Malformed { file: file.to_owned(), got: got.to_owned() };
     if u64::try_from(text.len()).map_or(true, |len| len > MAX_KEY_FILE_BYTES) {
         return Err(malformed("a file of more than 4096 bytes"));
@@ -285,10 +294,24 @@ fn parse_key_line(file: &str, text: &[u8]) -> Result<[u8; 32], KeyError> {
         (None, _) => return Err(malformed("no key line")),
         (Some(_), Some(_)) => return Err(malformed("more than one key line")),
     };
-    let word = line.split_whitespace().next().unwrap_or_default();
-    let bytes = BASE64.decode(word).map_err(|_| malformed("a line that is no base64"))?;
-    let length = bytes.len();
-    bytes.try_into().map_err(|_| malformed(&format!("{length} bytes")))
+    let mut words = line.split_whitespace();
+    let word = words.next().unwrap_or_default();
+    if words.next().is_some_and(|next| !next.starts_with('#')) {
+        return Err(malformed("more than one word (a comment begins with #)"));
+    }
+    decode_key(word).map_err(|got| malformed(&got))
+}
+
+/// Decodes into memory that is wiped, and that never grows and so leaves no copy behind.
+fn decode_key(word: &str) -> Result<Zeroizing<[u8; 32]>, String> {
+    let mut decoded = Zeroizing::new(Vec::with_capacity(base64::decoded_len_estimate(word.len())));
+    BASE64.decode_vec(word, &mut decoded).map_err(|_| "a line that is no base64".to_owned())?;
+    let mut bytes = Zeroizing::new([0; 32]);
+    if decoded.len() != bytes.len() {
+        return Err(format!("{} bytes", decoded.len()));
+    }
+    bytes.copy_from_slice(&decoded);
+    Ok(bytes)
 }
 
 fn one_line(text: &str) -> String {
@@ -319,13 +342,36 @@ mod tests {
     }
 
     #[test]
+    fn comments_stand_on_lines_of_their_own_or_behind_the_key() {
+        let word = BASE64.encode(secret(7).public().key.as_bytes());
+        for text in [
+            word.clone(),
+            format!("\r\n# a\r\n  {word}\t# of 2026\r\n\r\n"),
+            format!("{word} #"),
+            format!("{word} #2026 release key"),
+        ] {
+            assert_eq!(PublicKey::parse("x.pub", text.as_bytes()).unwrap(), secret(7).public(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_private_key_is_as_long_as_its_memory() {
+        let text = secret(7).to_text("release");
+        assert_eq!(text.len(), text.capacity(), "it grew, and left a copy behind");
+    }
+
+    #[test]
     fn a_file_that_is_no_key_says_what_it_is() {
-        let cases: [(&[u8], &str); 6] = [
+        let twice = format!("{0} {0}", BASE64.encode([7; 32]));
+        let cases: [(&[u8], &str); 9] = [
+            (twice.as_bytes(), "more than one word (a comment begins with #)"),
+            (b"ssh-ed25519 AAAA ops", "more than one word"),
+            (b"AAAA#comment", "no base64"),
             (b"", "no key line"),
             (b"# only a comment\n", "no key line"),
             (b"AAAA\nAAAA\n", "more than one key line"),
             (b"AAAA\n", "3 bytes"),
-            (b"not base64!\n", "no base64"),
+            (b"not-base64!\n", "no base64"),
             (b"\xff\xfe", "no UTF-8"),
         ];
         for (text, expected) in cases {

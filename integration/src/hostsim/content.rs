@@ -14,7 +14,7 @@ use super::gpt::{Entry, Gpt};
 /// OTA-TEST-IMAGE
 /// IMAGE_VERSION=1.2.3          these go to etc/os-release
 /// FLOOR=7                      this is usr/share/update-engine/floor
-/// KEY.ops.pub=base64 comment   this is usr/share/update-engine/keys/ops.pub
+/// KEY.ops.pub=base64           this is usr/share/update-engine/keys/ops.pub
 /// BOOT=panic                   this slot does not start
 /// END
 /// ```

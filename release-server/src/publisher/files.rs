@@ -10,6 +10,9 @@ use super::Error;
 /// Names that are tried for a temporary file: what a killed run has left behind must not stop the next.
 const NAMES_TRIED: u32 = 100;
 
+/// Longer than any key file, for which a reader wants a byte more than it takes.
+const SMALL: usize = 8192;
+
 /// Entries of a folder that are looked at for leftovers.
 const ENTRIES_LOOKED_AT: usize = 100_000;
 
@@ -19,7 +22,8 @@ const COMPARED: usize = 256 * 1024;
 /// Reads a file of at most `limit` bytes. It may be a pipe, such as `<(…)` of a shell gives.
 pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let file = File::open(path).map_err(Error::file("open", path))?;
-    let mut bytes = Vec::new();
+    // What may be a private key is read into memory that need not grow: growing would leave a copy that nobody wipes.
+    let mut bytes = Vec::with_capacity(SMALL);
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::file("read", path))?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= limit) {
         return Ok(bytes);

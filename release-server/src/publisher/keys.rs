@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use manifests::keyring::{KeyError, KeyId, Keyring, PublicKey, SecretKey};
 use manifests::limits::{MAX_KEY_FILE_BYTES, MAX_KEYS};
+use zeroize::Zeroizing;
 
 use super::Error;
 use super::files::{create_exclusively, read_capped, refuse_endless};
@@ -24,8 +25,8 @@ pub struct GeneratedKey {
 
 /// Makes a key and writes `NAME.key` (mode 0600) and `NAME.pub`. Files that exist are never touched.
 pub fn generate_key(name: &Path) -> Result<GeneratedKey, Error> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| Error::NoDice { reason: error.to_string() })?;
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed).map_err(|error| Error::NoDice { reason: error.to_string() })?;
     let key = SecretKey::from_seed(&seed);
     let (private, public) = (with_ending(name, ".key")?, with_ending(name, ".pub")?);
     if public.symlink_metadata().is_ok() {
@@ -57,9 +58,9 @@ pub struct LoadedKey {
     pub exposed_mode: Option<u32>,
 }
 
-/// Reads a `*.key` file.
+/// Reads a `*.key` file. The bytes that were read are wiped.
 pub fn read_secret_key(path: &Path) -> Result<LoadedKey, Error> {
-    let bytes = read_capped(path, MAX_KEY_FILE_BYTES)?;
+    let bytes = Zeroizing::new(read_capped(path, MAX_KEY_FILE_BYTES)?);
     let key = SecretKey::parse(&path.display().to_string(), &bytes)?;
     let mode = std::fs::metadata(path).map_err(Error::file("look at", path))?.permissions().mode() & 0o777;
     Ok(LoadedKey { key, exposed_mode: Some(mode).filter(|mode| mode & 0o077 != 0) })
