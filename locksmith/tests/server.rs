@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 struct Running {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: JoinHandle<()>,
 }
 
 impl Running {
@@ -48,7 +48,7 @@ impl Running {
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        self.serving.await.unwrap().unwrap();
+        self.serving.await.unwrap();
     }
 
     fn base(&self) -> BaseUrl {

@@ -163,7 +163,7 @@ async fn serve(args: &Args, store: SqliteStore, settings: Settings) -> Result<()
     make_groups(args, &server, first_start).await?;
     let stop = stop_signal().map_err(|error| failed(format!("cannot wait for signals: {error}")))?;
     announce(address);
-    server.serve(listener, stop).await.map_err(|error| failed(format!("serving ended: {error}")))?;
+    server.serve(listener, stop).await;
     tracing::info!("stopped");
     Ok(())
 }

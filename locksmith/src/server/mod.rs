@@ -41,6 +41,7 @@ use crate::semaphore::lease::DEFAULT_LEASE;
 use crate::semaphore::{Document, Max};
 use crate::store::{Expected, Store, StoreError, Stored, Swap, Write};
 use group::GroupHandle;
+use listener::Limits;
 use metrics::Counters;
 
 /// How long answers under way may take after the server was told to stop.
@@ -120,29 +121,24 @@ impl<S: Store> Server<S> {
 
     /// Serves until `stop` resolves; then takes no new connections, and gives the answers under way 10 s. When it returns
     /// the groups' tasks have ended and the store is closed, unless an answer took longer.
-    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) {
         let (tell, stopped) = oneshot::channel();
         let stop = async {
             stop.await;
             let _ = tell.send(());
         };
-        let listener = listener::Bounded::new(listener);
-        let serving = axum::serve(listener, self.router()).with_graceful_shutdown(stop);
+        let serving = listener::serve(listener, self.router(), Limits::default(), stop);
         let too_late = async {
             let _ = stopped.await;
             tokio::time::sleep(STOP_GRACE).await;
         };
         let all = async {
-            let served = serving.await;
+            serving.await;
             self.shared.finish().await;
-            served
         };
         tokio::select! {
-            served = all => served,
-            () = too_late => {
-                tracing::warn!("answers were still under way {STOP_GRACE:?} after the stop; leaving");
-                Ok(())
-            }
+            () = all => {}
+            () = too_late => tracing::warn!("answers were still under way {STOP_GRACE:?} after the stop; leaving"),
         }
     }
 }
