@@ -4,6 +4,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Error;
 use crate::files;
 use crate::http::{NoRequest, Request, Requests};
 use crate::mock::Shared;
@@ -106,12 +107,17 @@ fn control(shared: &Shared, request: &Request) -> Option<Plan> {
         }
         (SCRIPT_PATH, "PUT") => {
             let text = String::from_utf8_lossy(&request.body);
-            match Script::parse(&text, &shared.folder) {
+            let script = Script::parse(&text, &shared.folder).and_then(|script| shared.reach.check(&script).map(|()| script));
+            match script {
                 Ok(script) => {
                     shared.stage.set(script);
                     Plan::text(200, "from the start")
                 }
-                Err(error) => Plan::text(400, error.to_string()),
+                Err(error) => {
+                    let status = if matches!(error, Error::OutOfReach { .. }) { 403 } else { 400 };
+                    let hint = error.hint().map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+                    Plan::text(status, format!("{error}{hint}"))
+                }
             }
         }
         (RECORDED_PATH | SCRIPT_PATH, method) => {

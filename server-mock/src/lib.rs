@@ -26,6 +26,7 @@ mod http;
 mod mock;
 mod omaha;
 mod plan;
+mod reach;
 mod record;
 mod script;
 mod send;

@@ -1,9 +1,6 @@
 //! `server-mock`: the scripted server as a program.
 
-// Its first line on stdout is the address it got; that is what stdout is for in a program.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
-use std::error::Error;
+use std::error::Error as _;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +12,8 @@ use server_mock::{Mock, Script};
 /// A scripted Omaha and file server that misbehaves on command.
 ///
 /// The script's schema is in the crate's README. While it runs: GET /_recorded shows the requests as JSON, DELETE /_recorded
-/// forgets them, PUT /_script starts over with another script.
+/// forgets them, PUT /_script starts over with another script (which may name files anywhere if ADDR is a loopback address, else only
+/// below the files_dir of the first script).
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -34,18 +32,25 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("server-mock: {error}");
-            let mut cause = error.source();
-            while let Some(inner) = cause {
-                eprintln!("  because: {inner}");
-                cause = inner.source();
-            }
+            complain(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+/// If nobody can hear it, there is nobody to tell.
+fn complain(error: &server_mock::Error) {
+    let mut words = format!("server-mock: {error}\n");
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        words += &format!("  because: {inner}\n");
+        cause = inner.source();
+    }
+    words += &error.hint().map_or_else(String::new, |hint| format!("hint: {hint}\n"));
+    let _ = std::io::stderr().write_all(words.as_bytes());
+}
+
+fn run(arguments: &Arguments) -> Result<(), server_mock::Error> {
     let script = Script::load(&arguments.script)?;
     let folder = arguments.script.parent().unwrap_or(Path::new("."));
     let mock = Mock::start_in(script, arguments.listen, folder.to_owned())?;

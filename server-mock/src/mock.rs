@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle, Scope};
 use std::time::{Duration, Instant};
 
 use crate::files::Measuring;
+use crate::reach::Reach;
 use crate::record::{Recorded, Recorder};
 use crate::script::Script;
 use crate::send::set_reset;
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) addr: SocketAddr,
     /// What relative paths of a script put at run time start from.
     pub(crate) folder: PathBuf,
+    /// Files that such scripts may name.
+    pub(crate) reach: Reach,
     pub(crate) stage: Stage,
     pub(crate) measuring: Measuring,
     pub(crate) recorder: Recorder,
@@ -65,6 +68,7 @@ impl Mock {
         let shared = Arc::new(Shared {
             addr,
             folder,
+            reach: Reach::new(&script, addr),
             stage: Stage::new(script),
             measuring: Measuring::default(),
             recorder: Recorder::default(),

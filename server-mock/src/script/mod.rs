@@ -143,7 +143,7 @@ const fn found() -> u16 {
     302
 }
 
-/// Nothing to install; with any of the first four it is a hold.
+/// Nothing to install; with any of `hold`, `until` and `reason` it is a hold.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NoUpdate {

@@ -108,6 +108,41 @@ fn a_script_can_be_put_at_run_time() {
 }
 
 #[test]
+fn who_reaches_the_port_from_elsewhere_reads_only_what_was_served_already() {
+    let dir = folder();
+    std::fs::write(dir.path().join("answer.xml"), "mine").unwrap();
+    let served = dir.path().join("served");
+    std::fs::create_dir(&served).unwrap();
+    std::fs::write(served.join("answer.xml"), "served").unwrap();
+    std::os::unix::fs::symlink("../answer.xml", served.join("link.xml")).unwrap();
+    let put = |mock: &Mock, script: &str| {
+        let answer = request(mock, "PUT", "/_script", &[], script.as_bytes());
+        (answer.status, answer.text().to_owned())
+    };
+    let raw = |file: &str| format!("[[answers]]\nkind = {{ raw_file = {{ file = \"{file}\" }} }}");
+    let start = |script: Script, ip: [u8; 4]| Mock::start_in(script, (ip, 0).into(), dir.path().to_owned()).unwrap();
+
+    let open = start(Script::serving(&served), [0, 0, 0, 0]);
+    for script in
+        [raw("answer.xml"), raw("/etc/passwd"), raw("served/link.xml"), raw("served/nothing"), "files_dir = \"/\"".to_owned()]
+    {
+        let (status, words) = put(&open, &script);
+        assert_eq!(status, 403, "{script}: {words}");
+        assert!(words.contains("is out of reach") && words.contains("\nhint: start it with --listen 127.0.0.1"), "{words}");
+    }
+    assert_eq!(put(&open, &format!("files_dir = \"served\"\n{}", raw("served/answer.xml"))).0, 200);
+    assert_eq!(post(&open, &check_for(&["x"])).text(), "served");
+
+    let bare = start(Script::default(), [0, 0, 0, 0]);
+    assert_eq!(put(&bare, &raw("served/answer.xml")).0, 403);
+    assert_eq!(put(&bare, "[[answers]]\nkind.noupdate = {}").0, 200);
+
+    let own = start(Script::serving(&served), [127, 0, 0, 1]);
+    assert_eq!(put(&own, &raw("answer.xml")).0, 200);
+    assert_eq!(post(&own, &check_for(&["x"])).text(), "mine");
+}
+
+#[test]
 fn a_stopped_server_is_gone_at_once_whatever_it_was_doing() {
     let dir = folder();
     let slow = Fault::on("*", FaultKind::SlowDrip { bytes_per_s: 1 });

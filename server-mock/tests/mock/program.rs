@@ -54,13 +54,30 @@ fn a_bad_script_ends_it_with_its_place() {
     let path = script.to_str().unwrap();
     let (code, stdout, stderr) = ended(&["--script", path]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
-    assert_eq!(stderr, format!("server-mock: cannot read script {path}\n  because: No such file or directory (os error 2)\n"));
+    assert_eq!(
+        stderr,
+        format!(
+            "server-mock: cannot read script {path}\n  because: No such file or directory (os error 2)\n\
+             hint: a script is a file in TOML; an empty one will do to begin with\n"
+        )
+    );
     std::fs::write(&script, "[[answers]]\nkind.noupdate = {}\ntimes = 0\n").unwrap();
     let (code, _, stderr) = ended(&["--script", path]);
     assert_eq!(
         (code, stderr),
-        (Some(1), format!("server-mock: script {path}: answers[0]: expected times of at least 1, got 0\n"))
+        (
+            Some(1),
+            format!(
+                "server-mock: script {path}: answers[0]: expected times of at least 1, got 0\n\
+                 hint: the README of server-mock lists every key and kind with an example\n"
+            )
+        )
     );
+    std::fs::write(&script, "").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (code, _, stderr) = ended(&["--script", path, "--listen", &taken.local_addr().unwrap().to_string()]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.ends_with("hint: another program listens there; with port 0 a free port is taken and printed\n"), "{stderr}");
 }
 
 #[test]
