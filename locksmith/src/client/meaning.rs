@@ -2,7 +2,8 @@
 //!
 //! Promises
 //! - Exactly 200 can be a yes. 202 ("reserved, not yet drained"), 204 and redirects are none.
-//! - A 200 is no yes if its body is a web page, is broken, or says in FleetLock's own words that it is an error.
+//! - A 200 is no yes if its body is a web page or a list, is broken, or says in FleetLock's own words that it is an error;
+//!   whatever invisible characters stand before it.
 //! - A 200 whose body is empty, plain text, or JSON without `fence` is the yes of a plain server.
 //! - Words of a server are cut and freed of control characters before anybody sees them.
 
@@ -104,14 +105,20 @@ fn read_yes(raw: &RawAnswer) -> Reading {
     let Ok(text) = std::str::from_utf8(&raw.body) else {
         return Reading::Nonsense("its body is not text".to_owned());
     };
-    let text = text.trim();
-    let html = raw.content_type.as_deref().is_some_and(|value| value.contains("html"));
-    if html || text.starts_with('<') {
-        return Reading::Nonsense(format!("its body is a web page: {}", excerpt(text)));
+    let text = bare(text);
+    let html = raw.content_type.as_deref().is_some_and(|value| value.to_ascii_lowercase().contains("html"));
+    // The first character that is to be seen: what is invisible before it makes no plain text of it.
+    match text.chars().find(char::is_ascii_graphic) {
+        _ if html => Reading::Nonsense(format!("its body is a web page: {}", excerpt(text))),
+        Some('<') => Reading::Nonsense(format!("its body is a web page: {}", excerpt(text))),
+        // Not left to the parser, which fills the members of a grant from a list, too.
+        Some('[') => Reading::Nonsense(format!("its body is a list: {}", excerpt(text))),
+        Some('{') => read_object(text),
+        _ => Reading::Yes(GrantBody { attempt: None, fence: None, phase: None, lease_s: None }),
     }
-    if !text.starts_with(['{', '[']) {
-        return Reading::Yes(GrantBody { attempt: None, fence: None, phase: None, lease_s: None });
-    }
+}
+
+fn read_object(text: &str) -> Reading {
     if let Some(error) = error_in_a_yes(text) {
         return Reading::Nonsense(error);
     }
@@ -135,10 +142,11 @@ fn error_in_a_yes(text: &str) -> Option<String> {
 
 fn read_no(raw: &RawAnswer) -> Reading {
     let text = String::from_utf8_lossy(&raw.body);
-    let Ok(short) = serde_json::from_str::<KindAndValue>(&text) else {
-        return Reading::Nonsense(format!("its body is not FleetLock's: {}", excerpt(&text)));
+    let text = bare(&text);
+    let Ok(short) = serde_json::from_str::<KindAndValue>(text) else {
+        return Reading::Nonsense(format!("its body is not FleetLock's: {}", excerpt(text)));
     };
-    let mut body = serde_json::from_str::<RefusalBody>(&text).unwrap_or_else(|_| short.into());
+    let mut body = serde_json::from_str::<RefusalBody>(text).unwrap_or_else(|_| short.into());
     body.kind = clean(&body.kind, MAX_KIND_CHARS);
     body.value = clean(&body.value, MAX_VALUE_CHARS);
     let header = raw.retry_after.as_deref().and_then(|value| value.trim().parse().ok());
@@ -195,6 +203,11 @@ impl From<KindAndValue> for RefusalBody {
     }
 }
 
+/// A body without blanks and byte order marks around it.
+fn bare(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
 /// A server's words, cut and without control characters.
 fn clean(text: &str, max: usize) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(max).collect::<String>().trim().to_owned()
@@ -232,7 +245,9 @@ mod tests {
 
     #[test]
     fn a_plain_servers_yes_is_empty_text_or_json_without_a_fence() {
-        for body in ["", "obtained reboot lease", "{}", "{\"kind\":\"success\",\"value\":\"done\"}", "\n"] {
+        for body in
+            ["", "obtained reboot lease", "{}", "{\"kind\":\"success\",\"value\":\"done\"}", "\n", "\u{feff}{}", "\u{feff}ok\n"]
+        {
             match read(&answer(200, body)) {
                 Reading::Yes(grant) => assert_eq!((grant.attempt, grant.fence), (None, None), "{body}"),
                 other => panic!("{body}: {other:?}"),
@@ -242,13 +257,21 @@ mod tests {
 
     #[test]
     fn a_200_that_is_a_page_broken_or_an_error_is_no_yes() {
-        let mut page = answer(200, "Please log in");
-        page.content_type = Some("text/html; charset=utf-8".to_owned());
-        assert!(nonsense(&page).contains("web page"));
+        for html in ["text/html; charset=utf-8", "Text/HTML", "application/XHTML+xml"] {
+            let mut page = answer(200, "Please log in");
+            page.content_type = Some(html.to_owned());
+            assert!(nonsense(&page).contains("web page"), "{html}");
+        }
         for (body, expected) in [
             ("<!DOCTYPE html><title>Login</title>", "web page"),
             ("{\"attempt\": \"a\", \"fence\": ", "broken"),
-            ("[1,2]", "broken"),
+            ("\u{feff}<!DOCTYPE html><title>Login</title>", "web page"),
+            (" \u{feff} \u{200b}<html>", "web page"),
+            ("[]", "a list"),
+            ("[\"a\", 1]", "a list"),
+            ("\u{feff}[]", "a list"),
+            ("\u{feff}{\"kind\":\"other\",\"value\":\"message\"}", "an error, other: message"),
+            ("\u{200b}{\"fence\":1}", "broken"),
             ("{\"attempt\":\"a\",\"fence\":\"seven\"}", "broken"),
             ("{\"attempt\":\"a\",\"fence\":-1}", "broken"),
             ("{\"attempt\":\"not an attempt\",\"fence\":1}", "broken"),
@@ -262,6 +285,11 @@ mod tests {
         let mut binary = answer(200, "");
         binary.body = vec![0x1f, 0x8b, 0x08, 0xff];
         assert!(nonsense(&binary).contains("not text"));
+    }
+
+    #[test]
+    fn a_refusal_behind_a_byte_order_mark_is_a_refusal() {
+        assert_eq!(no(&answer(423, "\u{feff}{\"kind\":\"full\",\"value\":\"v\"}")).meaning, Meaning::Full);
     }
 
     #[test]
