@@ -10,6 +10,9 @@
 //! | `POST /v1/groups/G/lock` with [`Hold`] | [`GrantBody`](crate::fleetlock::GrantBody) without an attempt |
 //! | `POST /v1/groups/G/unlock` with [`Unlock`] | [`HolderBody`] of whom it freed |
 //!
+//! What changes something needs FleetLock's header `fleet-lock-protocol: true`, as hosts send it, and no `Origin`: so that
+//! no web page in an operator's browser can ask it.
+//!
 //! Everything else is answered with FleetLock's `{"kind", "value"}`. Readers must ignore members they do not know.
 
 use jiff::Timestamp;

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::{AttemptId, GroupName, HostId, Label, NameError, Tag};
 use crate::semaphore::{Facts, Holder, MAX_DEADLINE_S, Op, Outcome, Phase};
 
-/// The header that must be there, so that no stray form or browser takes a lock.
+/// The header that must be there, so that no stray form or browser takes a lock; operators' changes need it, too.
 pub const HEADER: &str = "fleet-lock-protocol";
 
 /// The header's value.

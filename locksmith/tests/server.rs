@@ -347,7 +347,7 @@ async fn an_attempt_id_is_in_no_answer_to_anybody_else() {
     }
     seen += &server.post("/v1/pre-reboot", FLEETLOCK, FOREIGN).await.2;
     seen += &server.post("/v1/pre-reboot", FLEETLOCK, &FOREIGN.replace("zincati-1", "host-a")).await.2;
-    seen += &server.post("/v1/groups/web/unlock", "", r#"{"id":"host-a"}"#).await.2;
+    seen += &server.post("/v1/groups/web/unlock", FLEETLOCK, r#"{"id":"host-a"}"#).await.2;
     assert!(seen.contains(ticket.attempt.tag().as_str()), "{seen}");
     assert!(!seen.contains("capability-of-a"), "{seen}");
     server.stop().await;
@@ -396,6 +396,42 @@ async fn what_is_not_the_protocol_is_refused_with_its_own_status() {
     assert_eq!(server.get("/v1/groups/a%2Fb").await.0, 400);
     assert_eq!(server.get("/v1/groups/web/history?limit=many").await.0, 400);
     assert_eq!(server.look().await.revision, revision, "none of it was written");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_web_page_in_a_browser_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::in_dir(dir.path(), 1).await;
+    lock(&server.ticket("host-a", "attempt-a")).await.unwrap();
+    let before = server.look().await;
+    let asked = async |method: &str, path: &str, headers: &str, body: &str| {
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n");
+        let (status, _, text) = server.raw(head + body).await;
+        let kind = serde_json::from_str(&text).map(|refusal: RefusalBody| refusal.kind);
+        (status, kind.unwrap_or_default())
+    };
+    let writes = [
+        ("POST", "/v1/groups", r#"{"group":"db","max":1}"#),
+        ("PUT", "/v1/groups/web/max", r#"{"max":9}"#),
+        ("POST", "/v1/groups/web/unlock", r#"{"id":"host-a"}"#),
+        ("POST", "/v1/groups/web/lock", r#"{"id":"host-b"}"#),
+        ("POST", "/v1/pre-reboot", FOREIGN),
+        ("POST", "/v1/steady-state", FOREIGN),
+    ];
+    for (method, path, body) in writes {
+        // What a form or a fetch without leave can send, and what a page can whose name leads here.
+        let stray = asked(method, path, "content-type: text/plain\r\norigin: https://page.example\r\n", body).await;
+        assert_eq!(stray, (400, "missing_header".to_owned()), "{path}");
+        let rebound = format!("{FLEETLOCK}content-type: application/json\r\norigin: http://page.example:8085\r\n");
+        assert_eq!(asked(method, path, &rebound, body).await, (403, "forbidden".to_owned()), "{path}");
+        let leave = "origin: https://page.example\r\naccess-control-request-headers: fleet-lock-protocol\r\n";
+        assert_eq!(asked("OPTIONS", path, leave, "").await.0, 405, "{path}");
+    }
+    assert_eq!(server.look().await, before);
+    assert_eq!(asked("POST", "/v1/groups/web/unlock", FLEETLOCK, r#"{"id":"host-a"}"#).await.0, 200, "a program may");
     server.stop().await;
 }
 

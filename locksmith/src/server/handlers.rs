@@ -97,10 +97,7 @@ async fn steady_state<S: Store>(State(shared): State<Arc<Shared<S>>>, request: H
 impl<S: Store> Shared<S> {
     async fn fleetlock(&self, question: Question, request: HttpRequest) -> Result<(Request, Verdict), Problem> {
         self.allow(request.headers(), Role::Host)?;
-        if request.headers().get(HEADER).is_none_or(|value| value != HEADER_VALUE) {
-            let value = format!("missing required header {HEADER}: {HEADER_VALUE}");
-            return Err(Problem::new(Kind::MissingHeader, value));
-        }
+        by_no_web_page(request.headers())?;
         let bytes = body(request).await?;
         let asked = Request::parse(question, &bytes).map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
         let group = self.find(&asked.group).await?.ok_or_else(|| Problem::unknown_group(Kind::UnknownGroup, &asked.group))?;
@@ -133,6 +130,7 @@ async fn list_groups<S: Store>(State(shared): State<Arc<Shared<S>>>, headers: He
 
 async fn create_group<S: Store>(State(shared): State<Arc<Shared<S>>>, request: HttpRequest) -> Answered {
     shared.allow(request.headers(), Role::Admin)?;
+    by_no_web_page(request.headers())?;
     let new: NewGroup = json(request).await?;
     let name = GroupName::parse(&new.group)?;
     match shared.ensure_group(&name, Max::new(new.max)?).await? {
@@ -215,6 +213,7 @@ impl<S: Store> Shared<S> {
     /// What an operator asks of a group.
     async fn act<T: DeserializeOwned>(&self, group: &str, request: HttpRequest) -> Result<(GroupName, GroupHandle, T), Problem> {
         self.allow(request.headers(), Role::Admin)?;
+        by_no_web_page(request.headers())?;
         let asked = json(request).await?;
         let (name, handle) = self.named(group).await?;
         Ok((name, handle, asked))
@@ -241,6 +240,20 @@ impl<S: Store> Shared<S> {
             }
         }
     }
+}
+
+/// Refuses what a web page in somebody's browser can ask of a server on his machine or in his network: no page may add
+/// a header to what it asks of a server that does not allow it, and this one never does. A page whose own name was made to
+/// lead here may add it, but its browser says where the page came from; programs do not.
+fn by_no_web_page(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get(HEADER).is_none_or(|value| value != HEADER_VALUE) {
+        let value = format!("missing required header {HEADER}: {HEADER_VALUE}");
+        return Err(Problem::new(Kind::MissingHeader, value));
+    }
+    if headers.contains_key(header::ORIGIN) {
+        return Err(Problem::new(Kind::Forbidden, "a web page asked this (it has an Origin header); only programs may"));
+    }
+    Ok(())
 }
 
 fn summary(name: &GroupName, look: &Look) -> GroupSummary {

@@ -12,7 +12,7 @@
 //! 503 with `Retry-After` while the store is out.
 //!
 //! Promises: a yes is durable before it is sent; a lost compare-and-swap never reaches a host; bodies, times and
-//! connections are bounded.
+//! connections are bounded; no web page can change anything through somebody's browser.
 //! Never: tells an attempt id to anybody.
 
 mod auth;
