@@ -340,6 +340,31 @@ fn wrong_usage_exits_2_and_says_what_was_expected() {
 }
 
 #[test]
+fn what_the_interfaces_name_and_this_build_has_not_is_refused_by_name() {
+    for args in
+        [&["--etcd", "http://127.0.0.1:2379"][..], &["--data", "/nonexistent/x", "--etcd=http://h:1,http://i:1"], &["--etcd"]]
+    {
+        let expected = "error: --etcd is not available in this build\n\
+                        hint: give --data DIR alone: then what was granted lies in an SQLite file there\n";
+        assert_eq!(daemon_refuses(args), (Some(2), expected.to_owned()), "{args:?}");
+    }
+    let cases: [(&[&str], &str, &str); 4] = [
+        (&["pause", "web"], "pause", "set-max 0"),
+        (&["resume", "web"], "resume", "set-max N"),
+        (&["forget", "host-a", "--group", "web"], "forget", "unlock ID"),
+        (&["pause"], "pause", "set-max 0"),
+    ];
+    for (args, name, instead) in cases {
+        let (code, message) = failure(&ctl("http://127.0.0.1:9", args));
+        assert_eq!(code, Some(2), "{args:?}");
+        assert!(message.starts_with(&format!("error: {name} is not available in this build\nhint: ")), "{message}");
+        assert!(message.contains(instead), "{message}");
+    }
+    let help = ctl("http://127.0.0.1:9", &["--help"]);
+    assert!(!text(&help.stdout).contains("pause"), "nobody is sent to what is not there");
+}
+
+#[test]
 fn help_teaches_and_version_is_one_line() {
     for program in [DAEMON, CTL] {
         let help = Command::new(program).arg("--help").output().unwrap();

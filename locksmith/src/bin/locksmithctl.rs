@@ -97,6 +97,15 @@ enum Verb {
     /// Make, change and list groups
     #[command(subcommand)]
     Group(GroupVerb),
+    /// Named in the interfaces; answered by name
+    #[command(hide = true)]
+    Pause(Anything),
+    /// Named in the interfaces; answered by name
+    #[command(hide = true)]
+    Resume(Anything),
+    /// Named in the interfaces; answered by name
+    #[command(hide = true)]
+    Forget(Anything),
 }
 
 #[derive(Debug, Subcommand)]
@@ -125,6 +134,13 @@ enum GroupVerb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// The words after a verb that is not there.
+#[derive(Debug, clap::Args)]
+struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _words: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -198,6 +214,9 @@ async fn act(verb: &Verb, admin: &Admin<'_>) -> Result<String, Failure> {
         },
         Verb::Unlock { id, of, reason } => unlock(admin, id, &of.group, reason.as_ref()).await,
         Verb::SetMax { max, of } => set_max(admin, *max, &of.group).await,
+        Verb::Pause(_) => Err(not_in_this_build("pause", "let no more hosts reboot with: locksmithctl set-max 0 --group GROUP")),
+        Verb::Resume(_) => Err(not_in_this_build("resume", "let N hosts reboot with: locksmithctl set-max N --group GROUP")),
+        Verb::Forget(_) => Err(not_in_this_build("forget", "free a host's place with: locksmithctl unlock ID --group GROUP")),
         Verb::History { group, json } => {
             let history = admin.history(group).await.map_err(|error| refused("reading", group, error))?;
             if *json { to_json(&history) } else { Ok(history_text(&history)) }
@@ -371,6 +390,11 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn refused(doing: &str, group: &GroupName, error: Error) -> Failure {
     Failure { hint: hint(&error, Some(group)), ..failed(format!("{doing}: {error}")) }
+}
+
+/// The interfaces name it and this build does not have it; `instead` does nearly the same.
+fn not_in_this_build(verb: &str, instead: &str) -> Failure {
+    Failure { message: format!("{verb} is not available in this build"), hint: Some(instead.to_owned()), code: 2 }
 }
 
 fn hint(error: &Error, group: Option<&GroupName>) -> Option<String> {

@@ -41,8 +41,12 @@ Messages go to standard error; RUST_LOG=debug says more. SIGTERM and SIGINT stop
 #[command(name = "locksmithd", version, about = "The lock service of a fleet", long_about = LONG_ABOUT, after_help = EXAMPLES)]
 struct Args {
     /// Folder for the database; made if missing. One locksmithd per folder
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "etcd")]
+    data: Option<PathBuf>,
+
+    /// Named in the interfaces; answered by name
+    #[arg(long, value_name = "URLS", hide = true, num_args = 0..=1)]
+    etcd: Option<Option<String>>,
 
     /// Address and port to listen on; port 0 takes a free one. Beyond loopback it needs --token-file or --insecure
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8085")]
@@ -108,6 +112,13 @@ fn start_log() {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
+    let (Some(data), None) = (&args.data, &args.etcd) else {
+        return Err(Failure {
+            message: "--etcd is not available in this build".to_owned(),
+            hint: Some("give --data DIR alone: then what was granted lies in an SQLite file there".to_owned()),
+            code: 2,
+        });
+    };
     let tokens = match &args.token_file {
         Some(file) => Some(Tokens::from_file(file).map_err(|error| failed(error.to_string()))?),
         None => None,
@@ -115,7 +126,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     if tokens.is_none() {
         allow_without_tokens(args)?;
     }
-    let store = SqliteStore::open(&args.data).map_err(|error| not_opened(&error))?;
+    let store = SqliteStore::open(data).map_err(|error| not_opened(&error))?;
     let settings = Settings { lease: Duration::from_secs(args.lease_s), tokens };
     let runtime = tokio::runtime::Runtime::new().map_err(|error| failed(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(serve(args, store, settings))
