@@ -60,7 +60,7 @@ impl World {
 
     /// Finds the disk, its slots and the one that runs.
     pub fn ground(&self) -> Result<Ground, Fault> {
-        let disk = Disk::discover(&self.disk_spec()?).map_err(|error| slot_fault(&error))?;
+        let disk = find_disk(&self.settings)?;
         let running = disk.running_slot().map_err(|error| slot_fault(&error))?;
         Ok(Ground { disk, running })
     }
@@ -71,8 +71,15 @@ impl World {
         let ground = note(self.ground(), &mut troubles);
         let running = ground.as_ref().and_then(|ground| slot_name(ground.running.name()));
         let boot = ground.as_ref().and_then(|ground| note(read_boot(&ground.disk), &mut troubles));
+        if let Some(ground) = &ground {
+            note(state_on_no_slot(&self.settings, &ground.disk), &mut troubles);
+        }
         let identity = self.identity(channel, &mut troubles);
-        note(self.keyring().map(drop), &mut troubles);
+        // A floor that cannot be read hides the revoked keys, too; it is said once, below.
+        note(
+            self.keyring().map(drop).or_else(|fault| if fault.code == Cause::FloorUnreadable { Ok(()) } else { Err(fault) }),
+            &mut troubles,
+        );
         let floor = self.floor(running, boot.as_ref(), &mut troubles);
         let slots = PerSlot { a: self.content(SlotName::A, running), b: self.content(SlotName::B, running) };
         Facts {
@@ -121,15 +128,6 @@ impl World {
     /// Machine id, as servers and the lock know this host.
     pub fn machine_id(&self) -> Option<String> {
         self.system_file("etc/machine-id").filter(|id| !id.is_empty())
-    }
-
-    fn disk_spec(&self) -> Result<DiskSpec, Fault> {
-        let spec = |name: &str, slot: &crate::config::SlotSettings| -> Result<SlotSpec, Fault> {
-            let name = name.parse().map_err(|error: SlotError| slot_fault(&error))?;
-            Ok(SlotSpec { name, images: slot.images.iter().map(|(image, place)| (image.clone(), place.clone())).collect() })
-        };
-        let slots = vec![spec("a", &self.settings.slots.a)?, spec("b", &self.settings.slots.b)?];
-        Ok(DiskSpec { device: self.settings.disk.device.clone(), sysroot: self.settings.sysroot.clone(), slots })
     }
 
     fn identity(&self, channel: Option<&str>, troubles: &mut Vec<Trouble>) -> Identity {
@@ -199,6 +197,31 @@ impl World {
         let bytes = durable::read_capped(&self.settings.sysroot.join(name), MAX_SMALL_FILE_BYTES).ok()?;
         Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
+}
+
+/// Finds the disk and its slots.
+pub fn find_disk(settings: &Settings) -> Result<Disk, Fault> {
+    let spec = |name: &str, slot: &crate::config::SlotSettings| -> Result<SlotSpec, Fault> {
+        let name = name.parse().map_err(|error: SlotError| slot_fault(&error))?;
+        Ok(SlotSpec { name, images: slot.images.iter().map(|(image, place)| (image.clone(), place.clone())).collect() })
+    };
+    let slots = vec![spec("a", &settings.slots.a)?, spec("b", &settings.slots.b)?];
+    let spec = DiskSpec { device: settings.disk.device.clone(), sysroot: settings.sysroot.clone(), slots };
+    Disk::discover(&spec).map_err(|error| slot_fault(&error))
+}
+
+/// The state folder has to outlive every change of slots: on one of them it is a [`Cause::StateDir`]. It need not be there yet.
+pub fn state_on_no_slot(settings: &Settings, disk: &Disk) -> Result<(), Fault> {
+    let folder = &settings.state_dir;
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let Some(target) = disk.holder_of(there).map_err(|error| slot_fault(&error))? else { return Ok(()) };
+    let message = format!(
+        "state_dir {} lies on slot {} ({}): expected a file system that is on neither slot, because updates replace them and the state has to stay",
+        folder.display(),
+        target.slot,
+        target.place.path().display()
+    );
+    Err(Fault::new(Cause::StateDir, message))
 }
 
 #[derive(Default)]

@@ -16,11 +16,12 @@ use crate::daemon::publish::Publisher;
 use crate::daemon::shared::Shared;
 use crate::daemon::{Daemon, Ended, Waiting, blocking, now};
 use crate::engine::Engine;
+use crate::engine::cause::Cause;
 use crate::engine::policy::{LockSettings, Policy, Strategy};
 use crate::fetch::{Fetcher, Options};
 use crate::journal::{Journal, JournalError};
 use crate::records::{Records, RecordsError};
-use crate::world::World;
+use crate::world::{self, World};
 
 /// A daemon that is going down lets go of its lock within this time.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -39,6 +40,9 @@ pub enum StartError {
         /// The system's words.
         source: std::io::Error,
     },
+    /// The state folder lies on a slot.
+    #[error("refusing to run: {0}")]
+    StateOnSlot(String),
     /// Another daemon has the state folder.
     #[error("another update-engined is using {path}: two daemons on one disk would undo each other's work", path = path.display())]
     Running {
@@ -62,6 +66,7 @@ pub enum StartError {
 /// Runs the daemon until it is stopped or the host reboots.
 pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
     let settings = Arc::new(loaded.settings);
+    refuse_state_on_slot(&settings)?;
     make_state_dir(&settings.state_dir)?;
     trust(&settings, &loaded.files)?;
     let _only_one = lock_state_dir(&settings.state_dir).await?;
@@ -130,6 +135,14 @@ fn policy(settings: &Settings, machine_id: Option<String>) -> Policy {
     }
 }
 
+/// Before anything is written there. A disk that cannot be found now is said, and this asked again, by every look at the world.
+fn refuse_state_on_slot(settings: &Settings) -> Result<(), StartError> {
+    match world::find_disk(settings).and_then(|disk| world::state_on_no_slot(settings, &disk)) {
+        Err(fault) if fault.code == Cause::StateDir => Err(StartError::StateOnSlot(fault.message)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn make_state_dir(path: &Path) -> Result<(), StartError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|source| StartError::StateDir { path: path.to_owned(), source })
@@ -137,7 +150,7 @@ fn make_state_dir(path: &Path) -> Result<(), StartError> {
 
 /// Design 11.16: what the daemon believes must be root's alone. All that is wrong is named at once.
 fn trust(settings: &Settings, files: &[PathBuf]) -> Result<(), StartError> {
-    let words = |error: &crate::config::trust::TrustError| crate::world::chain(error);
+    let words = |error: &crate::config::trust::TrustError| world::chain(error);
     check_trust(&settings.trust_targets(files), nix::unistd::geteuid().as_raw())
         .map_err(|problems| StartError::Trust(problems.iter().map(words).collect::<Vec<_>>().join("; ")))
 }

@@ -329,6 +329,18 @@ impl Disk {
         running::identify(self)
     }
 
+    /// The target on which what is written below `folder` ends up; `None` if it lies on no slot. In image mode the slots are
+    /// bytes of a file and hold no folder of this machine: then it is always `None`.
+    ///
+    /// # Errors
+    /// If that cannot be found out.
+    pub fn holder_of(&self, folder: &Path) -> Result<Option<&Target>, SlotError> {
+        match self.mode {
+            Mode::Host => running::holder_of(self, folder),
+            Mode::Image => Ok(None),
+        }
+    }
+
     /// The slot that does not run.
     #[must_use]
     pub fn inactive(&self, running: &RunningSlot) -> &SlotName {

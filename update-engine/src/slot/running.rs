@@ -73,6 +73,13 @@ fn from_facts(disk: &Disk) -> Result<SlotName, SlotError> {
     Ok(slot.clone())
 }
 
+/// The target that what is written below `folder` ends up on.
+pub(super) fn holder_of<'a>(disk: &'a Disk, folder: &Path) -> Result<Option<&'a Target>, SlotError> {
+    let lineage = disk.view().lineage_of_folder(folder);
+    let lineage = lineage.map_err(|e| SlotError::io("find out what lies under", folder, e))?;
+    Ok(disk.targets().iter().find(|target| rests_on(&lineage, target)))
+}
+
 fn rests_on(lineage: &Lineage, target: &Target) -> bool {
     match &target.place {
         Place::Device { device, .. } => lineage.devices.contains(device),

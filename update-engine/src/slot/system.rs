@@ -246,16 +246,35 @@ impl SystemView {
     pub(crate) fn lineage_of_mount_point(&self, path: &Path) -> io::Result<Option<Lineage>> {
         let mounts = self.mounts()?;
         let Some(index) = mounts.iter().rposition(|mount| mount.mount_point == path) else { return Ok(None) };
-        let mut walk = Walk { view: self, mounts: &mounts, lineage: Lineage::default() };
+        let mut walk = Walk { view: self, mounts: &mounts, layer: Layer::Lowest, lineage: Lineage::default() };
         walk.mount(index, 0)?;
         Ok(Some(walk.lineage))
     }
+
+    /// Everything that what is written below the folder `path` rests on.
+    pub(crate) fn lineage_of_folder(&self, path: &Path) -> io::Result<Lineage> {
+        let path = path.canonicalize()?;
+        let mounts = self.mounts()?;
+        let mut walk = Walk { view: self, mounts: &mounts, layer: Layer::Written, lineage: Lineage::default() };
+        walk.path(&path, mounts.len(), 0)?;
+        Ok(walk.lineage)
+    }
+}
+
+/// Which layer of an overlay is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layer {
+    /// The image; layers above it are additions.
+    Lowest,
+    /// The one that takes what is written.
+    Written,
 }
 
 /// A walk down a stack of file systems and devices.
 struct Walk<'a> {
     view: &'a SystemView,
     mounts: &'a [Mount],
+    layer: Layer,
     lineage: Lineage,
 }
 
@@ -266,9 +285,13 @@ impl Walk<'_> {
             return self.device(mount.device, depth);
         }
         if mount.fs_type == "overlay" {
-            // The lowest layer is the image; layers above it are additions. What it rests on was mounted before the overlay,
-            // which may well hide it (an extension merged over /usr has /usr as its lowest layer).
-            return match lowest_layer(&mount.options) {
+            // What a layer rests on was mounted before the overlay, which may well hide it (an extension merged over /usr has
+            // /usr as its lowest layer).
+            let layer = match self.layer {
+                Layer::Lowest => lowest_layer(&mount.options),
+                Layer::Written => upper_layer(&mount.options).or_else(|| lowest_layer(&mount.options)),
+            };
+            return match layer {
                 Some(layer) => self.path(&layer, index, depth + 1),
                 None => Ok(()),
             };
@@ -410,6 +433,12 @@ fn lowest_layer(options: &[u8]) -> Option<PathBuf> {
         layers.extend(split_layers(value));
     }
     layers.pop().map(|layer| PathBuf::from(OsStr::from_bytes(&layer)))
+}
+
+/// The folder of an overlay's `upperdir=a`; one that cannot be written has none.
+fn upper_layer(options: &[u8]) -> Option<PathBuf> {
+    let value = options.split(|&byte| byte == b',').find_map(|option| option.strip_prefix(b"upperdir="))?;
+    split_layers(value).pop().map(|layer| PathBuf::from(OsStr::from_bytes(&layer)))
 }
 
 fn split_layers(value: &[u8]) -> Vec<Vec<u8>> {
@@ -582,6 +611,28 @@ mod tests {
         assert_eq!(lineage(&system, "/usr").devices, ids(&["254:2"]));
         system.mount("0:61", "/opt", "overlay", "o", "ro,lowerdir+=/run/x,lowerdir+=/srv");
         assert_eq!(lineage(&system, "/opt").devices, ids(&["254:4"]));
+    }
+
+    #[test]
+    fn what_is_written_to_an_overlay_rests_on_its_upper_layer() {
+        let mut system = FakeSystem::new();
+        let root = system.folder.path().join("state");
+        std::fs::create_dir_all(root.join("var")).unwrap();
+        let at = root.to_str().unwrap().to_owned();
+        system.disk("vda", "254:0", 1 << 30, 512);
+        system.partition("vda", 2, "254:2", 1 << 20, 1 << 28);
+        system.partition("vda", 4, "254:4", 1 << 29, 1 << 28);
+        system.mount("254:2", "/", "ext4", "/dev/vda2", "ro");
+        system.mount("254:4", "/upper", "ext4", "/dev/vda4", "rw");
+        let folder = |system: &FakeSystem| system.view().lineage_of_folder(&root.join("var")).unwrap().devices;
+        assert_eq!(folder(&system), ids(&["254:2"]), "on the root");
+        system.mount("0:60", &at, "overlay", "o", "rw,lowerdir=/usr,upperdir=/upper/x,workdir=/upper/y");
+        assert_eq!(folder(&system), ids(&["254:4"]), "on an overlay");
+        system.mount("0:61", &at, "overlay", "o", "ro,lowerdir=/upper:/usr");
+        assert_eq!(folder(&system), ids(&["254:2"]), "on one that cannot be written");
+        system.mount("0:62", &at, "tmpfs", "tmpfs", "rw");
+        assert_eq!(folder(&system), ids(&[]), "in memory");
+        assert!(system.view().lineage_of_folder(&root.join("none")).is_err());
     }
 
     #[test]
