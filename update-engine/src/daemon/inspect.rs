@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use manifests::release::{Envelope, Record, RecordError, SlotName};
+use manifests::release::{Envelope, Image, Record, RecordError, SlotName};
 
 use crate::daemon::{Shared, ask, slots};
 use crate::engine::cause::Cause;
@@ -11,38 +11,54 @@ use crate::engine::event::Fault;
 use crate::engine::facts::{Facts, Floor, FloorFacts};
 use crate::floor::FloorFile;
 use crate::slot::Watch;
-use crate::slot::readback::{SlotView, scan};
+use crate::slot::buffer::{ALIGNMENT, AlignedBuf};
+use crate::slot::readback::{ImageMismatch, SlotView, audit, thread_count};
+use crate::status::json::Inspection as InspectionKind;
 use crate::world::{Ground, World, chain, disk_name, slot_fault};
 
+/// Windows that are named one by one.
+const WINDOWS_NAMED: usize = 8;
+
 /// What to do.
+#[derive(Debug)]
 pub(super) enum What {
     /// Read every slot that has a record back.
-    Verify,
+    Verify {
+        /// The slot that is being written just now.
+        being_written: Option<SlotName>,
+    },
     /// Find the slot that holds what this record says, and keep the record for it.
     Adopt(PathBuf),
 }
 
 /// What was found.
 pub(super) struct Inspection {
+    /// What was asked for.
+    pub(super) of: InspectionKind,
     /// The world afterwards.
     pub(super) facts: Box<Facts>,
     /// One sentence for whoever asked.
     pub(super) outcome: Result<String, Fault>,
 }
 
-/// How much of a slot differs from its record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Differing {
-    /// Windows that differ.
-    windows: u64,
-    /// Windows there are.
-    of: u64,
+/// What one slot turned out to be.
+struct Verdict {
+    words: String,
+    /// Nothing that is allowed to happen to a slot makes this of it.
+    is_wrong: bool,
 }
 
 impl What {
+    pub(super) const fn kind(&self) -> InspectionKind {
+        match self {
+            Self::Verify { .. } => InspectionKind::Verify,
+            Self::Adopt(_) => InspectionKind::Adopt,
+        }
+    }
+
     pub(super) fn announcement(&self) -> String {
         match self {
-            Self::Verify => "reading the slots back".to_owned(),
+            Self::Verify { .. } => "reading the slots back".to_owned(),
             Self::Adopt(path) => format!("reading the slots back against {}", path.display()),
         }
     }
@@ -50,39 +66,104 @@ impl What {
 
 /// Reads; changes no slot.
 pub(super) fn inspect(shared: &Shared, what: What, channel: Option<&str>) -> Inspection {
+    let of = what.kind();
     let outcome = match what {
-        What::Verify => verify(&shared.world),
+        What::Verify { being_written } => verify(&shared.world, being_written),
         What::Adopt(path) => adopt(&shared.world, &path),
     };
-    Inspection { facts: Box::new(shared.world.look(channel)), outcome }
+    Inspection { of, facts: Box::new(shared.world.look(channel)), outcome }
 }
 
-fn verify(world: &World) -> Result<String, Fault> {
-    let mut found = Vec::new();
+/// Every slot is told of, also the one that cannot be read; one that is wrong makes the whole an error.
+fn verify(world: &World, being_written: Option<SlotName>) -> Result<String, Fault> {
     let ground = world.ground()?;
+    let (mut verdicts, mut read) = (Vec::new(), 0);
     for slot in [SlotName::A, SlotName::B] {
-        if let Some((record, _)) = world.records().slot_record(slot) {
-            found.push((slot, differing(&ground, slot, &record)?));
-        }
+        let verdict = match world.records().slot_record(slot) {
+            _ if being_written == Some(slot) => fine(format!("slot {slot} is being written")),
+            None => fine(format!("slot {slot} has no record to compare it with")),
+            Some((record, _)) => {
+                read += 1;
+                verdict(&ground, slot, &record)
+            }
+        };
+        verdicts.push(verdict);
     }
-    let words = found.iter().map(|(slot, differing)| match differing.windows {
-        0 => format!("slot {slot} is what its record says"),
-        windows => format!(
-            "slot {slot} differs from its record in {windows} of {} windows (a file system mounted for writing changes a few)",
-            differing.of
-        ),
-    });
-    let words = words.collect::<Vec<_>>().join("; ");
-    if words.is_empty() {
-        Err(Fault::new(Cause::NoRecord, "no slot has a record: `updatectl adopt RELEASE` names one"))
-    } else {
-        Ok(words)
+    let words = verdicts.iter().map(|verdict| verdict.words.as_str()).collect::<Vec<_>>().join("; ");
+    if read == 0 {
+        return Err(Fault::new(Cause::NoRecord, format!("{words}: `updatectl adopt RELEASE` names the record of a slot")));
     }
+    if verdicts.iter().any(|verdict| verdict.is_wrong) { Err(Fault::new(Cause::ReadBack, words)) } else { Ok(words) }
+}
+
+const fn fine(words: String) -> Verdict {
+    Verdict { words, is_wrong: false }
+}
+
+/// Design 11.6: a file system that was mounted for writing changes a few windows, which is reported and no error. On an image
+/// that nothing can have been written to it is one.
+fn verdict(ground: &Ground, slot: SlotName, record: &Record) -> Verdict {
+    let wrong = |words: String| Verdict { words: format!("slot {slot} ({}) {words}", record.version), is_wrong: true };
+    let differing = match differing(ground, slot, record) {
+        Ok(differing) => differing,
+        Err(fault) => return wrong(format!("cannot be read back: {}", fault.message)),
+    };
+    if differing.is_empty() {
+        return fine(format!("slot {slot} is {} as its record says", record.version));
+    }
+    let words = differing.iter().map(|image| difference(image, record)).collect::<Vec<_>>().join(", ");
+    match differing.iter().find(|image| is_immutable(ground, slot, record, image)) {
+        Some(image) => wrong(format!("differs from its record: {words}; image {} is never written to", image.image)),
+        None => Verdict {
+            words: format!(
+                "slot {slot} ({}) differs from its record: {words} (a file system that was mounted for writing changes a few)",
+                record.version
+            ),
+            is_wrong: false,
+        },
+    }
+}
+
+/// `image root in 3 of 8 windows (windows 2, 5, 7)`.
+fn difference(image: &ImageMismatch, record: &Record) -> String {
+    let of = record.images.iter().find(|known| known.name == image.image).map_or(0, |known| known.table.digests().len());
+    let mut named: Vec<String> = image.windows.iter().take(WINDOWS_NAMED).map(u64::to_string).collect();
+    let more = if image.windows.len() > WINDOWS_NAMED { ", …" } else { "" };
+    let windows = match named.len() {
+        0 => None,
+        1 => Some(format!("in 1 of {of} windows (window {})", named.remove(0))),
+        _ => Some(format!("in {} of {of} windows (windows {}{more})", image.windows.len(), named.join(", "))),
+    };
+    let tail = image.tail.then(|| "behind its end, where zeros are expected".to_owned());
+    format!("image {} {}", image.image, [windows, tail].into_iter().flatten().collect::<Vec<_>>().join(" and "))
+}
+
+/// The image has a verity tree, or its file system cannot be written at all.
+fn is_immutable(ground: &Ground, slot: SlotName, record: &Record, differing: &ImageMismatch) -> bool {
+    let image = slots::images_of(record, slot).find(|(_, image)| image.name == differing.image);
+    image.is_some_and(|(_, image)| {
+        !differing.windows.is_empty() && (image.verity.is_some() || has_read_only_file_system(ground, slot, record, image))
+    })
+}
+
+/// By what stands in the slot now. Where that itself was changed, it is not known.
+fn has_read_only_file_system(ground: &Ground, slot: SlotName, record: &Record, image: &Image) -> bool {
+    let look = || {
+        let view = SlotView::open(&ground.disk, &disk_name(slot, &ground.disk).ok()?, &slots::sizes_of(record, slot)).ok()?;
+        let length = usize::try_from(image.table.image_size()).unwrap_or(ALIGNMENT).min(ALIGNMENT);
+        let mut buffer = AlignedBuf::zeroed(ALIGNMENT);
+        view.read_at(&image.name, 0, &mut buffer, length).ok().map(is_read_only_file_system)
+    };
+    look().unwrap_or(false)
+}
+
+/// squashfs has its magic at the start, EROFS 1024 bytes behind it (both little-endian; Linux `uapi/linux/magic.h`).
+fn is_read_only_file_system(start: &[u8]) -> bool {
+    start.starts_with(b"hsqs") || start.get(1024..1028) == Some(&0xE0F5_E1E2_u32.to_le_bytes())
 }
 
 /// The record must verify with this image's keys, and a slot must hold exactly what it says.
 fn adopt(world: &World, path: &std::path::Path) -> Result<String, Fault> {
-    let mut found = Vec::new();
     let bytes = ask::read_record(path)?;
     let fault = |error: RecordError| Fault::new(ask::record_cause(&error), format!("{}: {error}", path.display()));
     let keyring = world.keyring()?;
@@ -91,20 +172,25 @@ fn adopt(world: &World, path: &std::path::Path) -> Result<String, Fault> {
     let ground = world.ground()?;
     let running = ground.running.name().as_str().to_owned();
     let order = if running == "a" { [SlotName::A, SlotName::B] } else { [SlotName::B, SlotName::A] };
+    let mut found = Vec::new();
     for slot in order {
-        let Ok(differing) = differing(&ground, slot, record) else { continue };
-        found.push((slot, differing));
-        if differing.windows == 0 {
-            world.records().adopt(slot, &bytes).map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
-            if slot.as_str() == running {
-                found_floor_by(world, record)?;
+        match differing(&ground, slot, record) {
+            Err(fault) => found.push(format!("slot {slot} cannot hold it ({})", fault.message)),
+            // What lies behind an image is no part of it: a factory need not have made it zero.
+            Ok(differing) if differing.iter().all(|image| image.windows.is_empty()) => {
+                world.records().adopt(slot, &bytes).map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
+                if slot.as_str() == running {
+                    found_floor_by(world, record)?;
+                }
+                return Ok(format!("slot {slot} holds {} (sequence {}); its record is kept", record.version, record.sequence));
             }
-            return Ok(format!("slot {slot} holds {} (sequence {})", record.version, record.sequence));
+            Ok(differing) => {
+                let words = differing.iter().map(|image| difference(image, record)).collect::<Vec<_>>().join(", ");
+                found.push(format!("slot {slot} differs: {words}"));
+            }
         }
     }
-    let words =
-        found.iter().map(|(slot, differing)| format!("slot {slot} differs in {} of {} windows", differing.windows, differing.of));
-    Err(Fault::new(Cause::ReadBack, format!("no slot holds {}: {}", record.version, words.collect::<Vec<_>>().join(", "))))
+    Err(Fault::new(Cause::ReadBack, format!("no slot holds {}: {}", record.version, found.join("; "))))
 }
 
 /// A host that lost its floor begins a new one with what it runs. One that has a floor keeps it.
@@ -120,18 +206,14 @@ fn found_floor_by(world: &World, record: &Record) -> Result<(), Fault> {
     base.raised_by(record).store(state_dir).map_err(fault)
 }
 
-fn differing(ground: &Ground, slot: SlotName, record: &Record) -> Result<Differing, Fault> {
+/// What of a slot is not as a record says; nothing if all of it is.
+fn differing(ground: &Ground, slot: SlotName, record: &Record) -> Result<Vec<ImageMismatch>, Fault> {
     let name = disk_name(slot, &ground.disk)?;
     let view = SlotView::open(&ground.disk, &name, &slots::sizes_of(record, slot)).map_err(|error| slot_fault(&error))?;
     let digests = slots::digests_of(record, slot);
+    let tables = slots::image_tables(record, &digests)?;
     let (never, silent) = (AtomicBool::new(false), |_| {});
-    let mut sum = Differing { windows: 0, of: 0 };
-    for table in slots::image_tables(record, &digests)? {
-        let equal = scan(&view, &table, None, &Watch::new(2, &never, &silent)).map_err(|error| slot_fault(&error))?;
-        sum.of += table.windows();
-        sum.windows += table.windows().saturating_sub(u64::try_from(equal.len()).unwrap_or(u64::MAX));
-    }
-    Ok(sum)
+    audit(&view, &tables, &Watch::new(thread_count(), &never, &silent)).map_err(|error| slot_fault(&error))
 }
 
 #[cfg(test)]
@@ -164,5 +246,15 @@ mod tests {
             assert_eq!(adopt(&world, &file).unwrap_err().code, cause);
         }
         assert_eq!(adopt(&world, &dir.path().join("none")).unwrap_err().code, Cause::RecordFetch);
+    }
+
+    #[test]
+    fn file_systems_that_cannot_be_written_are_known_by_their_magic() {
+        let mut erofs = vec![0; 4096];
+        assert!(!is_read_only_file_system(&erofs));
+        erofs[1024..1028].copy_from_slice(&[0xE2, 0xE1, 0xF5, 0xE0]);
+        assert!(is_read_only_file_system(&erofs));
+        assert!(is_read_only_file_system(b"hsqs and more"));
+        assert!(!is_read_only_file_system(b"hsq"));
     }
 }

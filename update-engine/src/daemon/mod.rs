@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use manifests::release::SlotName;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -301,7 +302,7 @@ impl Daemon {
     fn answer(&mut self, request: Request) {
         tracing::info!(uid = request.uid, "command {:?}", request.command);
         let reply = match request.command {
-            Command::Verify => self.inspect(inspect::What::Verify),
+            Command::Verify => self.inspect(inspect::What::Verify { being_written: self.being_written() }),
             Command::Adopt { release } => self.inspect(inspect::What::Adopt(release.into())),
             command => {
                 let before = self.engine.model().state.word();
@@ -326,16 +327,31 @@ impl Daemon {
         let message = what.announcement();
         let (shared, settler) = (self.shared.clone(), self.settler.clone());
         let channel = self.engine.model().channel.clone();
+        let turn = self.shared.slot_turn.clone();
         tokio::spawn(async move {
+            // What is adopted must be what was read: nobody writes a slot in between.
+            let _turn = if matches!(what, inspect::What::Adopt(_)) { Some(turn.lock_owned().await) } else { None };
             let inspection = blocking(move || inspect::inspect(&shared, what, channel.as_deref())).await;
             let _told_or_ended = settler.send(Settled::Inspection(Box::new(inspection))).await;
         });
         Ok(Accepted { attempt: None, message })
     }
 
+    fn being_written(&self) -> Option<SlotName> {
+        match &self.engine.model().state {
+            State::Fetching { plan, .. } => Some(plan.slot),
+            _ => None,
+        }
+    }
+
     fn inspected(&mut self, inspection: inspect::Inspection) {
         self.publisher.inspected(&inspection, &now());
-        self.step(Event::FactsChanged { facts: inspection.facts });
+        // While an update goes on, the engine knows more of the boot table than this look, which may be older.
+        let facts = self.engine.facts();
+        let blind = facts.running.is_none() || facts.boot.is_none();
+        if blind || self.engine.model().state.plan().is_none() {
+            self.step(Event::FactsChanged { facts: inspection.facts });
+        }
     }
 
     fn publish(&mut self, before: &'static str) {

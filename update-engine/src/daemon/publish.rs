@@ -91,6 +91,7 @@ impl Publisher {
             progress: status.progress.clone(),
             attempt: status.target.as_ref().map(|target| target.attempt.clone()),
             error: None,
+            inspection: None,
         };
         let mut lines = Vec::new();
         if changed {
@@ -130,8 +131,10 @@ impl Publisher {
             Ok(words) => (words.clone(), None),
             Err(fault) => (fault.message.clone(), Some(error(fault))),
         };
-        let _listeners =
-            self.events.send(EventLine { kind: EventKind::Done, at, state, summary, progress: None, attempt: None, error });
+        let inspection = Some(inspection.of);
+        let line = EventLine { kind: EventKind::Done, at, state, summary, progress: None, attempt: None, error, inspection };
+        // Nobody listening is fine.
+        let _listeners = self.events.send(line);
     }
 
     fn status_of(&self, view: &View<'_>) -> Status {

@@ -428,6 +428,19 @@ pub struct EventLine {
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<LastError>,
+    /// This is the end of a look at the slots, and of no update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspection: Option<Inspection>,
+}
+
+/// A look at the slots that changes none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inspection {
+    /// `updatectl verify`.
+    Verify,
+    /// `updatectl adopt`.
+    Adopt,
 }
 
 /// What kind of event.
