@@ -26,8 +26,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use update_engine::engine::command::{Command, Rejection};
 use update_engine::status::json::{
-    EventKind, EventLine, GateState, HistoryEntry, Host, LastError, Phase, Progress, Reboot, Slot, State, Status, Trouble,
-    Waiting, WhyEntry,
+    Booted, Check, EventKind, EventLine, GateState, HistoryEntry, Host, Inspection, LastError, Phase, Progress, Reboot, Slot,
+    State, Status, Trouble, Waiting, WhyEntry,
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_updatectl");
@@ -102,6 +102,16 @@ fn transition(state: State, summary: &str) -> Then {
 
 fn done(state: State, summary: &str) -> Then {
     event(EventKind::Done, state, summary)
+}
+
+/// The end of a look at the slots.
+fn looked(of: Inspection, summary: &str) -> Then {
+    Then::Event(Box::new(EventLine {
+        kind: EventKind::Done,
+        summary: summary.into(),
+        inspection: Some(of),
+        ..EventLine::default()
+    }))
 }
 
 fn failed(state: State, code: &str, message: &str) -> Then {
@@ -263,6 +273,50 @@ fn an_attempt_of_somebody_else_does_not_end_ours() {
 }
 
 #[test]
+fn a_verdict_about_the_slots_is_waited_for_however_long_the_daemon_is_at_rest() {
+    let verdict = EventLine {
+        kind: EventKind::Done,
+        summary: "slot a differs".into(),
+        inspection: Some(Inspection::Verify),
+        error: Some(LastError { code: "read-back".into(), message: "slot a differs".into(), ..LastError::default() }),
+        ..EventLine::default()
+    };
+    let of_an_update = done(State::Idle, "Up to date.");
+    let quiet = Then::Wait(Duration::from_secs(7));
+    let fake = one(vec![of_an_update, quiet, Then::Event(Box::new(verdict.clone()))]);
+    let shown = run(&fake, &["verify"]);
+    assert!(shown.contains("exit 1\n") && shown.contains("error: read-back: slot a differs"), "{shown}");
+    let fake = one(vec![Then::Event(Box::new(verdict)), done(State::Idle, "Up to date.")]);
+    assert_eq!(run(&fake, &["check"]), "exit 0\nout: Up to date.\nerr: Looking for an update.\n");
+    let fake = one(vec![Then::Stop]);
+    let shown = run(&fake, &["verify"]);
+    assert!(shown.starts_with("exit 40\n") && shown.contains("went away before it said what it found"), "{shown}");
+}
+
+#[test]
+fn a_version_that_was_asked_for_and_is_not_installed_is_a_failure() {
+    let passed_over = |result: &str| Status {
+        check: Check { last_result: Some(result.into()), ..Check::default() },
+        booted: Booted { version: Some("1.0.0".into()), ..Booted::default() },
+        ..at_state(State::Idle)
+    };
+    let ends = |status: Status| {
+        vec![Line { answer: accepted(None, "Asking."), then: vec![Then::Status(Box::new(status)), done(State::Idle, "Idle.")] }]
+    };
+    let fake = scripted(at_state(State::Idle), ends(passed_over("no update")));
+    let expected = "exit 1\nerr: Asking.\nerr: error: 1.1.0 is not being installed: no update\nerr: hint: `updatectl status` says what comes next\n";
+    assert_eq!(run(&fake, &["update", "1.1.0"]), expected);
+    let fake = scripted(at_state(State::Idle), ends(passed_over("no update")));
+    assert_eq!(run(&fake, &["update", "1.0.0"]), "exit 0\nout: Idle.\nerr: Asking.\n");
+    let files = TempDir::new().unwrap();
+    let file = files.path().join("1").display().to_string();
+    fs::write(&file, "x").unwrap();
+    let fake = scripted(at_state(State::Idle), ends(passed_over("1.1.0 refused: too old")));
+    let shown = run(&fake, &["install", &file, &file]);
+    assert!(shown.starts_with("exit 1\n") && shown.contains("error: 1.1.0 refused: too old"), "{shown}");
+}
+
+#[test]
 fn an_update_that_fails_exits_1_with_the_reason_and_a_hint() {
     let message = "window 17 of root: expected sha256 aa…, got bb…, from 3 sources";
     let fake = one(vec![transition(State::Fetching, "Writing 1.1.0 into slot b."), failed(State::Failed, "payload", message)]);
@@ -363,7 +417,12 @@ fn every_verb_sends_its_command() {
         (vec!["channel", "beta"], Command::Channel { name: "beta".into() }),
     ];
     for (arguments, command) in cases {
-        let fake = one(vec![done(State::Idle, "Done.")]);
+        let end = match &command {
+            Command::Verify => looked(Inspection::Verify, "Done."),
+            Command::Adopt { .. } => looked(Inspection::Adopt, "Done."),
+            _ => done(State::Idle, "Done."),
+        };
+        let fake = one(vec![end]);
         let shown = run(&fake, &arguments);
         let followed = "exit 0\nout: Done.\nerr: Looking for an update.\n";
         assert!(shown == followed || shown == "exit 0\nout: Looking for an update.\n", "{arguments:?}: {shown}");
@@ -375,7 +434,7 @@ fn every_verb_sends_its_command() {
 fn a_file_is_named_by_its_absolute_path_and_must_be_there() {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("1.release"), "x").unwrap();
-    let fake = one(vec![done(State::Idle, "Done.")]);
+    let fake = one(vec![looked(Inspection::Adopt, "Done.")]);
     let socket = fake.socket().display().to_string();
     let arguments = ["--socket", &socket, "adopt", "./1.release"];
     let output = finish(process(Path::new(PROGRAM), &arguments).current_dir(folder.path()));

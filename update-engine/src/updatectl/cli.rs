@@ -125,9 +125,16 @@ pub(super) enum Act {
         wait: WaitArgs,
     },
     /// Boot the other slot next, if it holds an image that was committed before.
-    Rollback,
+    #[command(after_help = "The release that is left is not installed again by itself; `updatectl update VERSION` does.")]
+    Rollback {
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
     /// Mark the running slot good now.
-    Confirm,
+    Confirm {
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
     /// Start nothing and reboot nothing until resumed.
     Pause {
         /// When it ends by itself: 2h, 06:00, "2026-11-22 06:00" or 2026-11-22T06:00:00Z.
@@ -197,6 +204,8 @@ impl Act {
             Self::Check { wait }
             | Self::Update { wait, .. }
             | Self::Reboot { wait, .. }
+            | Self::Rollback { wait }
+            | Self::Confirm { wait }
             | Self::Verify { wait }
             | Self::Install { wait, .. }
             | Self::Adopt { wait, .. }

@@ -14,7 +14,7 @@ use super::terminal::{Paint, Terminal, interrupts};
 use super::words::{amounts, percent, printable, progress};
 use crate::control::client::{Client, ClientError, Events};
 use crate::engine::command::Command;
-use crate::status::json::{EventKind, EventLine, LastError, Phase, Progress, State, Status};
+use crate::status::json::{EventKind, EventLine, Inspection, LastError, Phase, Progress, State, Status};
 
 /// Quiet time after which the status is asked whether the work rests.
 const QUIET: Duration = Duration::from_secs(5);
@@ -33,8 +33,15 @@ pub(super) async fn follow(client: &Client, command: &Command, terminal: &Termin
     let events = client.events().await?;
     let accepted = client.act(command).await?;
     terminal.say(&printable(&accepted.message));
-    let mut following =
-        Following { client, terminal, events, attempt: accepted.attempt, state: State::Idle, display: Display::new(terminal) };
+    let mut following = Following {
+        client,
+        terminal,
+        events,
+        goal: Goal::of(command),
+        attempt: accepted.attempt,
+        state: State::Idle,
+        display: Display::new(terminal),
+    };
     tokio::select! {
         end = following.until_rest() => end,
         _ = interrupts.recv() => {
@@ -45,10 +52,55 @@ pub(super) async fn follow(client: &Client, command: &Command, terminal: &Termin
     }
 }
 
+/// What has to come of a command for it to have succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Goal {
+    /// A verdict about the slots: only its own end counts, the host rests all the while.
+    Inspection(Inspection),
+    /// This version, on its way or running.
+    Version(String),
+    /// The release of these files, unless it is refused.
+    Files,
+    /// No error.
+    Rest,
+}
+
+impl Goal {
+    fn of(command: &Command) -> Self {
+        match command {
+            Command::Verify => Self::Inspection(Inspection::Verify),
+            Command::Adopt { .. } => Self::Inspection(Inspection::Adopt),
+            Command::Update { version: Some(version), .. } => Self::Version(version.clone()),
+            Command::Install { .. } => Self::Files,
+            _ => Self::Rest,
+        }
+    }
+
+    /// Why it was not reached, although nothing failed.
+    fn missed(&self, status: &Status) -> Option<String> {
+        let result = status.check.last_result.as_deref().unwrap_or_default();
+        let is_missed = match self {
+            Self::Version(version) => {
+                let target = status.target.as_ref().map(|target| target.version.as_str());
+                target != Some(version) && status.booted.version.as_deref() != Some(version)
+            }
+            // As the daemon words what it passes over.
+            Self::Files => status.target.is_none() && result.contains(" refused: "),
+            Self::Inspection(_) | Self::Rest => false,
+        };
+        let words = if result.is_empty() { "it was not taken up" } else { result };
+        is_missed.then(|| match self {
+            Self::Version(version) => format!("{version} is not being installed: {words}"),
+            _ => words.to_owned(),
+        })
+    }
+}
+
 struct Following<'a> {
     client: &'a Client,
     terminal: &'a Terminal,
     events: Events,
+    goal: Goal,
     attempt: Option<String>,
     state: State,
     display: Display,
@@ -59,7 +111,7 @@ impl Following<'_> {
         loop {
             match tokio::time::timeout(QUIET, self.events.next()).await {
                 Ok(Ok(Some(line))) => {
-                    if let Some(end) = self.event(line) {
+                    if let Some(end) = self.event(line).await {
                         return end;
                     }
                 }
@@ -69,6 +121,7 @@ impl Following<'_> {
                     }
                 }
                 Ok(Err(error)) => return Err(self.give_up(error.into())),
+                Err(_quiet) if matches!(self.goal, Goal::Inspection(_)) => {}
                 Err(_quiet) => {
                     if let Ok(status) = self.client.status().await
                         && rests(&status)
@@ -81,9 +134,8 @@ impl Following<'_> {
     }
 
     /// `Some` once this was the last one.
-    fn event(&mut self, line: EventLine) -> Option<Result<Exit, Failure>> {
-        let of_another = matches!((&self.attempt, &line.attempt), (Some(ours), Some(theirs)) if ours != theirs);
-        if of_another {
+    async fn event(&mut self, line: EventLine) -> Option<Result<Exit, Failure>> {
+        if !self.is_ours(&line) {
             return None;
         }
         self.state = line.state;
@@ -96,12 +148,37 @@ impl Following<'_> {
                 self.display.line(&line.summary, self.terminal);
                 None
             }
-            EventKind::Done => Some(self.end(line.error.as_ref(), &line.summary)),
+            EventKind::Done => Some(self.end_if_reached(&line).await),
+        }
+    }
+
+    fn is_ours(&self, line: &EventLine) -> bool {
+        let of_another = matches!((&self.attempt, &line.attempt), (Some(ours), Some(theirs)) if ours != theirs);
+        match &self.goal {
+            Goal::Inspection(ours) => line.inspection == Some(*ours),
+            _ => line.inspection.is_none() && !of_another,
+        }
+    }
+
+    /// It is done; was it what was asked for?
+    async fn end_if_reached(&mut self, line: &EventLine) -> Result<Exit, Failure> {
+        let asks = line.error.is_none() && matches!(self.goal, Goal::Version(_) | Goal::Files);
+        let status = if asks { self.client.status().await.ok() } else { None };
+        match status.and_then(|status| self.goal.missed(&status)) {
+            Some(words) => Err(self.miss(words)),
+            None => self.end(line.error.as_ref(), &line.summary),
         }
     }
 
     /// The stream has ended: is the daemon rebooting, gone, or there again?
     async fn reach_again(&mut self) -> Option<Result<Exit, Failure>> {
+        if matches!(self.goal, Goal::Inspection(_)) {
+            let socket = self.client.socket().display();
+            let failure = Failure::new(format!("update-engined on {socket} went away before it said what it found"));
+            return Some(Err(failure
+                .hint("run the command again; `journalctl -u update-engined` says why it stopped")
+                .not_reachable()));
+        }
         let rebooting = self.state == State::Armed;
         let tries = if rebooting { TRIES_REBOOTING } else { TRIES };
         for _ in 0..tries {
@@ -129,7 +206,10 @@ impl Following<'_> {
     fn end_with(&mut self, status: &Status) -> Result<Exit, Failure> {
         let gave_up = matches!(status.state, State::Failed | State::RolledBack);
         let error = status.last_error.as_ref().filter(|error| gave_up || (status.state == State::Idle && error.attention));
-        self.end(error, &status.summary)
+        match self.goal.missed(status).filter(|_| error.is_none()) {
+            Some(words) => Err(self.miss(words)),
+            None => self.end(error, &status.summary),
+        }
     }
 
     fn end(&mut self, error: Option<&LastError>, summary: &str) -> Result<Exit, Failure> {
@@ -141,6 +221,11 @@ impl Following<'_> {
             }
             None => self.terminal.print(&format!("{}\n", printable(summary))).map(|()| Exit::DONE),
         }
+    }
+
+    fn miss(&mut self, words: String) -> Failure {
+        self.display.close();
+        Failure::new(words).hint("`updatectl status` says what comes next")
     }
 
     fn give_up(&mut self, failure: Failure) -> Failure {

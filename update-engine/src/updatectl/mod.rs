@@ -196,8 +196,8 @@ fn command(verb: Act) -> Result<Command, Failure> {
             Command::Update { version, allow_older: install.allow_older, no_reboot: install.no_reboot }
         }
         Act::Reboot { force, .. } => Command::Reboot { force },
-        Act::Rollback => Command::Rollback,
-        Act::Confirm => Command::Confirm,
+        Act::Rollback { .. } => Command::Rollback,
+        Act::Confirm { .. } => Command::Confirm,
         Act::Pause { until, reason } => {
             let until = until.map(|text| until::parse(&text, &jiff::Zoned::now())).transpose();
             Command::Pause { until: until.map_err(|words| Failure::new(format!("--until: {words}")).usage())?, reason }
