@@ -87,6 +87,7 @@ fn the_status_document_has_the_keys_of_the_contract() {
             "host",
             "last_error",
             "mode",
+            "pause",
             "progress",
             "reboot",
             "schema",

@@ -11,7 +11,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use update_engine::status::json::{
-    Attempts, Booted, Check, GateState, HistoryEntry, Hold, Holder, Host, LastError, Lock, Mode, Outcome, Phase, Progress,
+    Attempts, Booted, Check, GateState, HistoryEntry, Hold, Holder, Host, LastError, Lock, Mode, Outcome, Pause, Phase, Progress,
     ReadBack, Reboot, Slot, State, Status, Target, Trouble, Waiting, WhyEntry,
 };
 use update_engine::updatectl::{Style, history, slots, status, why};
@@ -109,12 +109,19 @@ fn waiting_for_the_lock() -> Status {
         reboot: Reboot {
             strategy: "lock".into(),
             waiting_for: vec![
-                Waiting { gate: "lock".into(), detail: "held by web-2".into(), since: Some(at("11:48:00")), until: None },
+                Waiting {
+                    gate: "lock".into(),
+                    detail: "held by web-2".into(),
+                    since: Some(at("11:48:00")),
+                    until: None,
+                    retry_at: Some(at("12:01:00")),
+                },
                 Waiting {
                     gate: "pause".into(),
                     detail: "release night".into(),
                     since: None,
                     until: Some("2026-11-22T06:00:00Z".into()),
+                    retry_at: None,
                 },
             ],
             lock: Lock {
@@ -211,13 +218,24 @@ fn a_host_that_waits_for_the_lock_in_words_says_who_since_when_and_until_when() 
         "1.1.0 is proven in slot b and waits for the reboot lock, which web-2 holds.\n\n{HEAD}\
          \x20           b  1.1.0  not bootable, proven\n{TARGET}{REST_OF_IDLE}\
          \x20 reboot    lock: as soon as the gates are open and the lock is held\n\
-         \x20 waiting   lock: held by web-2, for 12 min (since 2026-11-21 11:48 UTC)\n\
+         \x20 waiting   lock: held by web-2, for 12 min (since 2026-11-21 11:48 UTC), asked again in 1 min (2026-11-21 12:01 UTC)\n\
          \x20           pause: release night, until 2026-11-22 06:00 UTC (in 18 h)\n\
          \x20 lock      group web: not held by this host, 1 of 1 places taken\n\
          \x20           web-2, rebooting, for 20 min (since 2026-11-21 11:40 UTC)\n\
          \x20 attempts  3 committed, 1 rolled back, 0 failed\n"
     );
     assert_eq!(text(&waiting_for_the_lock()), expected);
+}
+
+#[test]
+fn a_paused_host_in_words_says_why_since_when_and_what_ends_it() {
+    let paused =
+        |until| Status { pause: Some(Pause { reason: Some("release night".into()), since: at("11:48:00"), until }), ..idle() };
+    let since = "\n  paused    release night, for 12 min (since 2026-11-21 11:48 UTC), ";
+    let shown = text(&paused(None));
+    assert!(shown.contains(&format!("{since}`updatectl resume` ends it\n")), "{shown}");
+    let shown = text(&paused(Some(at("13:00:00"))));
+    assert!(shown.contains(&format!("{since}ends in 1 h (2026-11-21 13:00 UTC)\n")), "{shown}");
 }
 
 #[test]

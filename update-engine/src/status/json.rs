@@ -43,6 +43,9 @@ pub struct Status {
     pub check: Check,
     /// The reboot into the new slot.
     pub reboot: Reboot,
+    /// A person paused this host.
+    #[serde(default)]
+    pub pause: Option<Pause>,
     /// The last thing that went wrong.
     pub last_error: Option<LastError>,
     /// How attempts ended.
@@ -247,6 +250,17 @@ pub struct Reboot {
     pub lock: Lock,
 }
 
+/// A person said: start nothing, reboot nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Pause {
+    /// Why, as far as it was said.
+    pub reason: Option<String>,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it ends by itself; `null`: when somebody resumes.
+    pub until: Option<Timestamp>,
+}
+
 /// A gate that is closed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Waiting {
@@ -258,6 +272,9 @@ pub struct Waiting {
     pub since: Option<Timestamp>,
     /// Until when, as far as it is known.
     pub until: Option<String>,
+    /// When it is asked again.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
 }
 
 /// The reboot lock.
@@ -386,6 +403,9 @@ pub struct WhyEntry {
     pub since: Option<Timestamp>,
     /// Until when, as far as it is known.
     pub until: Option<String>,
+    /// When it is asked again.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
 }
 
 /// What a gate says.
@@ -486,6 +506,7 @@ impl Default for Status {
             mode: Mode::default(),
             check: Check::default(),
             reboot: Reboot::default(),
+            pause: None,
             last_error: None,
             attempts: Attempts::default(),
             troubles: Vec::new(),
@@ -506,7 +527,8 @@ impl Status {
             return ExitClass::Attention;
         }
         let held_by_server = at_rest && self.check.hold.is_some();
-        if self.state == State::Deferred || held_by_server || !self.reboot.waiting_for.is_empty() {
+        let held_by_person = self.state == State::Deferred || self.pause.is_some();
+        if held_by_person || held_by_server || !self.reboot.waiting_for.is_empty() {
             return ExitClass::Held;
         }
         if at_rest { ExitClass::Current } else { ExitClass::UnderWay }
@@ -642,6 +664,15 @@ mod tests {
     }
 
     #[test]
+    fn a_paused_host_is_held_whatever_it_does_but_for_what_needs_a_person() {
+        for state in State::ALL {
+            let paused = Status { state, pause: Some(Pause::default()), ..Status::default() };
+            let gave_up = matches!(state, State::Failed | State::RolledBack);
+            assert_eq!(paused.exit_class(), if gave_up { ExitClass::Attention } else { ExitClass::Held }, "{state:?}");
+        }
+    }
+
+    #[test]
     fn exit_codes_are_those_of_the_contract() {
         use ExitClass::{Attention, Current, Held, UnderWay};
         assert_eq!([Current, UnderWay, Held, Attention].map(ExitClass::code), [0, 10, 20, 30]);
@@ -665,6 +696,7 @@ mod tests {
         let mut value = serde_json::to_value(Status { last_error: last_error(false), ..Status::default() }).unwrap();
         let object = value.as_object_mut().unwrap();
         object.remove("troubles");
+        object.remove("pause");
         object.insert("novelty".into(), true.into());
         object["last_error"].as_object_mut().unwrap().remove("attention");
         let status: Status = serde_json::from_value(value).unwrap();

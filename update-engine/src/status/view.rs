@@ -12,8 +12,8 @@ use crate::engine::policy::millis;
 use crate::engine::state::{ArmedStep, State as EngineState, Waiting as Step};
 use crate::engine::time::Now;
 use crate::status::json::{
-    Attempts, Booted, Check, Hold, Holder, Host, LastError, Lock, Mode, Phase, Progress, Reboot, SCHEMA, Slot, State, Status,
-    Target, Trouble, Waiting,
+    Attempts, Booted, Check, Hold, Holder, Host, LastError, Lock, Mode, Pause, Phase, Progress, Reboot, SCHEMA, Slot, State,
+    Status, Target, Trouble, Waiting,
 };
 use crate::status::sentence;
 
@@ -70,6 +70,11 @@ pub fn status(input: &Input<'_>) -> Status {
         mode: if input.facts().image_mode { Mode::Image } else { Mode::Host },
         check: check(input),
         reboot: reboot(input),
+        pause: model.pause.as_ref().map(|pause| Pause {
+            reason: pause.reason.clone(),
+            since: pause.since.timestamp(),
+            until: pause.until,
+        }),
         last_error: model.last_error.as_ref().map(|error| LastError {
             code: error.code.to_string(),
             message: error.message.clone(),
@@ -92,15 +97,21 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
         say(&trouble.code, trouble.message.clone());
     }
     if matches!(input.facts().floor, FloorFacts::Lost { .. }) && input.facts().boot.is_some() {
-        say(&Cause::FloorLost, "the state folder of this host was lost, and with it the lowest release it may run: no update is installed until `updatectl adopt RELEASE` names the record of the running release".to_owned());
+        say(&Cause::FloorLost, "the state folder of this host was lost, and with it the lowest release it may run: `updatectl adopt RELEASE` with the record of the running release begins it anew".to_owned());
     }
     if let Some(words) = stale(input) {
         say(&Cause::Stale, words);
     }
     if let Some(note) = &input.engine.model().journal_note {
-        say(&Cause::Journal, note.clone());
+        say(&Cause::Journal, format!("{note} (nothing has to be done; this is said until an update is committed)"));
     }
     troubles
+}
+
+/// Some trouble stands against every update, and is not only to be said.
+pub(super) fn forbids_updates(input: &Input<'_>) -> bool {
+    let facts = input.facts();
+    input.journal_fault.is_some() || !facts.troubles.is_empty() || matches!(facts.floor, FloorFacts::Lost { .. })
 }
 
 /// Design 11.5: a host that is served old news, or none, says so; it is never stopped by it.
@@ -111,12 +122,12 @@ fn stale(input: &Input<'_>) -> Option<String> {
     let days = |age_ms: i64| age_ms / 86_400_000;
     if let Some(newest) = check.newest_record.as_ref().filter(|newest| age_ms(newest.created) > limit_ms) {
         return Some(format!(
-            "the newest release this host was ever offered is {} days old: is its update server still served?",
+            "the newest release this host was ever offered is {} days old: either none was published since, or its update server has old news",
             days(age_ms(newest.created))
         ));
     }
     let reached = check.reached_at.map(|at| age_ms(at.timestamp())).filter(|age| *age > limit_ms)?;
-    Some(format!("no update server was reached for {} days", days(reached)))
+    Some(format!("no update server was reached for {} days: see [server] url, the network, and the server itself", days(reached)))
 }
 
 const fn state_of(state: &EngineState) -> State {
@@ -230,7 +241,7 @@ fn reboot(input: &Input<'_>) -> Reboot {
     }
 }
 
-/// The closed gates of a slot that is ready, each with since when and until when.
+/// The closed gates of a slot that is ready, each with since when, until when, and when it is asked again.
 pub(super) fn waiting_for(input: &Input<'_>) -> Vec<Waiting> {
     let soft = input.engine.soft();
     let waits = matches!(
@@ -241,7 +252,7 @@ pub(super) fn waiting_for(input: &Input<'_>) -> Vec<Waiting> {
     if !waits {
         return Vec::new();
     }
-    let retry = input.engine.model().alarm.as_ref().map(|alarm| alarm.at_wall.timestamp().to_string());
+    let retry_at = input.engine.model().alarm.as_ref().map(|alarm| alarm.at_wall.timestamp());
     let mut waiting: Vec<Waiting> = soft
         .closed
         .iter()
@@ -249,7 +260,8 @@ pub(super) fn waiting_for(input: &Input<'_>) -> Vec<Waiting> {
             gate: gate.gate.clone(),
             detail: gate.closed.clone().unwrap_or_default(),
             since: Some(since.timestamp()),
-            until: gate.until.clone().or_else(|| retry.clone()),
+            until: gate.until.clone(),
+            retry_at,
         })
         .collect();
     if let Some((refusal, since)) = &soft.lock_refusal {
@@ -257,7 +269,8 @@ pub(super) fn waiting_for(input: &Input<'_>) -> Vec<Waiting> {
             gate: refusal.kind.clone(),
             detail: refusal.message.clone(),
             since: Some(since.timestamp()),
-            until: retry,
+            until: None,
+            retry_at,
         });
     }
     waiting

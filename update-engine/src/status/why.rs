@@ -1,8 +1,8 @@
-//! The chain of gates between this host and its next release: passed, waiting, refused, with since and until.
+//! The chain of gates between this host and its next release: passed, waiting, refused, with since when, until when, and when it is asked again.
 
 use crate::engine::model::{About, Refusal};
 use crate::engine::state::{State, Waiting as Step};
-use crate::status::json::{GateState, WhyEntry};
+use crate::status::json::{GateState, Waiting, WhyEntry};
 use crate::status::view::{self, Input};
 
 /// The gates in the order they are asked.
@@ -22,12 +22,13 @@ pub fn why(input: &Input<'_>) -> Vec<WhyEntry> {
 }
 
 fn entry(gate: &str, state: GateState, detail: impl Into<String>) -> WhyEntry {
-    WhyEntry { gate: gate.to_owned(), state, detail: detail.into(), since: None, until: None }
+    WhyEntry { gate: gate.to_owned(), state, detail: detail.into(), since: None, until: None, retry_at: None }
 }
 
 fn host(input: &Input<'_>) -> WhyEntry {
     match view::troubles(input).first() {
-        Some(trouble) => entry("host", GateState::Refused, trouble.message.clone()),
+        Some(trouble) if view::forbids_updates(input) => entry("host", GateState::Refused, trouble.message.clone()),
+        Some(trouble) => entry("host", GateState::Passed, trouble.message.clone()),
         None => entry("host", GateState::Passed, "slots, boot table, keys and floor are in order"),
     }
 }
@@ -35,9 +36,10 @@ fn host(input: &Input<'_>) -> WhyEntry {
 fn server(input: &Input<'_>) -> WhyEntry {
     let check = &input.engine.model().check;
     let last_at = check.last_at.map(crate::engine::time::Wall::timestamp);
-    let until = check.next.as_ref().map(|alarm| alarm.at_wall.timestamp().to_string());
+    let has_server = input.engine.policy().has_server;
+    let retry_at = check.next.as_ref().filter(|_| has_server).map(|alarm| alarm.at_wall.timestamp());
     let found = match (&check.hold, &check.last_result) {
-        _ if !input.engine.policy().has_server => entry("server", GateState::Skipped, "no update server is configured"),
+        _ if !has_server => entry("server", GateState::Skipped, "no update server is configured"),
         (Some(hold), _) => {
             WhyEntry { until: hold.until.clone(), ..entry("server", GateState::Waiting, format!("held: {}", hold.reason)) }
         }
@@ -45,7 +47,7 @@ fn server(input: &Input<'_>) -> WhyEntry {
         (None, Some(result)) if check.errors > 0 => entry("server", GateState::Waiting, result.clone()),
         (None, Some(result)) => entry("server", GateState::Passed, result.clone()),
     };
-    WhyEntry { since: last_at, until: found.until.clone().or(until), ..found }
+    WhyEntry { since: last_at, retry_at, ..found }
 }
 
 fn offer(input: &Input<'_>) -> WhyEntry {
@@ -91,7 +93,7 @@ fn fetch(input: &Input<'_>) -> WhyEntry {
         },
         State::Fetching { plan, .. } => entry("write", GateState::Waiting, format!("slot {} is being written", plan.slot)),
         State::Failed { code, .. } => WhyEntry {
-            until: input.engine.model().alarm.as_ref().map(|alarm| alarm.at_wall.timestamp().to_string()),
+            retry_at: input.engine.model().alarm.as_ref().map(|alarm| alarm.at_wall.timestamp()),
             ..entry("write", GateState::Waiting, format!("the last attempt failed ({code}): {}", code.meaning()))
         },
         state => reached(state, "write", 1, "every window is written"),
@@ -116,12 +118,17 @@ fn pause(input: &Input<'_>) -> WhyEntry {
     }
 }
 
+fn closed(gate: &str, waiting: Waiting) -> WhyEntry {
+    let Waiting { detail, since, until, retry_at, .. } = waiting;
+    WhyEntry { since, until, retry_at, ..entry(gate, GateState::Waiting, detail) }
+}
+
 fn gates(input: &Input<'_>) -> WhyEntry {
-    let closed = view::waiting_for(input)
+    let found = view::waiting_for(input)
         .into_iter()
         .find(|waiting| waiting.gate != "lock" && waiting.gate != "breaker" && waiting.gate != "pause");
-    match (closed, input.state()) {
-        (Some(gate), _) => WhyEntry { since: gate.since, until: gate.until, ..entry("hooks", GateState::Waiting, gate.detail) },
+    match (found, input.state()) {
+        (Some(gate), _) => closed("hooks", gate),
         (None, State::Proven { step: Step::Person, .. }) => {
             entry("hooks", GateState::Refused, "waits for a person: `updatectl reboot`")
         }
@@ -134,9 +141,9 @@ fn lock(input: &Input<'_>) -> WhyEntry {
     if input.engine.policy().lock.is_none() {
         return entry("lock", GateState::Skipped, "no reboot lock is configured");
     }
-    let closed = view::waiting_for(input).into_iter().find(|waiting| waiting.gate == "lock" || waiting.gate == "breaker");
-    match (closed, input.state()) {
-        (Some(gate), _) => WhyEntry { since: gate.since, until: gate.until, ..entry("lock", GateState::Waiting, gate.detail) },
+    let found = view::waiting_for(input).into_iter().find(|waiting| waiting.gate == "lock" || waiting.gate == "breaker");
+    match (found, input.state()) {
+        (Some(gate), _) => closed("lock", gate),
         (None, State::Proven { step: Step::Lock, .. }) => entry("lock", GateState::Waiting, "the lock is being asked for"),
         (None, state) => reached(state, "lock", 4, "the lock is held"),
     }

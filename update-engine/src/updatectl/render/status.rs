@@ -24,6 +24,7 @@ pub fn status(status: &Status, now: Timestamp, style: &Style) -> String {
     }
     page.target(status);
     page.check(&status.check);
+    page.pause(status);
     page.reboot(status);
     page.lock(&status.reboot.lock);
     for (index, trouble) in status.troubles.iter().enumerate() {
@@ -126,6 +127,13 @@ impl Page<'_> {
         format!("{from}{to}")
     }
 
+    fn pause(&mut self, status: &Status) {
+        let Some(pause) = &status.pause else { return };
+        let reason = self.style.paint(Paint::Waiting, pause.reason.as_deref().unwrap_or("no reason given"));
+        let until = pause.until.map_or("`updatectl resume` ends it".to_owned(), |at| format!("ends {}", self.when(at)));
+        self.row("paused", &format!("{reason}, {}, {until}", since(pause.since, self.now, &self.style.zone)));
+    }
+
     fn reboot(&mut self, status: &Status) {
         self.row("reboot", &strategy(status));
         for (index, waiting) in status.reboot.waiting_for.iter().enumerate() {
@@ -136,7 +144,8 @@ impl Page<'_> {
     fn waiting(&mut self, label: &str, waiting: &Waiting) {
         let gate = self.style.paint(Paint::Waiting, &format!("{}:", waiting.gate));
         let span = self.span(waiting.since, waiting.until.as_deref());
-        self.row(label, &format!("{gate} {}{span}", printable(&waiting.detail)));
+        let again = waiting.retry_at.map_or(String::new(), |at| format!(", asked again {}", self.when(at)));
+        self.row(label, &format!("{gate} {}{span}{again}", printable(&waiting.detail)));
     }
 
     fn lock(&mut self, lock: &Lock) {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::super::terminal::{Paint, Style};
-use super::super::words::{since, until_text};
+use super::super::words::{since, until_text, when};
 use super::Columns;
 use crate::status::json::{GateState, WhyEntry};
 
@@ -52,6 +52,7 @@ fn word(state: GateState) -> &'static str {
 fn detail(entry: &WhyEntry, now: Timestamp, style: &Style) -> String {
     let since = entry.since.map(|at| since(at, now, &style.zone));
     let until = entry.until.as_ref().map(|text| until_text(text, now, &style.zone));
+    let again = entry.retry_at.map(|at| format!("asked again {}", when(at, now, &style.zone)));
     let detail = Some(entry.detail.clone()).filter(|detail| !detail.is_empty());
-    [detail, since, until].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    [detail, since, until, again].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
