@@ -137,7 +137,10 @@ impl World {
             let path = self.settings.sysroot.join("etc/machine-id");
             troubles.push(Trouble {
                 code: Cause::NoIdentity,
-                message: format!("{}: expected the machine id of this host, found none", path.display()),
+                message: format!(
+                    "{}: expected the machine id of this host, found none (`systemd-machine-id-setup` makes one)",
+                    path.display()
+                ),
             });
         }
         Identity {
@@ -176,7 +179,8 @@ impl World {
         let image = match load_image_floor(&self.settings.floor_file()) {
             Ok(image) => image,
             Err(error) => {
-                troubles.push(Trouble { code: Cause::FloorUnreadable, message: error.to_string() });
+                let message = format!("{error}; this file is part of the running image, which is damaged");
+                troubles.push(Trouble { code: Cause::FloorUnreadable, message });
                 return FloorFacts::Lost { image: Sequence::ZERO };
             }
         };
@@ -187,7 +191,10 @@ impl World {
             Ok(None) if is_factory(running, boot) => FloorFacts::Known(Floor { floor: image, highest: image }),
             Ok(None) => FloorFacts::Lost { image },
             Err(error) => {
-                troubles.push(Trouble { code: Cause::FloorUnreadable, message: error.to_string() });
+                let message = format!(
+                    "{error}; with that file moved away, `updatectl adopt RELEASE` with the record of the running release makes a new one"
+                );
+                troubles.push(Trouble { code: Cause::FloorUnreadable, message });
                 FloorFacts::Lost { image }
             }
         }
@@ -341,8 +348,29 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     words
 }
 
+/// Keeps what could not be found out, with what a person can do about it.
 fn note<T>(result: Result<T, Fault>, troubles: &mut Vec<Trouble>) -> Option<T> {
-    result.map_err(|fault| troubles.push(Trouble { code: fault.code, message: fault.message })).ok()
+    let keep = |fault: Fault| {
+        let message = match remedy(&fault.code) {
+            Some(remedy) => format!("{}; {remedy}", fault.message),
+            None => fault.message,
+        };
+        troubles.push(Trouble { code: fault.code, message });
+    };
+    result.map_err(keep).ok()
+}
+
+/// What to do, where the message itself leaves that open.
+const fn remedy(cause: &Cause) -> Option<&'static str> {
+    match cause {
+        Cause::NoKey => {
+            Some("the running image has to bring the publisher's public keys (*.pub) there, or nothing can be verified")
+        }
+        Cause::Slots => Some("[disk] and [slots] of the configuration have to name what is there"),
+        Cause::RunningSlotUnknown => Some("boot one of the slots, or mend [disk] and [slots] of the configuration"),
+        Cause::BootControl => Some("the boot table of the disk has to be mended by hand"),
+        _ => None,
+    }
 }
 
 fn is_block_device(path: &Path) -> bool {

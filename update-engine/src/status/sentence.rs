@@ -1,57 +1,77 @@
 //! One sentence that a stranger understands: what, why, what next and when (P14).
+//!
+//! It is made of clauses: what needs a person, a person's pause, and what the present state does. Times of day are UTC, the
+//! daemon does not know where its readers sit.
 
 use jiff::Timestamp;
 
-use crate::engine::model::About;
-use crate::engine::state::{Alarm, ArmedStep, LockedStep, State, Waiting as Step};
+use crate::engine::cause::Cause;
+use crate::engine::event::LockRefusal;
+use crate::engine::model::{About, LastError, Pause};
+use crate::engine::state::{Alarm, ArmedStep, Kind, LockedStep, Origin, Plan, Request, State, Waiting as Step, WayBack};
 use crate::status::view::{self, Input};
+
+/// Holders of a lock that are named; the whole list is in the document.
+const HOLDERS_NAMED: usize = 3;
+/// A moment that is nearer is told by the clock alone.
+const DAY_S: i64 = 20 * 3600;
 
 /// The sentence.
 pub(super) fn summary(input: &Input<'_>) -> String {
-    if let Some(trouble) = view::troubles(input).first() {
-        return format!("Needs attention: {}.", end(&trouble.message));
-    }
-    let sentence = by_state(input);
-    match &input.engine.model().pause {
-        None => sentence,
-        Some(pause) => {
-            let why = pause.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-            let until = pause.until.map_or_else(|| "until `updatectl resume`".to_owned(), |until| format!("until {until}"));
-            format!("Paused by a person{why} {until}. {sentence}")
-        }
+    let trouble = view::troubles(input).into_iter().next();
+    let state = match (&trouble, input.state()) {
+        (Some(_), State::Idle | State::Checking { .. }) => format!("{}; {}", running(input), after_trouble(input)),
+        _ => by_state(input),
+    };
+    let clauses = [
+        trouble.map(|trouble| format!("needs attention: {}", end(&trouble.message))),
+        input.engine.model().pause.as_ref().map(|pause| paused(input, pause)),
+        Some(state),
+    ];
+    format!("{}.", capital(&clauses.into_iter().flatten().collect::<Vec<_>>().join("; ")))
+}
+
+fn paused(input: &Input<'_>, pause: &Pause) -> String {
+    let why = pause.reason.as_ref().map(|reason| format!(" ({})", end(reason))).unwrap_or_default();
+    match pause.until {
+        None => format!("paused by a person{why} until `updatectl resume`"),
+        Some(until) => format!("paused by a person{why} until {} (`updatectl resume` ends it sooner)", moment(input, until)),
     }
 }
 
 fn by_state(input: &Input<'_>) -> String {
     match input.state() {
         State::Idle => idle(input),
-        State::Checking { .. } => format!("Asking {} for an update.", server(input)),
-        State::Deferred { plan, reason, .. } => format!("{} is available and waits: {}.", plan.version, end(reason)),
+        State::Checking { request } => checking(input, request),
+        State::Deferred { plan, .. } if input.engine.model().pause.is_some() => {
+            format!("{} is available and is installed after that; {}", plan.version, running(input))
+        }
+        State::Deferred { plan, reason, .. } => format!("{} is available and waits: {}", plan.version, end(reason)),
         State::Fetching { plan, rewrites } => {
             let again = if *rewrites > 0 { " again, because reading it back found differences" } else { "" };
-            format!("Writing {} to slot {}{again}{}; then it is read back.", plan.version, plan.slot, done(input))
-        }
-        State::Written { plan, .. } => format!(
-            "Reading {} in slot {} back to prove it{}; then the reboot is prepared.",
-            plan.version,
-            plan.slot,
-            done(input)
-        ),
-        State::Proven { plan, step } => proven(input, plan.version.as_str(), *step),
-        State::Locked { plan, step, .. } => locked(plan.version.as_str(), *step),
-        State::Armed { plan, step, .. } => armed(input, plan.version.as_str(), *step),
-        State::Trial { plan, verdict: None } => {
             format!(
-                "{} runs from slot {} on trial: its health is being checked; if it fails, the host goes back to {}.",
-                plan.version, plan.slot, plan.from_version
+                "writing {} to slot {}{again}{}; then it is read back to prove it; {} meanwhile",
+                plan.version,
+                plan.slot,
+                done(input),
+                running(input)
             )
         }
-        State::Trial { plan, verdict: Some(reason) } => {
-            format!("{} is unhealthy ({}): going back to {}.", plan.version, end(reason), plan.from_version)
+        State::Written { plan, .. } => {
+            let then = match plan.no_reboot && !plan.reboot_asked {
+                true => "it waits for `updatectl reboot`".to_owned(),
+                false => format!("comes the reboot (strategy {})", input.engine.policy().strategy.as_str()),
+            };
+            format!("reading {} in slot {} back to prove it{}; then {then}", plan.version, plan.slot, done(input))
         }
-        State::Committed { plan } => format!("{} is healthy: it is being marked good.", plan.version),
-        State::RolledBack { plan, why } => format!("{} rolled back to {}: {}.", plan.version, plan.from_version, end(why)),
-        State::Failed { plan, code, .. } => failed(input, plan.as_ref().map(|plan| plan.version.as_str()), &code.word()),
+        State::Proven { plan, step } => proven(input, plan.version.as_str(), *step),
+        State::Locked { plan, step: LockedStep::GivingUp, .. } | State::Armed { plan, step: ArmedStep::GivingUp, .. } => {
+            giving_up(input, plan)
+        }
+        State::Locked { plan, step, .. } => locked(plan.version.as_str(), *step),
+        State::Armed { plan, step, .. } => armed(input, plan.version.as_str(), *step),
+        State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => after_boot(input),
+        State::Failed { plan, code, .. } => failed(input, plan.as_ref(), &code.word()),
     }
 }
 
@@ -60,73 +80,207 @@ fn idle(input: &Input<'_>) -> String {
     let runs = running(input);
     let next = next_check(input);
     if let Some(error) = model.last_error.as_ref().filter(|error| error.about != About::Check) {
-        return format!("Needs attention: {}; {runs}; {next}.", end(&error.message));
+        return format!("needs attention: {}; {runs}; {}{next}", last_failure(input, error), not_again(input, error));
     }
     if let Some(hold) = &model.check.hold {
-        let until = hold.until.as_ref().map(|until| format!(" until {until}")).unwrap_or_default();
-        return format!("Held by the update server{until} ({}): {runs}; {next}.", end(&hold.reason));
+        let until = hold.until.as_ref().map(|until| format!(" until {}", moment_text(input, until))).unwrap_or_default();
+        return format!("held by the update server{until} ({}); {runs}; {next}", end(&hold.reason));
     }
     if let Some(error) = &model.last_error {
-        return format!("The last check failed ({}): {runs}; {next}.", end(&error.message));
+        return format!("the last check failed ({}); {runs}; {next}", end(&error.message));
     }
     match &model.check.last_result {
-        None => format!("{}; {next}.", capital(&runs)),
-        Some(result) if result == "no update" || result.starts_with("up to date") => format!("Up to date: {runs}; {next}."),
-        Some(result) => format!("{}: {runs}; {next}.", capital(end(result))),
+        None => format!("{runs}; {next}"),
+        Some(result) if result == "no update" || result.starts_with("up to date") => format!("up to date: {runs}; {next}"),
+        Some(result) if result.starts_with("update to") && !result.contains(';') => {
+            format!("{}; {runs}; `updatectl update` installs it now, otherwise the {next}", end(result))
+        }
+        Some(result) => format!("{}; {runs}; {next}", end(result)),
     }
 }
 
-fn proven(input: &Input<'_>, version: &str, step: Step) -> String {
-    match step {
-        Step::Person => format!("{version} is written and proven, and waits for `updatectl reboot`."),
-        Step::Gates => format!("{version} is written and proven: asking the gates before the reboot."),
-        Step::Lock => format!("{version} is written and proven: asking for the reboot lock of group {}.", group(input)),
-        Step::GateClosed | Step::LockRefused => {
-            format!("{version} is written and proven, and waits to reboot: {}.", reasons(input))
+/// An offer that was refused is told with its version.
+fn last_failure<'a>(input: &Input<'a>, error: &'a LastError) -> &'a str {
+    let message = end(&error.message);
+    let result = input.engine.model().check.last_result.as_deref().unwrap_or_default();
+    if error.about == About::Offer && end(result).ends_with(message) { end(result) } else { message }
+}
+
+/// What went back is not tried again by itself: who reads that it failed wants to know.
+fn not_again(input: &Input<'_>, error: &LastError) -> String {
+    match input.engine.model().refusals.last() {
+        Some(refusal) if error.code == Cause::RolledBack && error.message.starts_with(&refusal.version) => {
+            format!("{0} is installed again only by `updatectl update {0}`, a newer release by itself; ", refusal.version)
         }
+        _ => String::new(),
+    }
+}
+
+/// What is waited for while something forbids every update, or is only to be said.
+fn after_trouble(input: &Input<'_>) -> String {
+    if !view::forbids_updates(input) {
+        return next_check(input);
+    }
+    let (engine, facts) = (input.engine, input.facts());
+    let blind = facts.running.is_none() || facts.boot.is_none();
+    let look = if engine.policy().has_server || blind {
+        format!("looked at again {}", when(input, engine.model().check.next.as_ref()))
+    } else {
+        "`updatectl verify` looks again".to_owned()
+    };
+    format!("no update is installed before that is mended; {look}")
+}
+
+fn checking(input: &Input<'_>, request: &Request) -> String {
+    let what = match (&request.origin, request.check_only) {
+        (Origin::Files { release, .. }, _) => format!("reading {}", crate::config::hide_credentials(release)),
+        (_, true) => format!("asking {} whether there is an update", server(input)),
+        (_, false) => format!("asking {} for an update; one that is new is then installed", server(input)),
+    };
+    format!("{what}; {}", running(input))
+}
+
+fn proven(input: &Input<'_>, version: &str, step: Step) -> String {
+    let proven = format!("{version} is written and proven");
+    match step {
+        Step::Person => format!("{proven}, and waits for `updatectl reboot`"),
+        Step::Gates => format!("{proven}; asking the gates, then the host reboots into it"),
+        Step::Lock => format!("{proven}; asking for the reboot lock of group {}, then the host reboots into it", group(input)),
+        Step::GateClosed | Step::LockRefused => format!("{proven}, and waits to reboot: {}", reasons(input)),
     }
 }
 
 fn locked(version: &str, step: LockedStep) -> String {
     let what = match step {
-        LockedStep::Draining => "running the drain hooks",
-        LockedStep::GatesAgain => "looking at the gates once more",
-        LockedStep::Acknowledging => "telling the lock server that this host will reboot",
-        LockedStep::Arming => "arming the slot",
-        LockedStep::GivingUp => return format!("Giving up on {version}: disarming, undraining, giving the lock back."),
+        LockedStep::Draining => "running the drain hooks; then the slot is armed, and the host reboots",
+        LockedStep::GatesAgain => "looking at the gates once more; then the slot is armed, and the host reboots",
+        LockedStep::Acknowledging => "telling the lock service so; then the slot is armed, and the host reboots",
+        LockedStep::Arming | LockedStep::GivingUp => "arming the slot; then the host reboots",
     };
-    format!("About to reboot into {version}: {what}.")
+    format!("about to reboot into {version}: {what}")
 }
 
 fn armed(input: &Input<'_>, version: &str, step: ArmedStep) -> String {
     match step {
         ArmedStep::Resting => {
-            format!("{version} is armed: the next reboot starts it; nothing here reboots the host (strategy manual).")
+            format!("{version} is armed: the next reboot starts it, whoever reboots the host; `updatectl reboot` does so now")
         }
-        ArmedStep::Rebooting => match input.engine.soft().reboot_accepted_at {
-            Some(at) => format!("Rebooting into {version}: the reboot was accepted at {}.", clock(at.timestamp())),
-            None => format!("Rebooting into {version}."),
-        },
-        ArmedStep::Draining => format!("{version} is armed: running the drain hooks before the reboot."),
-        ArmedStep::Gates | ArmedStep::Lock | ArmedStep::Acknowledging => {
-            format!("{version} is armed: asking gates and lock again before the reboot.")
+        ArmedStep::Rebooting => rebooting(input, version),
+        ArmedStep::Draining => format!("{version} is armed: running the drain hooks; then the host reboots"),
+        ArmedStep::Gates | ArmedStep::Lock | ArmedStep::Acknowledging | ArmedStep::GivingUp => {
+            format!("{version} is armed: asking gates and lock again; then the host reboots")
         }
-        ArmedStep::GateClosed | ArmedStep::LockRefused => format!("{version} is armed and waits to reboot: {}.", reasons(input)),
-        ArmedStep::GivingUp => format!("Giving up on {version}: disarming, undraining, giving the lock back."),
+        ArmedStep::GateClosed | ArmedStep::LockRefused => format!("{version} is armed and waits to reboot: {}", reasons(input)),
     }
 }
 
-fn failed(input: &Input<'_>, version: Option<&str>, code: &str) -> String {
+fn rebooting(input: &Input<'_>, version: &str) -> String {
+    let soft = input.engine.soft();
+    match (soft.reboot_accepted_at, &input.engine.model().last_error) {
+        (Some(_), Some(error)) if soft.reboot_is_late && error.code == Cause::RebootLate => {
+            format!("needs attention: the host should have rebooted into {version}: {}", end(&error.message))
+        }
+        (Some(at), _) => format!(
+            "rebooting into {version}: the reboot was accepted at {}; then its health is checked",
+            moment(input, at.timestamp())
+        ),
+        (None, _) => format!("rebooting into {version}; then its health is checked"),
+    }
+}
+
+fn giving_up(input: &Input<'_>, plan: &Plan) -> String {
+    let Some(why) = &plan.giving_up else { return format!("giving up on {}", plan.version) };
+    let (what, then) = match why.end {
+        WayBack::Waits => ("stepping back from the reboot into", "it waits to reboot"),
+        WayBack::Failed => ("giving up on", "it is tried again later"),
+        WayBack::Abandoned => ("giving up on", "nothing is under way"),
+    };
+    let steps = match stuck(input) {
+        Some(words) => words,
+        None => "disarming the slot, undoing the drain, giving the lock back".to_owned(),
+    };
+    format!("{what} {} ({}): {steps}; then {then}", plan.version, end(&why.message))
+}
+
+/// The first boots of a slot.
+fn after_boot(input: &Input<'_>) -> String {
+    if let Some(words) = stuck(input) {
+        return format!("needs attention: {words}; {}", running(input));
+    }
+    match input.state() {
+        State::Trial { plan, verdict: Some(reason) } => {
+            format!("{} is unhealthy ({}); going back to {}", plan.version, end(reason), plan.from_version)
+        }
+        State::Trial { plan, .. } => format!(
+            "{} runs from slot {} on trial: its health is being checked; if it is healthy it is kept, otherwise the host goes back to {}",
+            plan.version, plan.slot, plan.from_version
+        ),
+        State::RolledBack { plan, why } => {
+            format!(
+                "{} rolled back to {} ({}); its slot is being disarmed, then the host rests",
+                plan.version,
+                plan.from_version,
+                end(why)
+            )
+        }
+        state => {
+            let version = state.plan().map(|plan| plan.version.to_string()).unwrap_or_default();
+            format!("{version} is healthy: it is being marked good; then the update is done")
+        }
+    }
+}
+
+/// A step that failed and is tried again: what failed, and when.
+fn stuck(input: &Input<'_>) -> Option<String> {
+    let model = input.engine.model();
+    let alarm = model.alarm.as_ref().filter(|_| input.engine.soft().reboot_accepted_at.is_none())?;
+    let error = model.last_error.as_ref().filter(|error| error.about == About::Attempt)?;
+    Some(format!("{}; tried again {}", end(&error.message), when(input, Some(alarm))))
+}
+
+fn failed(input: &Input<'_>, plan: Option<&Plan>, code: &str) -> String {
     let model = input.engine.model();
     let what = model.last_error.as_ref().map_or(code, |error| end(&error.message));
-    let version = version.map(|version| format!(" to {version}")).unwrap_or_default();
-    format!("The update{version} failed ({what}); {}; tried again {}.", running(input), when(input, model.alarm.as_ref()))
+    match plan {
+        Some(plan) if plan.kind == Kind::Rollback => {
+            format!("the way back to {} failed ({what}); {}; `updatectl rollback` tries it again", plan.version, running(input))
+        }
+        _ => {
+            let version = plan.map(|plan| format!(" to {}", plan.version)).unwrap_or_default();
+            let again = when(input, model.alarm.as_ref());
+            format!("the update{version} failed ({what}); {}; it is tried again {again}", running(input))
+        }
+    }
 }
 
 fn reasons(input: &Input<'_>) -> String {
-    let reasons: Vec<String> =
-        view::waiting_for(input).iter().map(|waiting| format!("{}: {}", waiting.gate, end(&waiting.detail))).collect();
-    format!("{}; asked again {}", reasons.join("; "), when(input, input.engine.model().alarm.as_ref()))
+    let again = when(input, input.engine.model().alarm.as_ref());
+    let paused = input.engine.model().pause.is_some();
+    let closed = input.engine.soft().closed.iter().filter(|(gate, _)| !paused || gate.gate != "pause");
+    let mut reasons: Vec<String> = closed
+        .map(|(gate, _)| {
+            let detail = end(gate.closed.as_deref().unwrap_or_default());
+            if gate.gate == "hook" { format!("hook {detail}") } else { format!("{}: {detail}", gate.gate) }
+        })
+        .collect();
+    reasons.extend(input.engine.soft().lock_refusal.as_ref().map(|(refusal, _)| lock_reason(input, refusal)));
+    if reasons.is_empty() { "the pause has to end".to_owned() } else { format!("{}; asked again {again}", reasons.join("; ")) }
+}
+
+/// Who has the lock, where that is known; otherwise the words of the lock service, or of the error.
+fn lock_reason(input: &Input<'_>, refusal: &LockRefusal) -> String {
+    if refusal.kind != "lock" || refusal.holders.is_empty() {
+        return end(&refusal.message).to_owned();
+    }
+    let since = |text: &String| format!(" (since {})", moment_text(input, text));
+    let named = refusal.holders.iter().take(HOLDERS_NAMED);
+    let mut holders: Vec<String> =
+        named.map(|holder| format!("{}{}", holder.id, holder.since.as_ref().map(since).unwrap_or_default())).collect();
+    let more = refusal.holders.len().saturating_sub(HOLDERS_NAMED);
+    if more > 0 {
+        holders.push(format!("{more} more"));
+    }
+    format!("the reboot lock of group {} is held by {}", group(input), holders.join(", "))
 }
 
 fn running(input: &Input<'_>) -> String {
@@ -140,7 +294,7 @@ fn running(input: &Input<'_>) -> String {
 
 fn next_check(input: &Input<'_>) -> String {
     if !input.engine.policy().has_server {
-        return "no update server is configured".to_owned();
+        return "no update server is configured, releases come by `updatectl install`".to_owned();
     }
     format!("next check {}", when(input, input.engine.model().check.next.as_ref()))
 }
@@ -156,20 +310,32 @@ fn when(input: &Input<'_>, alarm: Option<&Alarm>) -> String {
         _ => format!("{} h", wait_s / 3600),
     };
     let at = input.now.wall_after(wait_s.saturating_mul(1000)).timestamp();
-    format!("in {span} (at {})", clock(at))
+    format!("in {span} (at {})", moment(input, at))
 }
 
-fn clock(at: Timestamp) -> String {
-    at.strftime("%H:%M UTC").to_string()
+/// "14:02 UTC", with the date where that is not obvious.
+fn moment(input: &Input<'_>, at: Timestamp) -> String {
+    let now = input.now.wall.timestamp();
+    let is_near = at.as_second().abs_diff(now.as_second()) < DAY_S.unsigned_abs();
+    at.strftime(if is_near { "%H:%M UTC" } else { "%Y-%m-%d %H:%M UTC" }).to_string()
 }
 
+/// A time that somebody else wrote; as it is where it is none.
+fn moment_text(input: &Input<'_>, text: &str) -> String {
+    text.parse().map_or_else(|_| text.to_owned(), |at| moment(input, at))
+}
+
+/// " (25 %, about 3 min left)".
 fn done(input: &Input<'_>) -> String {
-    match &input.engine.soft().progress {
-        Some(progress) if progress.windows_total > 0 => {
-            format!(" ({} %)", progress.windows_done.saturating_mul(100) / progress.windows_total)
-        }
-        _ => String::new(),
-    }
+    let progress = input.engine.soft().progress.as_ref().filter(|progress| progress.windows_total > 0);
+    let Some(progress) = progress else { return String::new() };
+    let per_cent = progress.windows_done.saturating_mul(100) / progress.windows_total;
+    let left = match progress.eta_s {
+        None => String::new(),
+        Some(seconds @ 0..120) => format!(", about {seconds} s left"),
+        Some(seconds) => format!(", about {} min left", seconds / 60),
+    };
+    format!(" ({per_cent} %{left})")
 }
 
 fn server<'a>(input: &Input<'a>) -> &'a str {
@@ -182,7 +348,7 @@ fn group(input: &Input<'_>) -> String {
 
 /// Messages become parts of sentences: no full stop at their end.
 fn end(text: &str) -> &str {
-    text.trim_end_matches(['.', ' ', '\n'])
+    text.trim_end_matches(['.', '!', '?', ' ', '\n'])
 }
 
 fn capital(text: &str) -> String {
