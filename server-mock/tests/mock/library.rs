@@ -123,9 +123,15 @@ fn who_reaches_the_port_from_elsewhere_reads_only_what_was_served_already() {
     let start = |script: Script, ip: [u8; 4]| Mock::start_in(script, (ip, 0).into(), dir.path().to_owned()).unwrap();
 
     let open = start(Script::serving(&served), [0, 0, 0, 0]);
-    for script in
-        [raw("answer.xml"), raw("/etc/passwd"), raw("served/link.xml"), raw("served/nothing"), "files_dir = \"/\"".to_owned()]
-    {
+    let measured = "files_dir = \"served\"\n[[answers]]\nkind.update = { version = \"1\", packages = [{ name = \"x\", file = \"/etc/passwd\" }] }";
+    for script in [
+        measured.to_owned(),
+        raw("answer.xml"),
+        raw("/etc/passwd"),
+        raw("served/link.xml"),
+        raw("served/nothing"),
+        "files_dir = \"/\"".to_owned(),
+    ] {
         let (status, words) = put(&open, &script);
         assert_eq!(status, 403, "{script}: {words}");
         assert!(words.contains("is out of reach") && words.contains("\nhint: start it with --listen 127.0.0.1"), "{words}");
