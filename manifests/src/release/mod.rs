@@ -21,7 +21,10 @@
 //!
 //! * [`Envelope::parse`] looks at lengths only. [`Envelope::verify`] checks signatures before a byte of JSON is read, and is the
 //!   only maker of a [`Release`].
-//! * No changed byte of a record passes (test `any_changed_byte_is_refused`).
+//! * No changed byte of a record that carries only the signatures it needs passes (test `any_changed_byte_is_refused`). With more
+//!   than the threshold, one place is left: a changed key id of a surplus signature makes that signature one by an unknown key, which
+//!   is ignored, and so are its other bytes then. What is signed, and with it all that [`Release::record`] says and the digest that
+//!   names the release, is the same bytes in every record that passes (test `a_surplus_signature_is_all_that_can_change`).
 //!
 //! ```
 //! # use manifests::{keyring::*, release::*, version::*};

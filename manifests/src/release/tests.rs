@@ -82,6 +82,26 @@ fn any_changed_byte_is_refused() {
 }
 
 #[test]
+fn a_surplus_signature_is_all_that_can_change() {
+    let bytes = signed(&record(), &[1, 2]);
+    let ring = keyring(&[1, 2], 1);
+    let original = Envelope::parse(&bytes).unwrap().verify(&ring).unwrap();
+    let signatures = 32 + Envelope::parse(&bytes).unwrap().signed.len();
+    let mut passed = 0;
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x01;
+        let Ok(release) = Envelope::parse(&changed).and_then(|envelope| envelope.verify(&ring)) else { continue };
+        let place = at.checked_sub(signatures).expect("a changed byte before the signatures passed");
+        assert!(place < 2 * 72 && place % 72 < 8, "byte {at} passed and belongs to no key id");
+        assert_eq!((release.record(), release.digest()), (original.record(), original.digest()));
+        assert_eq!(release.signers().len(), 1);
+        passed += 1;
+    }
+    assert_eq!(passed, 16, "the eight bytes of either key id");
+}
+
+#[test]
 fn any_cut_or_appended_byte_is_refused() {
     let bytes = signed(&record(), &[1]);
     for length in 0..bytes.len() {
