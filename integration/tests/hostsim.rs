@@ -331,6 +331,25 @@ fn the_same_request_makes_the_same_disk_and_never_over_another() {
     assert!(!made && words.contains("cannot create") && words.contains("File exists"), "{words}");
 }
 
+#[test]
+fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
+    let host = Host::new(512);
+    let (image, sysroot) = (host.image(), host.sysroot());
+    let table = ["table", "--image", image.to_str().unwrap()];
+    let json = ["table", "--json", "--image", image.to_str().unwrap()];
+    let boot = ["boot", "--image", image.to_str().unwrap(), "--sysroot", sysroot.to_str().unwrap()];
+    for arguments in [&table[..], &json, &boot] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_hostsim")).args(arguments).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{arguments:?}");
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_hostsim")).args(table).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stderr, b"hostsim: cannot write to stdout: No space left on device (os error 28)\n");
+}
+
 fn wait_for(path: &Path) -> String {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(20) {

@@ -1,7 +1,8 @@
 //! Firmware and boot loader of a disk image; see the library module `integration::hostsim`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program talks on its output")]
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -156,7 +157,7 @@ struct MkimageArgs {
 
 fn main() -> ExitCode {
     match run(Cli::parse().verb) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(text) => finish(&text),
         Err(error) => {
             let mut words = error.to_string();
             let mut cause = std::error::Error::source(&error);
@@ -164,13 +165,28 @@ fn main() -> ExitCode {
                 words += &format!(": {inner}");
                 cause = inner.source();
             }
-            eprintln!("hostsim: {words}");
-            ExitCode::FAILURE
+            complain(&words)
         }
     }
 }
 
-fn run(verb: Verb) -> Result<(), Error> {
+/// Writes what was done to stdout. A reader that has gone away has seen enough; any other error is one.
+fn finish(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(&format!("cannot write to stdout: {error}")),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// If nobody can hear it, there is nobody to tell.
+fn complain(words: &str) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "hostsim: {words}");
+    ExitCode::FAILURE
+}
+
+/// Carries a verb out; the text is for stdout.
+fn run(verb: Verb) -> Result<String, Error> {
     match verb {
         Verb::Boot(args) if args.start.is_empty() || args.no_start => play(&args),
         Verb::Boot(args) => restart_in_background(&args),
@@ -180,32 +196,31 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Mkimage(args) => mkimage(&args),
         Verb::WriteSlot { image, label, from } => {
             let bytes = write_slot(&image, &label, &from)?;
-            println!("{label}: {bytes} bytes from {}", from.display());
-            Ok(())
+            Ok(format!("{label}: {bytes} bytes from {}\n", from.display()))
         }
         Verb::TestImage { version, size, lines, out } => test_image(&version, size, &lines, &out),
         Verb::SetBits { image, label, priority, tries, successful } => {
             let mut gpt = Gpt::open(&image)?;
             let entry = gpt.entry(&label)?;
             let others = entry.bits & !bits(15, 15, true);
-            gpt.set_bits(entry.index, others | bits(priority, tries, successful))
+            gpt.set_bits(entry.index, others | bits(priority, tries, successful))?;
+            Ok(String::new())
         }
         Verb::Table { image, json } => table(&image, json),
     }
 }
 
-fn play(args: &BootArgs) -> Result<(), Error> {
+fn play(args: &BootArgs) -> Result<String, Error> {
     let plan = BootPlan {
         image: args.image.clone(),
         sysroot: args.sysroot.clone(),
         slots: args.slots.clone(),
         failing_starts: args.fail_boot,
     };
-    boot(&plan)?.log.iter().for_each(|line| println!("hostsim: {line}"));
-    Ok(())
+    Ok(boot(&plan)?.log.iter().map(|line| format!("hostsim: {line}\n")).collect())
 }
 
-fn restart_in_background(args: &BootArgs) -> Result<(), Error> {
+fn restart_in_background(args: &BootArgs) -> Result<String, Error> {
     let after = Process::parent().ok_or_else(|| Error::Disk("the program that called has gone already".to_owned()))?;
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // The global shape of the line is known: the verb comes first, everything behind it is passed on.
@@ -214,20 +229,21 @@ fn restart_in_background(args: &BootArgs) -> Result<(), Error> {
     let own = own.iter().flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]);
     arguments.splice(1..1, own);
     let pid = restart::detach(&arguments, args.log.as_deref())?;
-    println!("hostsim: restart accepted; process {pid} boots once process {} has gone", after.pid);
-    Ok(())
+    Ok(format!("hostsim: restart accepted; process {pid} boots once process {} has gone\n", after.pid))
 }
 
-fn play_detached(args: &BootArgs, after: Process) -> Result<(), Error> {
+fn play_detached(args: &BootArgs, after: Process) -> Result<String, Error> {
     restart::leave_session()?;
     if !after.wait_gone(Duration::from_secs(args.patience)) {
         return Err(Error::Disk(format!("process {} still runs after {} s: not booted", after.pid, args.patience)));
     }
-    play(args)?;
-    restart::become_program(&args.start, args.pid_file.as_ref())
+    // Before it becomes another program: that one's output follows. Whoever read the log may be gone; the machine boots all the same.
+    let _ = io::stdout().lock().write_all(play(args)?.as_bytes());
+    restart::become_program(&args.start, args.pid_file.as_ref())?;
+    Ok(String::new())
 }
 
-fn mkimage(args: &MkimageArgs) -> Result<(), Error> {
+fn mkimage(args: &MkimageArgs) -> Result<String, Error> {
     let slots = ["root-a", "root-b"].map(|label| Some((label, args.root)));
     let sizes = [args.esp.map(|size| ("ESP", size)), slots[0], slots[1], args.state.map(|size| ("state", size))];
     let guid = |label: &str| args.guids.iter().find(|(name, _)| name == label).map(|(_, guid)| guid.clone());
@@ -241,14 +257,15 @@ fn mkimage(args: &MkimageArgs) -> Result<(), Error> {
     table(&args.image, false)
 }
 
-fn test_image(version: &str, size: u64, lines: &[String], out: &Path) -> Result<(), Error> {
+fn test_image(version: &str, size: u64, lines: &[String], out: &Path) -> Result<String, Error> {
     let first = format!("IMAGE_VERSION={version}");
     let lines: Vec<&str> = std::iter::once(first.as_str()).chain(lines.iter().map(String::as_str)).collect();
     let bytes = content::test_image(&lines, size)?;
-    std::fs::write(out, bytes).map_err(|source| Error::Io { action: "write", path: out.to_path_buf(), source })
+    std::fs::write(out, bytes).map_err(|source| Error::Io { action: "write", path: out.to_path_buf(), source })?;
+    Ok(String::new())
 }
 
-fn table(image: &Path, as_json: bool) -> Result<(), Error> {
+fn table(image: &Path, as_json: bool) -> Result<String, Error> {
     let gpt = Gpt::open(image)?;
     let copies = ["primary", "backup"].into_iter().zip(gpt.copies());
     if as_json {
@@ -264,13 +281,15 @@ fn table(image: &Path, as_json: bool) -> Result<(), Error> {
             (name.to_owned(), json!({ "valid": copy.fault.is_none(), "fault": copy.fault, "partitions": entries }))
         });
         let copies: serde_json::Map<_, _> = copies.collect();
-        println!("{}", json!({ "sector": gpt.sector(), "copies": copies }));
-        return Ok(());
+        return Ok(format!("{}\n", json!({ "sector": gpt.sector(), "copies": copies })));
     }
+    let mut text = String::new();
     for (name, copy) in copies {
-        println!("{name} copy: {}", copy.fault.as_deref().unwrap_or("valid"));
+        text += &format!("{name} copy: {}\n", copy.fault.as_deref().unwrap_or("valid"));
         for entry in copy.entries() {
-            println!(
+            // Writing to a text does not fail.
+            let _ = writeln!(
+                text,
                 "  {:>2}  {:<10} {}  start {:>12}  length {:>12}  P{} T{} S{}",
                 entry.index + 1,
                 entry.label,
@@ -283,7 +302,7 @@ fn table(image: &Path, as_json: bool) -> Result<(), Error> {
             );
         }
     }
-    Ok(())
+    Ok(text)
 }
 
 /// `NAME=VALUE`.
