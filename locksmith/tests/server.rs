@@ -284,6 +284,42 @@ async fn a_store_that_is_out_is_said_to_be_out_and_nothing_is_granted() {
 }
 
 #[tokio::test]
+async fn a_store_that_hangs_delays_every_answer_once_however_many_groups_there_are() {
+    let store = Arc::new(MemoryStore::default());
+    let server = Running::on(Arc::clone(&store), Settings::default(), 1).await;
+    let (client, base) = (client(), server.base());
+    for name in ["app", "db"] {
+        let name = GroupName::parse(name).unwrap();
+        client.admin(&base, None).create_group(&name, Max::new(1).unwrap()).await.unwrap();
+    }
+    store.set_hanging(true);
+    let timed = async |path: &str| {
+        let started = Instant::now();
+        let (status, _, body) = server.get(path).await;
+        (status, started.elapsed(), body)
+    };
+    let (metrics, groups, history, unknown, health) = tokio::join!(
+        timed("/metrics"),
+        timed("/v1/groups"),
+        timed("/v1/groups/web/history"),
+        timed("/v1/groups/unknown"),
+        timed("/healthz")
+    );
+    assert!(metrics.0 == 200 && metrics.1 < Duration::from_secs(8), "{metrics:?}");
+    for group in ["app", "db", "web"] {
+        let counted = format!("locksmith_store_errors_total{{group=\"{group}\"}} 0\n");
+        assert!(metrics.2.contains(&counted), "what needs no store is told: {}", metrics.2);
+    }
+    for answer in [groups, history, unknown, health] {
+        assert!(answer.0 == 503 && answer.1 < Duration::from_secs(14), "{answer:?}");
+        assert!(answer.2.contains("did not answer within 10 s"), "{answer:?}");
+    }
+    store.set_hanging(false);
+    assert_eq!(server.get("/v1/groups").await.0, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_plain_fleetlock_client_locks_and_unlocks_by_its_id() {
     let dir = tempfile::tempdir().unwrap();
     let server = Running::in_dir(dir.path(), 1).await;

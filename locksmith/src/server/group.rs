@@ -360,12 +360,9 @@ fn pause(attempt: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::Semaphore;
-
     use super::*;
     use crate::names::AttemptId;
     use crate::semaphore::{Facts, Max};
-    use crate::store::Stored;
     use crate::store::memory::{Fault, MemoryStore};
 
     const LEASE: Duration = Duration::from_millis(400);
@@ -373,47 +370,10 @@ mod tests {
     /// Longer than the lease.
     const LONG: Duration = Duration::from_millis(600);
 
-    /// A store whose reads wait for a permit while it hangs; otherwise as good as its memory.
-    struct Hanging {
-        memory: MemoryStore,
-        go: Semaphore,
-    }
-
-    impl Hanging {
-        fn hang(&self) {
-            while let Ok(permit) = self.go.try_acquire() {
-                permit.forget();
-            }
-        }
-
-        fn go_on(&self) {
-            self.go.add_permits(1_000);
-        }
-    }
-
-    impl Store for Hanging {
-        async fn get(&self, group: &GroupName) -> Result<Option<Stored>, StoreError> {
-            self.go.acquire().await.unwrap().forget();
-            self.memory.get(group).await
-        }
-
-        async fn swap(&self, group: &GroupName, expected: Expected, write: Write) -> Result<Swap, StoreError> {
-            self.memory.swap(group, expected, write).await
-        }
-
-        async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
-            self.memory.groups().await
-        }
-
-        async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
-            self.memory.history(group, limit).await
-        }
-    }
-
     /// A group whose host has just been granted a place, and its renewal.
-    async fn granted() -> (GroupHandle, Arc<Hanging>, Op) {
+    async fn granted() -> (GroupHandle, Arc<MemoryStore>, Op) {
         let group = GroupName::parse("web").unwrap();
-        let store = Arc::new(Hanging { memory: MemoryStore::default(), go: Semaphore::new(1_000) });
+        let store = Arc::new(MemoryStore::default());
         let document = Document::new(Max::new(1).unwrap());
         store.swap(&group, Expected::Absent, Write { document, history: Vec::new() }).await.unwrap();
         let (handle, task) = GroupHandle::new(group, Arc::clone(&store), LEASE, Instant::now());
@@ -431,7 +391,7 @@ mod tests {
     #[tokio::test]
     async fn design_11_17_a_time_in_which_no_renewal_could_be_written_counts_for_no_lease() {
         let (handle, store, renew) = granted().await;
-        store.memory.script([Fault::Refused]);
+        store.script([Fault::Refused]);
         assert!(matches!(handle.decide(renew.clone()).await, Err(Trouble::StoreOut(_))));
         // The next look at the leases after a failure is seconds away: the first good round is somebody else's.
         tokio::time::sleep(LONG).await;
@@ -445,7 +405,7 @@ mod tests {
     async fn a_renewal_that_waited_for_a_slow_store_comes_before_the_end_of_its_lease() {
         for others in [0, BATCH + BATCH / 2] {
             let (handle, store, renew) = granted().await;
-            store.hang();
+            store.set_hanging(true);
             let stuck = tokio::spawn({
                 let handle = handle.clone();
                 async move { holders(&handle).await }
@@ -460,7 +420,7 @@ mod tests {
             let (reply, renewed) = oneshot::channel();
             handle.send(Command::Decide { op: renew, reply }).unwrap();
             tokio::time::sleep(LONG).await;
-            store.go_on();
+            store.set_hanging(false);
             assert!(matches!(renewed.await.unwrap().unwrap().answer, Answer::Granted(_)), "{others} questions before it");
             assert_eq!(stuck.await.unwrap(), 1);
             for answer in before {

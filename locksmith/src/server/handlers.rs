@@ -13,6 +13,7 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::auth::Role;
 use super::group::{GroupHandle, Look, Verdict};
@@ -32,8 +33,12 @@ use crate::store::{Store, StoreError};
 /// Longest time a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time a group may take to answer; the question may still be decided, and asking again is safe.
+/// Longest time the store may take for an answer, however many groups it is about; what was asked may still be decided, and
+/// asking again is safe.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time the metrics wait for the groups: less than Prometheus waits for the metrics.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Answered = Result<Response, Problem>;
 
@@ -100,7 +105,8 @@ impl<S: Store> Shared<S> {
         by_no_web_page(request.headers())?;
         let bytes = body(request).await?;
         let asked = Request::parse(question, &bytes).map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
-        let group = self.find(&asked.group).await?.ok_or_else(|| Problem::unknown_group(Kind::UnknownGroup, &asked.group))?;
+        let group =
+            in_time(self.find(&asked.group)).await?.ok_or_else(|| Problem::unknown_group(Kind::UnknownGroup, &asked.group))?;
         let verdict = decide(&group, asked.op.clone()).await?;
         Ok((asked, verdict))
     }
@@ -120,11 +126,7 @@ impl<S: Store> Shared<S> {
 
 async fn list_groups<S: Store>(State(shared): State<Arc<Shared<S>>>, headers: HeaderMap) -> Answered {
     shared.allow(&headers, Role::Host)?;
-    let mut groups = Vec::new();
-    for name in shared.store.groups().await? {
-        let look = in_time(shared.adopt(&name).look(0)).await?;
-        groups.push(summary(&name, &look));
-    }
+    let groups = in_time(shared.summaries()).await?;
     Ok(Json(GroupList { schema: SCHEMA, groups }).into_response())
 }
 
@@ -133,7 +135,8 @@ async fn create_group<S: Store>(State(shared): State<Arc<Shared<S>>>, request: H
     by_no_web_page(request.headers())?;
     let new: NewGroup = json(request).await?;
     let name = GroupName::parse(&new.group)?;
-    match shared.ensure_group(&name, Max::new(new.max)?).await? {
+    let max = Max::new(new.max)?;
+    match in_time(shared.ensure_group(&name, max)).await? {
         Ensured::Created => {
             let look = in_time(shared.adopt(&name).look(LISTED_WAITERS)).await?;
             Ok((StatusCode::CREATED, Json(group_body(&name, &look))).into_response())
@@ -167,7 +170,7 @@ async fn show_history<S: Store>(
     let Query(query) = query.map_err(|error| Problem::new(Kind::BadRequest, error.body_text()))?;
     let (name, _) = shared.named(&group).await?;
     let limit = query.limit.unwrap_or(DEFAULT_HISTORY).min(MAX_ENTRIES);
-    let entries = shared.store.history(&name, limit).await?;
+    let entries = in_time(shared.store.history(&name, limit)).await?;
     Ok(Json(HistoryBody { schema: SCHEMA, group: name, entries }).into_response())
 }
 
@@ -210,6 +213,15 @@ async fn unlock<S: Store>(State(shared): State<Arc<Shared<S>>>, Path(group): Pat
 }
 
 impl<S: Store> Shared<S> {
+    async fn summaries(&self) -> Result<Vec<GroupSummary>, Problem> {
+        let mut groups = Vec::new();
+        for name in self.store.groups().await? {
+            let look = self.adopt(&name).look(0).await?;
+            groups.push(summary(&name, &look));
+        }
+        Ok(groups)
+    }
+
     /// What an operator asks of a group.
     async fn act<T: DeserializeOwned>(&self, group: &str, request: HttpRequest) -> Result<(GroupName, GroupHandle, T), Problem> {
         self.allow(request.headers(), Role::Admin)?;
@@ -221,7 +233,7 @@ impl<S: Store> Shared<S> {
 
     async fn named(&self, group: &str) -> Result<(GroupName, GroupHandle), Problem> {
         let name = GroupName::parse(group)?;
-        match self.find(&name).await? {
+        match in_time(self.find(&name)).await? {
             Some(handle) => Ok((name, handle)),
             None => Err(Problem::unknown_group(Kind::NoSuchGroup, &name)),
         }
@@ -291,13 +303,22 @@ fn operator(by: Option<&str>) -> Result<Label, Problem> {
 
 async fn show_metrics<S: Store>(State(shared): State<Arc<Shared<S>>>) -> Response {
     let handles = shared.handles();
+    let deadline = Instant::now() + SCRAPE_TIMEOUT;
     let mut scraped = Vec::new();
     for (group, handle) in &handles {
-        let look = in_time(handle.look(0)).await.ok();
+        let look = look_until(deadline, handle).await;
         scraped.push(Scraped { group, counters: &handle.counters, look });
     }
     let text = metrics::text(&shared.counters, &scraped);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// A look at a group, unless it does not come in time; after the deadline the group is not even asked.
+async fn look_until(deadline: Instant, handle: &GroupHandle) -> Option<Look> {
+    if Instant::now() >= deadline {
+        return None;
+    }
+    tokio::time::timeout_at(deadline, handle.look(0)).await.ok()?.ok()
 }
 
 async fn healthz<S: Store>(State(shared): State<Arc<Shared<S>>>) -> Answered {

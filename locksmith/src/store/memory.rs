@@ -1,10 +1,12 @@
 //! A store for tests.
 //!
 //! Fault model: it forgets everything with the process, and fails exactly as its script says: each swap takes the next
-//! [`Fault`] off the script, if there is one. It keeps count of what it wrote.
+//! [`Fault`] off the script, if there is one. Everything hangs while it is told to. It keeps count of what it wrote.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
 
 use super::{Expected, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
 use crate::names::GroupName;
@@ -14,6 +16,7 @@ use crate::semaphore::history::{Entry, MAX_ENTRIES};
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     inner: Mutex<Inner>,
+    hanging: watch::Sender<bool>,
 }
 
 /// What goes wrong with one swap.
@@ -49,6 +52,11 @@ impl MemoryStore {
         self.lock().down = down;
     }
 
+    /// From now on nothing is answered, or everything is, what was asked meanwhile included.
+    pub fn set_hanging(&self, hanging: bool) {
+        self.hanging.send_replace(hanging);
+    }
+
     /// How many swaps changed something.
     pub fn writes(&self) -> u64 {
         self.lock().revision
@@ -63,6 +71,11 @@ impl MemoryStore {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answers(&self) {
+        // The sender lives as long as the store.
+        let _ = self.hanging.subscribe().wait_for(|hanging| !hanging).await;
     }
 
     fn up(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
@@ -94,10 +107,12 @@ impl Inner {
 
 impl Store for MemoryStore {
     async fn get(&self, group: &GroupName) -> Result<Option<Stored>, StoreError> {
+        self.answers().await;
         Ok(self.up()?.groups.get(group).cloned())
     }
 
     async fn swap(&self, group: &GroupName, expected: Expected, write: Write) -> Result<Swap, StoreError> {
+        self.answers().await;
         let mut inner = self.up()?;
         match inner.script.pop_front().unwrap_or(Fault::None) {
             Fault::Lost => Ok(Swap::Lost),
@@ -111,10 +126,12 @@ impl Store for MemoryStore {
     }
 
     async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
+        self.answers().await;
         Ok(self.up()?.groups.keys().take(MAX_GROUPS).cloned().collect())
     }
 
     async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.answers().await;
         let inner = self.up()?;
         let entries = inner.history.get(group).into_iter().flatten();
         Ok(entries.rev().take(limit).cloned().collect())
