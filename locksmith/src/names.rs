@@ -1,7 +1,16 @@
 //! The words that cross the wire, each a type that only its grammar can make.
 //!
-//! Promises: a value of these types is non-empty, capped in length and free of control characters, so it may stand
-//! in a log line, a URL path, a metric label or a terminal without being escaped.
+//! Promises: a value of these types is non-empty, capped in length and free of control characters, so in a log or on a
+//! terminal it neither ends a line nor moves the cursor. More than that only some promise:
+//!
+//! | type | may hold | fit as it is for |
+//! |---|---|---|
+//! | [`GroupName`] | letters, digits, `.` and `-` | a segment of a URL's path, a metric's label, a shell's word |
+//! | [`AttemptId`], [`Tag`] | the same and `_`; hex digits | the same, but an attempt is never shown |
+//! | [`HostId`] | any ASCII to be seen: quotes, `\`, `/`, `$` too | one word of a log line; see [`HostId::in_a_shell`] |
+//! | [`Label`], [`Reason`] | any text, blanks and quotes too | a sentence |
+//!
+//! Into JSON, URLs and quoted log fields they go through writers that escape. Metric labels are never made of hosts' words.
 //! Never: trims, lower-cases or repairs what it was given.
 //!
 //! ```
@@ -15,6 +24,7 @@
 //! # Ok::<(), locksmith::names::NameError>(())
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -90,6 +100,17 @@ impl HostId {
         let expected = "printable ASCII without blanks";
         checked("id", text, MAX_NAME_BYTES, |byte| byte.is_ascii_graphic(), expected)?;
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl HostId {
+    /// The id as one word of a command for people to copy: hosts choose their ids, and `$(…)` is one.
+    pub fn in_a_shell(&self) -> Cow<'_, str> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b':' | b'@' | b'%' | b'+');
+        if self.0.bytes().all(plain) {
+            return Cow::Borrowed(&self.0);
+        }
+        Cow::Owned(format!("'{}'", self.0.replace('\'', r"'\''")))
     }
 }
 
@@ -266,6 +287,21 @@ mod tests {
         let (one, two) = (AttemptId::random().unwrap(), AttemptId::random().unwrap());
         assert_ne!(one, two);
         assert_eq!(AttemptId::parse(one.as_str()).unwrap(), one);
+    }
+
+    #[test]
+    fn a_host_id_in_a_command_to_copy_is_one_harmless_word() {
+        for (id, word) in [
+            ("e0f3745b", "e0f3745b"),
+            ("web-1.example:8080", "web-1.example:8080"),
+            ("$(reboot)", "'$(reboot)'"),
+            ("a;b", "'a;b'"),
+            ("it's", r"'it'\''s'"),
+            (r"\", r"'\'"),
+            ("~root", "'~root'"),
+        ] {
+            assert_eq!(HostId::parse(id).unwrap().in_a_shell(), word);
+        }
     }
 
     #[test]

@@ -68,10 +68,11 @@ fn position(place: Option<Place>) -> String {
 
 fn id_in_use(group: &GroupName, holder: &Holder) -> String {
     let id = &holder.id;
+    let word = id.in_a_shell();
     if let Some(by) = &holder.by {
         return format!(
             "{by} holds the place of {id} in group \"{group}\" since {}: it may not reboot until an operator ends that with: \
-             locksmithctl unlock {id} --group {group}",
+             locksmithctl unlock {word} --group {group}",
             holder.since
         );
     }
@@ -81,7 +82,7 @@ fn id_in_use(group: &GroupName, holder: &Holder) -> String {
     };
     format!(
         "{id} already holds a place in group \"{group}\" {whose}, {} since {}: two hosts with one id, or a host that lost \
-         its state; if that holder is gone for good, an operator frees it with: locksmithctl unlock {id} --group {group}",
+         its state; if that holder is gone for good, an operator frees it with: locksmithctl unlock {word} --group {group}",
         holder.phase, holder.phase_since
     )
 }

@@ -285,6 +285,14 @@ fn an_operators_hold_is_neither_the_hosts_to_use_nor_to_end() {
 }
 
 #[test]
+fn a_command_in_a_refusal_is_safe_to_copy_whatever_a_host_calls_itself() {
+    let mut bench = Bench::new(1);
+    bench.fence(&take_foreign("$(reboot)"));
+    let words = bench.refusal(&take("$(reboot)", "r1")).sentence(&GroupName::parse("g").unwrap(), &bench.document, None);
+    assert!(words.ends_with("locksmithctl unlock '$(reboot)' --group g"), "{words}");
+}
+
+#[test]
 fn a_place_that_a_foreign_client_holds_is_no_operators_hold() {
     let mut bench = Bench::new(2);
     bench.fence(&take_foreign("z"));
