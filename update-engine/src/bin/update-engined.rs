@@ -43,17 +43,29 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(daemon::run(loaded)) {
-        Ok(Ended::Stopped) => tracing::info!("stopped; what was under way is taken up at the next start"),
-        Ok(Ended::Rebooting) => tracing::info!("the reboot was accepted; ending"),
+    let code = match runtime.block_on(daemon::run(loaded)) {
+        Ok(Ended::Stopped) => {
+            tracing::info!("stopped; what was under way is taken up at the next start");
+            ExitCode::SUCCESS
+        }
+        Ok(Ended::Rebooting) => {
+            tracing::info!("the reboot was accepted; ending");
+            ExitCode::SUCCESS
+        }
+        Ok(Ended::Broken(work)) => {
+            tracing::error!(
+                "{work} panicked (the lines above say where): ending, so that a new start takes up what was under way"
+            );
+            ExitCode::FAILURE
+        }
         Err(error) => {
             report(&error);
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    }
+    };
     // Threads in the middle of a write are not waited for: everything here survives being cut off.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
-    ExitCode::SUCCESS
+    code
 }
 
 fn start_log() {

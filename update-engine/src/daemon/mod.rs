@@ -47,6 +47,8 @@ pub enum Ended {
     Stopped,
     /// The reboot command was accepted, and in image mode nobody will kill this process.
     Rebooting,
+    /// This work ended without an answer: it panicked. Half-known state is worse than a new start.
+    Broken(&'static str),
 }
 
 /// The running daemon.
@@ -62,6 +64,8 @@ struct Daemon {
     settler: mpsc::Sender<Settled>,
     works: Vec<Work>,
     waiting: Waiting,
+    broken: mpsc::UnboundedReceiver<&'static str>,
+    breaker: mpsc::UnboundedSender<&'static str>,
     ended: Option<Ended>,
 }
 
@@ -104,6 +108,7 @@ impl Daemon {
                 Some(event) = self.events.recv() => self.step(event),
                 Some(settled) = self.settled.recv() => self.settle(settled),
                 Some(request) = self.commands.recv() => self.answer(request),
+                Some(work) = self.broken.recv() => return Ended::Broken(work),
                 () = sleep => self.woke(),
                 _ = stop.recv() => return Ended::Stopped,
             }
@@ -166,49 +171,53 @@ impl Daemon {
         let shared = self.shared.clone();
         let channel = self.engine.model().channel.clone();
         match effect {
-            Effect::Check(request) => self.spawn(None, ask::check(shared, request, channel)),
+            Effect::Check(request) => self.spawn("the check", None, ask::check(shared, request, channel)),
             Effect::Install { plan, scan } => {
-                self.spawn_slot_work(plan, move |plan, cancel| write::install(shared, plan, scan, cancel))
+                self.spawn_slot_work("the installation", plan, move |plan, cancel| write::install(shared, plan, scan, cancel))
             }
-            Effect::ReadBack(plan) => self.spawn_slot_work(plan, move |plan, cancel| slots::read_back(shared, plan, cancel)),
+            Effect::ReadBack(plan) => {
+                self.spawn_slot_work("the read-back", plan, move |plan, cancel| slots::read_back(shared, plan, cancel));
+            }
             Effect::Gates { plan, stage } => {
                 let pause = self.pause_gate();
-                self.spawn_for(&plan.clone(), lock::gates(shared, plan, stage, pause));
+                self.spawn_for("the look at the gates", &plan.clone(), lock::gates(shared, plan, stage, pause));
             }
-            Effect::Lock(plan) => self.spawn_for(&plan.clone(), lock::ask(shared, plan)),
-            Effect::Drain(plan) => self.spawn_for(&plan.clone(), lock::drain(shared, plan)),
-            Effect::AcknowledgeReboot(plan) => self.spawn_for(&plan.clone(), lock::acknowledge(shared, plan)),
-            Effect::Undrain(plan) => self.spawn(None, lock::undrain(shared, plan)),
+            Effect::Lock(plan) => self.spawn_for("asking for the lock", &plan.clone(), lock::ask(shared, plan)),
+            Effect::Drain(plan) => self.spawn_for("draining", &plan.clone(), lock::drain(shared, plan)),
+            Effect::AcknowledgeReboot(plan) => {
+                self.spawn_for("the acknowledgement of the reboot", &plan.clone(), lock::acknowledge(shared, plan));
+            }
+            Effect::Undrain(plan) => self.spawn("undraining", None, lock::undrain(shared, plan)),
             // Writes to the boot table are never cut off half-way.
-            Effect::Arm(plan) => self.spawn(None, slots::arm(shared, plan)),
-            Effect::Disarm(slot) => self.spawn(None, slots::disarm(shared, slot)),
-            Effect::Commit(plan) => self.spawn(None, slots::commit(shared, plan, channel)),
-            Effect::MarkBad(plan) => self.spawn(None, slots::mark_bad(shared, plan)),
-            Effect::Reboot(plan) => self.spawn(None, lock::reboot(shared, plan)),
-            Effect::Health(plan) => self.spawn_for(&plan.clone(), judge::health(shared, plan)),
+            Effect::Arm(plan) => self.spawn("arming", None, slots::arm(shared, plan)),
+            Effect::Disarm(slot) => self.spawn("disarming", None, slots::disarm(shared, slot)),
+            Effect::Commit(plan) => self.spawn("the commit", None, slots::commit(shared, plan, channel)),
+            Effect::MarkBad(plan) => self.spawn("marking the slot bad", None, slots::mark_bad(shared, plan)),
+            Effect::Reboot(plan) => self.spawn("the reboot command", None, lock::reboot(shared, plan)),
+            Effect::Health(plan) => self.spawn_for("the health check", &plan.clone(), judge::health(shared, plan)),
             Effect::Stop(attempt) => self.stop(&attempt),
             Effect::Row(row) => self.waiting.rows.push(row),
         }
     }
 
-    fn spawn(&mut self, attempt: Option<String>, work: impl Future<Output = Event> + Send + 'static) {
+    fn spawn(&mut self, name: &'static str, attempt: Option<String>, work: impl Future<Output = Event> + Send + 'static) {
         let events = self.shared.events.clone();
-        let handle = tokio::spawn(async move {
-            let event = work.await;
-            // The loop outlives its works; when it has ended nobody wants the answer.
-            let _told_or_ended = events.send(event).await;
-        });
+        let handle = tokio::spawn(self.must_answer(name, events, work));
         self.works.retain(|work| !work.handle.is_finished());
         self.works.push(Work { attempt, cancel: Arc::default(), handle });
     }
 
-    fn spawn_for(&mut self, plan: &Plan, work: impl Future<Output = Event> + Send + 'static) {
-        self.spawn(Some(plan.attempt.clone()), work);
+    fn spawn_for(&mut self, name: &'static str, plan: &Plan, work: impl Future<Output = Event> + Send + 'static) {
+        self.spawn(name, Some(plan.attempt.clone()), work);
     }
 
     /// Works on the inactive slot run one after the other: one that was stopped must have let go before the next begins.
-    fn spawn_slot_work<F>(&mut self, plan: Plan, work: impl FnOnce(Plan, Arc<AtomicBool>) -> F + Send + 'static)
-    where
+    fn spawn_slot_work<F>(
+        &mut self,
+        name: &'static str,
+        plan: Plan,
+        work: impl FnOnce(Plan, Arc<AtomicBool>) -> F + Send + 'static,
+    ) where
         F: Future<Output = Event> + Send + 'static,
     {
         self.works.retain(|work| !work.handle.is_finished());
@@ -217,12 +226,26 @@ impl Daemon {
         let cancel = Arc::<AtomicBool>::default();
         let events = self.shared.events.clone();
         let flag = cancel.clone();
-        let handle = tokio::spawn(async move {
+        let work = async move {
             let _turn = turn.lock_owned().await;
-            let event = work(plan, flag).await;
-            let _told_or_ended = events.send(event).await;
-        });
+            work(plan, flag).await
+        };
+        let handle = tokio::spawn(self.must_answer(name, events, work));
         self.works.push(Work { attempt: Some(attempt), cancel, handle });
+    }
+
+    /// Runs a work and sends its answer. A work that ends without one would be waited for for ever: then the loop ends.
+    fn must_answer<T, F>(&self, name: &'static str, answers: mpsc::Sender<T>, work: F) -> impl Future<Output = ()> + use<T, F>
+    where
+        F: Future<Output = T>,
+    {
+        let unanswered = Unanswered { name, breaker: Some(self.breaker.clone()) };
+        async move {
+            let answer = work.await;
+            unanswered.is_answered();
+            // The loop outlives its works; when it has ended nobody wants the answer.
+            let _told_or_ended = answers.send(answer).await;
+        }
     }
 
     /// Asks works to stop. They end by themselves soon; what they answer then is for an attempt that is over.
@@ -277,10 +300,11 @@ impl Daemon {
     fn deliver(&mut self) {
         let Some(row) = self.outbox.take(&now()) else { return };
         let (shared, settler) = (self.shared.clone(), self.settler.clone());
-        tokio::spawn(async move {
+        let work = async move {
             let result = outbox::deliver(&shared, &row.message, &row.attempt).await;
-            let _told_or_ended = settler.send(Settled::Delivery { id: row.id, result }).await;
-        });
+            Settled::Delivery { id: row.id, result }
+        };
+        tokio::spawn(self.must_answer("a delivery", settler, work));
     }
 
     fn settle(&mut self, settled: Settled) {
@@ -328,12 +352,13 @@ impl Daemon {
         let (shared, settler) = (self.shared.clone(), self.settler.clone());
         let channel = self.engine.model().channel.clone();
         let turn = self.shared.slot_turn.clone();
-        tokio::spawn(async move {
+        let work = async move {
             // What is adopted must be what was read: nobody writes a slot in between.
             let _turn = if matches!(what, inspect::What::Adopt(_)) { Some(turn.lock_owned().await) } else { None };
             let inspection = blocking(move || inspect::inspect(&shared, what, channel.as_deref())).await;
-            let _told_or_ended = settler.send(Settled::Inspection(Box::new(inspection))).await;
-        });
+            Settled::Inspection(Box::new(inspection))
+        };
+        tokio::spawn(self.must_answer("reading the slots back", settler, work));
         Ok(Accepted { attempt: None, message })
     }
 
@@ -376,7 +401,28 @@ fn log_transition(state: &State) {
     }
 }
 
-/// Runs blocking work on a thread of its own. A panic in it is the daemon's end: half-known state is worse than a restart.
+/// Tells the loop when a work is dropped without its answer.
+struct Unanswered {
+    name: &'static str,
+    breaker: Option<mpsc::UnboundedSender<&'static str>>,
+}
+
+impl Unanswered {
+    fn is_answered(mut self) {
+        self.breaker = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(breaker) = &self.breaker {
+            // A loop that has ended drops its works: then nobody hears it.
+            let _told_or_ended = breaker.send(self.name);
+        }
+    }
+}
+
+/// Runs blocking work on a thread of its own. A panic in it is one of whoever waits for it here.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
@@ -412,3 +458,6 @@ fn signals() -> std::io::Result<mpsc::Receiver<()>> {
     });
     Ok(receiver)
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,6 +85,7 @@ pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
     let (events_in, events) = mpsc::channel(256);
     let (commands_in, commands) = mpsc::channel(64);
     let (settler, settled) = mpsc::channel(64);
+    let (breaker, broken) = mpsc::unbounded_channel();
     let shared = Shared::new(world, fetcher, events_in, facts.clone());
     let engine = Engine::new(model, facts, policy(&settings, shared.world.machine_id()));
     let (publisher, handle) = Publisher::new(&engine, &journal, &settings, commands_in, now());
@@ -107,6 +108,8 @@ pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
         settler,
         works: Vec::new(),
         waiting: Waiting::default(),
+        broken,
+        breaker,
         ended: None,
     };
     let ended = daemon.run(orphans).await;
