@@ -298,13 +298,14 @@ impl Daemon {
     }
 
     fn deliver(&mut self) {
-        let Some(row) = self.outbox.take(&now()) else { return };
-        let (shared, settler) = (self.shared.clone(), self.settler.clone());
-        let work = async move {
-            let result = outbox::deliver(&shared, &row.message, &row.attempt).await;
-            Settled::Delivery { id: row.id, result }
-        };
-        tokio::spawn(self.must_answer("a delivery", settler, work));
+        while let Some(row) = self.outbox.take(&now()) {
+            let (shared, settler) = (self.shared.clone(), self.settler.clone());
+            let work = async move {
+                let result = outbox::deliver(&shared, &row.message, &row.attempt).await;
+                Settled::Delivery { id: row.id, result }
+            };
+            tokio::spawn(self.must_answer("a delivery", settler, work));
+        }
     }
 
     fn settle(&mut self, settled: Settled) {

@@ -1,7 +1,8 @@
 //! Telling servers what happened, in the background, until they have acknowledged it.
 //!
-//! Lock releases go first: other hosts wait for them. A row that a server does not take steps behind the others; the pause
-//! between tries doubles up to an hour. Nothing here holds up checks or commits (design 11.8).
+//! Each server has a queue of its own, with its own pause: one that is down holds up nothing that is for another. So a lock goes
+//! back to a healthy lock server whatever else waits. In a queue a row that its server does not take steps behind the others;
+//! the pause between tries doubles up to an hour. Nothing here holds up checks or commits (design 11.8).
 
 use std::collections::HashMap;
 
@@ -25,19 +26,56 @@ const LONGEST_PAUSE_MS: u64 = 3_600_000;
 pub(super) struct Outbox {
     rows: Vec<OutboxRow>,
     tries: HashMap<i64, u32>,
+    servers: HashMap<Server, Pace>,
+}
+
+/// Who is told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Server {
+    /// The update server.
+    Updates,
+    /// The lock server with this URL.
+    Locks(String),
+}
+
+/// How a server is being asked.
+#[derive(Default)]
+struct Pace {
     in_flight: Option<i64>,
+    /// In a row.
     failures: u32,
     not_before: Option<Mono>,
 }
 
+impl Server {
+    fn of(row: &OutboxRow) -> Self {
+        match &row.message {
+            Message::Report(_) => Self::Updates,
+            Message::Release { claim, .. } => Self::Locks(claim.url.clone()),
+        }
+    }
+}
+
+impl Pace {
+    fn is_free(&self, now: &Now) -> bool {
+        self.in_flight.is_none() && self.not_before.is_none_or(|then| then <= now.mono)
+    }
+
+    fn slow_down(&mut self, now: &Now) {
+        self.failures = self.failures.saturating_add(1);
+        let pause_ms = FIRST_PAUSE_MS.saturating_mul(1 << (self.failures - 1).min(20)).min(LONGEST_PAUSE_MS);
+        self.not_before = Some(now.mono.after(pause_ms / 2 + now.jitter_ms(pause_ms / 2)));
+    }
+}
+
 impl Outbox {
-    /// Takes over what the journal holds. New rows are tried at once: they say that something changed.
+    /// Takes over what the journal holds. A new row is tried at once: it says that something changed.
     pub(super) fn refill(&mut self, rows: Vec<OutboxRow>) {
-        let news = rows.iter().any(|row| !self.rows.iter().any(|known| known.id == row.id));
-        if news {
-            self.not_before = None;
+        for row in rows.iter().filter(|row| !self.rows.iter().any(|known| known.id == row.id)) {
+            self.servers.entry(Server::of(row)).or_default().not_before = None;
         }
         self.tries.retain(|id, _| rows.iter().any(|row| row.id == *id));
+        self.servers.retain(|server, pace| pace.in_flight.is_some() || rows.iter().any(|row| Server::of(row) == *server));
         self.rows = rows;
     }
 
@@ -54,35 +92,35 @@ impl Outbox {
 
     /// When there is something to try again.
     pub(super) fn wake(&self) -> Option<Mono> {
-        if self.rows.is_empty() || self.in_flight.is_some() { None } else { Some(self.not_before.unwrap_or(Mono(0))) }
+        let waits = |row: &OutboxRow| match self.servers.get(&Server::of(row)) {
+            Some(Pace { in_flight: Some(_), .. }) => None,
+            Some(pace) => Some(pace.not_before.unwrap_or(Mono(0))),
+            None => Some(Mono(0)),
+        };
+        self.rows.iter().filter_map(waits).min()
     }
 
-    /// The row to deliver now, if any.
+    /// A row to deliver now, if any: one at a time for each server.
     pub(super) fn take(&mut self, now: &Now) -> Option<OutboxRow> {
-        if self.in_flight.is_some() || self.not_before.is_some_and(|then| then > now.mono) {
-            return None;
-        }
-        let rank =
-            |row: &&OutboxRow| (self.tries.get(&row.id).copied().unwrap_or(0), matches!(row.message, Message::Report(_)), row.id);
-        let row = self.rows.iter().min_by_key(rank)?.clone();
-        self.in_flight = Some(row.id);
+        let free = |row: &&OutboxRow| self.servers.get(&Server::of(row)).is_none_or(|pace| pace.is_free(now));
+        let rank = |row: &&OutboxRow| (self.tries.get(&row.id).copied().unwrap_or(0), row.id);
+        let row = self.rows.iter().filter(free).min_by_key(rank)?.clone();
+        self.servers.entry(Server::of(&row)).or_default().in_flight = Some(row.id);
         Some(row)
     }
 
     /// A delivery ended.
     pub(super) fn settle(&mut self, id: i64, delivered: bool, now: &Now) {
-        self.in_flight = None;
+        let Some(pace) = self.servers.values_mut().find(|pace| pace.in_flight == Some(id)) else { return };
+        pace.in_flight = None;
         if delivered {
+            *pace = Pace::default();
             self.rows.retain(|row| row.id != id);
             self.tries.remove(&id);
-            self.failures = 0;
-            self.not_before = None;
-            return;
+        } else {
+            pace.slow_down(now);
+            *self.tries.entry(id).or_default() += 1;
         }
-        *self.tries.entry(id).or_default() += 1;
-        self.failures = self.failures.saturating_add(1);
-        let pause_ms = FIRST_PAUSE_MS.saturating_mul(1 << (self.failures - 1).min(20)).min(LONGEST_PAUSE_MS);
-        self.not_before = Some(now.mono.after(pause_ms / 2 + now.jitter_ms(pause_ms / 2)));
     }
 }
 
@@ -136,18 +174,54 @@ mod tests {
     }
 
     fn release(id: i64) -> OutboxRow {
-        let claim = Claim { url: "http://l/".into(), group: "g".into(), id: "h".into(), fence: None, granted: true };
+        release_to("http://l/", id)
+    }
+
+    fn release_to(url: &str, id: i64) -> OutboxRow {
+        let claim = Claim { url: url.into(), group: "g".into(), id: "h".into(), fence: None, granted: true };
         OutboxRow { id, attempt: "a".into(), created_at: Wall(0), message: Message::Release { claim, outcome: LockOutcome::Ok } }
     }
 
     #[test]
-    fn releases_go_before_reports_and_one_at_a_time() {
+    fn each_server_is_told_one_thing_at_a_time_and_none_waits_for_another() {
         let mut outbox = Outbox::default();
-        outbox.refill(vec![report(1), release(2)]);
-        assert_eq!(outbox.take(&now(0)).unwrap().id, 2);
+        outbox.refill(vec![report(1), report(2), release(3), release(4), release_to("http://m/", 5)]);
+        let mut taken = || outbox.take(&now(0)).map(|row| row.id);
+        assert_eq!([taken(), taken(), taken(), taken()], [Some(1), Some(3), Some(5), None]);
+        assert_eq!(outbox.wake(), None, "every server is being asked");
+        outbox.settle(3, true, &now(0));
+        assert_eq!(outbox.wake(), Some(Mono(0)));
+        assert_eq!(outbox.take(&now(0)).unwrap().id, 4);
         assert_eq!(outbox.take(&now(0)), None);
-        outbox.settle(2, true, &now(0));
-        assert_eq!(outbox.take(&now(0)).unwrap().id, 1);
+    }
+
+    #[test]
+    fn a_release_that_failed_once_goes_before_any_pause_of_the_update_server() {
+        let mut outbox = Outbox::default();
+        outbox.refill((1..=50).map(report).chain([release(51)]).collect());
+        let mut at = 0;
+        // The update server is down for hours: its pause has grown to its longest.
+        for _ in 0..20 {
+            at += LONGEST_PAUSE_MS;
+            let id = std::iter::from_fn(|| outbox.take(&now(at))).find(|row| row.id != 51).unwrap().id;
+            outbox.settle(id, false, &now(at));
+        }
+        outbox.settle(51, false, &now(at));
+        let wake = outbox.wake().unwrap().0;
+        assert!(wake <= at + FIRST_PAUSE_MS, "the release waits {} ms for another server", wake - at);
+        let next = outbox.take(&now(at + FIRST_PAUSE_MS)).unwrap().id;
+        assert_eq!(next, 51);
+    }
+
+    #[test]
+    fn a_server_whose_rows_are_gone_is_forgotten() {
+        let mut outbox = Outbox::default();
+        outbox.refill(vec![release(1), report(2)]);
+        outbox.take(&now(0)).unwrap();
+        outbox.settle(1, false, &now(0));
+        outbox.refill(vec![report(2)]);
+        assert_eq!(outbox.wake(), Some(Mono(0)));
+        assert!(outbox.servers.len() <= 1);
     }
 
     #[test]
@@ -158,14 +232,14 @@ mod tests {
         outbox.settle(1, false, &now(0));
         assert_eq!(outbox.take(&now(0)), None);
         let mut at = 10_000;
-        assert_eq!(outbox.take(&now(at)).unwrap().id, 2);
+        let mut id = outbox.take(&now(at)).unwrap().id;
+        assert_eq!(id, 2);
         for _ in 0..40 {
-            let id = outbox.in_flight.unwrap();
             outbox.settle(id, false, &now(at));
             let wake = outbox.wake().unwrap().0;
             assert!(wake > at && wake <= at + LONGEST_PAUSE_MS);
             at = wake;
-            assert!(outbox.take(&now(at)).is_some());
+            id = outbox.take(&now(at)).unwrap().id;
         }
     }
 }
