@@ -648,7 +648,7 @@ fn bad_usage_exits_2_and_says_what_was_expected() {
             "build --app a --version 1 --sequence 9007199254740993 --image root=root.img --out out".to_owned(),
             "expected a whole number of at most 2^53",
         ),
-        ("publish".to_owned(), "unrecognized subcommand 'publish'"),
+        ("publich".to_owned(), "unrecognized subcommand 'publich'"),
         (String::new(), "Usage: releasectl [OPTIONS] <COMMAND>"),
     ];
     for (line, expected) in cases {
@@ -677,6 +677,17 @@ fn the_time_of_creation_is_never_guessed() {
 #[test]
 fn what_comes_later_is_answered_by_name() {
     let desk = Desk::new();
+    for line in ["delta --from a.release", "publish --server http://h/ x", "channel", "group list", "rollout --json", "host"] {
+        let verb = line.split(' ').next().unwrap();
+        desk.bad(
+            line,
+            2,
+            &format!(
+                "error: `releasectl {verb}` is not available in this build\n\
+                 hint: this build makes full releases as files (releasectl --help); put them where a file server finds them\n"
+            ),
+        );
+    }
     for verity in ["--verity", "--verity tree.img"] {
         desk.bad(
             &build_line("1.0.0", 1, &format!("{SIGNED} {verity}")),

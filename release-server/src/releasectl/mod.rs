@@ -14,12 +14,17 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue};
 use manifests::keyring::SecretKey;
 use payload::build::Options;
 
 use self::args::{BuildArgs, Cli, Command, InspectArgs, KeyCommand, SignArgs, VerifyArgs};
 use self::progress::Progress;
 use crate::publisher::{self, BuildSpec, Existing};
+
+/// Verbs that the interfaces name and this build does not have.
+const LATER_VERBS: [&str; 6] = ["delta", "publish", "channel", "group", "rollout", "host"];
+const LATER_HINT: &str = "this build makes full releases as files (releasectl --help); put them where a file server finds them";
 
 /// What a command came to.
 struct Outcome {
@@ -54,6 +59,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(usage) => {
+            if let Some(verb) = later_verb(&usage) {
+                complain(&format!("`releasectl {verb}` is not available in this build"), Some(LATER_HINT));
+                return ExitCode::from(2);
+            }
             // Help and version go to stdout, the rest to stderr; whether anybody listens changes nothing.
             let _ = usage.print();
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
@@ -69,6 +78,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             complain(&words::chain(&error), hints::for_error(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The verb of a later build that was asked for, if that is what is wrong.
+fn later_verb(usage: &clap::Error) -> Option<&'static str> {
+    match usage.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(asked)) => LATER_VERBS.into_iter().find(|verb| verb == asked),
+        _ => None,
     }
 }
 
