@@ -119,18 +119,20 @@ fn blank(attributes: Attributes) -> Attributes {
     attributes.with_priority(Priority::ZERO).with_tries(Tries::ZERO).without_success()
 }
 
-/// Renumbers rivals to 1, 2, 3 … in their order, equals staying equal and 0 staying 0, so that all are below the maximum. If
-/// there are too many steps, the lowest ones become one.
+/// Renumbers rivals to 2, 3, 4 … in their order, equals staying equal and 0 staying 0, so that all are below the maximum; 1 is left
+/// to slots that nobody ever armed, which is how a host that was never updated is told. If there are too many steps, the lowest
+/// ones become one.
 fn below_the_top(rivals: &[(u32, Attributes)]) -> Changes {
     let mut steps: Vec<Priority> = rivals.iter().map(|(_, attributes)| attributes.priority()).collect();
     steps.retain(|step| *step > Priority::ZERO);
     steps.sort_unstable();
     steps.dedup();
-    let room = usize::from(Priority::MAX.get() - 1);
+    let first = Priority::LOWEST_ARMED.get();
+    let room = usize::from(Priority::MAX.get() - first);
     let merged = steps.len().saturating_sub(room);
     let renumbered = |attributes: Attributes| {
         let rank = steps.iter().position(|step| *step == attributes.priority())?;
-        let priority = u8::try_from(rank.saturating_sub(merged) + 1).ok().and_then(Priority::new)?;
+        let priority = u8::try_from(rank.saturating_sub(merged)).ok().and_then(|step| Priority::new(step + first))?;
         Some(attributes.with_priority(priority))
     };
     rivals.iter().filter_map(|&(index, attributes)| Some((index, renumbered(attributes)?))).collect()
@@ -201,9 +203,9 @@ mod tests {
 
     #[test]
     fn at_the_top_the_others_are_renumbered_in_the_same_write() {
-        assert_eq!(arm_b(&disk((15, 0, true), (15, 0, false), BLANK)), [(1, 0, true), (15, 3, false), BLANK]);
-        assert_eq!(arm_b(&disk((15, 0, true), BLANK, (9, 0, true))), [(2, 0, true), (15, 3, false), (1, 0, true)]);
-        assert_eq!(arm_b(&disk((15, 0, true), BLANK, (15, 0, true))), [(1, 0, true), (15, 3, false), (1, 0, true)]);
+        assert_eq!(arm_b(&disk((15, 0, true), (15, 0, false), BLANK)), [(2, 0, true), (15, 3, false), BLANK]);
+        assert_eq!(arm_b(&disk((15, 0, true), BLANK, (9, 0, true))), [(3, 0, true), (15, 3, false), (2, 0, true)]);
+        assert_eq!(arm_b(&disk((15, 0, true), BLANK, (15, 0, true))), [(2, 0, true), (15, 3, false), (2, 0, true)]);
     }
 
     #[test]
@@ -233,7 +235,7 @@ mod tests {
             .map(|priority| (u32::from(priority), Attributes::from_bits(0).with_priority(Priority::new(priority).unwrap())))
             .collect();
         let squeezed: Vec<u8> = below_the_top(&rivals).iter().map(|(_, attributes)| attributes.priority().get()).collect();
-        assert_eq!(squeezed, [1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+        assert_eq!(squeezed, [2, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
     }
 
     proptest! {

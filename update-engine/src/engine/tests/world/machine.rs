@@ -304,9 +304,9 @@ impl World {
             return Event::Armed { attempt, result: Err(Fault::new(Cause::BootControl, "the running slot is not good")) };
         }
         let top = self.disk.bits.get(self.running).priority.max(self.disk.bits.get(plan.slot).priority) + 1;
-        let top = if top > 14 {
-            self.disk.bits.get_mut(self.running).priority = 1;
-            2
+        let top = if top > 15 {
+            self.disk.bits.get_mut(self.running).priority = 2;
+            15
         } else {
             top
         };
