@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use locksmith::client::{BaseUrl, Client, Error, Grant, Options, Ticket, Token};
+use locksmith::client::{BaseUrl, Client, Error, Grant, Meaning, Options, Ticket, Token};
 use locksmith::names::{AttemptId, GroupName, HostId, Label};
 use locksmith::semaphore;
 use tokio::process::Command;
@@ -30,7 +30,17 @@ pub(super) async fn gates(shared: Shared, plan: Plan, stage: GateStage, pause: O
     let mut gates = vec![pause.unwrap_or_else(|| open("pause"))];
     let folder = shared.settings.reboot.hooks_dir.join("gate.d");
     let limit = TimeLimit { each: shared.settings.health.hook_timeout, until: None };
-    match hooks::run(&folder, &context(&plan), limit, AfterFailure::GoOn).await {
+    let hook_context = context(&plan);
+    let run = hooks::run(&folder, &hook_context, limit, AfterFailure::GoOn);
+    // Hooks may take longer than the lease lasts.
+    let results = tokio::select! {
+        results = run => results,
+        lost = keep_alive(&shared, &plan), if stage == GateStage::BeforeFlip => {
+            gates.push(closed("lock", lost.message));
+            return Event::Gates { attempt: plan.attempt, stage, gates };
+        }
+    };
+    match results {
         Ok(results) => gates.extend(results.iter().map(|result| match result.gate() {
             GateAnswer::Go => open("hook"),
             GateAnswer::NotNow { reason } => closed("hook", reason),
@@ -95,9 +105,13 @@ async fn keep_alive(shared: &Shared, plan: &Plan) -> Fault {
     let every = grant.renew_every().unwrap_or(RENEW_EVERY);
     loop {
         tokio::time::sleep(every).await;
-        // A server out of reach for a moment is no loss; the acknowledgement before the flip decides.
-        if let Err(Error::Refused(refused)) = client.renew(&grant).await {
-            return Fault::new(Cause::LockLost, format!("the reboot lock was lost while draining: {refused}"));
+        // A server in trouble, or out of reach, for a moment is no loss; the acknowledgement before the flip decides.
+        match client.renew(&grant).await {
+            Err(Error::Refused(refused)) if matches!(refused.meaning, Meaning::NotHeld | Meaning::IdInUse) => {
+                return Fault::new(Cause::LockLost, format!("the reboot lock was lost while draining: {refused}"));
+            }
+            Err(error) => tracing::warn!(attempt = %plan.attempt, "the reboot lock could not be renewed, tried again: {error}"),
+            Ok(_) => {}
         }
     }
 }
