@@ -3,6 +3,7 @@
 //! ```text
 //! state_dir/offers/SHA256.release    records of offers that passed their signatures, by the digest of their signed part
 //! state_dir/slots/a.release          the record of what slot a was read back against
+//! state_dir/slots/a.writing          the record of what slot a is, or was last, being written with
 //! ```
 //!
 //! Promises: a slot's record is there only while the slot holds what it says — it is removed, durably, before the first byte of
@@ -18,7 +19,7 @@ use manifests::release::{Envelope, Record, RecordError, Release, SlotName};
 
 use crate::durable;
 
-/// Offers kept beside the one in use.
+/// Offers kept beside the newest. One that a slot is written with is kept with the slot.
 const MAX_OFFERS: usize = 4;
 
 /// The records of one state folder.
@@ -78,7 +79,7 @@ impl Records {
 
     /// Loads the record of an offer and verifies it anew.
     pub fn load_offer(&self, digest: Sha256Digest, keyring: &Keyring) -> Result<Release, RecordsError> {
-        let path = self.offer_path(digest);
+        let path = self.path_of(digest);
         let release = read(&path)?.verify(keyring).map_err(|source| RecordsError::Record { path: path.clone(), source })?;
         if release.digest() != digest {
             return Err(RecordsError::Other { path, expected: digest, got: release.digest() });
@@ -86,11 +87,28 @@ impl Records {
         Ok(release)
     }
 
+    /// The slot is about to be written with that offer: what it held is forgotten, and what it becomes is remembered, so that a
+    /// later attempt knows what may be in it already.
+    pub fn slot_becomes(&self, slot: SlotName, digest: Sha256Digest) -> Result<(), RecordsError> {
+        let path = self.writing_path(slot);
+        durable::replace(&path, &self.offer_bytes(digest)?).map_err(|source| RecordsError::Io { path, source })?;
+        self.slot_changes(slot)
+    }
+
     /// The slot now holds that offer: it was read back against its record.
     pub fn slot_holds(&self, slot: SlotName, digest: Sha256Digest) -> Result<(), RecordsError> {
-        let from = self.offer_path(digest);
-        let bytes = durable::read_capped(&from, MAX_RECORD_BYTES).map_err(|source| RecordsError::Io { path: from, source })?;
-        self.adopt(slot, &bytes)
+        self.adopt(slot, &self.offer_bytes(digest)?)
+    }
+
+    fn offer_bytes(&self, digest: Sha256Digest) -> Result<Vec<u8>, RecordsError> {
+        let path = self.path_of(digest);
+        durable::read_capped(&path, MAX_RECORD_BYTES).map_err(|source| RecordsError::Io { path, source })
+    }
+
+    /// What may stand in a slot, in whole or in part: what it was read back against, or else what it was last written with.
+    pub fn slot_may_hold(&self, slot: SlotName) -> Option<Record> {
+        let unfinished = || read(&self.writing_path(slot)).ok()?.record_untrusted().ok();
+        self.slot_record(slot).map(|(record, _)| record).or_else(unfinished)
     }
 
     /// The slot holds what this record says: it was read back against it.
@@ -112,6 +130,12 @@ impl Records {
         Some((envelope.record_untrusted().ok()?, envelope.digest()))
     }
 
+    /// A slot's record, if it is that of the release that was verified and committed before.
+    pub fn committed(&self, slot: SlotName, digest: Sha256Digest) -> Result<Release, RecordsError> {
+        let path = self.slot_path(slot);
+        read(&path)?.known(digest).map_err(|source| RecordsError::Record { path, source })
+    }
+
     /// Verifies a slot's record with a keyring.
     pub fn verify_slot(&self, slot: SlotName, keyring: &Keyring) -> Result<Release, RecordsError> {
         let path = self.slot_path(slot);
@@ -120,6 +144,18 @@ impl Records {
 
     fn offer_path(&self, digest: Sha256Digest) -> PathBuf {
         self.state_dir.join("offers").join(format!("{digest}.release"))
+    }
+
+    /// Where the record of an offer stands: among the offers, or with the slot that is written with it.
+    fn path_of(&self, digest: Sha256Digest) -> PathBuf {
+        let is_it = |path: &PathBuf| read(path).is_ok_and(|envelope| envelope.digest() == digest);
+        let offer = self.offer_path(digest);
+        let with_slot = || [SlotName::A, SlotName::B].map(|slot| self.writing_path(slot)).into_iter().find(is_it);
+        if offer.exists() { offer } else { with_slot().unwrap_or(offer) }
+    }
+
+    fn writing_path(&self, slot: SlotName) -> PathBuf {
+        self.state_dir.join("slots").join(format!("{slot}.writing"))
     }
 
     fn slot_path(&self, slot: SlotName) -> PathBuf {
@@ -142,4 +178,43 @@ fn read(path: &Path) -> Result<Envelope, RecordsError> {
     let bytes =
         durable::read_capped(path, MAX_RECORD_BYTES).map_err(|source| RecordsError::Io { path: path.to_owned(), source })?;
     Envelope::parse(&bytes).map_err(|source| RecordsError::Record { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::host::record;
+
+    fn envelope(number: u64) -> Envelope {
+        Envelope::unsigned(&record(number)).unwrap()
+    }
+
+    #[test]
+    fn the_record_a_slot_is_written_with_outlives_any_number_of_offers() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let ours = envelope(2);
+        records.keep_offer(ours.digest(), &ours.to_bytes()).unwrap();
+        records.slot_becomes(SlotName::B, ours.digest()).unwrap();
+        for other in 3..20 {
+            let other = envelope(other);
+            records.keep_offer(other.digest(), &other.to_bytes()).unwrap();
+        }
+        assert!(!records.offer_path(ours.digest()).exists(), "the offers are bounded");
+        assert_eq!(records.slot_may_hold(SlotName::B), Some(ours.record_untrusted().unwrap()));
+        assert_eq!(records.slot_record(SlotName::B), None, "it was not read back");
+        records.slot_holds(SlotName::B, ours.digest()).unwrap();
+        assert_eq!(records.slot_record(SlotName::B).unwrap().1, ours.digest());
+    }
+
+    #[test]
+    fn a_slot_that_was_committed_is_known_by_its_digest_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let (held, other) = (envelope(2), envelope(3));
+        records.adopt(SlotName::A, &held.to_bytes()).unwrap();
+        assert_eq!(records.committed(SlotName::A, held.digest()).unwrap().digest(), held.digest());
+        let refusal = records.committed(SlotName::A, other.digest()).unwrap_err().to_string();
+        assert!(refusal.contains("another release") && refusal.contains(&other.digest().to_string()), "{refusal}");
+    }
 }

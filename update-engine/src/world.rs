@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use manifests::keyring::{Keyring, PublicKey};
+use manifests::keyring::{KeyId, Keyring, PublicKey};
 use manifests::limits::{MAX_KEY_FILE_BYTES, MAX_KEYS};
 use manifests::release::SlotName;
 use manifests::version::Sequence;
@@ -99,12 +99,18 @@ impl World {
 
     /// The keys this host trusts: those of the running image, without the ones that committed releases revoked.
     pub fn keyring(&self) -> Result<Keyring, Fault> {
+        self.keyring_without(&[])
+    }
+
+    /// The same, and without these.
+    pub fn keyring_without(&self, also_revoked: &[KeyId]) -> Result<Keyring, Fault> {
         let folder = &self.settings.trust.keyring_dir;
-        let revoked =
+        let file =
             FloorFile::load(&self.settings.state_dir).map_err(|error| Fault::new(Cause::FloorUnreadable, error.to_string()))?;
+        let revoked: Vec<KeyId> = file.unwrap_or_default().revoked.iter().chain(also_revoked).copied().collect();
         let threshold = NonZeroU32::new(self.settings.trust.threshold).unwrap_or(NonZeroU32::MIN);
         let keys = read_keys(folder)?;
-        Keyring::new(keys, threshold, &revoked.unwrap_or_default().revoked)
+        Keyring::new(keys, threshold, &revoked)
             .map_err(|error| Fault::new(Cause::NoKey, format!("{}: {error}", folder.display())))
     }
 

@@ -92,6 +92,30 @@ fn when_everyone_lies_the_attempt_fails_and_no_wrong_window_is_written() {
 }
 
 #[test]
+fn a_new_attempt_fetches_only_what_the_failed_one_did_not_write() {
+    let mut image = Vec::new();
+    let size = 8 * MIB;
+    let mut scene = Scene::new(&Options { slot_bytes: size, ..Options::default() }, |publisher| {
+        image = publisher.publish(&Spec { size, ..Spec::new("2.0.0", 2) });
+        // The frame table comes first in the file; what breaks is the last part of the blobs.
+        let offset = payload_bytes(publisher, "2.0.0") / 10 * 8;
+        offer(publisher, "2.0.0").fault(Fault::on("*.payload", FaultKind::FlipByte { offset }))
+    });
+    let payload = payload_bytes(&scene.publisher, "2.0.0");
+    scene.start();
+    scene.host.wait_for("the attempt failed", |status| status["attempts"]["failed"] != 0);
+    let first = sent(&scene.mock, "/files/2.0.0.payload");
+    scene.mock.clear_recorded();
+    scene.offer("2.0.0");
+    let status = scene.host.wait_committed("2.0.0");
+    let again = sent(&scene.mock, "/files/2.0.0.payload");
+    println!("payload {payload}, first attempt {first}, then {again}");
+    assert!(again < payload / 2, "{again} of {payload} bytes were fetched again after {first}");
+    assert!(status["attempts"]["failed"].as_u64() >= Some(1) && status["attempts"]["committed"] == 1, "{status:#}");
+    assert!(scene.host.slot_bytes("root-b").starts_with(&image), "slot b is not the signed image");
+}
+
+#[test]
 fn a_truncated_payload_fails_with_the_name_of_who_sent_it() {
     let mut image = Vec::new();
     let mut scene = Scene::new(&Options::default(), |publisher| {

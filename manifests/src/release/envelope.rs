@@ -133,6 +133,19 @@ impl Envelope {
         Ok(Release { record, digest: self.digest(), signers })
     }
 
+    /// Reads the record of a release that was verified before and is remembered by its digest: equal digests are equal signed
+    /// bytes. For a slot that was committed, whose keys may have been replaced since.
+    ///
+    /// # Errors
+    /// [`RecordError::OtherRelease`] if it is another release, else what is wrong with the record.
+    pub fn known(&self, digest: Sha256Digest) -> Result<Release, RecordError> {
+        let got = self.digest();
+        if got != digest {
+            return Err(RecordError::OtherRelease { expected: digest, got });
+        }
+        Ok(Release { record: self.record_untrusted()?, digest, signers: Vec::new() })
+    }
+
     fn lengths(&self) -> [u64; 3] {
         [
             length_of(&self.signed),

@@ -20,7 +20,7 @@
 //! # Promises
 //!
 //! * [`Envelope::parse`] looks at lengths only. [`Envelope::verify`] checks signatures before a byte of JSON is read, and is the
-//!   only maker of a [`Release`].
+//!   only maker of a [`Release`] that nobody has seen before; [`Envelope::known`] takes one by the digest of an earlier verification.
 //! * No changed byte of a record that carries only the signatures it needs passes (test `any_changed_byte_is_refused`). With more
 //!   than the threshold, one place is left: a changed key id of a surplus signature makes that signature one by an unknown key, which
 //!   is ignored, and so are its other bytes then. What is signed, and with it all that [`Release::record`] says and the digest that
@@ -73,6 +73,14 @@ pub enum RecordError {
         expected: u64,
         /// Length of the bytes.
         got: u64,
+    },
+    /// It is not the release that was expected.
+    #[error("it is another release: expected the digest {expected}, got {got}")]
+    OtherRelease {
+        /// As it is remembered.
+        expected: Sha256Digest,
+        /// Of its signed part.
+        got: Sha256Digest,
     },
     /// A length in the header is out of bounds.
     #[error("{part}: expected at most {limit} bytes{unit}, got {got}")]

@@ -1,6 +1,7 @@
 //! A check, from the question to a verified offer.
 
 use std::path::Path;
+use std::time::Duration;
 
 use manifests::limits::MAX_RECORD_BYTES;
 use manifests::omaha::{self, ActionCode, PackageName, Update, UpdateAnswer, Verdict};
@@ -18,15 +19,24 @@ use crate::fetch::{self, Address, FetchError};
 use crate::report::{self, Initiator};
 use crate::world::chain;
 
+/// Longest time a check may take, with all the servers it asks: each request has a bound of its own, and there may be many.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
 /// Looks at the world, asks the server (or reads the files), and verifies the record of what is offered.
 pub(super) async fn check(shared: Shared, request: Request, channel: Option<String>) -> Event {
     let world = shared.world.clone();
     let facts = blocking(move || world.look(channel.as_deref())).await;
-    let answer = match &request.origin {
-        Origin::Files { release, payload } => from_files(&shared, release, payload).await,
-        Origin::Timer => from_server(&shared, &facts, Initiator::Schedule).await,
-        Origin::Person => from_server(&shared, &facts, Initiator::Person).await,
+    let asked = async {
+        match &request.origin {
+            Origin::Files { release, payload } => from_files(&shared, release, payload).await,
+            Origin::Timer => from_server(&shared, &facts, Initiator::Schedule).await,
+            Origin::Person => from_server(&shared, &facts, Initiator::Person).await,
+        }
     };
+    let answer = tokio::time::timeout(CHECK_TIMEOUT, asked).await.unwrap_or_else(|_too_long| {
+        let message = format!("the check was not done in {} minutes", CHECK_TIMEOUT.as_secs() / 60);
+        CheckAnswer::Failed { fault: Fault::new(Cause::ServerUnreachable, message), retry_after_s: None }
+    });
     Event::Checked { facts: Box::new(facts), answer: Box::new(answer) }
 }
 
@@ -67,20 +77,17 @@ async fn from_server(shared: &Shared, facts: &Facts, initiator: Initiator) -> Ch
         },
         Ok(update) => {
             // A server that answers and still says Retry-After means the same as by its poll interval.
-            let poll_interval_s = update.poll_interval_s.map(u64::from).max(answer.retry_after.map(|wait| wait.as_secs()));
-            interpret(shared, &address, update.verdict, poll_interval_s).await
+            let retry_after_s = answer.retry_after.map(|wait| wait.as_secs());
+            let poll_interval_s = update.poll_interval_s.map(u64::from).max(retry_after_s);
+            match update.verdict {
+                Verdict::ServerError(error) => {
+                    let fault = Fault::new(Cause::OmahaStatus, format!("{address}: {error}"));
+                    CheckAnswer::Failed { fault, retry_after_s }
+                }
+                Verdict::NoUpdate { hold } => CheckAnswer::NoUpdate { poll_interval_s, hold: hold.map(|hold| held(&hold)) },
+                Verdict::Update(update) => fetch_offer(shared, &update, poll_interval_s).await,
+            }
         }
-    }
-}
-
-async fn interpret(shared: &Shared, address: &Address, verdict: Verdict, poll_interval_s: Option<u64>) -> CheckAnswer {
-    match verdict {
-        Verdict::NoUpdate { hold } => CheckAnswer::NoUpdate { poll_interval_s, hold: hold.map(|hold| held(&hold)) },
-        Verdict::ServerError(error) => {
-            let message = format!("{address}: {error}");
-            CheckAnswer::Failed { fault: Fault::new(Cause::OmahaStatus, message), retry_after_s: None }
-        }
-        Verdict::Update(update) => fetch_offer(shared, &update, poll_interval_s).await,
     }
 }
 
@@ -103,6 +110,8 @@ async fn fetch_offer(shared: &Shared, update: &Update, poll_interval_s: Option<u
             Err(fault) => last = fault,
         }
     }
+    // A server of files that is busy is left alone as long as one of checks.
+    let poll_interval_s = poll_interval_s.max(last.retry_after_s);
     CheckAnswer::BadRecord { poll_interval_s, version, fault: last }
 }
 
@@ -157,6 +166,7 @@ pub(super) fn server(settings: &Settings) -> Result<Address, Fault> {
 /// A server's error status says more than that something could not be had.
 pub(super) fn fetch_fault(cause: Cause, error: &FetchError) -> Fault {
     Fault::new(error.status().map_or(cause, Cause::Http), error.to_string())
+        .not_before(error.retry_after().map(|wait| wait.as_secs()))
 }
 
 fn omaha_fault(address: &Address, error: &omaha::Error) -> Fault {

@@ -17,6 +17,7 @@ use crate::engine::facts::BootTable;
 use crate::engine::model::Progress;
 use crate::engine::state::{Kind, Plan};
 use crate::records::RecordsError;
+use crate::slot::readback::ImageMismatch;
 use crate::slot::readback::{self, Acceptance};
 use crate::slot::{ImageTable, ProveError, Proven, Reopened, SlotError, Transfer, Watch, Written};
 use crate::status::json::ReadBack;
@@ -46,7 +47,7 @@ impl Tokens {
         }
     }
 
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         *self.lock() = Earned::default();
     }
 
@@ -83,24 +84,25 @@ pub(super) fn sizes_of(record: &Record, slot: SlotName) -> Vec<(&str, u64)> {
 }
 
 /// Before the first byte of a slot changes: the boot control is known to work, the slot is not bootable, its record is gone.
-pub(super) fn disarm_before_writing(world: &World, plan: &Plan, tokens: &Tokens) -> Result<(Ground, BootTable), Fault> {
-    tokens.clear();
-    let ground = world.ground()?;
+///
+/// A floor is founded before the boot table changes: afterwards nothing tells a host that was never updated from one that lost it.
+pub(super) fn disarm_before_writing(world: &World, plan: &Plan, ground: &Ground) -> Result<BootTable, Fault> {
     let slot = disk_name(plan.slot, &ground.disk)?;
     let mut control = World::boot_control(&ground.disk)?;
     control.self_test().map_err(|error| boot_fault(&error))?;
+    world.found_floor(&world.look(None))?;
     let state = control.disarm(&slot, &ground.running).map_err(|error| boot_fault(&error))?;
-    let forgotten = world.records().slot_changes(plan.slot);
-    forgotten.map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
-    Ok((ground, boot_table(&state)?))
+    let becomes = world.records().slot_becomes(plan.slot, plan.digest);
+    becomes.map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
+    boot_table(&state)
 }
 
-/// Loads the release of a plan and verifies it anew.
+/// Loads the release of a plan: an update is verified anew; what was committed before is known by its digest, whatever keys are
+/// trusted now (design 11.6).
 pub(super) fn release_of(world: &World, plan: &Plan) -> Result<Release, Fault> {
-    let keyring = world.keyring()?;
     let release = match plan.kind {
-        Kind::Update => world.records().load_offer(plan.digest, &keyring),
-        Kind::Rollback | Kind::Found => world.records().verify_slot(plan.slot, &keyring),
+        Kind::Update => world.records().load_offer(plan.digest, &world.keyring()?),
+        Kind::Rollback | Kind::Found => world.records().committed(plan.slot, plan.digest),
     };
     release.map_err(|error| Fault::new(records_cause(&error), chain(&error)))
 }
@@ -143,6 +145,9 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
     };
     match proven {
         Ok(proven) => {
+            if let Some(detail) = too_much_changed(proven.changed(), record, plan.slot) {
+                return Ok(Proof::Differs { detail });
+            }
             if plan.kind == Kind::Update {
                 world.records().slot_holds(plan.slot, plan.digest).map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
             }
@@ -155,6 +160,20 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
         Err(ProveError::Slot(error)) => Err(Fault::new(Cause::ReadBack, chain(&error))),
     }
 }
+
+/// A file system that was mounted for writing changes a few windows of a slot that was committed (design 11.6). A slot of which
+/// more than a part has changed is another system.
+fn too_much_changed(changed: &[ImageMismatch], record: &Record, slot: SlotName) -> Option<String> {
+    let changed: u64 = changed.iter().map(|image| u64::try_from(image.windows.len()).unwrap_or(u64::MAX)).sum();
+    let total: u64 = images_of(record, slot).map(|(_, image)| u64::from(image.table.count())).sum();
+    if changed > 0 {
+        tracing::warn!(slot = %slot, changed, total, "windows of a slot that was committed have changed since");
+    }
+    (changed > total / CHANGED_PART).then(|| format!("{changed} of {total} windows have changed since"))
+}
+
+/// One window in so many may have changed in a slot to go back to.
+const CHANGED_PART: u64 = 4;
 
 /// The digests of those images, by the image's index in the record.
 pub(super) fn digests_of(record: &Record, slot: SlotName) -> Vec<(usize, Vec<[u8; 32]>)> {

@@ -35,20 +35,24 @@ pub(super) async fn install(shared: Shared, plan: Plan, scan: Scan, cancel: Arc<
 struct Prepared {
     slot: InactiveSlot,
     release: Arc<Release>,
-    /// What the slot held before, if its record was known.
+    /// What the slot may hold already, in whole or in part, if that is known.
     previous: Option<Record>,
     boot: BootTable,
 }
 
-/// The record is verified before the slot is touched, and the slot is disarmed before it is opened (R8).
+/// The record is verified and the slot opened, which changes nothing; only a slot that can be written is disarmed, and nothing is
+/// written before it is (R8).
 fn prepare(shared: &Shared, plan: &Plan) -> Result<Prepared, Fault> {
     let release = slots::release_of(&shared.world, plan)?;
-    let previous = shared.world.records().slot_record(plan.slot).map(|(record, _)| record);
-    let (ground, boot) = slots::disarm_before_writing(&shared.world, plan, &shared.tokens)?;
+    let previous = shared.world.records().slot_may_hold(plan.slot);
+    // A proof of the slot holds it open.
+    shared.tokens.clear();
+    let ground = shared.world.ground()?;
     let name = disk_name(plan.slot, &ground.disk)?;
-    shared.set_read_back(plan.slot, None);
     let slot = InactiveSlot::open(&ground.disk, &name, &ground.running, &slots::sizes_of(release.record(), plan.slot))
         .map_err(|error| slot_fault(&error))?;
+    let boot = slots::disarm_before_writing(&shared.world, plan, &ground)?;
+    shared.set_read_back(plan.slot, None);
     Ok(Prepared { slot, release: Arc::new(release), previous, boot })
 }
 
@@ -97,7 +101,7 @@ fn sources(plan: &Plan) -> Result<Vec<Source>, Fault> {
 }
 
 fn install_fault(error: &InstallError) -> Fault {
-    Fault::new(error.cause(), chain(error))
+    Fault::new(error.cause(), chain(error)).not_before(error.retry_after().map(|wait| wait.as_secs()))
 }
 
 fn shown(progress: &install::Progress) -> Progress {

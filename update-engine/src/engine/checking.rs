@@ -5,7 +5,7 @@ use crate::engine::effect::{Effect, ReportKind, Row, Scan};
 use crate::engine::event::{CheckAnswer, Fault, Offer};
 use crate::engine::facts::Facts;
 use crate::engine::model::{About, Hold, NewestRecord};
-use crate::engine::plan::{Decision, decide};
+use crate::engine::plan::{Decision, check_target, decide};
 use crate::engine::policy::SUPERSEDE_EVERY_MS;
 use crate::engine::state::{Origin, Plan, Request, State, Waiting, WayBack};
 use crate::engine::time::{Now, Wall};
@@ -135,7 +135,10 @@ impl Engine {
 
     fn on_offer(&mut self, offer: &Offer, request: &Request, beside: bool, now: &Now) -> Vec<Effect> {
         self.model.check.hold = None;
-        self.remember_newest(offer);
+        // A record for somebody else says nothing about how fresh this host is.
+        if check_target(offer, &self.facts).is_ok() {
+            self.remember_newest(offer);
+        }
         match decide(offer, request, &self.facts, &self.model, now) {
             Decision::UpToDate => {
                 self.clear_check_error();
@@ -222,7 +225,7 @@ impl Engine {
         let open = row(Row::Open(plan.clone()));
         let report = row(Row::Report(self.report(ReportKind::DownloadStarted, &plan, None)));
         // From the first byte on the slot holds nothing that was committed.
-        *self.model.committed.get_mut(plan.slot) = None;
+        self.soft.before_writing = self.model.committed.get_mut(plan.slot).take();
         self.enter(State::Fetching { plan: plan.clone(), rewrites: 0 });
         vec![open, report, Effect::Install { plan, scan: Scan::Shared }]
     }

@@ -371,7 +371,7 @@ impl Engine {
         let fault = Fault::new(Cause::Cancelled, "a person cancelled it");
         if self.is_on_the_way_back() || self.awaits_answer() {
             let disarm = plan.giving_up.as_ref().is_some_and(|why| why.disarm);
-            plan.giving_up = Some(GivingUp { code: fault.code, message: fault.message, end: WayBack::Abandoned, disarm });
+            plan.giving_up = Some(GivingUp::over(fault, WayBack::Abandoned, disarm));
             if let Some(known) = self.model.state.plan_mut() {
                 *known = plan;
             }

@@ -217,12 +217,19 @@ pub struct Fault {
     pub code: Cause,
     /// What, where, expected, got.
     pub message: String,
+    /// How long whoever refused wants not to be asked again, in seconds.
+    pub retry_after_s: Option<u64>,
 }
 
 impl Fault {
     /// A fault.
     pub fn new(code: Cause, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_after_s: None }
+    }
+
+    /// The same, not to be tried again before so many seconds.
+    pub fn not_before(self, retry_after_s: Option<u64>) -> Self {
+        Self { retry_after_s, ..self }
     }
 }
 

@@ -25,14 +25,14 @@ impl Engine {
             State::Armed { .. } | State::Locked { step: LockedStep::Arming, .. } => true,
             _ => self.facts.marks(plan.slot).is_some_and(Marks::pending),
         };
-        plan.giving_up = Some(GivingUp { code: fault.code, message: fault.message, end, disarm });
+        plan.giving_up = Some(GivingUp::over(fault, end, disarm));
         self.take_way_back(plan, now)
     }
 
     /// The way back was decided while an answer was awaited; it has come.
     pub(super) fn give_up_as_decided(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
         match plan.giving_up.clone() {
-            Some(why) => self.give_up(plan, Fault { code: why.code, message: why.message }, why.end, now),
+            Some(why) => self.give_up(plan, why.fault(), why.end, now),
             None => Vec::new(),
         }
     }
@@ -139,7 +139,7 @@ impl Engine {
     fn given_up(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
         let Some(why) = plan.giving_up.clone() else { return Vec::new() };
         self.forget_disarm_error();
-        let fault = Fault { code: why.code, message: why.message };
+        let fault = why.fault();
         match why.end {
             WayBack::Failed => self.fail(&plan, &fault, now),
             WayBack::Abandoned => {

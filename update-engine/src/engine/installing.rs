@@ -20,10 +20,14 @@ impl Engine {
         if !self.is_current(attempt) {
             return Vec::new();
         }
+        let State::Fetching { plan, rewrites } = self.model.state.clone() else { return Vec::new() };
+        let untouched = self.soft.before_writing.take();
         if boot.is_some() {
             self.facts.boot = boot;
+        } else if untouched.is_some() {
+            // The slot could not be opened: it is what it was.
+            *self.model.committed.get_mut(plan.slot) = untouched;
         }
-        let State::Fetching { plan, rewrites } = self.model.state.clone() else { return Vec::new() };
         match result {
             Err(fault) => self.give_up(plan, fault, WayBack::Failed, now),
             Ok(fetched) => {

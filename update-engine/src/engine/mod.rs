@@ -48,7 +48,7 @@ use effect::{LockOutcome, Outcome, Report, ReportKind, Row};
 use event::{Fault, Gate, LockRefusal, Orphan};
 use facts::Facts;
 use manifests::release::SlotName;
-use model::{About, Failures, LastError, Progress};
+use model::{About, CommittedSlot, Failures, LastError, Progress};
 use policy::Policy;
 use state::{Alarm, Claim, Kind, Plan, Request, State};
 use time::{Mono, Wall};
@@ -85,6 +85,8 @@ pub struct Soft {
     pub reboot_is_late: bool,
     /// What the wanted health checks said of the slot that was judged healthy last.
     pub health_warnings: Vec<String>,
+    /// What the slot held that is about to be opened for writing; if it cannot be opened, it holds it still.
+    pub before_writing: Option<CommittedSlot>,
     /// A slot is being disarmed. One at a time: a late one must not undo what came after it.
     pub disarming: bool,
     /// Attempts without an end, until the world can be seen and tells how they ended.
@@ -313,7 +315,7 @@ impl Engine {
     /// The attempt failed: rows, a pause that grows with each failure in a row, then Idle.
     fn fail(&mut self, plan: &Plan, fault: &Fault, now: &Now) -> Vec<Effect> {
         let rows = self.end_attempt(plan, Outcome::Failed, Some(fault));
-        let failures = self.count_failure(plan, now);
+        let failures = self.count_failure(plan, fault.retry_after_s, now);
         self.remember_error(fault, About::Attempt, now);
         self.enter(State::Failed { plan: Some(plan.ended()), code: fault.code.clone(), failures: failures.count });
         self.model.alarm.clone_from(&failures.retry);
@@ -323,14 +325,14 @@ impl Engine {
 
     /// A release that is newer than all that failed starts from one: their number is the publisher's, who cannot be
     /// impersonated. A rollback that fails says nothing about releases.
-    fn count_failure(&mut self, plan: &Plan, now: &Now) -> Failures {
+    fn count_failure(&mut self, plan: &Plan, retry_after_s: Option<u64>, now: &Now) -> Failures {
         let before = self.model.failures.as_ref().filter(|before| plan.kind == Kind::Update && plan.sequence <= before.sequence);
         let count = before.map_or(0, |before| before.count).saturating_add(1);
         let failures = Failures {
             digest: plan.digest,
             sequence: before.map_or(plan.sequence, |before| before.sequence),
             count,
-            retry: Some(self.alarm(self.policy.failed_ms(count, now), now)),
+            retry: Some(self.alarm(self.policy.failed_ms(count, retry_after_s, now), now)),
         };
         if plan.kind == Kind::Update {
             self.model.failures = Some(failures.clone());

@@ -70,7 +70,8 @@ fn check_announcement(offer: &Offer) -> Result<(), Fault> {
     }
 }
 
-fn check_target(offer: &Offer, facts: &Facts) -> Result<(), Fault> {
+/// Is it a release for this product, architecture, board and channel?
+pub(super) fn check_target(offer: &Offer, facts: &Facts) -> Result<(), Fault> {
     let record = &offer.record;
     let host = &facts.identity;
     let same_product = record.product.trim_matches(['{', '}']).eq_ignore_ascii_case(host.app_id.trim_matches(['{', '}']));

@@ -103,10 +103,11 @@ impl Policy {
         spread(doubled.min(POLL_MAX_MS.max(own)), now).max(asked)
     }
 
-    /// Wait after the `failures`-th failed attempt of one release.
-    pub fn failed_ms(&self, failures: u32, now: &Now) -> u64 {
+    /// Wait after the `failures`-th failed attempt of one release; not less than who gave nothing asked for, up to a day.
+    pub fn failed_ms(&self, failures: u32, retry_after_s: Option<u64>, now: &Now) -> u64 {
         let first = FAILED_PAUSE_MS.min(self.interval_ms());
-        spread(first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(FAILED_PAUSE_MAX_MS), now)
+        let own = spread(first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(FAILED_PAUSE_MAX_MS), now);
+        own.max(retry_after_s.unwrap_or(0).saturating_mul(1000).min(RETRY_AFTER_MAX_MS))
     }
 
     /// Wait before looking at waiting gates again; the lock server may ask for more.
@@ -167,7 +168,7 @@ mod tests {
 
         #[test]
         fn pauses_after_failures_grow_to_a_day_and_no_further(failures in 1_u32..1000, dice in any::<u128>()) {
-            let wait = policy(2700).failed_ms(failures, &now(dice));
+            let wait = policy(2700).failed_ms(failures, None, &now(dice));
             prop_assert!((FAILED_PAUSE_MS * 9 / 10..=FAILED_PAUSE_MAX_MS * 11 / 10).contains(&wait));
         }
 

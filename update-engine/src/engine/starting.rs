@@ -183,8 +183,7 @@ impl Engine {
         if !runs && free {
             // It may be armed, and hooks may have drained the host: its lock is given back only after both are undone.
             plan.drained = true;
-            let (code, message) = (lost.code, lost.message);
-            plan.giving_up = Some(GivingUp { code, message, end: WayBack::Abandoned, disarm: marks.pending() });
+            plan.giving_up = Some(GivingUp::over(lost, WayBack::Abandoned, marks.pending()));
             self.enter(State::Locked { plan, boot_id: self.facts.boot_id.clone(), step: LockedStep::GivingUp });
             return Vec::new();
         }

@@ -21,6 +21,7 @@ use manifests::version::{Sequence, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::cause::Cause;
+use crate::engine::event::Fault;
 use crate::engine::time::{Mono, Wall};
 
 /// Where an update stands. The journal holds it as JSON: names are never changed, fields only added with a default.
@@ -324,11 +325,27 @@ pub struct GivingUp {
     pub code: Cause,
     /// Sentence.
     pub message: String,
+    /// How long whoever refused wants not to be asked again, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
     /// Where it ends.
     pub end: WayBack,
     /// The slot may be armed: it is disarmed first.
     #[serde(default)]
     pub disarm: bool,
+}
+
+impl GivingUp {
+    /// The way back because of a fault.
+    pub fn over(fault: Fault, end: WayBack, disarm: bool) -> Self {
+        let Fault { code, message, retry_after_s } = fault;
+        Self { code, message, retry_after_s, end, disarm }
+    }
+
+    /// The fault it was because of.
+    pub fn fault(&self) -> Fault {
+        Fault::new(self.code.clone(), self.message.clone()).not_before(self.retry_after_s)
+    }
 }
 
 /// Where the way back ends.

@@ -108,7 +108,7 @@ impl Engine {
         let fault = unhealthy(&plan, &reason);
         self.remember_error(&Fault { message: format!("{}; {why}", fault.message), ..fault }, About::Attempt, now);
         self.enter(State::Trial { plan, verdict: None });
-        self.set_alarm(self.policy.failed_ms(boots, now), now);
+        self.set_alarm(self.policy.failed_ms(boots, None, now), now);
         Vec::new()
     }
 

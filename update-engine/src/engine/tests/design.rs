@@ -193,6 +193,13 @@ fn design_11_6_rollback_takes_what_was_committed_before_and_not_written_since() 
     host.offered(3);
     host.order(Command::Cancel);
     assert_eq!(host.refused(Command::Rollback), "nothing-to-roll-back-to");
+    // One that could not even be opened still holds it.
+    let mut host = Host::committed_on_b();
+    host.wake();
+    host.offered(3);
+    let (attempt, result) = (host.attempt(), Err(fault("running-slot")));
+    host.step(Event::Installed { attempt, boot: None, result });
+    assert_eq!(host.order(Command::Rollback), list("open rollback 1.0.0, read back a"));
     // Nor does one of which nothing is known.
     assert_eq!(Host::new().refused(Command::Rollback), "nothing-to-roll-back-to");
 }

@@ -133,7 +133,8 @@ fn a_place_where_no_journal_can_be_is_refused_in_words_and_left_as_it_is() {
 /// A model with everything in it.
 fn rich_model() -> Model {
     let alarm = Alarm { boot_id: "boot-1".into(), at: Mono(1_000), at_wall: Wall(2_000) };
-    let giving_up = GivingUp { code: Cause::StepBack, message: "m".into(), end: WayBack::Waits, disarm: true };
+    let giving_up =
+        GivingUp { code: Cause::StepBack, message: "m".into(), retry_after_s: None, end: WayBack::Waits, disarm: true };
     let claim = Claim { url: "http://l/".into(), group: "g".into(), id: "h".into(), fence: Some("1".into()), granted: true };
     let plan = Plan { claim: Some(claim), giving_up: Some(giving_up), drained: true, ..plan("one") };
     let committed = CommittedSlot { digest: plan.digest, sequence: plan.sequence, version: "2".into() };
