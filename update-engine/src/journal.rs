@@ -268,6 +268,12 @@ impl Journal {
         self.db.execute("DELETE FROM outbox WHERE id = ?1", params![id]).map(drop).map_err(|source| self.sqlite(source))
     }
 
+    /// From now on nothing can be written, as on a full disk; or it can again.
+    #[cfg(test)]
+    pub(crate) fn refuse_writes(&self, refuse: bool) {
+        self.db.pragma_update(None, "query_only", refuse).unwrap();
+    }
+
     fn open_file(path: &Path) -> Result<Found, JournalError> {
         let sqlite = |source| JournalError::Sqlite { path: path.to_owned(), source };
         let db = Connection::open(path).map_err(sqlite)?;

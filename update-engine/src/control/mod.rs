@@ -11,7 +11,7 @@
 //! | `GET /v1/config` | the effective configuration as TOML, without credentials |
 //! | `GET /v1/events` | server-sent events, each an [`EventLine`] |
 //! | `GET /metrics` | Prometheus text |
-//! | `POST /v1/VERB` | 202 and [`Accepted`], or 409 and [`Rejected`]; the body has the fields of the [`Command`], or is empty |
+//! | `POST /v1/VERB` | 202 and [`Accepted`], or 409 and [`Rejected`] (503 if it cannot be written down); the body has the fields of the [`Command`], or is empty |
 //!
 //! Every other answer than 200 and 202 has a body like [`Rejected`]: `{"code": …, "message": …}`.
 //!

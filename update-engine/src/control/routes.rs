@@ -197,12 +197,20 @@ async fn pass_on(app: &App, command: Command, uid: u32) -> Response {
     }
     match tokio::time::timeout(app.limits.reply, answer).await {
         Ok(Ok(Ok(accepted))) => (StatusCode::ACCEPTED, Json(accepted)).into_response(),
-        Ok(Ok(Err(rejected))) => (StatusCode::CONFLICT, Json(rejected)).into_response(),
+        Ok(Ok(Err(rejected))) => (status_of(rejected.code), Json(rejected)).into_response(),
         Ok(Err(_)) => busy("the daemon is stopping"),
         Err(_) => {
             let message = format!("no answer within {} s; what was asked for may still happen", app.limits.reply.as_secs());
             refuse(StatusCode::GATEWAY_TIMEOUT, Rejection::NoAnswer, &message)
         }
+    }
+}
+
+/// What could be done if the host were well is no conflict.
+const fn status_of(code: Rejection) -> StatusCode {
+    match code {
+        Rejection::StateDir => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::CONFLICT,
     }
 }
 

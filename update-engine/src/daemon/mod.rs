@@ -13,6 +13,7 @@ mod publish;
 mod shared;
 mod slots;
 mod start;
+mod waiting;
 mod write;
 
 use std::sync::Arc;
@@ -24,7 +25,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::control::Request;
-use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected, Rejection};
 use crate::engine::effect::Row;
 use crate::engine::event::{Event, Fault, Gate};
@@ -34,11 +34,9 @@ use crate::engine::{Effect, Engine};
 use crate::journal::Journal;
 use outbox::Outbox;
 use shared::Shared;
+use waiting::Waiting;
 
 pub use start::{StartError, run};
-
-/// Time between tries to commit to a journal that cannot be written.
-const JOURNAL_RETRY_MS: u64 = 10_000;
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,15 +72,6 @@ struct Work {
     attempt: Option<String>,
     cancel: Arc<AtomicBool>,
     handle: JoinHandle<()>,
-}
-
-/// What a journal that cannot be written holds up.
-#[derive(Default)]
-struct Waiting {
-    rows: Vec<Row>,
-    effects: Vec<Effect>,
-    fault: Option<Fault>,
-    retry_at: Option<Mono>,
 }
 
 /// Answers that are the daemon's own and none of the engine's.
@@ -126,15 +115,16 @@ impl Daemon {
         }
     }
 
-    /// What follows every change of the engine.
+    /// What follows every change of the engine. A journal that cannot be written is tried again by the clock, not by every event.
     fn after(&mut self, before: &'static str, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Row(row) => self.waiting.rows.push(row),
-                other => self.waiting.effects.push(other),
-            }
+        self.waiting.take_in(effects);
+        if self.waiting.may_commit(&now()) {
+            self.commit();
         }
-        self.commit();
+        self.show(before);
+    }
+
+    fn show(&mut self, before: &'static str) {
         self.shared.set_facts(self.engine.facts());
         self.shared.tokens.keep_only(self.engine.model().state.plan().map(|plan| plan.attempt.as_str()));
         self.publish(before);
@@ -144,15 +134,9 @@ impl Daemon {
     fn commit(&mut self) {
         let rows: Vec<&Row> = self.waiting.rows.iter().collect();
         match self.journal.commit(self.engine.model(), &rows, now().wall) {
-            Err(error) => {
-                tracing::error!("{error}: nothing is done before it can be written");
-                self.waiting.fault = Some(Fault::new(Cause::StateDir, error.to_string()));
-                self.waiting.retry_at = Some(now().mono.after(JOURNAL_RETRY_MS));
-            }
+            Err(error) => self.waiting.failed(&error, &now()),
             Ok(()) => {
-                let rows = std::mem::take(&mut self.waiting.rows);
-                self.waiting.fault = None;
-                self.waiting.retry_at = None;
+                let rows = self.waiting.written();
                 if rows.iter().any(|row| matches!(row, Row::Report(_) | Row::Release { .. })) {
                     self.refill_outbox();
                 }
@@ -329,18 +313,33 @@ impl Daemon {
         let reply = match request.command {
             Command::Verify => self.inspect(inspect::What::Verify { being_written: self.being_written() }),
             Command::Adopt { release } => self.inspect(inspect::What::Adopt(release.into())),
-            command => {
-                let before = self.engine.model().state.word();
-                let (reply, effects) = self.engine.command(command, &now());
-                if reply.is_ok() {
-                    self.publisher.owe(&now());
-                }
-                self.after(before, effects);
-                reply
-            }
+            command => self.obey(command),
         };
         // Whoever asked may have gone.
         let _told_or_gone = request.reply.send(reply);
+    }
+
+    /// Answers only after the journal has it: what could not be written down was not taken up.
+    fn obey(&mut self, command: Command) -> Result<Accepted, Rejected> {
+        let (asked_at, before) = (now(), self.engine.model().state.word());
+        let (engine, held) = (self.engine.clone(), self.waiting.held());
+        let (reply, effects) = self.engine.command(command, &asked_at);
+        let Ok(accepted) = reply else {
+            self.after(before, effects);
+            return reply;
+        };
+        self.waiting.take_in(effects);
+        self.commit();
+        if let Some(fault) = &self.waiting.fault {
+            let message = format!("it cannot be written down, so nothing was done ({}): see `updatectl status`", fault.message);
+            self.engine = engine;
+            self.waiting.forget_since(held);
+            self.show(before);
+            return Err(Rejected::new(Rejection::StateDir, message));
+        }
+        self.publisher.owe(&asked_at);
+        self.show(before);
+        Ok(accepted)
     }
 
     fn inspect(&mut self, what: inspect::What) -> Result<Accepted, Rejected> {

@@ -4,11 +4,13 @@ use manifests::keyring::SecretKey;
 use manifests::release::SlotName;
 use manifests::version::Version;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::publish::Publisher;
 use super::*;
 use crate::control::ControlHandle;
 use crate::engine::Model;
+use crate::engine::model::Progress;
 use crate::engine::policy::{Policy, Strategy};
 use crate::engine::state::{Kind, Target};
 use crate::engine::tests::host;
@@ -68,6 +70,48 @@ fn plan() -> Plan {
         digest: host::digest(2),
     };
     Plan::without_payload("5d1c".into(), Kind::Update, target, "1.0.0".into(), now().wall)
+}
+
+/// Gives a command to a loop that stands still, and returns its answer.
+async fn obey(daemon: &mut Daemon, command: Command) -> Result<Accepted, Rejected> {
+    let (reply, answer) = oneshot::channel();
+    daemon.answer(Request { command, uid: 0, reply });
+    answer.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_be_written_down_is_refused_and_leaves_nothing() {
+    let Rig { mut daemon, handle, _dir } = rig(Model::default(), policy());
+    let pause = || Command::Pause { until: None, reason: None };
+    daemon.journal.refuse_writes(true);
+    let rejected = obey(&mut daemon, pause()).await.unwrap_err();
+    assert_eq!(rejected.code, Rejection::StateDir);
+    assert!(rejected.message.contains("nothing was done") && rejected.message.contains("journal.db"), "{}", rejected.message);
+    assert_eq!(daemon.engine.model().pause, None);
+    assert_eq!(handle.status.borrow().troubles[0].code, "state-dir");
+
+    daemon.journal.refuse_writes(false);
+    obey(&mut daemon, pause()).await.unwrap();
+    assert!(daemon.engine.model().pause.is_some());
+    assert_eq!(handle.status.borrow().troubles, []);
+}
+
+#[tokio::test]
+async fn a_journal_that_cannot_be_written_is_not_tried_by_every_event() {
+    let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
+    daemon.journal.refuse_writes(true);
+    daemon.waiting.rows.push(Row::Open(plan()));
+    daemon.step(Event::Woke);
+    let first_retry = daemon.waiting.retry_at.unwrap();
+    daemon.journal.refuse_writes(false);
+    for _ in 0..50 {
+        let progress = Progress { phase: "fetching", ..Progress::default() };
+        daemon.step(Event::Progressed { attempt: "5d1c".into(), progress });
+    }
+    assert_eq!((daemon.waiting.retry_at, daemon.waiting.rows.len()), (Some(first_retry), 1));
+    daemon.waiting.retry_at = Some(Mono(0));
+    daemon.woke();
+    assert_eq!((daemon.waiting.fault.clone(), daemon.waiting.rows.len()), (None, 0));
 }
 
 /// What the loop ends with; it must not go on.

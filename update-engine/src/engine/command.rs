@@ -145,6 +145,8 @@ pub enum Rejection {
     TooLate,
     /// It is no name of a channel.
     Channel,
+    /// It cannot be written down: the state folder cannot be written.
+    StateDir,
     /// A word of another version of the daemon; its sentence says what it means. Never made here.
     #[serde(other)]
     Unknown,
@@ -189,6 +191,7 @@ mod tests {
             (Rejection::NothingToCancel, "nothing-to-cancel"),
             (Rejection::TooLate, "too-late"),
             (Rejection::Channel, "channel"),
+            (Rejection::StateDir, "state-dir"),
         ];
         for (rejection, word) in words {
             assert_eq!(serde_json::to_value(rejection).unwrap(), word);
