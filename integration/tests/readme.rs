@@ -136,6 +136,43 @@ fn the_configuration_of_a_real_host_is_one() {
 }
 
 #[test]
+fn every_test_that_stands_for_a_promise_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = fs::read_to_string(root.join("docs/testing.md")).unwrap();
+    let promises = chapter(&text, "By promise");
+    let mut sources = String::new();
+    for folder in ["integration", "locksmith", "manifests", "payload", "update-engine"] {
+        collect(&root.join(folder), &mut sources);
+    }
+    for number in 1..=14 {
+        assert!(promises.contains(&format!("| P{number} |")), "P{number} is not told of");
+    }
+    let mut seen = 0;
+    for name in promises.split('`').skip(1).step_by(2) {
+        let there = match name {
+            "cargo test NAME" | "make bench" => true,
+            path if path.contains('/') => root.join(path).is_file(),
+            test => sources.contains(&format!("fn {test}(")) || sources.contains(&format!("{test}:")),
+        };
+        assert!(there, "docs/testing.md names {name}, which is not there");
+        seen += 1;
+    }
+    assert!(seen > 40, "only {seen} names were found");
+}
+
+/// All Rust below a folder, one after the other.
+fn collect(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, text);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            *text += &fs::read_to_string(&path).unwrap();
+        }
+    }
+}
+
+#[test]
 fn every_file_the_readme_and_the_documents_link_to_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let documents = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
