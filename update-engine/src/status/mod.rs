@@ -4,3 +4,6 @@ pub mod json;
 mod sentence;
 pub mod view;
 pub mod why;
+
+#[cfg(test)]
+mod tests;

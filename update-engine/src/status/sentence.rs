@@ -8,13 +8,18 @@ use jiff::Timestamp;
 use crate::engine::cause::Cause;
 use crate::engine::event::LockRefusal;
 use crate::engine::model::{About, LastError, Pause};
-use crate::engine::state::{Alarm, ArmedStep, Kind, LockedStep, Origin, Plan, Request, State, Waiting as Step, WayBack};
+use crate::engine::state::{
+    Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Waiting as Step, WayBack,
+};
 use crate::status::view::{self, Input};
 
 /// Holders of a lock that are named; the whole list is in the document.
 const HOLDERS_NAMED: usize = 3;
 /// A moment that is nearer is told by the clock alone.
 const DAY_S: i64 = 20 * 3600;
+
+/// How messages of steps that are tried again end; here it is said when.
+const SOON: [&str; 2] = [": tried again soon", ", and it is tried again soon"];
 
 /// The sentence.
 pub(super) fn summary(input: &Input<'_>) -> String {
@@ -40,6 +45,10 @@ fn paused(input: &Input<'_>, pause: &Pause) -> String {
 }
 
 fn by_state(input: &Input<'_>) -> String {
+    let plan = input.state().plan();
+    if let Some((plan, why)) = plan.and_then(|plan| Some((plan, plan.giving_up.as_ref()?))) {
+        return giving_up(input, plan, why);
+    }
     match input.state() {
         State::Idle => idle(input),
         State::Checking { request } => checking(input, request),
@@ -62,12 +71,10 @@ fn by_state(input: &Input<'_>) -> String {
                 true => "it waits for `updatectl reboot`".to_owned(),
                 false => format!("comes the reboot (strategy {})", input.engine.policy().strategy.as_str()),
             };
-            format!("reading {} in slot {} back to prove it{}; then {then}", plan.version, plan.slot, done(input))
+            let (version, slot) = (&plan.version, plan.slot);
+            format!("reading {version} in slot {slot} back to prove it{}; then {then}; {} meanwhile", done(input), running(input))
         }
-        State::Proven { plan, step } => proven(input, plan.version.as_str(), *step),
-        State::Locked { plan, step: LockedStep::GivingUp, .. } | State::Armed { plan, step: ArmedStep::GivingUp, .. } => {
-            giving_up(input, plan)
-        }
+        State::Proven { plan, step } => proven(input, plan, *step),
         State::Locked { plan, step, .. } => locked(plan.version.as_str(), *step),
         State::Armed { plan, step, .. } => armed(input, plan.version.as_str(), *step),
         State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => after_boot(input),
@@ -140,12 +147,15 @@ fn checking(input: &Input<'_>, request: &Request) -> String {
     format!("{what}; {}", running(input))
 }
 
-fn proven(input: &Input<'_>, version: &str, step: Step) -> String {
-    let proven = format!("{version} is written and proven");
+fn proven(input: &Input<'_>, plan: &Plan, step: Step) -> String {
+    let proven = match plan.kind {
+        Kind::Rollback => format!("{} in slot {} is proven, to go back to it", plan.version, plan.slot),
+        Kind::Update | Kind::Found => format!("{} is written and proven", plan.version),
+    };
     match step {
         Step::Person => format!("{proven}, and waits for `updatectl reboot`"),
-        Step::Gates => format!("{proven}; asking the gates, then the host reboots into it"),
-        Step::Lock => format!("{proven}; asking for the reboot lock of group {}, then the host reboots into it", group(input)),
+        Step::Gates => format!("{proven}; asking whether the host may reboot now; then it does"),
+        Step::Lock => format!("{proven}; asking for the reboot lock of group {}; then the host reboots", group(input)),
         Step::GateClosed | Step::LockRefused => format!("{proven}, and waits to reboot: {}", reasons(input)),
     }
 }
@@ -153,7 +163,7 @@ fn proven(input: &Input<'_>, version: &str, step: Step) -> String {
 fn locked(version: &str, step: LockedStep) -> String {
     let what = match step {
         LockedStep::Draining => "running the drain hooks; then the slot is armed, and the host reboots",
-        LockedStep::GatesAgain => "looking at the gates once more; then the slot is armed, and the host reboots",
+        LockedStep::GatesAgain => "asking once more whether it may; then the slot is armed, and the host reboots",
         LockedStep::Acknowledging => "telling the lock service so; then the slot is armed, and the host reboots",
         LockedStep::Arming | LockedStep::GivingUp => "arming the slot; then the host reboots",
     };
@@ -167,8 +177,9 @@ fn armed(input: &Input<'_>, version: &str, step: ArmedStep) -> String {
         }
         ArmedStep::Rebooting => rebooting(input, version),
         ArmedStep::Draining => format!("{version} is armed: running the drain hooks; then the host reboots"),
-        ArmedStep::Gates | ArmedStep::Lock | ArmedStep::Acknowledging | ArmedStep::GivingUp => {
-            format!("{version} is armed: asking gates and lock again; then the host reboots")
+        ArmedStep::Gates => format!("{version} is armed: asking whether the host may reboot now; then it does"),
+        ArmedStep::Lock | ArmedStep::Acknowledging | ArmedStep::GivingUp => {
+            format!("{version} is armed: asking for the reboot lock of group {} once more; then the host reboots", group(input))
         }
         ArmedStep::GateClosed | ArmedStep::LockRefused => format!("{version} is armed and waits to reboot: {}", reasons(input)),
     }
@@ -188,42 +199,48 @@ fn rebooting(input: &Input<'_>, version: &str) -> String {
     }
 }
 
-fn giving_up(input: &Input<'_>, plan: &Plan) -> String {
-    let Some(why) = &plan.giving_up else { return format!("giving up on {}", plan.version) };
+fn giving_up(input: &Input<'_>, plan: &Plan, why: &GivingUp) -> String {
     let (what, then) = match why.end {
-        WayBack::Waits => ("stepping back from the reboot into", "it waits to reboot"),
-        WayBack::Failed => ("giving up on", "it is tried again later"),
-        WayBack::Abandoned => ("giving up on", "nothing is under way"),
+        WayBack::Waits => (format!("the reboot into {} has to wait", plan.version), "it is asked for again"),
+        WayBack::Failed => (format!("the update to {} is given up", plan.version), "it is tried again later"),
+        WayBack::Abandoned => (format!("the update to {} is given up", plan.version), "nothing is under way"),
     };
-    let steps = match stuck(input) {
-        Some(words) => words,
-        None => "disarming the slot, undoing the drain, giving the lock back".to_owned(),
-    };
-    format!("{what} {} ({}): {steps}; then {then}", plan.version, end(&why.message))
+    let undone =
+        format!("{what} ({}): taking back what was done for the reboot; then {then}; {}", end(&why.message), running(input));
+    match stuck(input) {
+        Some((message, again)) => format!("needs attention: {message}; tried again {again}; {undone}"),
+        None => undone,
+    }
 }
 
 /// The first boots of a slot.
 fn after_boot(input: &Input<'_>) -> String {
-    if let Some(words) = stuck(input) {
-        return format!("needs attention: {words}; {}", running(input));
-    }
-    match input.state() {
-        State::Trial { plan, verdict: Some(reason) } => {
-            format!("{} is unhealthy ({}); going back to {}", plan.version, end(reason), plan.from_version)
+    let stuck = stuck(input);
+    match (input.state(), stuck) {
+        (State::Trial { plan, verdict: Some(reason) }, Some((message, again))) => format!(
+            "needs attention: {} is unhealthy ({}) and cannot be left: {message}; tried again {again}; {}",
+            plan.version,
+            end(reason),
+            running(input)
+        ),
+        (State::Trial { .. }, Some((message, again))) => {
+            format!("needs attention: {message}; its health is checked again {again}; {}", running(input))
         }
-        State::Trial { plan, .. } => format!(
+        (_, Some((message, again))) => format!("needs attention: {message}; tried again {again}; {}", running(input)),
+        (State::Trial { plan, verdict: Some(reason) }, None) => {
+            format!("{} is unhealthy ({}): rebooting, going back to {}", plan.version, end(reason), plan.from_version)
+        }
+        (State::Trial { plan, .. }, None) => format!(
             "{} runs from slot {} on trial: its health is being checked; if it is healthy it is kept, otherwise the host goes back to {}",
             plan.version, plan.slot, plan.from_version
         ),
-        State::RolledBack { plan, why } => {
-            format!(
-                "{} rolled back to {} ({}); its slot is being disarmed, then the host rests",
-                plan.version,
-                plan.from_version,
-                end(why)
-            )
-        }
-        state => {
+        (State::RolledBack { plan, why }, None) => format!(
+            "{} rolled back to {} ({}); its slot is being disarmed, then the host rests",
+            plan.version,
+            plan.from_version,
+            end(why)
+        ),
+        (state, None) => {
             let version = state.plan().map(|plan| plan.version.to_string()).unwrap_or_default();
             format!("{version} is healthy: it is being marked good; then the update is done")
         }
@@ -231,11 +248,13 @@ fn after_boot(input: &Input<'_>) -> String {
 }
 
 /// A step that failed and is tried again: what failed, and when.
-fn stuck(input: &Input<'_>) -> Option<String> {
+fn stuck<'a>(input: &Input<'a>) -> Option<(&'a str, String)> {
     let model = input.engine.model();
     let alarm = model.alarm.as_ref().filter(|_| input.engine.soft().reboot_accepted_at.is_none())?;
     let error = model.last_error.as_ref().filter(|error| error.about == About::Attempt)?;
-    Some(format!("{}; tried again {}", end(&error.message), when(input, Some(alarm))))
+    let message = end(&error.message);
+    let message = SOON.iter().find_map(|soon| message.strip_suffix(soon)).unwrap_or(message);
+    Some((message, when(input, Some(alarm))))
 }
 
 fn failed(input: &Input<'_>, plan: Option<&Plan>, code: &str) -> String {

@@ -1,0 +1,303 @@
+//! Every state and step of the pure engine, as a person reads it: what, why, what next and when.
+
+use jiff::Timestamp;
+use manifests::version::Sequence;
+
+use crate::engine::cause::Cause;
+use crate::engine::command::Command;
+use crate::engine::effect::GateStage;
+use crate::engine::event::{CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal};
+use crate::engine::facts::{FloorFacts, Trouble};
+use crate::engine::model::Hold;
+use crate::engine::tests::host::{BLANK, Host, armed, fault, in_new_slot};
+use crate::engine::tests::words::EVERY_STATE;
+use crate::status::json::{ExitClass, Status};
+use crate::status::view::{Input, status};
+
+const SENTENCES: [(&str, &str); 32] = [
+    ("idle", "1.0.0 runs from slot a; next check in 5 min (at 12:05 UTC)."),
+    ("checking", "Asking https://updates.example/ for an update; one that is new is then installed; 1.0.0 runs from slot a."),
+    (
+        "deferred",
+        "Paused by a person (demo) until `updatectl resume`; 1.1.0 is available and is installed after that; 1.0.0 runs from slot a.",
+    ),
+    ("fetching", "Writing 1.1.0 to slot b; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."),
+    (
+        "fetching/again",
+        "Writing 1.1.0 to slot b again, because reading it back found differences; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
+    ),
+    (
+        "written",
+        "Reading 1.1.0 in slot b back to prove it; then comes the reboot (strategy lock); 1.0.0 runs from slot a meanwhile.",
+    ),
+    (
+        "written/rollback",
+        "Reading 1.0.0 in slot a back to prove it; then comes the reboot (strategy lock); 1.1.0 runs from slot b meanwhile.",
+    ),
+    ("proven/person", "1.1.0 is written and proven, and waits for `updatectl reboot`."),
+    ("proven/gates", "1.1.0 is written and proven; asking whether the host may reboot now; then it does."),
+    (
+        "proven/gate-closed",
+        "1.1.0 is written and proven, and waits to reboot: hook hook says no; asked again in 60 s (at 12:06 UTC).",
+    ),
+    ("proven/lock", "1.1.0 is written and proven; asking for the reboot lock of group default; then the host reboots."),
+    (
+        "proven/lock-refused",
+        "1.1.0 is written and proven, and waits to reboot: held by host-7; asked again in 55 s (at 12:06 UTC).",
+    ),
+    (
+        "proven/cancelled",
+        "The update to 1.1.0 is given up (a person cancelled it): taking back what was done for the reboot; then nothing is under way; 1.0.0 runs from slot a.",
+    ),
+    ("locked/draining", "About to reboot into 1.1.0: running the drain hooks; then the slot is armed, and the host reboots."),
+    (
+        "locked/gates-again",
+        "About to reboot into 1.1.0: asking once more whether it may; then the slot is armed, and the host reboots.",
+    ),
+    (
+        "locked/acknowledging",
+        "About to reboot into 1.1.0: telling the lock service so; then the slot is armed, and the host reboots.",
+    ),
+    ("locked/arming", "About to reboot into 1.1.0: arming the slot; then the host reboots."),
+    (
+        "locked/giving-up",
+        "The update to 1.1.0 is given up (it broke: boot-control): taking back what was done for the reboot; then it is tried again later; 1.0.0 runs from slot a.",
+    ),
+    ("armed/resting", "1.1.0 is armed: the next reboot starts it, whoever reboots the host; `updatectl reboot` does so now."),
+    ("armed/gates", "1.1.0 is armed: asking whether the host may reboot now; then it does."),
+    ("armed/gate-closed", "1.1.0 is armed and waits to reboot: hook hook says no; asked again in 58 s (at 12:06 UTC)."),
+    ("armed/draining", "1.1.0 is armed: running the drain hooks; then the host reboots."),
+    ("armed/lock", "1.1.0 is armed: asking for the reboot lock of group default once more; then the host reboots."),
+    ("armed/lock-refused", "1.1.0 is armed and waits to reboot: held by host-7; asked again in 55 s (at 12:06 UTC)."),
+    ("armed/acknowledging", "1.1.0 is armed: asking for the reboot lock of group default once more; then the host reboots."),
+    ("armed/rebooting", "Rebooting into 1.1.0; then its health is checked."),
+    (
+        "armed/giving-up",
+        "The update to 1.1.0 is given up (it broke: reboot): taking back what was done for the reboot; then it is tried again later; 1.0.0 runs from slot a.",
+    ),
+    (
+        "trial",
+        "1.1.0 runs from slot b on trial: its health is being checked; if it is healthy it is kept, otherwise the host goes back to 1.0.0.",
+    ),
+    ("trial/verdict", "1.1.0 is unhealthy (nginx does not answer): rebooting, going back to 1.0.0."),
+    ("committed", "1.1.0 is healthy: it is being marked good; then the update is done."),
+    (
+        "rolled-back",
+        "1.1.0 rolled back to 1.0.0 (it did not come up: the loader spent its tries and went back); its slot is being disarmed, then the host rests.",
+    ),
+    (
+        "failed",
+        "The update to 1.1.0 failed (it broke: download); 1.0.0 runs from slot a; it is tried again in 66 s (at 12:06 UTC).",
+    ),
+];
+
+fn document(host: &mut Host) -> Status {
+    document_with(host, None)
+}
+
+fn document_with(host: &mut Host, journal_fault: Option<&Fault>) -> Status {
+    let now = host.now();
+    status(&Input { engine: &host.engine, server: "https://updates.example/", journal_fault, reports_waiting: 0, now })
+}
+
+#[track_caller]
+fn assert_says(host: &mut Host, expected: &str) {
+    assert_eq!(document(host).summary, expected);
+}
+
+fn at(text: &str) -> Timestamp {
+    format!("2026-11-{text}:00Z").parse().unwrap()
+}
+
+fn pause(until: Option<Timestamp>, reason: Option<&str>) -> Command {
+    Command::Pause { until, reason: reason.map(str::to_owned) }
+}
+
+#[test]
+fn every_state_and_step_has_its_sentence() {
+    assert_eq!(SENTENCES.map(|row| row.0), EVERY_STATE);
+    for (state, expected) in SENTENCES {
+        println!("{state}: {expected}");
+        assert_says(&mut Host::at(state), expected);
+    }
+}
+
+#[test]
+fn where_something_is_waited_for_its_time_is_in_the_document() {
+    for state in EVERY_STATE {
+        let document = document(&mut Host::at(state));
+        let waits = document.summary.contains("asked again in ");
+        assert_eq!(waits, !document.reboot.waiting_for.is_empty(), "{state}");
+        assert!(document.reboot.waiting_for.iter().all(|gate| gate.since.is_some() && gate.retry_at.is_some()), "{state}");
+        assert!(document.check.next_at.is_some(), "{state}");
+    }
+}
+
+#[test]
+fn a_step_that_failed_says_what_and_when_it_is_tried_again() {
+    let mut host = Host::at("committed");
+    host.commit_done(Err(fault("boot-control")));
+    assert_says(
+        &mut host,
+        "Needs attention: 1.1.0 is healthy but could not be marked good (it broke: boot-control); tried again in 55 s (at 12:06 UTC); 1.1.0 runs from slot b.",
+    );
+    let mut host = Host::at("locked/giving-up");
+    host.disarmed(Err(fault("boot-control")));
+    assert_says(
+        &mut host,
+        "Needs attention: a slot could not be disarmed: it broke: boot-control; a lock that is held is kept; tried again in 63 s (at 12:06 UTC); the update to 1.1.0 is given up (it broke: boot-control): taking back what was done for the reboot; then it is tried again later; 1.0.0 runs from slot a.",
+    );
+    let mut host = Host::at("trial/verdict");
+    host.marked_bad(Ok(()));
+    host.reboot(Err(fault("reboot")));
+    assert_says(
+        &mut host,
+        "Needs attention: 1.1.0 is unhealthy (nginx does not answer) and cannot be left: it broke: reboot; tried again in 55 s (at 12:06 UTC); 1.1.0 runs from slot b.",
+    );
+}
+
+#[test]
+fn a_slot_that_cannot_be_left_says_why_and_when_its_health_is_checked_again() {
+    let mut host = Host::at("armed/rebooting");
+    host.restart(|facts| {
+        in_new_slot(facts, armed(2));
+        facts.boot.as_mut().unwrap().marks.a = BLANK;
+    });
+    host.health(Err("nginx does not answer"));
+    assert_says(
+        &mut host,
+        "Needs attention: 1.1.0 is unhealthy: nginx does not answer; slot a cannot be booted, so there is no way back; its health is checked again in 59 s (at 12:06 UTC); 1.1.0 runs from slot b.",
+    );
+}
+
+#[test]
+fn a_reboot_says_when_it_was_accepted_and_that_it_is_late() {
+    let mut host = Host::at("armed/rebooting");
+    host.reboot(Ok(()));
+    assert_says(&mut host, "Rebooting into 1.1.0: the reboot was accepted at 12:05 UTC; then its health is checked.");
+    host.wake();
+    assert_says(
+        &mut host,
+        "Needs attention: the host should have rebooted into 1.1.0: the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); `updatectl cancel` disarms the slot and gives the lock back.",
+    );
+}
+
+#[test]
+fn a_release_that_rolled_back_is_not_tried_again_by_itself_and_says_so() {
+    let mut host = Host::at("rolled-back");
+    host.disarmed(Ok(()));
+    assert_says(
+        &mut host,
+        "Needs attention: 1.1.0 rolled back to 1.0.0: it did not come up: the loader spent its tries and went back; 1.0.0 runs from slot a; 1.1.0 is installed again only by `updatectl update 1.1.0`, a newer release by itself; next check in 7 min (at 12:12 UTC).",
+    );
+}
+
+#[test]
+fn a_rollback_that_failed_is_no_failed_update() {
+    let mut host = Host::at("written/rollback");
+    host.read_back(Err(fault("read-back")));
+    assert_says(
+        &mut host,
+        "The way back to 1.0.0 failed (it broke: read-back); 1.1.0 runs from slot b; `updatectl rollback` tries it again.",
+    );
+}
+
+#[test]
+fn a_pause_comes_first_and_its_end_is_told_as_people_tell_times() {
+    let mut host = Host::at("idle");
+    host.order(pause(Some(at("21T18:30")), Some("release night.")));
+    assert_says(
+        &mut host,
+        "Paused by a person (release night) until 18:30 UTC (`updatectl resume` ends it sooner); 1.0.0 runs from slot a; next check in 5 min (at 12:05 UTC).",
+    );
+    host.order(pause(Some(at("24T06:00")), None));
+    assert_says(
+        &mut host,
+        "Paused by a person until 2026-11-24 06:00 UTC (`updatectl resume` ends it sooner); 1.0.0 runs from slot a; next check in 5 min (at 12:05 UTC).",
+    );
+    assert_eq!(document(&mut host).exit_class(), ExitClass::Held);
+}
+
+#[test]
+fn the_pause_is_not_told_twice_where_it_closes_a_gate() {
+    let mut host = Host::at("proven/gates");
+    host.order(pause(None, Some("release night")));
+    let hook = Gate { gate: "hook".into(), closed: Some("10-backup: the backup runs".into()), until: None };
+    host.gates(GateStage::BeforeLock, vec![hook]);
+    assert_says(
+        &mut host,
+        "Paused by a person (release night) until `updatectl resume`; 1.1.0 is written and proven, and waits to reboot: hook 10-backup: the backup runs; asked again in 55 s (at 12:06 UTC).",
+    );
+    let mut host = Host::at("proven/gates");
+    host.order(pause(None, None));
+    host.gates(GateStage::BeforeLock, vec![]);
+    assert_says(
+        &mut host,
+        "Paused by a person until `updatectl resume`; 1.1.0 is written and proven, and waits to reboot: the pause has to end.",
+    );
+}
+
+#[test]
+fn a_full_lock_names_its_holders_but_not_all_of_many() {
+    let holder = |n: u32| LockHolder { id: format!("web-{n}"), since: Some(format!("2026-11-21T11:0{n}:00Z")), phase: None };
+    let mut host = Host::at("proven/lock");
+    let attempt = host.attempt();
+    let refusal = LockRefusal {
+        kind: "lock".into(),
+        message: "a long story".into(),
+        holders: (1..=5).map(holder).collect(),
+        ..LockRefusal::default()
+    };
+    host.step(Event::Lock { attempt, result: Err(refusal) });
+    assert_says(
+        &mut host,
+        "1.1.0 is written and proven, and waits to reboot: the reboot lock of group default is held by web-1 (since 11:01 UTC), web-2 (since 11:02 UTC), web-3 (since 11:03 UTC), 2 more; asked again in 55 s (at 12:06 UTC).",
+    );
+    assert_eq!(document(&mut host).reboot.lock.holders.len(), 5);
+}
+
+#[test]
+fn a_servers_hold_says_why_and_until_when() {
+    let mut host = Host::at("checking");
+    let hold = Hold { reason: "outside the window".into(), until: Some("2026-11-22T02:00:00.5Z".into()), since: None };
+    host.checked(CheckAnswer::NoUpdate { poll_interval_s: None, hold: Some(hold) });
+    let summary = document(&mut host).summary;
+    let expected = "Held by the update server until 02:00 UTC (outside the window); 1.0.0 runs from slot a; next check in ";
+    assert!(summary.starts_with(expected), "{summary}");
+}
+
+#[test]
+fn a_trouble_that_forbids_updates_says_that_what_runs_and_when_it_is_looked_at_again() {
+    let trouble = Trouble { code: Cause::NoIdentity, message: "no machine id.".into() };
+    let mut host = Host::at("idle");
+    host.restart(|facts| facts.troubles = vec![trouble]);
+    assert_says(
+        &mut host,
+        "Needs attention: no machine id; 1.0.0 runs from slot a; no update is installed before that is mended; looked at again in 5 min (at 12:05 UTC).",
+    );
+    let mut host = Host::at("idle");
+    host.restart(|facts| facts.floor = FloorFacts::Lost { image: Sequence::ZERO });
+    let summary = document(&mut host).summary;
+    assert!(summary.contains("`updatectl adopt RELEASE`") && summary.contains("no update is installed before"), "{summary}");
+}
+
+#[test]
+fn a_trouble_does_not_hide_what_is_under_way() {
+    let mut host = Host::at("fetching");
+    let full = Fault::new(Cause::StateDir, "/var/lib: no space left");
+    let summary = document_with(&mut host, Some(&full)).summary;
+    assert_eq!(
+        summary,
+        "Needs attention: /var/lib: no space left: nothing is done before the state folder can be written again; writing 1.1.0 to slot b; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."
+    );
+}
+
+#[test]
+fn news_that_are_old_forbid_nothing() {
+    let mut host = Host::at("checking");
+    host.nothing_new();
+    host.pass_ms(61 * 86_400_000);
+    let summary = document(&mut host).summary;
+    assert!(summary.starts_with("Needs attention: no update server was reached for 61 days: "), "{summary}");
+    assert!(summary.ends_with("; 1.0.0 runs from slot a; next check now."), "{summary}");
+}
