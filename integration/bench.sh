@@ -24,11 +24,19 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/ota-bench.XXXXXX")
 loop= server= daemon=
 end() {
     status=$?
+    trap '' EXIT INT TERM
     for pid in $daemon $server; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true; done
-    for place in root/srv root/dev root/sys root/proc root; do umount "$work/$place" 2>/dev/null || true; done
-    [[ -n $loop ]] && { partx -d "$loop" 2>/dev/null; losetup -d "$loop"; } || true
     ((status == 0)) || tail -n 20 "$work/srv/daemon.log" >&2 2>/dev/null || true
-    rm -rf "$work"
+    for place in root/srv root/dev root/sys root/proc root; do
+        mountpoint -q "$work/$place" && { umount "$work/$place" 2>/dev/null || umount -l "$work/$place"; } || true
+    done
+    [[ -n $loop ]] && { partx -d "$loop" 2>/dev/null; losetup -d "$loop"; } || true
+    # The machine's own devices were mounted in there: nothing is removed while anything still is.
+    if grep -q " $work/" /proc/self/mountinfo; then
+        echo "bench.sh: something is still mounted below $work: unmount and remove it by hand" >&2
+    else
+        rm -rf --one-file-system "$work"
+    fi
     exit "$status"
 }
 trap end EXIT INT TERM
@@ -38,9 +46,11 @@ since() { awk -v a="$1" -v b="$(now)" 'BEGIN {printf "%.3f", b - a}'; }
 # Images: a small system to run on, and 1 GiB of Debian to install.
 tree() { # NAME PACKAGES
     [[ -d $cache/$1 ]] && return
+    # A debootstrap that was killed leaves proc and sys mounted in there.
+    rm -rf --one-file-system "$cache/$1.part"
     echo "installing Debian packages for $1 (once)"
     debootstrap --variant=minbase --include="$2" bookworm "$cache/$1.part" >"$cache/$1.log" 2>&1 || { tail -n 5 "$cache/$1.log"; exit 1; }
-    rm -rf "$cache/$1.part/var/cache/apt" "$cache/$1.part/var/lib/apt/lists"
+    rm -rf --one-file-system "$cache/$1.part/var/cache/apt" "$cache/$1.part/var/lib/apt/lists"
     mv "$cache/$1.part" "$cache/$1"
 }
 tree host ca-certificates

@@ -4,12 +4,12 @@ set -euo pipefail
 
 # program or file => Debian package that brings it
 declare -A needs=(
-    [cc]=gcc [make]=make [pkg-config]=pkg-config [curl]=curl [mke2fs]=e2fsprogs [debugfs]=e2fsprogs
+    [cc]=gcc [/usr/include/stdio.h]=libc6-dev [make]=make [pkg-config]=pkg-config [git]=git [curl]=curl [mke2fs]=e2fsprogs [debugfs]=e2fsprogs
     [debootstrap]=debootstrap [losetup]=mount [partx]=util-linux [sgdisk]=gdisk [zstd]=zstd [python3]=python3
 )
 missing=()
 for program in "${!needs[@]}"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("${needs[$program]}")
+    [[ -e $program ]] || PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("${needs[$program]}")
 done
 if ((${#missing[@]})); then
     mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
@@ -27,3 +27,17 @@ if ! command -v cargo >/dev/null; then
     echo "hint: install one with rustup, then run this again" >&2
     exit 1
 fi
+version=$(rustc --version | cut -d' ' -f2)
+if [[ $(printf '%s\n' 1.95 "$version" | sort -V | head -n 1) != 1.95 ]]; then
+    echo "deps.sh: rustc is $version; expected at least 1.95" >&2
+    echo "hint: rustup update stable" >&2
+    exit 1
+fi
+for part in fmt clippy; do
+    cargo $part --version >/dev/null 2>&1 || {
+        command -v rustup >/dev/null && rustup component add "${part/fmt/rustfmt}" >/dev/null 2>&1 && continue
+        echo "deps.sh: cargo $part is missing, which make test needs" >&2
+        echo "hint: rustup component add ${part/fmt/rustfmt}" >&2
+        exit 1
+    }
+done

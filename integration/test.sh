@@ -3,7 +3,8 @@
 #
 #   integration/test.sh            everything this machine can run; what it cannot is counted as skipped, with the reason
 #
-# A test that needs root, a loop device or a tool prints "skipped: why" and returns; those lines are counted here.
+# A test that needs root, a loop device or a tool prints "skipped: why" and returns; those lines are counted here. One that
+# leaves out a part of itself prints "partly skipped: why": it is shown, and counts as what it asserted.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp -d)
@@ -27,11 +28,12 @@ layer() { # NAME COMMAND...: one check that passes or fails as a whole
 tests() { # NAME CARGO-TEST-ARGUMENTS...: a set of Rust tests, counted one by one
     local name=$1; shift
     local at=$SECONDS status=0
-    cargo test --no-fail-fast "$@" -- --show-output >"$log/out" 2>&1 || status=$?
+    # A hang must end, too.
+    timeout 3000 cargo test --no-fail-fast "$@" -- --show-output >"$log/out" 2>&1 || status=$?
     local p f i s
     read -r p f i < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$log/out")
     s=$(grep -c '^skipped: ' "$log/out" || true)
-    grep -h '^skipped: ' "$log/out" | sort | uniq -c | sed 's/^ *\([0-9]*\) /    (\1x) /'
+    grep -hE '^(partly )?skipped: ' "$log/out" | sort | uniq -c | sed 's/^ *\([0-9]*\) /    (\1x) /'
     if ((status != 0)); then
         # What failed and why; not the output of the thousand tests that passed.
         grep -hE '^(test .*FAILED|error|failures:|---- .* stdout ----|thread .* panicked|  left:| right:)' -A6 "$log/out" | head -300

@@ -11,7 +11,11 @@ only=${1:-}
 top=$PWD
 copy=$(mktemp -d "${TMPDIR:-/tmp}/ota-bugs.XXXXXX")
 trap 'rm -rf "$copy"' EXIT
-git ls-files -z | tar --null -T - -cf - | tar -xf - -C "$copy"
+if ! git ls-files -z >"$copy/.files" || [[ ! -s $copy/.files ]]; then
+    echo "bugs/run.sh: git does not list the files of $top: this needs a checkout that is yours" >&2
+    exit 1
+fi
+tar --null -T "$copy/.files" -cf - | tar -xf - -C "$copy"
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$top/target}/bugs
 caught=0 missed=0 skipped=0
 

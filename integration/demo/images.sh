@@ -17,7 +17,9 @@ tree() { # NAME PACKAGES...: a folder with an installed Debian
     name=$1; shift
     [ -d "$cache/$name" ] && return
     say "installing Debian packages for $name (debootstrap, about half a minute)"
-    rm -rf "$cache/$name.part"
+    # A debootstrap that was killed leaves proc and sys mounted in there.
+    rm -rf --one-file-system "$cache/$name.part"
+    [ "$(id -u)" = 0 ] || { echo "images.sh: debootstrap needs root; run this as root" >&2; exit 1; }
     include=$(printf '%s,' "$@")
     debootstrap --variant=minbase --include="${include%,}" "$suite" "$cache/$name.part" >"$cache/$name.log" 2>&1 || {
         tail -n 5 "$cache/$name.log" >&2
