@@ -121,6 +121,9 @@ impl Daemon {
         if self.waiting.may_commit(&now()) {
             self.commit();
         }
+        if self.waiting.is_too_long(&now()) {
+            self.go_on_without_journal();
+        }
         self.show(before);
     }
 
@@ -148,6 +151,32 @@ impl Daemon {
                 }
                 self.deliver();
             }
+        }
+    }
+
+    /// The way back of whoever must not stand still. Everything else waits for the journal.
+    fn go_on_without_journal(&mut self) {
+        let on_trial = matches!(self.engine.model().state, State::Trial { .. });
+        let cannot_wait = |effect: &Effect| match effect {
+            Effect::Disarm(_) | Effect::Undrain(_) | Effect::Stop(_) => true,
+            Effect::MarkBad(_) | Effect::Reboot(_) => on_trial,
+            _ => false,
+        };
+        for effect in self.waiting.take_effects(cannot_wait) {
+            self.start(effect);
+        }
+        self.outbox.add(self.waiting.lend_releases(&now()));
+        self.deliver();
+    }
+
+    /// Tells the engine when the journal has failed for too long and somebody waits for this host.
+    fn end_standstill(&mut self) {
+        if !self.engine.must_not_stand_still() {
+            return;
+        }
+        if let Some((fault, unstarted)) = self.waiting.tell(&now()) {
+            tracing::error!(code = %fault.code, "{fault}: going on without the journal to where nobody waits for this host");
+            self.step(Event::StandsStill { fault, unstarted });
         }
     }
 
@@ -251,6 +280,7 @@ impl Daemon {
         }
         self.deliver();
         self.step(Event::Woke);
+        self.end_standstill();
     }
 
     fn sleep(&self) -> impl Future<Output = ()> + use<> {
@@ -299,13 +329,18 @@ impl Daemon {
                 if let Err(fault) = &result {
                     tracing::warn!(code = %fault.code, "not delivered, kept for later: {fault}");
                 }
-                let delivered = result.is_ok() && self.journal.delivered(id).map_err(|error| tracing::error!("{error}")).is_ok();
+                let delivered = result.is_ok() && self.note_delivered(id);
                 self.outbox.settle(id, delivered, &now());
                 self.tell_engine_of_releases();
                 self.deliver();
                 self.publish(self.engine.model().state.word());
             }
         }
+    }
+
+    /// Ids below 1 are no rows of the journal.
+    fn note_delivered(&mut self, id: i64) -> bool {
+        id < 1 || self.journal.delivered(id).map_err(|error| tracing::error!("{error}")).is_ok()
     }
 
     fn answer(&mut self, request: Request) {

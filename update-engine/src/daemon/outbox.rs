@@ -79,6 +79,14 @@ impl Outbox {
         self.rows = rows;
     }
 
+    /// Adds rows that the journal does not have; the next [`Self::refill`] forgets them.
+    pub(super) fn add(&mut self, rows: Vec<OutboxRow>) {
+        for row in rows {
+            self.servers.entry(Server::of(&row)).or_default().not_before = None;
+            self.rows.push(row);
+        }
+    }
+
     /// Lock releases that no server has acknowledged.
     pub(super) fn releases_waiting(&self) -> u32 {
         let releases = self.rows.iter().filter(|row| matches!(row.message, Message::Release { .. })).count();

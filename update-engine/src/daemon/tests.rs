@@ -4,17 +4,24 @@ use manifests::keyring::SecretKey;
 use manifests::release::SlotName;
 use manifests::version::Version;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::publish::Publisher;
 use super::*;
 use crate::control::ControlHandle;
 use crate::engine::Model;
+use crate::engine::cause::Cause;
+use crate::engine::effect::Scan;
+use crate::engine::event::LockGrant;
+use crate::engine::facts::{BootTable, Facts, PerSlot};
 use crate::engine::model::Progress;
 use crate::engine::policy::{Policy, Strategy};
-use crate::engine::state::{Kind, Target};
+use crate::engine::state::{ArmedStep, Claim, GivingUp, Kind, LockedStep, Target, Waiting as Step, WayBack};
 use crate::engine::tests::host;
 use crate::fetch::{Fetcher, Options};
+use crate::journal::Message;
 use crate::world::tests::world_that_trusts;
 
 /// A daemon and the ends that its control socket would hold.
@@ -30,6 +37,11 @@ fn policy() -> Policy {
 }
 
 fn rig(model: Model, policy: Policy) -> Rig {
+    rig_in(model, host::facts(), policy)
+}
+
+/// Its reboot command leaves a file `rebooted` in its folder.
+fn rig_in(model: Model, facts: Facts, policy: Policy) -> Rig {
     let dir = tempfile::tempdir().unwrap();
     let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
     let settings = world.settings().clone();
@@ -39,8 +51,12 @@ fn rig(model: Model, policy: Policy) -> Rig {
     let (settler, settled) = mpsc::channel(64);
     let (breaker, broken) = mpsc::unbounded_channel();
     let fetcher = Fetcher::new(Options::default()).unwrap();
-    let shared = Shared::new(world, fetcher, events_in, host::facts());
-    let engine = Engine::new(model, host::facts(), policy);
+    let mut shared = Shared::new(world, fetcher, events_in, facts.clone());
+    let mut changed = (*settings).clone();
+    changed.reboot.command = vec!["touch".into(), dir.path().join("rebooted").display().to_string()];
+    changed.reboot.hooks_dir = dir.path().join("hooks");
+    shared.settings = Arc::new(changed);
+    let engine = Engine::new(model, facts, policy);
     let (publisher, handle) = Publisher::new(&engine, &journal, &settings, commands_in, now());
     let daemon = Daemon {
         engine,
@@ -112,6 +128,139 @@ async fn a_journal_that_cannot_be_written_is_not_tried_by_every_event() {
     daemon.waiting.retry_at = Some(Mono(0));
     daemon.woke();
     assert_eq!((daemon.waiting.fault.clone(), daemon.waiting.rows.len()), (None, 0));
+}
+
+/// A lock server that takes every release; what it was sent.
+async fn lock_server() -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (mut request, mut chunk) = (Vec::new(), [0; 4096]);
+            while !String::from_utf8_lossy(&request).ends_with('}') {
+                let length = stream.read(&mut chunk).await.unwrap();
+                request.extend_from_slice(&chunk[..length]);
+            }
+            let body = "{\"released\":true}";
+            let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            sender.send(String::from_utf8(request).unwrap()).await.unwrap();
+        }
+    });
+    (url, receiver)
+}
+
+/// Runs the loop by hand until this holds.
+async fn until(daemon: &mut Daemon, what: &str, holds: impl Fn(&Daemon) -> bool) {
+    let going_on = async {
+        while !holds(daemon) {
+            tokio::select! {
+                Some(event) = daemon.events.recv() => daemon.step(event),
+                Some(settled) = daemon.settled.recv() => daemon.settle(settled),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), going_on).await.unwrap_or_else(|_| panic!("not within 20 s: {what}"));
+}
+
+fn with_claim(url: String, granted: bool) -> Plan {
+    let claim = Claim { url, group: "default".into(), id: "4f3c".into(), fence: None, granted };
+    Plan { claim: Some(claim), ..plan() }
+}
+
+#[tokio::test]
+async fn a_lock_goes_back_though_nothing_can_be_written_down() {
+    let (url, mut asked) = lock_server().await;
+    let asking = State::Proven { plan: with_claim(url, false), step: Step::Lock };
+    let Rig { mut daemon, handle: _handle, _dir } =
+        rig(Model { state: asking, ..Model::default() }, Policy { has_server: false, ..host::policy(Strategy::Lock, true) });
+    daemon.journal.refuse_writes(true);
+    daemon.step(Event::Lock { attempt: "5d1c".into(), result: Ok(LockGrant { fence: None }) });
+    assert!(matches!(daemon.waiting.effects.as_slice(), [Effect::Drain(_)]), "{:?}", daemon.waiting.effects);
+    daemon.woke();
+    assert!(matches!(daemon.engine.model().state, State::Locked { step: LockedStep::Draining, .. }), "ten minutes are not over");
+
+    daemon.waiting.patience_ms = 0;
+    daemon.woke();
+    until(&mut daemon, "undrained and released", |daemon| {
+        daemon.engine.model().state.word() != "locked" && daemon.outbox.releases_waiting() == 0
+    })
+    .await;
+    let request = asked.recv().await.unwrap();
+    assert!(request.starts_with("POST /v1/steady-state") && request.contains("5d1c"), "{request}");
+    assert_eq!(daemon.engine.model().state.plan().unwrap().claim, None);
+
+    // Told once more when it can be written down: the journal has it then, and the server knows it already.
+    daemon.journal.refuse_writes(false);
+    daemon.waiting.retry_at = Some(Mono(0));
+    daemon.woke();
+    until(&mut daemon, "released by the journal", |daemon| daemon.outbox.releases_waiting() == 0).await;
+    assert!(asked.recv().await.unwrap().contains("5d1c"));
+    let rows = daemon.journal.outbox().unwrap();
+    assert!(!rows.iter().any(|row| matches!(row.message, Message::Release { .. })), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_cancelled_update_whose_step_never_began_gives_its_lock_back() {
+    let (url, mut asked) = lock_server().await;
+    let mut plan = with_claim(url, true);
+    plan.drained = true;
+    plan.giving_up = Some(GivingUp {
+        code: Cause::Cancelled,
+        message: "a person cancelled it".into(),
+        end: WayBack::Abandoned,
+        disarm: false,
+        retry_after_s: None,
+    });
+    let acknowledging = State::Locked { plan: plan.clone(), boot_id: "boot-1".into(), step: LockedStep::Acknowledging };
+    let Rig { mut daemon, handle: _handle, _dir } = rig(
+        Model { state: acknowledging, ..Model::default() },
+        Policy { has_server: false, ..host::policy(Strategy::Lock, true) },
+    );
+    daemon.journal.refuse_writes(true);
+    daemon.waiting.patience_ms = 0;
+    daemon.after("locked", vec![Effect::AcknowledgeReboot(plan)]);
+    daemon.woke();
+    until(&mut daemon, "abandoned", |daemon| {
+        matches!(daemon.engine.model().state, State::Idle) && daemon.outbox.releases_waiting() == 0
+    })
+    .await;
+    assert!(asked.recv().await.unwrap().contains("aborted"));
+}
+
+#[tokio::test]
+async fn a_trial_that_cannot_be_written_down_ends_in_the_old_slot() {
+    let marks = PerSlot { a: host::GOOD, b: host::armed(2) };
+    let boot = BootTable { marks, next: SlotName::B, tries: host::TRIES };
+    let facts = Facts { running: Some(SlotName::B), boot: Some(boot), ..host::facts() };
+    let armed = State::Armed { plan: plan(), old_slot: SlotName::A, boot_id: "boot-0".into(), step: ArmedStep::Rebooting };
+    let Rig { mut daemon, handle, _dir: dir } = rig_in(Model { state: armed, ..Model::default() }, facts.clone(), policy());
+    daemon.journal.refuse_writes(true);
+    daemon.step(Event::Started { facts: Box::new(facts), orphans: Vec::new() });
+    assert!(matches!(daemon.waiting.effects.as_slice(), [Effect::Health(_)]), "{:?}", daemon.waiting.effects);
+    assert_eq!(daemon.engine.model().state.word(), "trial");
+    assert_eq!(handle.status.borrow().troubles[0].code, "state-dir");
+
+    daemon.waiting.patience_ms = 0;
+    daemon.woke();
+    // Without a disk the slot cannot be marked; the loader's tries bring the old one back all the same.
+    until(&mut daemon, "rebooting", |daemon| daemon.engine.soft().reboot_accepted_at.is_some()).await;
+    assert!(dir.path().join("rebooted").exists());
+    let error = daemon.engine.model().last_error.clone().unwrap();
+    assert!(error.message.contains("nothing could be written down"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn a_host_that_nobody_waits_for_waits_for_its_journal() {
+    let fetching = State::Fetching { plan: plan(), rewrites: 0 };
+    let Rig { mut daemon, handle: _handle, _dir } = rig(Model { state: fetching.clone(), ..Model::default() }, policy());
+    daemon.journal.refuse_writes(true);
+    daemon.waiting.patience_ms = 0;
+    daemon.after("fetching", vec![Effect::Install { plan: plan(), scan: Scan::All }]);
+    daemon.woke();
+    assert_eq!(daemon.engine.model().state, fetching);
+    assert_eq!(daemon.waiting.effects.len(), 1);
 }
 
 /// What the loop ends with; it must not go on.

@@ -2,19 +2,24 @@
 //!
 //! Effects run only after the journal has the step that asked for them. When it cannot be written they wait here, in their
 //! order, and the journal is tried again by the clock. A change of what is wrong is logged, not every try.
+//!
+//! Where somebody waits for this host (a slot is on trial, a lock is held) it must not wait for ever: after ten minutes the way
+//! back goes on without the journal (`Engine::must_not_stand_still`).
 
 use crate::engine::Effect;
 use crate::engine::cause::Cause;
 use crate::engine::effect::Row;
 use crate::engine::event::Fault;
 use crate::engine::time::{Mono, Now};
-use crate::journal::JournalError;
+use crate::journal::{JournalError, Message, OutboxRow};
 
 /// Time between tries to commit to a journal that cannot be written.
 const JOURNAL_RETRY_MS: u64 = 10_000;
 
+/// How long a journal may fail before what must not stand still goes on without it.
+const STANDSTILL_MS: u64 = 10 * 60_000;
+
 /// Rows and effects of steps that are not journalled yet.
-#[derive(Default)]
 pub(super) struct Waiting {
     pub(super) rows: Vec<Row>,
     pub(super) effects: Vec<Effect>,
@@ -22,6 +27,29 @@ pub(super) struct Waiting {
     pub(super) fault: Option<Fault>,
     /// When the journal is tried again.
     pub(super) retry_at: Option<Mono>,
+    /// How long this is borne.
+    pub(super) patience_ms: u64,
+    /// Since when the journal cannot be written.
+    since: Option<Mono>,
+    /// When the engine was last told that this takes too long.
+    told_at: Option<Mono>,
+    /// Rows whose releases are being delivered without the journal.
+    lent: usize,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            rows: Vec::new(),
+            effects: Vec::new(),
+            fault: None,
+            retry_at: None,
+            patience_ms: STANDSTILL_MS,
+            since: None,
+            told_at: None,
+            lent: 0,
+        }
+    }
 }
 
 /// How much was held at some moment.
@@ -54,6 +82,7 @@ impl Waiting {
             tracing::error!("{error}: nothing is done before it can be written");
         }
         self.fault = Some(fault);
+        self.since.get_or_insert(now.mono);
         self.retry_at = Some(now.mono.after(JOURNAL_RETRY_MS));
     }
 
@@ -63,7 +92,53 @@ impl Waiting {
             tracing::info!("the journal can be written again");
         }
         self.retry_at = None;
+        self.since = None;
+        self.told_at = None;
+        self.lent = 0;
         std::mem::take(&mut self.rows)
+    }
+
+    /// The journal cannot be written, and has been so for longer than can be borne.
+    pub(super) fn is_too_long(&self, now: &Now) -> bool {
+        self.since.is_some_and(|since| since.until(now.mono) >= self.patience_ms)
+    }
+
+    /// What the engine is to be told of it, once in a while: why, and whether effects of the present step never began. Those are
+    /// let go: the engine leaves that step.
+    pub(super) fn tell(&mut self, now: &Now) -> Option<(Fault, bool)> {
+        let told_lately = self.told_at.is_some_and(|at| at.until(now.mono) < STANDSTILL_MS);
+        let fault = self.fault.as_ref().filter(|_| self.is_too_long(now) && !told_lately)?;
+        let minutes = self.since.map_or(0, |since| since.until(now.mono) / 60_000);
+        let message = format!("nothing could be written down for {minutes} minutes ({})", fault.message);
+        let fault = Fault::new(fault.code.clone(), message);
+        self.told_at = Some(now.mono);
+        let unstarted = !std::mem::take(&mut self.effects).is_empty();
+        Some((fault, unstarted))
+    }
+
+    /// Takes those effects out that are such.
+    pub(super) fn take_effects(&mut self, such: impl Fn(&Effect) -> bool) -> Vec<Effect> {
+        let (taken, kept) = std::mem::take(&mut self.effects).into_iter().partition(such);
+        self.effects = kept;
+        taken
+    }
+
+    /// Lock releases that wait for the journal and were not lent out yet. They get ids that no row of the journal has: once it
+    /// can be written they are delivered once more, which changes nothing.
+    pub(super) fn lend_releases(&mut self, now: &Now) -> Vec<OutboxRow> {
+        let new = self.rows.iter().enumerate().skip(self.lent);
+        let lent = new.filter_map(|(index, row)| match row {
+            Row::Release { attempt, claim, outcome } => Some(OutboxRow {
+                id: -1 - i64::try_from(index).ok()?,
+                attempt: attempt.clone(),
+                created_at: now.wall,
+                message: Message::Release { claim: claim.clone(), outcome: *outcome },
+            }),
+            _ => None,
+        });
+        let lent = lent.collect();
+        self.lent = self.rows.len();
+        lent
     }
 
     /// How much is held now.

@@ -396,7 +396,7 @@ impl Engine {
         )
     }
 
-    const fn is_draining(&self) -> bool {
+    pub(super) const fn is_draining(&self) -> bool {
         matches!(
             self.model.state,
             State::Locked { step: LockedStep::Draining, .. } | State::Armed { step: ArmedStep::Draining, .. }
@@ -404,7 +404,7 @@ impl Engine {
     }
 
     /// What was asked for may still change the world: lock, acknowledgement, hooks, boot table.
-    fn awaits_answer(&self) -> bool {
+    pub(super) fn awaits_answer(&self) -> bool {
         self.is_draining()
             || matches!(
                 self.model.state,

@@ -133,6 +133,13 @@ pub enum Event {
         /// Lock releases not delivered yet.
         releases_waiting: u32,
     },
+    /// The journal could not be written for so long that what must not stand still goes on without it.
+    StandsStill {
+        /// Why.
+        fault: Fault,
+        /// The effects of the present step were held up and never began: no answer to them will come.
+        unstarted: bool,
+    },
     /// Facts changed under a command (`adopt`, `verify`).
     FactsChanged {
         /// The world.

@@ -31,6 +31,7 @@ mod commands;
 mod giving_up;
 mod installing;
 mod rebooting;
+mod standstill;
 mod starting;
 mod trial;
 
@@ -142,6 +143,7 @@ impl Engine {
             Event::CommitDone { attempt, result } => self.on_commit_done(&attempt, result, now),
             Event::MarkedBad { attempt, result } => self.on_marked_bad(&attempt, result, now),
             Event::Outbox { releases_waiting } => self.on_outbox(releases_waiting, now),
+            Event::StandsStill { fault, unstarted } => self.on_stands_still(fault, unstarted, now),
             Event::FactsChanged { facts } => self.on_facts_changed(*facts, now),
         }
     }

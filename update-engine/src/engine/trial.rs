@@ -69,7 +69,7 @@ impl Engine {
         }
     }
 
-    fn judge_unhealthy(&mut self, plan: Plan, reason: String, now: &Now) -> Vec<Effect> {
+    pub(super) fn judge_unhealthy(&mut self, plan: Plan, reason: String, now: &Now) -> Vec<Effect> {
         self.remember_error(&unhealthy(&plan, &reason), About::Attempt, now);
         self.enter(State::Trial { plan: plan.clone(), verdict: Some(reason) });
         self.leave_bad_slot(plan, now)

@@ -1,0 +1,81 @@
+//! The way to a steady host when nothing can be journalled any more.
+//!
+//! The journal comes first, and without it nothing new begins. But a slot on trial that is neither kept nor left, and a lock that
+//! a host holds without rebooting, are worse than a step that only the boot table and the lock server remember: both are asked
+//! anew at every start, and every effect of the way back is safe to run again.
+
+use crate::engine::Engine;
+use crate::engine::effect::Effect;
+use crate::engine::event::Fault;
+use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, State, WayBack};
+use crate::engine::time::Now;
+
+impl Engine {
+    /// Somebody waits for this host: it is on trial, holds the lock or is drained.
+    pub fn must_not_stand_still(&self) -> bool {
+        match &self.model.state {
+            State::Trial { .. } | State::Locked { .. } => true,
+            State::Committed { plan } => !self.facts.marks(plan.slot).is_some_and(|marks| marks.good),
+            State::Armed { step: ArmedStep::Rebooting, .. } => self.soft.reboot_accepted_at.is_none(),
+            State::Armed { step, plan, .. } => *step != ArmedStep::Resting || burdens_others(plan),
+            State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. } => burdens_others(plan),
+            State::Idle | State::Checking { .. } | State::Deferred { .. } | State::RolledBack { .. } | State::Failed { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Back to the old slot from a trial; undrained and without the lock from everything before the reboot.
+    pub(super) fn on_stands_still(&mut self, fault: Fault, unstarted: bool, now: &Now) -> Vec<Effect> {
+        if !self.must_not_stand_still() {
+            return Vec::new();
+        }
+        if unstarted {
+            self.soft.disarming = false;
+        }
+        match self.model.state.clone() {
+            State::Trial { plan, verdict: None } | State::Committed { plan } if unstarted => {
+                self.judge_unhealthy(plan, fault.message, now)
+            }
+            State::Trial { .. } if unstarted => self.resume_trial(now),
+            State::Trial { .. } | State::Committed { .. } => Vec::new(),
+            State::Locked { plan, step: LockedStep::GivingUp, .. } | State::Armed { plan, step: ArmedStep::GivingUp, .. } => {
+                if unstarted {
+                    self.go_on_giving_up(plan, now)
+                } else {
+                    Vec::new()
+                }
+            }
+            State::Armed { step: ArmedStep::Rebooting, .. } if !unstarted => Vec::new(),
+            state => match state.plan().cloned() {
+                Some(plan) => self.step_out(plan, fault, unstarted, now),
+                None => Vec::new(),
+            },
+        }
+    }
+
+    fn step_out(&mut self, mut plan: Plan, fault: Fault, unstarted: bool, now: &Now) -> Vec<Effect> {
+        if unstarted || !self.awaits_answer() {
+            return match plan.giving_up {
+                Some(_) => self.give_up_as_decided(plan, now),
+                None => self.give_up(plan, fault, WayBack::Waits, now),
+            };
+        }
+        let stop = Effect::Stop(plan.attempt.clone());
+        plan.giving_up.get_or_insert(GivingUp {
+            code: fault.code,
+            message: fault.message,
+            end: WayBack::Waits,
+            disarm: false,
+            retry_after_s: None,
+        });
+        if let Some(known) = self.model.state.plan_mut() {
+            *known = plan;
+        }
+        if self.is_draining() { vec![stop] } else { Vec::new() }
+    }
+}
+
+fn burdens_others(plan: &Plan) -> bool {
+    plan.drained || plan.claim.as_ref().is_some_and(|claim| claim.granted)
+}
