@@ -17,6 +17,7 @@
 //!   attempts, outbox and refusals — whose form never changes — are carried over. So going back to an older image never blinds it.
 //! * An unreadable journal is set aside too, with as much of them as can be read, and said aloud. A power cut at any moment of
 //!   setting aside loses none of it. The floor does not live here (see [`crate::floor`]).
+//! * A state folder that cannot be used at all is [`Journal::stand_in`]'s: nothing is lost, nothing can be written.
 //! * A row that cannot be read is left out of what is read, and stays.
 //! * Bounded: [`MAX_ATTEMPTS`], [`MAX_REPORTS`], [`MAX_REFUSALS`] and [`MAX_SET_ASIDE`] files; lock releases are never dropped.
 
@@ -90,6 +91,12 @@ pub enum JournalError {
         /// SQLite's words.
         reason: String,
     },
+    /// There is none: the state folder could not be used at the start.
+    #[error("{reason}")]
+    StandIn {
+        /// Why not, and where.
+        reason: String,
+    },
     /// What stands in the model row is no model.
     #[error("journal {path}: the model is unreadable: {reason}", path = path.display())]
     Model {
@@ -105,6 +112,8 @@ pub struct Journal {
     path: PathBuf,
     db: Connection,
     last_json: String,
+    /// This only stands in for one that cannot be used, for this reason.
+    stand_in: Option<String>,
 }
 
 /// One attempt, for `history`.
@@ -191,8 +200,25 @@ impl Journal {
         }
     }
 
+    /// Stands in for a journal that cannot be used: it is empty, and nothing can be written to it. `reason` says why and where.
+    pub fn stand_in(state_dir: &Path, reason: String) -> Result<Self, JournalError> {
+        let path = state_dir.join("journal.db");
+        let sqlite = |source| JournalError::Sqlite { path: path.clone(), source };
+        let db = Connection::open_in_memory().map_err(sqlite)?;
+        db.execute_batch(CREATE).map_err(sqlite)?;
+        Ok(Self { path, db, last_json: String::new(), stand_in: Some(reason) })
+    }
+
+    /// It only stands in for one that cannot be used.
+    pub const fn is_stand_in(&self) -> bool {
+        self.stand_in.is_some()
+    }
+
     /// Writes the model and the rows of one step, in one transaction, before the step's effects run. Nothing new, nothing written.
     pub fn commit(&mut self, model: &Model, rows: &[&Row], now: Wall) -> Result<(), JournalError> {
+        if let Some(reason) = &self.stand_in {
+            return Err(JournalError::StandIn { reason: reason.clone() });
+        }
         let json = serde_json::to_string(model)
             .map_err(|error| JournalError::Model { path: self.path.clone(), reason: error.to_string() })?;
         if rows.is_empty() && json == self.last_json {
@@ -290,7 +316,7 @@ impl Journal {
             db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?1), ('min_reader', ?2)", params![SCHEMA, MIN_READER])
                 .map_err(sqlite)?;
         }
-        let mut journal = Self { path: path.to_owned(), db, last_json: String::new() };
+        let mut journal = Self { path: path.to_owned(), db, last_json: String::new(), stand_in: None };
         let model = journal.read_model()?;
         Ok(Found::Usable(journal, Box::new(model)))
     }
@@ -379,10 +405,12 @@ enum Found {
 }
 
 impl JournalError {
-    /// The file itself is the trouble, not the disk or its rights.
+    /// The file itself is the trouble, not a full disk or its rights. One that cannot be read where it lies counts: a fresh one is
+    /// written first, so a disk that fails as a whole loses nothing by it.
     fn is_damage(&self) -> bool {
         match self {
             Self::Model { .. } | Self::Damaged { .. } => true,
+            Self::Sqlite { source, .. } if source.sqlite_error().is_some_and(is_unreadable) => true,
             Self::Sqlite { source, .. } => match source.sqlite_error_code() {
                 Some(
                     rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::TypeMismatch,
@@ -392,9 +420,15 @@ impl JournalError {
                 Some(_) => false,
                 None => true,
             },
-            Self::Io { .. } => false,
+            Self::Io { .. } | Self::StandIn { .. } => false,
         }
     }
+}
+
+/// The medium does not give back what the file holds.
+const fn is_unreadable(error: &rusqlite::ffi::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_DATA, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
+    matches!(error.extended_code, SQLITE_IOERR_READ | SQLITE_IOERR_SHORT_READ | SQLITE_IOERR_DATA | SQLITE_IOERR_CORRUPTFS)
 }
 
 /// The row is there, a value in it is of another kind than expected.

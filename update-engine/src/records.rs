@@ -60,9 +60,14 @@ pub enum RecordsError {
 }
 
 impl Records {
+    /// The records under `state_dir`, as far as they can be read; makes nothing.
+    pub fn of(state_dir: &Path) -> Self {
+        Self { state_dir: state_dir.to_owned() }
+    }
+
     /// The records under `state_dir`; makes the folders.
     pub fn open(state_dir: &Path) -> Result<Self, RecordsError> {
-        let records = Self { state_dir: state_dir.to_owned() };
+        let records = Self::of(state_dir);
         for folder in ["offers", "slots"] {
             let path = state_dir.join(folder);
             std::fs::create_dir_all(&path).map_err(|source| RecordsError::Io { path, source })?;

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use crate::control::Request;
 use crate::engine::command::{Accepted, Command, Rejected, Rejection};
 use crate::engine::effect::Row;
-use crate::engine::event::{Event, Fault, Gate};
+use crate::engine::event::{Event, Fault, Gate, Orphan};
 use crate::engine::state::{Plan, State};
 use crate::engine::time::{Mono, Now, Wall};
 use crate::engine::{Effect, Engine};
@@ -64,7 +64,16 @@ struct Daemon {
     waiting: Waiting,
     broken: mpsc::UnboundedReceiver<&'static str>,
     breaker: mpsc::UnboundedSender<&'static str>,
-    ended: Option<Ended>,
+    ended: Option<End>,
+}
+
+/// Why one run of the loop is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// With the daemon.
+    Whole(Ended),
+    /// The state folder can be used now: everything starts from what its journal says.
+    StateDirUsable,
 }
 
 /// Something that runs beside the loop.
@@ -83,8 +92,7 @@ enum Settled {
 }
 
 impl Daemon {
-    async fn run(mut self, orphans: Vec<crate::engine::event::Orphan>) -> Ended {
-        let Ok(mut stop) = signals() else { return Ended::Stopped };
+    async fn run(mut self, orphans: Vec<Orphan>, stop: &mut mpsc::Receiver<()>) -> End {
         self.refill_outbox();
         let facts = Box::new(self.engine.facts().clone());
         self.step(Event::Started { facts, orphans });
@@ -97,9 +105,9 @@ impl Daemon {
                 Some(event) = self.events.recv() => self.step(event),
                 Some(settled) = self.settled.recv() => self.settle(settled),
                 Some(request) = self.commands.recv() => self.answer(request),
-                Some(work) = self.broken.recv() => return Ended::Broken(work),
+                Some(work) = self.broken.recv() => return End::Whole(Ended::Broken(work)),
                 () = sleep => self.woke(),
-                _ = stop.recv() => return Ended::Stopped,
+                _ = stop.recv() => return End::Whole(Ended::Stopped),
             }
         }
     }
@@ -111,7 +119,7 @@ impl Daemon {
         let effects = self.engine.step(event, &now());
         self.after(before, effects);
         if reboot_accepted && self.engine.facts().image_mode {
-            self.ended = Some(Ended::Rebooting);
+            self.ended = Some(End::Whole(Ended::Rebooting));
         }
     }
 
@@ -156,9 +164,11 @@ impl Daemon {
 
     /// The way back of whoever must not stand still. Everything else waits for the journal.
     fn go_on_without_journal(&mut self) {
-        let on_trial = matches!(self.engine.model().state, State::Trial { .. });
+        let state = &self.engine.model().state;
+        let on_trial = matches!(state, State::Trial { .. });
+        let before_reboot = matches!(state, State::Locked { .. } | State::Armed { .. });
         let cannot_wait = |effect: &Effect| match effect {
-            Effect::Disarm(_) | Effect::Undrain(_) | Effect::Stop(_) => true,
+            Effect::Disarm(_) | Effect::Undrain(_) | Effect::Stop(_) => before_reboot,
             Effect::MarkBad(_) | Effect::Reboot(_) => on_trial,
             _ => false,
         };
@@ -276,6 +286,10 @@ impl Daemon {
 
     fn woke(&mut self) {
         if self.waiting.retry_at.is_some_and(|then| then <= now().mono) {
+            if self.journal.is_stand_in() && start::can_use(&self.shared.settings) {
+                self.ended = Some(End::StateDirUsable);
+                return;
+            }
             self.commit();
         }
         self.deliver();

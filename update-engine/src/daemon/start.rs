@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::config::trust::check_trust;
 use crate::config::{self, Loaded, Settings};
@@ -14,10 +15,11 @@ use crate::control;
 use crate::daemon::outbox::Outbox;
 use crate::daemon::publish::Publisher;
 use crate::daemon::shared::Shared;
-use crate::daemon::{Daemon, Ended, Waiting, blocking, now};
-use crate::engine::Engine;
+use crate::daemon::{Daemon, End, Ended, Waiting, blocking, now, signals};
 use crate::engine::cause::Cause;
+use crate::engine::event::Orphan;
 use crate::engine::policy::{LockSettings, Policy, Strategy};
+use crate::engine::{Engine, Model};
 use crate::fetch::{Fetcher, Options};
 use crate::journal::{Journal, JournalError};
 use crate::records::{Records, RecordsError};
@@ -32,7 +34,7 @@ pub enum StartError {
     /// Something that must be root's alone is not.
     #[error("refusing to run: {0}")]
     Trust(String),
-    /// The state folder cannot be used.
+    /// The state folder cannot be used, which a daemon that runs says and waits for.
     #[error("state folder {path}: {source}", path = path.display())]
     StateDir {
         /// The folder or a file in it.
@@ -64,14 +66,33 @@ pub enum StartError {
 }
 
 /// Runs the daemon until it is stopped or the host reboots.
+///
+/// A state folder that cannot be used (full, read-only, not mounted) is no reason to be silent: the daemon says so in `status`,
+/// begins nothing, and leaves a slot that is on trial after a while; once the folder can be used, everything starts anew.
 pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
     let settings = Arc::new(loaded.settings);
+    let Ok(mut stop) = signals() else { return Ok(Ended::Stopped) };
+    loop {
+        if let End::Whole(ended) = run_once(settings.clone(), &loaded.files, &mut stop).await? {
+            return Ok(ended);
+        }
+        tracing::info!(state_dir = %settings.state_dir.display(), "the state folder can be used: starting anew from its journal");
+    }
+}
+
+async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::Receiver<()>) -> Result<End, StartError> {
     refuse_state_on_slot(&settings)?;
-    make_state_dir(&settings.state_dir)?;
-    trust(&settings, &loaded.files)?;
-    let _only_one = lock_state_dir(&settings.state_dir).await?;
-    let records = Records::open(&settings.state_dir)?;
-    let (journal, model) = Journal::open(&settings.state_dir, now().wall)?;
+    let made = make_state_dir(&settings.state_dir);
+    trust(&settings, files)?;
+    let lock = match made {
+        Ok(()) => lock_state_dir(&settings.state_dir).await,
+        Err(error) => Err(error),
+    };
+    let (State { records, journal, model, orphans }, _only_one) = match lock {
+        Ok(lock) => (State::open(&settings.state_dir).or_else(|error| State::without(&settings.state_dir, &error))?, Some(lock)),
+        Err(error @ StartError::StateDir { .. }) => (State::without(&settings.state_dir, &error)?, None),
+        Err(error) => return Err(error),
+    };
     let world = World::new(settings.clone(), records);
     let channel = model.channel.clone();
     let (look, looking) = (world.clone(), world.clone());
@@ -81,7 +102,6 @@ pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
         tracing::error!(code = %fault.code, "{fault}");
     }
     let fetcher = Fetcher::new(Options { ca_file: settings.server.ca_file.clone(), ..Options::default() })?;
-    let orphans = journal.orphans(model.state.plan().map(|plan| plan.attempt.as_str()))?;
     let (events_in, events) = mpsc::channel(256);
     let (commands_in, commands) = mpsc::channel(64);
     let (settler, settled) = mpsc::channel(64);
@@ -112,10 +132,48 @@ pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
         breaker,
         ended: None,
     };
-    let ended = daemon.run(orphans).await;
+    let ended = daemon.run(orphans, asked).await;
     drop(stop);
-    let _socket_closed = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    close(serving).await;
     Ok(ended)
+}
+
+/// The socket is gone afterwards: another run opens it anew.
+async fn close(mut serving: JoinHandle<()>) {
+    if tokio::time::timeout(Duration::from_secs(1), &mut serving).await.is_err() {
+        serving.abort();
+        // Its end is that of a task that was told to end.
+        let _aborted = serving.await;
+    }
+}
+
+/// What the state folder holds.
+struct State {
+    records: Records,
+    journal: Journal,
+    model: Model,
+    orphans: Vec<Orphan>,
+}
+
+impl State {
+    fn open(state_dir: &Path) -> Result<Self, StartError> {
+        let records = Records::open(state_dir)?;
+        let (journal, model) = Journal::open(state_dir, now().wall)?;
+        let orphans = journal.orphans(model.state.plan().map(|plan| plan.attempt.as_str()))?;
+        Ok(Self { records, journal, model, orphans })
+    }
+
+    /// As little as there is while the folder cannot be used. The boot table still tells whether the running slot is on trial.
+    fn without(state_dir: &Path, error: &StartError) -> Result<Self, StartError> {
+        let reason = world::chain(error);
+        let journal = Journal::stand_in(state_dir, reason)?;
+        Ok(Self { records: Records::of(state_dir), journal, model: Model::default(), orphans: Vec::new() })
+    }
+}
+
+/// Whether the state folder can be used now.
+pub(super) fn can_use(settings: &Settings) -> bool {
+    make_state_dir(&settings.state_dir).and_then(|()| State::open(&settings.state_dir)).is_ok()
 }
 
 fn policy(settings: &Settings, machine_id: Option<String>) -> Policy {

@@ -264,8 +264,11 @@ async fn a_host_that_nobody_waits_for_waits_for_its_journal() {
 }
 
 /// What the loop ends with; it must not go on.
-async fn end_of(daemon: Daemon) -> Ended {
-    tokio::time::timeout(Duration::from_secs(20), daemon.run(Vec::new())).await.expect("the loop waits for ever")
+async fn end_of(daemon: Daemon) -> End {
+    let (_stop, mut nobody_stops) = mpsc::channel(1);
+    tokio::time::timeout(Duration::from_secs(20), daemon.run(Vec::new(), &mut nobody_stops))
+        .await
+        .expect("the loop waits for ever")
 }
 
 #[tokio::test]
@@ -273,16 +276,16 @@ async fn a_work_that_panics_ends_the_daemon_by_name() {
     let plan = plan();
     let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
     daemon.spawn("arming", None, async { blocking(|| panic!("a bug in the boot control")).await });
-    assert_eq!(end_of(daemon).await, Ended::Broken("arming"));
+    assert_eq!(end_of(daemon).await, End::Whole(Ended::Broken("arming")));
 
     let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
     daemon.spawn_slot_work("the read-back", plan, |_, _| async { blocking(|| panic!("a bug in the read-back")).await });
-    assert_eq!(end_of(daemon).await, Ended::Broken("the read-back"));
+    assert_eq!(end_of(daemon).await, End::Whole(Ended::Broken("the read-back")));
 
     let Rig { daemon, handle: _handle, _dir } = rig(Model::default(), policy());
     let panics = daemon.must_answer("a delivery", daemon.settler.clone(), async { panic!("a bug in the client") });
     tokio::spawn(panics);
-    assert_eq!(end_of(daemon).await, Ended::Broken("a delivery"));
+    assert_eq!(end_of(daemon).await, End::Whole(Ended::Broken("a delivery")));
 }
 
 #[tokio::test]
@@ -292,4 +295,26 @@ async fn a_work_that_answers_ends_nothing() {
     assert!(matches!(daemon.events.recv().await, Some(Event::Woke)));
     tokio::task::yield_now().await;
     assert!(daemon.broken.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_state_folder_that_can_be_used_again_begins_a_new_run() {
+    let Rig { mut daemon, handle, _dir } = rig(Model::default(), policy());
+    let settings = daemon.shared.settings.clone();
+    let file = settings.state_dir.join("journal.db");
+    daemon.journal = Journal::stand_in(&settings.state_dir, "state folder /x: read-only".into()).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    daemon.step(Event::Started { facts: Box::new(host::facts()), orphans: Vec::new() });
+    let trouble = handle.status.borrow().troubles[0].clone();
+    assert_eq!(trouble.code, "state-dir");
+    assert!(trouble.message.starts_with("state folder /x: read-only"), "{}", trouble.message);
+
+    daemon.waiting.retry_at = Some(Mono(0));
+    daemon.woke();
+    assert_eq!(daemon.ended, None);
+    std::fs::remove_dir(&file).unwrap();
+    daemon.waiting.retry_at = Some(Mono(0));
+    daemon.woke();
+    assert_eq!(daemon.ended, Some(End::StateDirUsable));
 }

@@ -13,8 +13,10 @@ use crate::engine::event::Fault;
 use crate::engine::time::{Mono, Now};
 use crate::journal::{JournalError, Message, OutboxRow};
 
-/// Time between tries to commit to a journal that cannot be written.
-const JOURNAL_RETRY_MS: u64 = 10_000;
+/// First time between tries to commit to a journal that cannot be written; it doubles.
+const FIRST_RETRY_MS: u64 = 5_000;
+/// Longest one.
+const LONGEST_RETRY_MS: u64 = 120_000;
 
 /// How long a journal may fail before what must not stand still goes on without it.
 const STANDSTILL_MS: u64 = 10 * 60_000;
@@ -27,6 +29,8 @@ pub(super) struct Waiting {
     pub(super) fault: Option<Fault>,
     /// When the journal is tried again.
     pub(super) retry_at: Option<Mono>,
+    /// In a row that failed.
+    tries: u32,
     /// How long this is borne.
     pub(super) patience_ms: u64,
     /// Since when the journal cannot be written.
@@ -44,6 +48,7 @@ impl Default for Waiting {
             effects: Vec::new(),
             fault: None,
             retry_at: None,
+            tries: 0,
             patience_ms: STANDSTILL_MS,
             since: None,
             told_at: None,
@@ -83,7 +88,9 @@ impl Waiting {
         }
         self.fault = Some(fault);
         self.since.get_or_insert(now.mono);
-        self.retry_at = Some(now.mono.after(JOURNAL_RETRY_MS));
+        let pause_ms = FIRST_RETRY_MS.saturating_mul(1 << self.tries.min(10)).min(LONGEST_RETRY_MS);
+        self.tries = self.tries.saturating_add(1);
+        self.retry_at = Some(now.mono.after(pause_ms));
     }
 
     /// The journal was written: the rows that it has now. The effects stay, to be started.
@@ -92,6 +99,7 @@ impl Waiting {
             tracing::info!("the journal can be written again");
         }
         self.retry_at = None;
+        self.tries = 0;
         self.since = None;
         self.told_at = None;
         self.lent = 0;

@@ -136,3 +136,28 @@ fn a_journal_that_is_no_journal_is_set_aside_and_said() {
         assert_eq!(journal.history().unwrap(), []);
     }
 }
+
+#[test]
+fn a_file_that_the_medium_does_not_give_back_is_damage_and_a_full_or_read_only_disk_is_none() {
+    use rusqlite::ffi;
+    let is_damage = |code| {
+        let source = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        JournalError::Sqlite { path: "journal.db".into(), source }.is_damage()
+    };
+    for code in [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_CORRUPT] {
+        assert!(is_damage(code), "{code}");
+    }
+    for code in [ffi::SQLITE_FULL, ffi::SQLITE_READONLY, ffi::SQLITE_CANTOPEN, ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE]
+    {
+        assert!(!is_damage(code), "{code}");
+    }
+}
+
+#[test]
+fn a_stand_in_is_empty_and_takes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::stand_in(dir.path(), "state folder /x: read-only".into()).unwrap();
+    assert_eq!(journal.commit(&Model::default(), &[], Wall(0)).unwrap_err().to_string(), "state folder /x: read-only");
+    assert_eq!((journal.history().unwrap(), journal.outbox().unwrap()), (Vec::new(), Vec::new()));
+    assert!(!dir.path().join("journal.db").exists());
+}

@@ -91,7 +91,13 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
     let mut troubles: Vec<Trouble> = Vec::new();
     let mut say = |cause: &Cause, message: String| troubles.push(Trouble { code: cause.to_string(), message });
     if let Some(fault) = input.journal_fault {
-        say(&fault.code, format!("{}: nothing is done before the state folder can be written again", fault.message));
+        say(
+            &fault.code,
+            format!(
+                "{}: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?)",
+                fault.message
+            ),
+        );
     }
     for trouble in &input.facts().troubles {
         say(&trouble.code, trouble.message.clone());
