@@ -130,7 +130,7 @@ fn a_pause_with_an_end_ends_by_itself() {
     scene.host.wait_for("it is up", |status| status["check"]["last_at"] != Value::Null);
     words_in(&fails(&scene, 2, &["pause", "--until", "2001-01-01"]), &["--until", "lies ahead"]);
     words_in(&fails(&scene, 2, &["pause", "--until", "soon"]), &["--until", "expected", "06:00"]);
-    words_in(&run(&scene, &["pause", "--until", "4s"]), &["paused until"]);
+    words_in(&run(&scene, &["pause", "--until", "8s"]), &["paused until"]);
     scene.offer("2.0.0");
     let status = scene.host.wait_for("the update waits", |status| status["state"] == "deferred");
     says(&status["summary"], &["Paused", "2.0.0"]);

@@ -41,7 +41,7 @@ fn counts(pid: i32) -> Counts {
 /// Threads that waited for work have gone, and connections are closed.
 fn settled(pid: i32) -> Counts {
     let mut before = counts(pid);
-    loop {
+    for _ in 0..20 {
         std::thread::sleep(Duration::from_secs(6));
         let now = counts(pid);
         if (now.threads, now.files) == (before.threads, before.files) {
@@ -49,6 +49,7 @@ fn settled(pid: i32) -> Counts {
         }
         before = now;
     }
+    panic!("its threads and files never stay the same: {before:?}");
 }
 
 fn assert_rests(pid: i32, what: &str) -> Counts {
