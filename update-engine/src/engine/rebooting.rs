@@ -30,10 +30,7 @@ impl Engine {
                 self.enter(State::Armed { plan, old_slot, boot_id, step: ArmedStep::Gates });
                 vec![effect]
             }
-            State::Armed { step: ArmedStep::Rebooting, .. } => {
-                self.reboot_is_late(now);
-                Vec::new()
-            }
+            State::Armed { plan, step: ArmedStep::Rebooting, .. } => self.reboot_is_late(plan, now),
             _ => Vec::new(),
         }
     }
@@ -417,11 +414,13 @@ impl Engine {
         }
     }
 
-    /// A reboot that was accepted and does not come keeps slot and lock: a shutdown may be under way. It is said aloud.
-    fn reboot_is_late(&mut self, now: &Now) {
+    /// A reboot that was accepted and does not come keeps slot and lock: a shutdown may be under way. It is said aloud, and asked for
+    /// again: a shutdown that goes on is not disturbed by that, and one that got lost would hold the fleet's lock for ever.
+    fn reboot_is_late(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
         self.soft.reboot_is_late = true;
-        let message = "the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); `updatectl cancel` disarms the slot and gives the lock back";
+        let message = "the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes; `updatectl cancel` disarms the slot and gives the lock back";
         self.remember_error(&Fault::new(Cause::RebootLate, message), About::Attempt, now);
+        vec![Effect::Reboot(plan)]
     }
 }
 

@@ -388,8 +388,10 @@ fn design_11_10_a_shutdown_under_way_keeps_the_lock_for_the_next_boot() {
     host.reboot(Ok(()));
     assert_eq!(host.refused(Command::Cancel), "too-late");
     assert!(host.plan().claim.is_some_and(|claim| claim.granted));
-    // It does not come: said aloud, and from then on a person may end it.
-    assert_eq!((host.wake(), host.last_error()), (list(""), "reboot-late"));
+    // It does not come: said aloud, asked for again and again, and from then on a person may end it.
+    assert_eq!((host.wake(), host.last_error()), (list("reboot"), "reboot-late"));
+    host.reboot(Ok(()));
+    assert_eq!((host.wake(), host.last_error()), (list("reboot"), "reboot-late"));
     assert_eq!(host.order(Command::Cancel), list("stop, disarm b"));
 }
 

@@ -189,7 +189,9 @@ impl World {
             Effect::Arm(plan) => Some(self.arm(plan)),
             Effect::Disarm(slot) => Some(self.disarm(*slot)),
             Effect::Reboot(plan) => {
-                self.reboot_at = Some(self.mono + 5_000 + self.dice.below(20_000));
+                // One in eight that are accepted never comes.
+                let comes = !(self.faults.effects_fail && self.dice.one_in(8));
+                self.reboot_at = comes.then(|| self.mono + 5_000 + self.dice.below(20_000));
                 Some(Event::Reboot { attempt: plan.attempt.clone(), result: Ok(()) })
             }
             Effect::Health(plan) => {
