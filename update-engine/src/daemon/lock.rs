@@ -151,7 +151,8 @@ async fn tell_rebooting(shared: &Shared, plan: &Plan) -> Result<(), String> {
 /// What one boot may take before the daemon runs.
 const BOOT_TIME: Duration = Duration::from_secs(300);
 
-/// Gives a lock back for an attempt that has ended.
+/// Gives a lock back for an attempt that has ended. A server that says that nothing is held there (or that it has no such group,
+/// in which nothing can be held) has said what was wanted of it.
 pub(super) async fn release(shared: &Shared, attempt: &str, claim: &Claim, outcome: LockOutcome) -> Result<(), Fault> {
     let ticket = ticket_of(attempt, claim)?;
     let outcome = match outcome {
@@ -159,7 +160,14 @@ pub(super) async fn release(shared: &Shared, attempt: &str, claim: &Claim, outco
         LockOutcome::RolledBack => semaphore::Outcome::RolledBack,
         LockOutcome::Aborted => semaphore::Outcome::Aborted,
     };
-    client(shared)?.release(&ticket, outcome).await.map(drop).map_err(|error| Fault::new(Cause::Lock, error.to_string()))
+    match client(shared)?.release(&ticket, outcome).await {
+        Ok(_) => Ok(()),
+        Err(Error::Refused(refused)) if matches!(refused.meaning, Meaning::NotHeld | Meaning::UnknownGroup) => {
+            tracing::info!(attempt, "nothing to give back: {refused}");
+            Ok(())
+        }
+        Err(error) => Err(Fault::new(Cause::Lock, format!("group {}: {error}", claim.group))),
+    }
 }
 
 /// Runs the configured reboot command. Accepted is not rebooted: the engine waits for the new boot.

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::control::Request;
+use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected, Rejection};
 use crate::engine::effect::Row;
 use crate::engine::event::{Event, Fault, Gate, Orphan};
@@ -345,6 +346,11 @@ impl Daemon {
                 }
                 let delivered = result.is_ok() && self.note_delivered(id);
                 self.outbox.settle(id, delivered, &now());
+                if let Err(fault) = result
+                    && fault.code == Cause::Lock
+                {
+                    self.step(Event::ReleaseFailed { message: fault.message });
+                }
                 self.tell_engine_of_releases();
                 self.deliver();
                 self.publish(self.engine.model().state.word());

@@ -13,7 +13,7 @@ use super::*;
 use crate::control::ControlHandle;
 use crate::engine::Model;
 use crate::engine::cause::Cause;
-use crate::engine::effect::Scan;
+use crate::engine::effect::{LockOutcome, Scan};
 use crate::engine::event::LockGrant;
 use crate::engine::facts::{BootTable, Facts, PerSlot};
 use crate::engine::model::Progress;
@@ -132,6 +132,11 @@ async fn a_journal_that_cannot_be_written_is_not_tried_by_every_event() {
 
 /// A lock server that takes every release; what it was sent.
 async fn lock_server() -> (String, mpsc::Receiver<String>) {
+    lock_server_that("200 OK", "{\"released\":true}").await
+}
+
+/// A lock server that answers everything with this.
+async fn lock_server_that(status: &'static str, body: &'static str) -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (sender, receiver) = mpsc::channel(16);
@@ -142,8 +147,7 @@ async fn lock_server() -> (String, mpsc::Receiver<String>) {
                 let length = stream.read(&mut chunk).await.unwrap();
                 request.extend_from_slice(&chunk[..length]);
             }
-            let body = "{\"released\":true}";
-            let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
             stream.write_all(answer.as_bytes()).await.unwrap();
             sender.send(String::from_utf8(request).unwrap()).await.unwrap();
         }
@@ -317,4 +321,29 @@ async fn a_state_folder_that_can_be_used_again_begins_a_new_run() {
     daemon.waiting.retry_at = Some(Mono(0));
     daemon.woke();
     assert_eq!(daemon.ended, Some(End::StateDirUsable));
+}
+
+#[tokio::test]
+async fn a_server_that_knows_nothing_of_a_lock_has_taken_it_back_and_one_that_refuses_is_named() {
+    let cases = [
+        ("404 Not Found", "{\"kind\":\"unknown_group\",\"value\":\"no group default\"}", true),
+        ("409 Conflict", "{\"kind\":\"not_held\",\"value\":\"4f3c holds no place\"}", true),
+        ("403 Forbidden", "{\"kind\":\"not_allowed\",\"value\":\"no such token\"}", false),
+        ("500 Internal Server Error", "{\"kind\":\"store\",\"value\":\"disk full\"}", false),
+    ];
+    for (status, body, is_taken) in cases {
+        let (url, _asked) = lock_server_that(status, body).await;
+        let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
+        let claim = with_claim(url.clone(), true).claim.unwrap();
+        let release = Row::Release { attempt: "5d1c".into(), claim, outcome: LockOutcome::Aborted };
+        daemon.after("idle", vec![Effect::Row(release)]);
+        until(&mut daemon, status, |daemon| {
+            daemon.outbox.releases_waiting() == 0 || daemon.engine.soft().release_trouble.is_some()
+        })
+        .await;
+        assert_eq!(daemon.engine.soft().releases_waiting == 0, is_taken, "{status}");
+        if let Some(why) = &daemon.engine.soft().release_trouble {
+            assert!(why.contains("group default") && why.contains(&url) && why.contains(&status[..3]), "{why}");
+        }
+    }
 }

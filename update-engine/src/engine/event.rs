@@ -133,6 +133,11 @@ pub enum Event {
         /// Lock releases not delivered yet.
         releases_waiting: u32,
     },
+    /// A lock could not be given back; it is tried again.
+    ReleaseFailed {
+        /// Which group, where, and what was said.
+        message: String,
+    },
     /// The journal could not be written for so long that what must not stand still goes on without it.
     StandsStill {
         /// Why.

@@ -76,6 +76,8 @@ pub struct Soft {
     pub lock_refusal: Option<(LockRefusal, Wall)>,
     /// Lock releases of older attempts that the server has not acknowledged yet.
     pub releases_waiting: u32,
+    /// Why the last try to give one back failed.
+    pub release_trouble: Option<String>,
     /// A check runs beside a pending update.
     pub background_check: Option<Request>,
     /// When the slot was read back, while that proof can still be used to arm it.
@@ -143,6 +145,7 @@ impl Engine {
             Event::CommitDone { attempt, result } => self.on_commit_done(&attempt, result, now),
             Event::MarkedBad { attempt, result } => self.on_marked_bad(&attempt, result, now),
             Event::Outbox { releases_waiting } => self.on_outbox(releases_waiting, now),
+            Event::ReleaseFailed { message } => self.on_release_failed(message, now),
             Event::StandsStill { fault, unstarted } => self.on_stands_still(fault, unstarted, now),
             Event::FactsChanged { facts } => self.on_facts_changed(*facts, now),
         }
@@ -201,6 +204,9 @@ impl Engine {
 
     fn on_outbox(&mut self, releases_waiting: u32, now: &Now) -> Vec<Effect> {
         let was_waiting = std::mem::replace(&mut self.soft.releases_waiting, releases_waiting) > 0;
+        if releases_waiting == 0 {
+            self.soft.release_trouble = None;
+        }
         let waits_for_it = was_waiting
             && releases_waiting == 0
             && matches!(self.model.state, State::Proven { step: state::Waiting::LockRefused, .. });

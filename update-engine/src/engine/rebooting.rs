@@ -151,7 +151,7 @@ impl Engine {
             return effects;
         };
         if self.soft.releases_waiting > 0 && plan.claim.is_none() {
-            effects.extend(self.lock_refused(plan, earlier_release_waits(), now));
+            effects.extend(self.lock_refused(plan, self.earlier_release_waits(), now));
             return effects;
         }
         // The claim is durable before the lock is asked for: a grant whose answer is lost can always be given back.
@@ -242,6 +242,29 @@ impl Engine {
         }
         self.enter(State::Proven { plan, step: Waiting::LockRefused });
         self.set_alarm(self.policy.gate_retry_ms(retry_after_s, now), now);
+        Vec::new()
+    }
+
+    fn earlier_release_waits(&self) -> LockRefusal {
+        let why = match &self.soft.release_trouble {
+            Some(why) => {
+                format!("{}; it is tried again, and `updatectl reboot --force` reboots without a lock", why.trim_end_matches('.'))
+            }
+            None => "its server has not answered yet".to_owned(),
+        };
+        let message = format!("the lock of an earlier attempt is not given back yet: {why}");
+        LockRefusal { kind: "lock".to_owned(), message, ..LockRefusal::default() }
+    }
+
+    /// Who waits for it is told why.
+    pub(super) fn on_release_failed(&mut self, message: String, now: &Now) -> Vec<Effect> {
+        self.soft.release_trouble = Some(message);
+        let waits_for_it =
+            matches!(&self.model.state, State::Proven { plan, step: Waiting::LockRefused } if plan.claim.is_none());
+        if waits_for_it && self.soft.releases_waiting > 0 {
+            let refusal = self.earlier_release_waits();
+            self.remember_refusal(refusal, now);
+        }
         Vec::new()
     }
 
@@ -422,11 +445,6 @@ impl Engine {
         self.remember_error(&Fault::new(Cause::RebootLate, message), About::Attempt, now);
         vec![Effect::Reboot(plan)]
     }
-}
-
-fn earlier_release_waits() -> LockRefusal {
-    let message = "the lock of an earlier attempt is not given back yet: its server does not answer".to_owned();
-    LockRefusal { kind: "lock".to_owned(), message, ..LockRefusal::default() }
 }
 
 /// What was granted once is so no longer when it is refused.

@@ -310,6 +310,11 @@ fn design_11_8_no_lock_is_asked_for_while_an_older_one_is_not_given_back() {
     host.read_back(Ok(Proof::Equal));
     assert_eq!((host.gates(GateStage::BeforeLock, vec![]), host.state()), (list(""), "proven/lock-refused"));
     assert_eq!(host.plan().claim, None);
+    let why = |host: &Host| host.engine.soft().lock_refusal.as_ref().unwrap().0.message.clone();
+    assert!(why(&host).ends_with("its server has not answered yet"), "{}", why(&host));
+    let refused = "group default: the lock service at http://locks.example/ refused (403 not_allowed): no such token";
+    assert_eq!(host.step(Event::ReleaseFailed { message: refused.into() }), list(""));
+    assert!(why(&host).contains(refused) && why(&host).contains("`updatectl reboot --force`"), "{}", why(&host));
     // Delivered: asked at once.
     assert_eq!(host.step(Event::Outbox { releases_waiting: 0 }), list("gates before the lock"));
     assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("update, lock"));
