@@ -5,7 +5,8 @@
 //! nothing on its input, and a process group of its own. Regular executable files count (or links to such); hidden files and
 //! what editors and packages leave behind do not. A folder that does not exist has no hooks.
 //!
-//! Promises: [`run`] ends. A hook that is not done in its time is asked to stop (`TERM` to its group), then killed; one that
+//! Promises: [`run`] ends, and [`run_until`] soon after it was told to. A hook that is not done in its time, or is no longer wanted,
+//! is asked to stop (`TERM` to its group), then killed; one that
 //! leaves something running in the background, even with the pipe open, is not waited for. No zombie stays. At most
 //! [`MAX_OUTPUT_BYTES`] of what it said are kept: the beginning and the end.
 //!
@@ -24,6 +25,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::trust::{Target, check_trust};
@@ -91,6 +93,8 @@ pub enum Exit {
     Signal(i32),
     /// It was not done in its time.
     TimedOut,
+    /// It was no longer wanted.
+    Stopped,
     /// It could not be started.
     NotStarted(String),
 }
@@ -177,6 +181,7 @@ impl HookResult {
             Exit::Code(0) => "succeeded".to_owned(),
             Exit::Code(code) => format!("exited with {code}"),
             Exit::Signal(number) => format!("was ended by signal {number}"),
+            Exit::Stopped => "was stopped because it was no longer wanted".to_owned(),
             Exit::TimedOut => "was not done in its time and was stopped".to_owned(),
             Exit::NotStarted(why) => format!("could not be started: {why}"),
         };
@@ -193,6 +198,41 @@ impl TimeLimit {
     }
 }
 
+/// Tells hooks that they are no longer wanted.
+#[derive(Debug)]
+pub struct Stopper(watch::Sender<bool>);
+
+/// Learns that hooks are no longer wanted.
+#[derive(Debug)]
+pub struct Stop(watch::Receiver<bool>);
+
+/// Both ends.
+#[must_use]
+pub fn stopper() -> (Stopper, Stop) {
+    let (sender, receiver) = watch::channel(false);
+    (Stopper(sender), Stop(receiver))
+}
+
+impl Stopper {
+    /// They are no longer wanted.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Stop {
+    fn is_told(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Ends when it is told; never if nobody is left who could.
+    async fn told(&mut self) {
+        if self.0.wait_for(|told| *told).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
 /// Runs the hooks of a folder. The results are those of the hooks whose turn came, in order.
 pub async fn run(
     folder: &Path,
@@ -200,16 +240,29 @@ pub async fn run(
     limit: TimeLimit,
     after_failure: AfterFailure,
 ) -> Result<Vec<HookResult>, HooksError> {
+    let (_nobody_stops, mut stop) = stopper();
+    run_until(folder, context, limit, after_failure, &mut stop).await
+}
+
+/// Runs the hooks of a folder until they are no longer wanted: none begins then, and the one that runs is [`Exit::Stopped`].
+pub async fn run_until(
+    folder: &Path,
+    context: &HookContext,
+    limit: TimeLimit,
+    after_failure: AfterFailure,
+    stop: &mut Stop,
+) -> Result<Vec<HookResult>, HooksError> {
     let mut results = Vec::new();
     for path in list(folder)? {
         let program = Program::hook(&path, context);
         let result = match limit.next() {
-            Some(timeout) => run_program(program, timeout).await,
+            _ if stop.is_told() => HookResult { exit: Exit::Stopped, ..HookResult::not_started(program.name, "") },
+            Some(timeout) => run_program_until(program, timeout, stop).await,
             None => HookResult::not_started(program.name, "no time was left"),
         };
-        let stop = after_failure == AfterFailure::Stop && !result.is_ok();
+        let is_last = result.exit == Exit::Stopped || (after_failure == AfterFailure::Stop && !result.is_ok());
         results.push(result);
-        if stop {
+        if is_last {
             break;
         }
     }
@@ -293,13 +346,18 @@ impl Program {
 
 /// Runs one program to its end, or to the end of its time.
 pub(crate) async fn run_program(program: Program, timeout: Duration) -> HookResult {
+    let (_nobody_stops, mut stop) = stopper();
+    run_program_until(program, timeout, &mut stop).await
+}
+
+async fn run_program_until(program: Program, timeout: Duration, stop: &mut Stop) -> HookResult {
     let Program { name, mut command } = program;
     let deadline = Instant::now() + timeout;
     let mut running = match command.spawn().and_then(Running::new) {
         Ok(running) => running,
         Err(error) => return HookResult::not_started(name, error.to_string()),
     };
-    let exit = running.finish(deadline).await;
+    let exit = running.finish(deadline, stop).await;
     running.last_words(Instant::now() + DRAIN_GRACE).await;
     let (first_line, output) = running.transcript.finish();
     HookResult { name, exit, first_line, output }
@@ -323,18 +381,24 @@ impl Running {
         Ok(Self { child, group: Group::new(id), pipes: [stdout, stderr], transcript: Transcript::default() })
     }
 
-    async fn finish(&mut self, deadline: Instant) -> Exit {
-        if let Some(exit) = self.until_exit(deadline).await {
-            self.group.leave_alone();
-            return exit;
-        }
+    async fn finish(&mut self, deadline: Instant, stop: &mut Stop) -> Exit {
+        let cut_off = tokio::select! {
+            exit = self.until_exit(deadline) => match exit {
+                Some(exit) => {
+                    self.group.leave_alone();
+                    return exit;
+                }
+                None => Exit::TimedOut,
+            },
+            () = stop.told() => Exit::Stopped,
+        };
         self.group.signal(Signal::SIGTERM);
         self.until_exit(Instant::now() + TERM_GRACE).await;
         // Also when the hook itself has gone: what it started in its group had the same time.
         self.group.signal(Signal::SIGKILL);
         self.until_exit(Instant::now() + KILL_GRACE).await;
         self.group.leave_alone();
-        Exit::TimedOut
+        cut_off
     }
 
     /// Listens until the program has ended or time is up.

@@ -15,7 +15,7 @@ use crate::engine::cause::Cause;
 use crate::engine::effect::{GateStage, LockOutcome};
 use crate::engine::event::{Fault, Gate, LockGrant, LockHolder, LockRefusal};
 use crate::engine::state::{Claim, Plan};
-use crate::hooks::{self, AfterFailure, GateAnswer, HookContext, TimeLimit};
+use crate::hooks::{self, AfterFailure, GateAnswer, HookContext, Stop, TimeLimit};
 use crate::world::chain;
 
 /// Time the reboot command has: it only asks the system for a reboot.
@@ -84,12 +84,12 @@ pub(super) async fn ask(shared: Shared, plan: Plan) -> Event {
     Event::Lock { attempt: plan.attempt, result }
 }
 
-/// Runs `drain.d`, and renews the lock until they have ended: a lock that is lost meanwhile ends the draining.
-pub(super) async fn drain(shared: Shared, plan: Plan) -> Event {
+/// Runs `drain.d` until they have ended or are told to stop, and renews the lock meanwhile: one that is lost ends the draining.
+pub(super) async fn drain(shared: Shared, plan: Plan, mut stop: Stop) -> Event {
     let folder = shared.settings.reboot.hooks_dir.join("drain.d");
     let limit = TimeLimit { each: shared.settings.health.hook_timeout, until: Some(Instant::now() + DRAIN_TIMEOUT) };
     let hook_context = context(&plan);
-    let run = hooks::run(&folder, &hook_context, limit, AfterFailure::Stop);
+    let run = hooks::run_until(&folder, &hook_context, limit, AfterFailure::Stop, &mut stop);
     let result = tokio::select! {
         results = run => results.map_err(|error| Fault::new(Cause::Drain, chain(&error))).and_then(|results| {
             results.iter().find(|result| !result.is_ok()).map_or(Ok(()), |failed| Err(Fault::new(Cause::Drain, failed.words())))

@@ -32,6 +32,7 @@ use crate::engine::event::{Event, Fault, Gate, Orphan};
 use crate::engine::state::{Plan, State};
 use crate::engine::time::{Mono, Now, Wall};
 use crate::engine::{Effect, Engine};
+use crate::hooks::{self, Stopper};
 use crate::journal::Journal;
 use outbox::Outbox;
 use shared::Shared;
@@ -81,6 +82,8 @@ enum End {
 struct Work {
     attempt: Option<String>,
     cancel: Arc<AtomicBool>,
+    /// Of its hooks, as far as they can be stopped.
+    hooks: Option<Stopper>,
     handle: JoinHandle<()>,
 }
 
@@ -207,7 +210,7 @@ impl Daemon {
                 self.spawn_for("the look at the gates", &plan.clone(), lock::gates(shared, plan, stage, pause));
             }
             Effect::Lock(plan) => self.spawn_for("asking for the lock", &plan.clone(), lock::ask(shared, plan)),
-            Effect::Drain(plan) => self.spawn_for("draining", &plan.clone(), lock::drain(shared, plan)),
+            Effect::Drain(plan) => self.drain(plan),
             Effect::AcknowledgeReboot(plan) => {
                 self.spawn_for("the acknowledgement of the reboot", &plan.clone(), lock::acknowledge(shared, plan));
             }
@@ -228,7 +231,15 @@ impl Daemon {
         let events = self.shared.events.clone();
         let handle = tokio::spawn(self.must_answer(name, events, work));
         self.works.retain(|work| !work.handle.is_finished());
-        self.works.push(Work { attempt, cancel: Arc::default(), handle });
+        self.works.push(Work { attempt, cancel: Arc::default(), hooks: None, handle });
+    }
+
+    fn drain(&mut self, plan: Plan) {
+        let (stopper, stop) = hooks::stopper();
+        self.spawn_for("draining", &plan.clone(), lock::drain(self.shared.clone(), plan, stop));
+        if let Some(work) = self.works.last_mut() {
+            work.hooks = Some(stopper);
+        }
     }
 
     fn spawn_for(&mut self, name: &'static str, plan: &Plan, work: impl Future<Output = Event> + Send + 'static) {
@@ -255,7 +266,7 @@ impl Daemon {
             work(plan, flag).await
         };
         let handle = tokio::spawn(self.must_answer(name, events, work));
-        self.works.push(Work { attempt: Some(attempt), cancel, handle });
+        self.works.push(Work { attempt: Some(attempt), cancel, hooks: None, handle });
     }
 
     /// Runs a work and sends its answer. A work that ends without one would be waited for for ever: then the loop ends.
@@ -276,6 +287,9 @@ impl Daemon {
     fn stop(&mut self, attempt: &str) {
         for work in self.works.iter().filter(|work| work.attempt.as_deref() == Some(attempt)) {
             slots::stop(&work.cancel);
+            if let Some(hooks) = &work.hooks {
+                hooks.stop();
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! The loop with a real journal, in a world without a disk.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use manifests::keyring::SecretKey;
 use manifests::release::SlotName;
 use manifests::version::Version;
@@ -346,4 +348,27 @@ async fn a_server_that_knows_nothing_of_a_lock_has_taken_it_back_and_one_that_re
             assert!(why.contains("group default") && why.contains(&url) && why.contains(&status[..3]), "{why}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_cancelled_drain_ends_with_its_hooks() {
+    let draining = State::Locked { plan: plan(), boot_id: "boot-1".into(), step: LockedStep::Draining };
+    let Rig { mut daemon, handle: _handle, _dir: dir } = rig(Model { state: draining, ..Model::default() }, policy());
+    let folder = dir.path().join("hooks/drain.d");
+    std::fs::create_dir_all(&folder).unwrap();
+    // What a hook starts goes with it.
+    let (began, survived) = (dir.path().join("began"), dir.path().join("survived"));
+    let text = format!("#!/bin/sh\ntouch {}\n(sleep 3; touch {}) &\nsleep 60\n", began.display(), survived.display());
+    std::fs::write(folder.join("10-slow"), text).unwrap();
+    std::fs::set_permissions(folder.join("10-slow"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    daemon.after("locked", vec![Effect::Drain(plan())]);
+    while !began.exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    obey(&mut daemon, Command::Cancel).await.unwrap();
+    let cancelled = std::time::Instant::now();
+    until(&mut daemon, "abandoned", |daemon| matches!(daemon.engine.model().state, State::Idle)).await;
+    assert!(cancelled.elapsed() < Duration::from_secs(2), "{:?}", cancelled.elapsed());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!survived.exists(), "what the hook had started went on");
 }
