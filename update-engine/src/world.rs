@@ -87,7 +87,7 @@ impl World {
                 .as_ref()
                 .map_or_else(|| !is_block_device(&self.settings.disk.device), |ground| ground.disk.mode() == Mode::Image),
             identity,
-            boot_id: self.system_file("proc/sys/kernel/random/boot_id").unwrap_or_default(),
+            boot_id: self.boot_id(&mut troubles),
             running,
             boot,
             slots,
@@ -129,6 +129,18 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What tells one boot from the next. Without it a reboot could not be told from a restart of the daemon.
+    fn boot_id(&self, troubles: &mut Vec<Trouble>) -> String {
+        let name = "proc/sys/kernel/random/boot_id";
+        let id = self.system_file(name).unwrap_or_default();
+        if id.is_empty() {
+            let path = self.settings.sysroot.join(name);
+            let message = format!("{}: expected the id of this boot, found none (is proc mounted?)", path.display());
+            troubles.push(Trouble { code: Cause::NoIdentity, message });
+        }
+        id
     }
 
     /// Machine id, as servers and the lock know this host.

@@ -309,6 +309,10 @@ impl Engine {
             until.map_or_else(|| "paused until `updatectl resume`".to_owned(), |until| format!("paused until {until}"));
         let message = match &self.model.state {
             State::Armed { step: ArmedStep::Rebooting, .. } => format!("{how_long}; the reboot that is under way is not stopped"),
+            // The gates were asked for the last time.
+            State::Locked { step: LockedStep::Acknowledging | LockedStep::Arming, .. } => {
+                format!("{how_long}; the reboot that is being prepared is not stopped by it (`updatectl cancel` does that)")
+            }
             State::Armed { step: ArmedStep::Resting, .. } => {
                 format!("{how_long}; the other slot is armed: any reboot starts it (`updatectl cancel` disarms it)")
             }

@@ -64,6 +64,8 @@ pub struct CheckMemory {
     pub hold: Option<Hold>,
     /// When a server was last reached.
     pub reached_at: Option<Wall>,
+    /// When this host began to look for a server; what counts until one was reached.
+    pub since: Option<Wall>,
     /// `created` of the newest record seen, by sequence.
     pub newest_record: Option<NewestRecord>,
 }

@@ -23,6 +23,9 @@ impl Engine {
     pub(super) fn on_started(&mut self, facts: Facts, orphans: Vec<Orphan>, now: &Now) -> Vec<Effect> {
         self.facts = facts;
         self.soft.orphans = orphans;
+        if self.policy.has_server {
+            self.model.check.since.get_or_insert(now.wall);
+        }
         // Waits of a state are earned again; only the pause after a failure is kept, within its boot.
         if !matches!(self.model.state, State::Failed { .. }) {
             self.model.alarm = None;

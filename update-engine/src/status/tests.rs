@@ -178,7 +178,7 @@ fn a_reboot_says_when_it_was_accepted_and_that_it_is_late() {
     host.wake();
     assert_says(
         &mut host,
-        "Needs attention: the host should have rebooted into 1.1.0: the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); `updatectl cancel` disarms the slot and gives the lock back.",
+        "Needs attention: the host should have rebooted into 1.1.0: the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes; `updatectl cancel` disarms the slot and gives the lock back.",
     );
 }
 
@@ -288,7 +288,7 @@ fn a_trouble_does_not_hide_what_is_under_way() {
     let summary = document_with(&mut host, Some(&full)).summary;
     assert_eq!(
         summary,
-        "Needs attention: /var/lib: no space left: nothing is done before the state folder can be written again; writing 1.1.0 to slot b; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."
+        "Needs attention: /var/lib: no space left: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?); writing 1.1.0 to slot b; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."
     );
 }
 

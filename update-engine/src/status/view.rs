@@ -132,8 +132,8 @@ fn stale(input: &Input<'_>) -> Option<String> {
             days(age_ms(newest.created))
         ));
     }
-    let reached = check.reached_at.map(|at| age_ms(at.timestamp())).filter(|age| *age > limit_ms)?;
-    Some(format!("no update server was reached for {} days: see [server] url, the network, and the server itself", days(reached)))
+    let alone = check.reached_at.or(check.since).map(|at| age_ms(at.timestamp())).filter(|age| *age > limit_ms)?;
+    Some(format!("no update server was reached for {} days: see [server] url, the network, and the server itself", days(alone)))
 }
 
 const fn state_of(state: &EngineState) -> State {
@@ -280,4 +280,24 @@ pub(super) fn waiting_for(input: &Input<'_>) -> Vec<Waiting> {
         });
     }
     waiting
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::host::Host;
+    use crate::engine::time::Wall;
+
+    #[test]
+    fn design_11_5_a_host_that_never_reached_a_server_says_so_as_one_that_lost_it() {
+        let mut host = Host::new();
+        let mut later = |days: i64| {
+            let mut now = host.now();
+            now.wall = Wall(now.wall.0 + days * 86_400_000);
+            stale(&Input { engine: &host.engine, server: "", journal_fault: None, reports_waiting: 0, now })
+        };
+        assert_eq!(later(59), None);
+        let words = later(61).unwrap();
+        assert!(words.starts_with("no update server was reached for 6"), "{words}");
+    }
 }
