@@ -85,6 +85,7 @@ fn the_status_document_has_the_keys_of_the_contract() {
             "booted",
             "check",
             "host",
+            "inspection",
             "last_error",
             "mode",
             "pause",

@@ -286,6 +286,11 @@ fn a_verdict_about_the_slots_is_waited_for_however_long_the_daemon_is_at_rest() 
     let fake = one(vec![of_an_update, quiet, Then::Event(Box::new(verdict.clone()))]);
     let shown = run(&fake, &["verify"]);
     assert!(shown.contains("exit 1\n") && shown.contains("error: read-back: slot a differs"), "{shown}");
+    let theirs = EventLine { attempt: Some("theirs".into()), summary: "theirs".into(), error: None, ..verdict.clone() };
+    let ours = EventLine { attempt: Some("5d1c".into()), ..verdict.clone() };
+    let fake = one(vec![Then::Event(Box::new(theirs)), Then::Event(Box::new(ours))]);
+    let shown = run(&fake, &["verify"]);
+    assert!(shown.starts_with("exit 1\n") && shown.contains("error: read-back: slot a differs"), "{shown}");
     let fake = one(vec![Then::Event(Box::new(verdict)), done(State::Idle, "Up to date.")]);
     assert_eq!(run(&fake, &["check"]), "exit 0\nout: Up to date.\nerr: Looking for an update.\n");
     let fake = one(vec![Then::Stop]);

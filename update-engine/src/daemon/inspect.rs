@@ -9,6 +9,7 @@ use crate::daemon::{Shared, ask, slots};
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::facts::{Facts, Floor, FloorFacts};
+use crate::engine::model::Progress;
 use crate::floor::FloorFile;
 use crate::slot::Watch;
 use crate::slot::buffer::{ALIGNMENT, AlignedBuf};
@@ -30,6 +31,9 @@ pub(super) enum What {
     /// Find the slot that holds what this record says, and keep the record for it.
     Adopt(PathBuf),
 }
+
+/// Where it is told how far the slot that is being read is.
+type Report<'a> = &'a (dyn Fn(Progress) + Sync);
 
 /// What was found.
 pub(super) struct Inspection {
@@ -65,17 +69,17 @@ impl What {
 }
 
 /// Reads; changes no slot.
-pub(super) fn inspect(shared: &Shared, what: What, channel: Option<&str>) -> Inspection {
+pub(super) fn inspect(shared: &Shared, what: What, channel: Option<&str>, report: Report<'_>) -> Inspection {
     let of = what.kind();
     let outcome = match what {
-        What::Verify { being_written } => verify(&shared.world, being_written),
-        What::Adopt(path) => adopt(&shared.world, &path),
+        What::Verify { being_written } => verify(&shared.world, being_written, report),
+        What::Adopt(path) => adopt(&shared.world, &path, report),
     };
     Inspection { of, facts: Box::new(shared.world.look(channel)), outcome }
 }
 
 /// Every slot is told of, also the one that cannot be read; one that is wrong makes the whole an error.
-fn verify(world: &World, being_written: Option<SlotName>) -> Result<String, Fault> {
+fn verify(world: &World, being_written: Option<SlotName>, report: Report<'_>) -> Result<String, Fault> {
     let ground = world.ground()?;
     let (mut verdicts, mut read) = (Vec::new(), 0);
     for slot in [SlotName::A, SlotName::B] {
@@ -84,7 +88,7 @@ fn verify(world: &World, being_written: Option<SlotName>) -> Result<String, Faul
             None => fine(format!("slot {slot} has no record to compare it with")),
             Some((record, _)) => {
                 read += 1;
-                verdict(&ground, slot, &record)
+                verdict(&ground, slot, &record, report)
             }
         };
         verdicts.push(verdict);
@@ -102,9 +106,9 @@ const fn fine(words: String) -> Verdict {
 
 /// Design 11.6: a file system that was mounted for writing changes a few windows, which is reported and no error. On an image
 /// that nothing can have been written to it is one.
-fn verdict(ground: &Ground, slot: SlotName, record: &Record) -> Verdict {
+fn verdict(ground: &Ground, slot: SlotName, record: &Record, report: Report<'_>) -> Verdict {
     let wrong = |words: String| Verdict { words: format!("slot {slot} ({}) {words}", record.version), is_wrong: true };
-    let differing = match differing(ground, slot, record) {
+    let differing = match differing(ground, slot, record, report) {
         Ok(differing) => differing,
         Err(fault) => return wrong(format!("cannot be read back: {}", fault.message)),
     };
@@ -163,7 +167,7 @@ fn is_read_only_file_system(start: &[u8]) -> bool {
 }
 
 /// The record must verify with this image's keys, and a slot must hold exactly what it says.
-fn adopt(world: &World, path: &std::path::Path) -> Result<String, Fault> {
+fn adopt(world: &World, path: &std::path::Path, report: Report<'_>) -> Result<String, Fault> {
     let bytes = ask::read_record(path)?;
     let fault = |error: RecordError| Fault::new(ask::record_cause(&error), format!("{}: {error}", path.display()));
     let keyring = world.keyring()?;
@@ -174,7 +178,7 @@ fn adopt(world: &World, path: &std::path::Path) -> Result<String, Fault> {
     let order = if running == "a" { [SlotName::A, SlotName::B] } else { [SlotName::B, SlotName::A] };
     let mut found = Vec::new();
     for slot in order {
-        match differing(&ground, slot, record) {
+        match differing(&ground, slot, record, report) {
             Err(fault) => found.push(format!("slot {slot} cannot hold it ({})", fault.message)),
             // What lies behind an image is no part of it: a factory need not have made it zero.
             Ok(differing) if differing.iter().all(|image| image.windows.is_empty()) => {
@@ -207,13 +211,13 @@ fn found_floor_by(world: &World, record: &Record) -> Result<(), Fault> {
 }
 
 /// What of a slot is not as a record says; nothing if all of it is.
-fn differing(ground: &Ground, slot: SlotName, record: &Record) -> Result<Vec<ImageMismatch>, Fault> {
+fn differing(ground: &Ground, slot: SlotName, record: &Record, report: Report<'_>) -> Result<Vec<ImageMismatch>, Fault> {
     let name = disk_name(slot, &ground.disk)?;
     let view = SlotView::open(&ground.disk, &name, &slots::sizes_of(record, slot)).map_err(|error| slot_fault(&error))?;
     let digests = slots::digests_of(record, slot);
     let tables = slots::image_tables(record, &digests)?;
-    let (never, silent) = (AtomicBool::new(false), |_| {});
-    audit(&view, &tables, &Watch::new(thread_count(), &never, &silent)).map_err(|error| slot_fault(&error))
+    let (never, show) = (AtomicBool::new(false), |progress| report(slots::proving(progress)));
+    audit(&view, &tables, &Watch::new(thread_count(), &never, &show)).map_err(|error| slot_fault(&error))
 }
 
 #[cfg(test)]
@@ -243,9 +247,9 @@ mod tests {
             (signed_by(&ours), Cause::Slots),
         ] {
             std::fs::write(&file, bytes).unwrap();
-            assert_eq!(adopt(&world, &file).unwrap_err().code, cause);
+            assert_eq!(adopt(&world, &file, &|_| {}).unwrap_err().code, cause);
         }
-        assert_eq!(adopt(&world, &dir.path().join("none")).unwrap_err().code, Cause::RecordFetch);
+        assert_eq!(adopt(&world, &dir.path().join("none"), &|_| {}).unwrap_err().code, Cause::RecordFetch);
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected, Rejection};
 use crate::engine::effect::Row;
 use crate::engine::event::{Event, Fault, Gate, Orphan};
+use crate::engine::model::Progress;
 use crate::engine::state::{Plan, State};
 use crate::engine::time::{Mono, Now, Wall};
 use crate::engine::{Effect, Engine};
@@ -91,8 +92,10 @@ struct Work {
 enum Settled {
     /// A row of the outbox was delivered or not.
     Delivery { id: i64, result: Result<(), Fault> },
+    /// An inspection moved on.
+    Inspecting { id: String, progress: Progress },
     /// `verify` or `adopt` ended.
-    Inspection(Box<inspect::Inspection>),
+    Inspection { id: String, inspection: Box<inspect::Inspection> },
 }
 
 impl Daemon {
@@ -353,7 +356,11 @@ impl Daemon {
 
     fn settle(&mut self, settled: Settled) {
         match settled {
-            Settled::Inspection(inspection) => self.inspected(*inspection),
+            Settled::Inspecting { id, progress } => {
+                self.publisher.inspection_moved(&id, &progress, &now());
+                self.publish(self.engine.model().state.word());
+            }
+            Settled::Inspection { id, inspection } => self.inspected(id, *inspection),
             Settled::Delivery { id, result } => {
                 if let Err(fault) = &result {
                     tracing::warn!(code = %fault.code, "not delivered, kept for later: {fault}");
@@ -417,18 +424,30 @@ impl Daemon {
             let message = "an update is under way: wait for it, or `updatectl cancel` first";
             return Err(Rejected::new(Rejection::Busy, message));
         }
-        let message = what.announcement();
-        let (shared, settler) = (self.shared.clone(), self.settler.clone());
+        if self.publisher.is_inspecting() {
+            let message =
+                "the slots are being read back already: `updatectl status` says how far it is, try again when it is over";
+            return Err(Rejected::new(Rejection::Busy, message));
+        }
+        let (id, message) = (now().attempt_id(), what.announcement());
+        self.publisher.inspection_began(id.clone(), what.kind());
+        self.start_inspection(id.clone(), what);
+        self.publish(self.engine.model().state.word());
+        Ok(Accepted { attempt: Some(id), message })
+    }
+
+    fn start_inspection(&self, id: String, what: inspect::What) {
+        let (shared, settler, turn) = (self.shared.clone(), self.settler.clone(), self.shared.slot_turn.clone());
         let channel = self.engine.model().channel.clone();
-        let turn = self.shared.slot_turn.clone();
+        let whose = id.clone();
+        let report = shared::throttled(settler.clone(), move |progress| Settled::Inspecting { id: whose.clone(), progress });
         let work = async move {
             // What is adopted must be what was read: nobody writes a slot in between.
             let _turn = if matches!(what, inspect::What::Adopt(_)) { Some(turn.lock_owned().await) } else { None };
-            let inspection = blocking(move || inspect::inspect(&shared, what, channel.as_deref())).await;
-            Settled::Inspection(Box::new(inspection))
+            let inspection = blocking(move || inspect::inspect(&shared, what, channel.as_deref(), &report)).await;
+            Settled::Inspection { id, inspection: Box::new(inspection) }
         };
         tokio::spawn(self.must_answer("reading the slots back", settler, work));
-        Ok(Accepted { attempt: None, message })
     }
 
     fn being_written(&self) -> Option<SlotName> {
@@ -438,8 +457,9 @@ impl Daemon {
         }
     }
 
-    fn inspected(&mut self, inspection: inspect::Inspection) {
-        self.publisher.inspected(&inspection, &now());
+    fn inspected(&mut self, id: String, inspection: inspect::Inspection) {
+        self.publisher.inspected(id, &inspection, &now());
+        self.publish(self.engine.model().state.word());
         // While an update goes on, the engine knows more of the boot table than this look, which may be older.
         let facts = self.engine.facts();
         let blind = facts.running.is_none() || facts.boot.is_none();

@@ -8,14 +8,17 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::config::Settings;
 use crate::control::{ControlHandle, Request};
-use crate::daemon::inspect::Inspection;
+use crate::daemon::inspect;
 use crate::engine::Engine;
 use crate::engine::event::Fault;
 use crate::engine::facts::PerSlot;
+use crate::engine::model::Progress;
 use crate::engine::state::{ArmedStep, State, Waiting};
 use crate::engine::time::Now;
 use crate::journal::{Attempt, Journal};
-use crate::status::json::{EventKind, EventLine, HistoryEntry, LastError, Outcome, ReadBack, Status, WhyEntry};
+use crate::status::json::{
+    EventKind, EventLine, HistoryEntry, Inspecting, Inspection, LastError, Outcome, ReadBack, Status, WhyEntry,
+};
 use crate::status::view;
 use crate::status::why::why;
 
@@ -43,6 +46,8 @@ pub(super) struct Publisher {
     server: String,
     /// A person was told "accepted" at this time, and has not been told how it ended.
     owed: Option<Timestamp>,
+    /// The slots are being read back for a person.
+    inspection: Option<Inspecting>,
 }
 
 impl Publisher {
@@ -58,7 +63,7 @@ impl Publisher {
         let (status, status_out) = watch::channel(Arc::default());
         let (history, history_out) = watch::channel(Arc::default());
         let (why, why_out) = watch::channel(Arc::default());
-        let mut publisher = Self { status, history, why, events: events.clone(), server, owed: None };
+        let mut publisher = Self { status, history, why, events: events.clone(), server, owed: None, inspection: None };
         publisher.history(journal);
         publisher.publish(
             &View { engine, journal_fault: None, reports_waiting: 0, read_back: PerSlot::default(), now },
@@ -121,8 +126,38 @@ impl Publisher {
         }
     }
 
+    /// The slots are being read back for a person.
+    pub(super) fn inspection_began(&mut self, id: String, of: Inspection) {
+        self.inspection = Some(Inspecting { id, of, progress: None });
+    }
+
+    /// An inspection is not over.
+    pub(super) const fn is_inspecting(&self) -> bool {
+        self.inspection.is_some()
+    }
+
+    /// Tells whoever asked for an inspection how far it is.
+    pub(super) fn inspection_moved(&mut self, id: &str, progress: &Progress, now: &Now) {
+        let state = self.status.borrow().state;
+        let Some(inspection) = self.inspection.as_mut().filter(|inspection| inspection.id == id) else { return };
+        inspection.progress = Some(view::progress(progress));
+        let line = EventLine {
+            kind: EventKind::Progress,
+            at: now.wall.timestamp(),
+            state,
+            summary: words_of(inspection),
+            progress: inspection.progress.clone(),
+            attempt: Some(id.to_owned()),
+            error: None,
+            inspection: Some(inspection.of),
+        };
+        // Nobody listening is fine.
+        let _listeners = self.events.send(line);
+    }
+
     /// Tells whoever asked what `verify` or `adopt` found.
-    pub(super) fn inspected(&mut self, inspection: &Inspection, now: &Now) {
+    pub(super) fn inspected(&mut self, id: String, inspection: &inspect::Inspection, now: &Now) {
+        self.inspection = None;
         let at = now.wall.timestamp();
         let state = self.status.borrow().state;
         let error =
@@ -131,14 +166,18 @@ impl Publisher {
             Ok(words) => (words.clone(), None),
             Err(fault) => (fault.message.clone(), Some(error(fault))),
         };
-        let inspection = Some(inspection.of);
-        let line = EventLine { kind: EventKind::Done, at, state, summary, progress: None, attempt: None, error, inspection };
+        let (attempt, inspection) = (Some(id), Some(inspection.of));
+        let line = EventLine { kind: EventKind::Done, at, state, summary, progress: None, attempt, error, inspection };
         // Nobody listening is fine.
         let _listeners = self.events.send(line);
     }
 
     fn status_of(&self, view: &View<'_>) -> Status {
         let mut status = view::status(&self.input(view));
+        if let Some(inspection) = &self.inspection {
+            status.summary = format!("{} {}", words_of(inspection), status.summary);
+            status.inspection = Some(inspection.clone());
+        }
         for slot in &mut status.slots {
             let name = if slot.name == "a" { SlotName::A } else { SlotName::B };
             slot.read_back = *view.read_back.get(name);
@@ -155,6 +194,13 @@ impl Publisher {
             now: view.now,
         }
     }
+}
+
+fn words_of(inspection: &Inspecting) -> String {
+    let known = inspection.progress.as_ref().filter(|progress| progress.windows_total > 0);
+    let percent = known.map(|progress| progress.windows_done.saturating_mul(100) / progress.windows_total);
+    let done = percent.map(|percent| format!(" ({percent} % of a slot)")).unwrap_or_default();
+    format!("Reading the slots back as a person asked{done}.")
 }
 
 /// What a person finds in the log alone: every new error, and what a check brought when it brought something new.

@@ -86,22 +86,31 @@ impl Shared {
 
     /// Tells the engine how far a work is: a few times a second, the last word always, and never waits for it.
     pub(super) fn progress_of(&self, plan: &Plan) -> impl Fn(Progress) + Send + Sync + 'static {
-        let (events, attempt, runtime) = (self.events.clone(), plan.attempt.clone(), Handle::current());
-        let latest: Arc<Mutex<Option<Progress>>> = Arc::default();
-        move |progress| {
-            let waiting = latest.lock().unwrap_or_else(PoisonError::into_inner).replace(progress).is_some();
-            if waiting {
-                // Whoever put the one before it there will take this one along.
-                return;
-            }
-            let (events, attempt, latest) = (events.clone(), attempt.clone(), latest.clone());
-            runtime.spawn(async move {
-                tokio::time::sleep(PROGRESS_EVERY).await;
-                let newest = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
-                if let Some(progress) = newest {
-                    let _told_or_ended = events.send(Event::Progressed { attempt, progress }).await;
-                }
-            });
+        let attempt = plan.attempt.clone();
+        throttled(self.events.clone(), move |progress| Event::Progressed { attempt: attempt.clone(), progress })
+    }
+}
+
+/// Sends how far something is: a few times a second, the last word always, and never waits for it.
+pub(super) fn throttled<T: Send + 'static>(
+    sender: mpsc::Sender<T>,
+    message: impl Fn(Progress) -> T + Clone + Send + Sync + 'static,
+) -> impl Fn(Progress) + Send + Sync + 'static {
+    let runtime = Handle::current();
+    let latest: Arc<Mutex<Option<Progress>>> = Arc::default();
+    move |progress| {
+        let waiting = latest.lock().unwrap_or_else(PoisonError::into_inner).replace(progress).is_some();
+        if waiting {
+            // Whoever put the one before it there will take this one along.
+            return;
         }
+        let (sender, message, latest) = (sender.clone(), message.clone(), latest.clone());
+        runtime.spawn(async move {
+            tokio::time::sleep(PROGRESS_EVERY).await;
+            let newest = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(progress) = newest {
+                let _told_or_ended = sender.send(message(progress)).await;
+            }
+        });
     }
 }

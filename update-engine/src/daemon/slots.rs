@@ -199,7 +199,8 @@ const fn how(transfer: Transfer) -> ReadBack {
     }
 }
 
-fn proving(progress: readback::Progress) -> Progress {
+/// A reading, as progress.
+pub(super) fn proving(progress: readback::Progress) -> Progress {
     Progress {
         phase: "proving",
         windows_done: progress.windows_done,

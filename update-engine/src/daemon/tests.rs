@@ -8,7 +8,7 @@ use manifests::version::Version;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 use super::publish::Publisher;
 use super::*;
@@ -24,6 +24,7 @@ use crate::engine::state::{ArmedStep, Claim, GivingUp, Kind, LockedStep, Target,
 use crate::engine::tests::host;
 use crate::fetch::{Fetcher, Options};
 use crate::journal::Message;
+use crate::status::json::{EventKind, EventLine, Inspecting, Inspection, LastError};
 use crate::world::tests::world_that_trusts;
 
 /// A daemon and the ends that its control socket would hold.
@@ -371,4 +372,58 @@ async fn a_cancelled_drain_ends_with_its_hooks() {
     assert!(cancelled.elapsed() < Duration::from_secs(2), "{:?}", cancelled.elapsed());
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!survived.exists(), "what the hook had started went on");
+}
+
+async fn ask(handle: &ControlHandle, command: Command) -> Result<Accepted, Rejected> {
+    let (reply, answer) = oneshot::channel();
+    handle.commands.send(Request { command, uid: 0, reply }).await.unwrap();
+    answer.await.unwrap()
+}
+
+/// The next event of this kind.
+async fn event(events: &mut broadcast::Receiver<EventLine>, kind: EventKind) -> EventLine {
+    loop {
+        let line = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.unwrap().unwrap();
+        if line.kind == kind {
+            return line;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_inspection_has_an_id_that_its_end_carries_and_that_status_shows_meanwhile() {
+    let Rig { daemon, handle, _dir } = rig(Model::default(), policy());
+    let mut events = handle.events.subscribe();
+    let status = handle.status.clone();
+    let asked = handle.clone();
+    let (_stop, mut nobody_stops) = mpsc::channel(1);
+    let conversation = async move {
+        let accepted = ask(&asked, Command::Verify).await.unwrap();
+        let shown = status.borrow().inspection.clone();
+        let done = event(&mut events, EventKind::Done).await;
+        (accepted, shown, done)
+    };
+    let (accepted, shown, done) = tokio::select! {
+        told = conversation => told,
+        ended = daemon.run(Vec::new(), &mut nobody_stops) => panic!("the loop ended: {ended:?}"),
+    };
+    let id = accepted.attempt.unwrap();
+    assert_eq!(shown, Some(Inspecting { id: id.clone(), of: Inspection::Verify, progress: None }));
+    assert_eq!((done.inspection, done.attempt), (Some(Inspection::Verify), Some(id)));
+    let LastError { code, .. } = done.error.unwrap();
+    assert_eq!(code, "slots", "there is no disk to look at");
+}
+
+#[tokio::test]
+async fn one_inspection_at_a_time_is_enough() {
+    let Rig { mut daemon, handle, _dir } = rig(Model::default(), policy());
+    let first = daemon.inspect(inspect::What::Verify { being_written: None }).unwrap();
+    let second = daemon.inspect(inspect::What::Verify { being_written: None }).unwrap_err();
+    assert_eq!(second.code, Rejection::Busy);
+    // What an earlier one still had to say is not taken for this one's.
+    let late = Settled::Inspecting { id: "earlier".into(), progress: Progress { windows_total: 8, ..Progress::default() } };
+    daemon.settle(late);
+    let status = handle.status.borrow().clone();
+    assert_eq!(status.inspection.as_ref().map(|shown| (Some(&shown.id), &shown.progress)), Some((first.attempt.as_ref(), &None)));
+    assert!(status.summary.starts_with("Reading the slots back as a person asked. "), "{}", status.summary);
 }

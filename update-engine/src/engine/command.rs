@@ -74,7 +74,7 @@ pub enum Command {
 /// The engine took a command up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// Attempt the command started or belongs to, if any.
+    /// Attempt the command started or belongs to, if any. Of `verify` and `adopt`: the id that the events of this inspection carry.
     pub attempt: Option<String>,
     /// One sentence: what happens now.
     pub message: String,

@@ -37,6 +37,9 @@ pub struct Status {
     pub target: Option<Target>,
     /// How far the work under way is.
     pub progress: Option<Progress>,
+    /// The slots are being read back because a person asked for it; that goes on beside whatever else is done.
+    #[serde(default)]
+    pub inspection: Option<Inspecting>,
     /// A host's own disk, or a disk image.
     pub mode: Mode,
     /// Looking for updates.
@@ -442,15 +445,26 @@ pub struct EventLine {
     /// How far the work is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// The attempt it belongs to.
+    /// The attempt it belongs to; with `inspection`, the id of that inspection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<String>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<LastError>,
-    /// This is the end of a look at the slots, and of no update.
+    /// This tells of a look at the slots, and of no update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inspection: Option<Inspection>,
+}
+
+/// A look at the slots that is not over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspecting {
+    /// The id its events carry.
+    pub id: String,
+    /// What it is.
+    pub of: Inspection,
+    /// How far the slot that is being read is.
+    pub progress: Option<Progress>,
 }
 
 /// A look at the slots that changes none.
@@ -503,6 +517,7 @@ impl Default for Status {
             slots: Vec::new(),
             target: None,
             progress: None,
+            inspection: None,
             mode: Mode::default(),
             check: Check::default(),
             reboot: Reboot::default(),
@@ -697,6 +712,7 @@ mod tests {
         let object = value.as_object_mut().unwrap();
         object.remove("troubles");
         object.remove("pause");
+        object.remove("inspection");
         object.insert("novelty".into(), true.into());
         object["last_error"].as_object_mut().unwrap().remove("attention");
         let status: Status = serde_json::from_value(value).unwrap();

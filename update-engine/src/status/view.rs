@@ -66,7 +66,9 @@ pub fn status(input: &Input<'_>) -> Status {
             attempt: plan.attempt.clone(),
             notes_url: plan.notes_url.clone(),
         }),
-        progress: progress(input),
+        progress: input.engine.soft().progress.as_ref().map(progress),
+        // The engine knows nothing of it.
+        inspection: None,
         mode: if input.facts().image_mode { Mode::Image } else { Mode::Host },
         check: check(input),
         reboot: reboot(input),
@@ -186,9 +188,9 @@ fn slot_of(input: &Input<'_>, slot: SlotName) -> Slot {
     }
 }
 
-fn progress(input: &Input<'_>) -> Option<Progress> {
-    let progress = input.engine.soft().progress.as_ref()?;
-    Some(Progress {
+/// How far a work is, as it is shown.
+pub fn progress(progress: &crate::engine::model::Progress) -> Progress {
+    Progress {
         phase: match progress.phase {
             "scanning" => Phase::Scanning,
             "proving" => Phase::Proving,
@@ -202,7 +204,7 @@ fn progress(input: &Input<'_>) -> Option<Progress> {
         bytes_reused: progress.bytes_reused,
         rate_bytes_per_s: progress.rate_bytes_per_s,
         eta_s: progress.eta_s,
-    })
+    }
 }
 
 fn check(input: &Input<'_>) -> Check {

@@ -155,7 +155,7 @@ impl Following<'_> {
     fn is_ours(&self, line: &EventLine) -> bool {
         let of_another = matches!((&self.attempt, &line.attempt), (Some(ours), Some(theirs)) if ours != theirs);
         match &self.goal {
-            Goal::Inspection(ours) => line.inspection == Some(*ours),
+            Goal::Inspection(ours) => line.inspection == Some(*ours) && !of_another,
             _ => line.inspection.is_none() && !of_another,
         }
     }
