@@ -280,7 +280,7 @@ impl Daemon {
         let unanswered = Unanswered { name, breaker: Some(self.breaker.clone()) };
         async move {
             let answer = work.await;
-            unanswered.is_answered();
+            unanswered.answered();
             // The loop outlives its works; when it has ended nobody wants the answer.
             let _told_or_ended = answers.send(answer).await;
         }
@@ -497,7 +497,7 @@ struct Unanswered {
 }
 
 impl Unanswered {
-    fn is_answered(mut self) {
+    fn answered(mut self) {
         self.breaker = None;
     }
 }
