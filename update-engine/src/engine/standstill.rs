@@ -79,3 +79,54 @@ impl Engine {
 fn burdens_others(plan: &Plan) -> bool {
     plan.drained || plan.claim.as_ref().is_some_and(|claim| claim.granted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Event;
+    use crate::engine::cause::Cause;
+    use crate::engine::tests::host::Host;
+    use crate::engine::tests::words::EVERY_STATE;
+
+    fn told(unstarted: bool) -> Event {
+        Event::StandsStill { fault: Fault::new(Cause::StateDir, "nothing could be written down"), unstarted }
+    }
+
+    #[test]
+    fn whoever_is_waited_for_goes_back_and_everybody_else_stands_still() {
+        for state in EVERY_STATE {
+            let mut host = Host::at(state);
+            let must_move = host.engine.must_not_stand_still();
+            let effects = host.step_raw(told(true));
+            if !must_move {
+                assert_eq!((effects.as_slice(), host.state()), ([].as_slice(), state));
+                continue;
+            }
+            let way_back = |effect: &Effect| {
+                matches!(
+                    effect,
+                    Effect::MarkBad(_)
+                        | Effect::Reboot(_)
+                        | Effect::Disarm(_)
+                        | Effect::Undrain(_)
+                        | Effect::ReadBack(_)
+                        | Effect::Row(_)
+                )
+            };
+            assert!(!effects.is_empty() && effects.iter().all(way_back), "{state}: {effects:?}");
+            let rebooting = effects.iter().any(|effect| matches!(effect, Effect::Reboot(_)));
+            assert!(!rebooting || host.state().starts_with("trial"), "{state} reboots into what cannot be written down");
+        }
+    }
+
+    #[test]
+    fn what_was_begun_is_waited_for() {
+        for state in EVERY_STATE {
+            let mut host = Host::at(state);
+            let awaits = host.engine.awaits_answer() || host.state().starts_with("trial");
+            let effects = host.step_raw(told(false));
+            let only_stops = effects.iter().all(|effect| matches!(effect, Effect::Stop(_)));
+            assert!(!awaits || (only_stops && host.state() == state), "{state}: {effects:?}");
+        }
+    }
+}
