@@ -185,11 +185,19 @@ fn an_unreadable_journal_is_set_aside_and_said() {
 }
 
 #[test]
-fn a_journal_that_is_a_folder_is_named() {
-    let scene = Scene::new(&Options::default(), next_release);
-    fs::create_dir(scene.host.dir.join("state/journal.db")).unwrap();
-    assert_refuses_to_run(&scene.host.start_in_vain(), &["journal", "state/journal.db"]);
+fn a_journal_that_is_a_folder_is_named_and_nothing_is_done_until_it_is_gone() {
+    let mut scene = Scene::new(&Options::default(), next_release);
+    let folder = scene.host.dir.join("state/journal.db");
+    fs::create_dir(&folder).unwrap();
+    scene.start();
+    let status = scene.host.wait_for("the state folder is in trouble", |status| {
+        status["troubles"].as_array().is_some_and(|troubles| troubles.iter().any(|trouble| trouble["code"] == "state-dir"))
+    });
+    says(&status["summary"], &["Needs attention", "journal", "state/journal.db"]);
+    assert_eq!(scene.host.updatectl(&["status", "--exit-code"]).status.code(), Some(30), "{status:#}");
     scene.assert_disk_untouched();
+    fs::remove_dir(&folder).unwrap();
+    scene.host.wait_committed("2.0.0");
 }
 
 #[test]
