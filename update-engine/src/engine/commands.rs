@@ -225,7 +225,10 @@ impl Engine {
         let Some(old) = self.model.committed.get(slot) else {
             return Err(Rejected::new(
                 Rejection::NothingToRollBackTo,
-                format!("slot {slot} holds nothing that was committed before and not written since"),
+                format!(
+                    "slot {slot} holds nothing that is known to have run well on this host and was not written since (what the \
+                     factory wrote counts once `updatectl adopt RELEASE` has named its record, while it runs)"
+                ),
             ));
         };
         match &self.facts.floor {
