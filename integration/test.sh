@@ -34,6 +34,7 @@ tests() { # NAME CARGO-TEST-ARGUMENTS...: a set of Rust tests, counted one by on
     read -r p f i < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$log/out")
     s=$(grep -c '^skipped: ' "$log/out" || true)
     grep -hE '^(partly )?skipped: ' "$log/out" | sort | uniq -c | sed 's/^ *\([0-9]*\) /    (\1x) /'
+    grep -hE '^test .* \.\.\. ignored' "$log/out" | sed 's/^test \(.*\) \.\.\. ignored,\{0,1\} */    skipped: \1: /'
     if ((status != 0)); then
         # What failed and why; not the output of the thousand tests that passed.
         grep -hE '^(test .*FAILED|error|failures:|---- .* stdout ----|thread .* panicked|  left:| right:)' -A6 "$log/out" | head -300
