@@ -33,7 +33,7 @@ pub const APP_ID: &str = "{e96281a6-d1af-4bde-9a0a-97b76e56dc57}";
 /// The board every test host is.
 pub const BOARD: &str = "test";
 /// Longest wait for anything: machines are slow and noisy, and a hang must still end.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A program of this workspace.
 ///
