@@ -226,8 +226,8 @@ impl Engine {
             return Err(Rejected::new(
                 Rejection::NothingToRollBackTo,
                 format!(
-                    "slot {slot} holds nothing that is known to have run well on this host and was not written since (what the \
-                     factory wrote counts once `updatectl adopt RELEASE` has named its record, while it runs)"
+                    "slot {slot} holds nothing that was committed before and not written since (what the factory wrote counts once \
+                     `updatectl adopt RELEASE` has named its record, while it runs)"
                 ),
             ));
         };
