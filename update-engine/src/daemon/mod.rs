@@ -24,7 +24,7 @@ use manifests::release::SlotName;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::control::Request;
+use crate::control::{ControlHandle, Request};
 use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected, Rejection};
 use crate::engine::effect::Row;
@@ -33,8 +33,10 @@ use crate::engine::model::Progress;
 use crate::engine::state::{Plan, State};
 use crate::engine::time::{Mono, Now, Wall};
 use crate::engine::{Effect, Engine};
+use crate::fetch::Fetcher;
 use crate::hooks::{self, Stopper};
 use crate::journal::Journal;
+use crate::world::World;
 use outbox::Outbox;
 use shared::Shared;
 use waiting::Waiting;
@@ -99,6 +101,32 @@ enum Settled {
 }
 
 impl Daemon {
+    /// At rest: nothing happens before [`Daemon::run`]. The handle is for the control socket.
+    fn new(engine: Engine, journal: Journal, world: World, fetcher: Fetcher) -> (Self, ControlHandle) {
+        let (events_in, events) = mpsc::channel(256);
+        let (commands_in, commands) = mpsc::channel(64);
+        let (settler, settled) = mpsc::channel(64);
+        let (breaker, broken) = mpsc::unbounded_channel();
+        let (publisher, handle) = publish::Publisher::new(&engine, &journal, world.settings(), commands_in, now());
+        let daemon = Self {
+            shared: Shared::new(world, fetcher, events_in, engine.facts().clone()),
+            engine,
+            journal,
+            outbox: Outbox::default(),
+            publisher,
+            commands,
+            events,
+            settled,
+            settler,
+            works: Vec::new(),
+            waiting: Waiting::default(),
+            broken,
+            breaker,
+            ended: None,
+        };
+        (daemon, handle)
+    }
+
     async fn run(mut self, orphans: Vec<Orphan>, stop: &mut mpsc::Receiver<()>) -> End {
         self.refill_outbox();
         let facts = Box::new(self.engine.facts().clone());

@@ -12,10 +12,7 @@ use tokio::task::JoinHandle;
 use crate::config::trust::check_trust;
 use crate::config::{self, Loaded, Settings};
 use crate::control;
-use crate::daemon::outbox::Outbox;
-use crate::daemon::publish::Publisher;
-use crate::daemon::shared::Shared;
-use crate::daemon::{Daemon, End, Ended, Waiting, blocking, now, signals};
+use crate::daemon::{Daemon, End, Ended, blocking, now, signals};
 use crate::engine::cause::Cause;
 use crate::engine::event::Orphan;
 use crate::engine::policy::{LockSettings, Policy, Strategy};
@@ -102,13 +99,8 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
         tracing::error!(code = %fault.code, "{fault}");
     }
     let fetcher = Fetcher::new(Options { ca_file: settings.server.ca_file.clone(), ..Options::default() })?;
-    let (events_in, events) = mpsc::channel(256);
-    let (commands_in, commands) = mpsc::channel(64);
-    let (settler, settled) = mpsc::channel(64);
-    let (breaker, broken) = mpsc::unbounded_channel();
-    let shared = Shared::new(world, fetcher, events_in, facts.clone());
-    let engine = Engine::new(model, facts, policy(&settings, shared.world.machine_id()));
-    let (publisher, handle) = Publisher::new(&engine, &journal, &settings, commands_in, now());
+    let policy = policy(&settings, world.machine_id());
+    let (daemon, handle) = Daemon::new(Engine::new(model, facts, policy), journal, world, fetcher);
     let socket = control::Server::bind(&settings.socket)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(socket.serve(handle, control::Limits::default(), async move {
@@ -116,22 +108,6 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
         let _ended = stopped.await;
     }));
     tracing::info!(socket = %settings.socket.display(), "update-engined {} is up", env!("CARGO_PKG_VERSION"));
-    let daemon = Daemon {
-        engine,
-        journal,
-        shared,
-        outbox: Outbox::default(),
-        publisher,
-        commands,
-        events,
-        settled,
-        settler,
-        works: Vec::new(),
-        waiting: Waiting::default(),
-        broken,
-        breaker,
-        ended: None,
-    };
     let ended = daemon.run(orphans, asked).await;
     drop(stop);
     close(serving).await;

@@ -10,7 +10,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, oneshot};
 
-use super::publish::Publisher;
 use super::*;
 use crate::control::ControlHandle;
 use crate::engine::Model;
@@ -49,34 +48,12 @@ fn rig_in(model: Model, facts: Facts, policy: Policy) -> Rig {
     let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
     let settings = world.settings().clone();
     let (journal, _) = Journal::open(&settings.state_dir, now().wall).unwrap();
-    let (events_in, events) = mpsc::channel(256);
-    let (commands_in, commands) = mpsc::channel(64);
-    let (settler, settled) = mpsc::channel(64);
-    let (breaker, broken) = mpsc::unbounded_channel();
     let fetcher = Fetcher::new(Options::default()).unwrap();
-    let mut shared = Shared::new(world, fetcher, events_in, facts.clone());
+    let (mut daemon, handle) = Daemon::new(Engine::new(model, facts, policy), journal, world, fetcher);
     let mut changed = (*settings).clone();
     changed.reboot.command = vec!["touch".into(), dir.path().join("rebooted").display().to_string()];
     changed.reboot.hooks_dir = dir.path().join("hooks");
-    shared.settings = Arc::new(changed);
-    let engine = Engine::new(model, facts, policy);
-    let (publisher, handle) = Publisher::new(&engine, &journal, &settings, commands_in, now());
-    let daemon = Daemon {
-        engine,
-        journal,
-        shared,
-        outbox: Outbox::default(),
-        publisher,
-        commands,
-        events,
-        settled,
-        settler,
-        works: Vec::new(),
-        waiting: Waiting::default(),
-        broken,
-        breaker,
-        ended: None,
-    };
+    daemon.shared.settings = Arc::new(changed);
     Rig { daemon, handle, _dir: dir }
 }
 
