@@ -269,10 +269,19 @@ command = ["{}", "boot", "--image", "{dir}/disk.img", "--sysroot", "{dir}/sysroo
     /// # Panics
     /// If it cannot be started.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts the daemon with further variables in its environment, which it hands on through a reboot.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_with(&mut self, environment: &[(&str, &std::ffi::OsStr)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("daemon.log")).unwrap();
         let child = Command::new(program("update-engined"))
             .arg("--config")
             .arg(self.dir.join("config.toml"))
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on has failed")]
 
+#[path = "attacks/clock.rs"]
+mod clock;
 #[path = "attacks/local.rs"]
 mod local;
 #[path = "attacks/reboots.rs"]

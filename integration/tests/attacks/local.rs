@@ -47,6 +47,62 @@ fn a_slot_that_is_not_on_the_disk_is_named() {
     scene.host.wait_committed("2.0.0");
 }
 
+/// Slot b of a disk image, mounted through a loop device by somebody else.
+struct MountedSlot {
+    device: String,
+    at: PathBuf,
+}
+
+impl MountedSlot {
+    /// None where this is not allowed.
+    fn mount(scene: &Scene) -> Option<Self> {
+        let entry = Gpt::open(&scene.host.disk()).unwrap().entry("root-b").unwrap();
+        let [offset, length] =
+            [("--offset", entry.start), ("--sizelimit", entry.length)].map(|(key, value)| format!("{key}={value}"));
+        let disk = scene.host.disk();
+        let device = run("losetup", &["--find", "--show", &offset, &length, disk.to_str().unwrap()])?.trim().to_owned();
+        let slot = Self { device, at: scene.dir().join("mounted") };
+        fs::create_dir(&slot.at).unwrap();
+        run("mke2fs", &["-q", "-F", &slot.device])?;
+        run("mount", &["-o", "ro", &slot.device, slot.at.to_str().unwrap()])?;
+        Some(slot)
+    }
+}
+
+impl Drop for MountedSlot {
+    fn drop(&mut self) {
+        let _not_mounted = run("umount", &[self.at.to_str().unwrap()]);
+        let _not_there = run("losetup", &["-d", &self.device]);
+    }
+}
+
+/// What it says, if it succeeds.
+fn run(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn a_slot_that_is_mounted_is_not_written() {
+    let mut scene = Scene::new(&Options::default(), next_release);
+    let Some(mounted) = MountedSlot::mount(&scene) else {
+        println!("skipped: loop devices can be set up and mounted by root only, and not in every container");
+        return;
+    };
+    scene.start();
+    let status = scene.host.wait_for("the attempt failed", |status| status["attempts"]["failed"] == 1);
+    let at = mounted.at.display().to_string();
+    let words = ["refused to open slot b", mounted.device.trim_start_matches("/dev/loop"), "it is mounted at", &at];
+    assert_eq!(status["last_error"]["code"], "slots", "{status:#}");
+    says(&status["last_error"]["message"], &words);
+    says(&status["summary"], &words);
+    scene.assert_disk_untouched();
+    drop(mounted);
+    let updated = scene.host.updatectl(&["update", "2.0.0"]);
+    assert!(updated.status.success(), "{updated:?}");
+    scene.host.wait_committed("2.0.0");
+}
+
 #[test]
 fn two_slots_in_one_place_are_refused() {
     assert_bad_config("partlabel:root-b", "partlabel:root-a", &["slots.b.root", "place of its own", "slots.a.root"]);
