@@ -25,6 +25,7 @@ use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tempfile::TempDir;
 use update_engine::engine::command::{Command, Rejection};
+use update_engine::engine::model::CheckOutcome;
 use update_engine::status::json::{
     Booted, Check, EventKind, EventLine, GateState, HistoryEntry, Host, Inspection, LastError, Phase, Progress, Reboot, Slot,
     State, Status, Trouble, Waiting, WhyEntry,
@@ -300,23 +301,23 @@ fn a_verdict_about_the_slots_is_waited_for_however_long_the_daemon_is_at_rest() 
 
 #[test]
 fn a_version_that_was_asked_for_and_is_not_installed_is_a_failure() {
-    let passed_over = |result: &str| Status {
-        check: Check { last_result: Some(result.into()), ..Check::default() },
+    let passed_over = |outcome, result: &str| Status {
+        check: Check { last_outcome: Some(outcome), last_result: Some(result.into()), ..Check::default() },
         booted: Booted { version: Some("1.0.0".into()), ..Booted::default() },
         ..at_state(State::Idle)
     };
     let ends = |status: Status| {
         vec![Line { answer: accepted(None, "Asking."), then: vec![Then::Status(Box::new(status)), done(State::Idle, "Idle.")] }]
     };
-    let fake = scripted(at_state(State::Idle), ends(passed_over("no update")));
+    let fake = scripted(at_state(State::Idle), ends(passed_over(CheckOutcome::NoUpdate, "no update")));
     let expected = "exit 1\nerr: Asking.\nerr: error: 1.1.0 is not being installed: no update\nerr: hint: `updatectl status` says what comes next\n";
     assert_eq!(run(&fake, &["update", "1.1.0"]), expected);
-    let fake = scripted(at_state(State::Idle), ends(passed_over("no update")));
+    let fake = scripted(at_state(State::Idle), ends(passed_over(CheckOutcome::NoUpdate, "no update")));
     assert_eq!(run(&fake, &["update", "1.0.0"]), "exit 0\nout: Idle.\nerr: Asking.\n");
     let files = TempDir::new().unwrap();
     let file = files.path().join("1").display().to_string();
     fs::write(&file, "x").unwrap();
-    let fake = scripted(at_state(State::Idle), ends(passed_over("1.1.0 refused: too old")));
+    let fake = scripted(at_state(State::Idle), ends(passed_over(CheckOutcome::Refused, "1.1.0 refused: too old")));
     let shown = run(&fake, &["install", &file, &file]);
     assert!(shown.starts_with("exit 1\n") && shown.contains("error: 1.1.0 refused: too old"), "{shown}");
 }

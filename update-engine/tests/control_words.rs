@@ -10,6 +10,7 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use update_engine::engine::model::CheckOutcome;
 use update_engine::status::json::{
     Attempts, Booted, Check, GateState, HistoryEntry, Hold, Holder, Host, LastError, Lock, Mode, Outcome, Pause, Phase, Progress,
     ReadBack, Reboot, Slot, State, Status, Target, Trouble, Waiting, WhyEntry,
@@ -51,6 +52,7 @@ fn idle() -> Status {
         ],
         check: Check {
             last_at: Some(at("11:57:00")),
+            last_outcome: Some(CheckOutcome::NoUpdate),
             last_result: Some("no update".into()),
             next_at: Some(at("12:42:00")),
             server: "https://updates.example/v1/update/".into(),
@@ -95,6 +97,7 @@ fn fetching() -> Status {
             bytes_reused: 4_000_000,
             rate_bytes_per_s: 3_100_000,
             eta_s: Some(58),
+            trouble: None,
         }),
         ..idle()
     }

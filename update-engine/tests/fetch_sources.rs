@@ -3,6 +3,7 @@
 
 mod fetching;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fetching::{Bench, block_on, fault, noise};
@@ -249,6 +250,20 @@ fn design_11_14_a_redirect_within_the_scheme_is_followed_and_credentials_stay_at
     assert!(!elsewhere.mock.recorded()[0].headers.contains_key("authorization"));
     assert_eq!(elsewhere.mock.recorded()[0].range.as_deref(), Some("bytes=1000-1999"));
     assert!(!format!("{sources:?} {:?}", sources.tried()).contains("secret"));
+}
+
+#[test]
+fn what_keeps_bytes_from_coming_is_told_until_they_come() {
+    let bench = Bench::new(SIZE, [fault("one", FaultKind::Status { code: 503, retry_after_s: None }).times(2)]);
+    let mut sources = bench.sources(&["one"]);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = told.clone();
+    sources.on_trouble(move |trouble| listener.lock().unwrap().push(trouble));
+    block_on(sources.read(0..1000, &mut Vec::new())).unwrap();
+    block_on(sources.read(1000..2000, &mut Vec::new())).unwrap();
+    let told = told.lock().unwrap();
+    let [Some(first), Some(second), None] = &told[..] else { panic!("{told:?}") };
+    assert!(first == second && first.starts_with(&bench.address("/one/file").to_string()) && first.contains("503"), "{first}");
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn a_slot_becomes_the_image_byte_for_byte() {
         assert_eq!(installed.bytes_downloaded, published.payload.len() as u64, "every byte of the payload once");
         let asked = server.ranges("one");
         assert_eq!(asked.len(), 2, "the front, and the rest as one run: {asked:?}");
-        let last = *told.lock().unwrap().last().unwrap();
+        let last = told.lock().unwrap().last().cloned().unwrap();
         assert_eq!((last.phase, last.windows_done, last.windows_total), (Phase::Fetching, 25, 25));
         assert_eq!((last.bytes_written, last.bytes_total), (SIZE as u64, SIZE as u64));
     }

@@ -109,8 +109,13 @@ impl Scene {
 
     /// Starts the daemon. What is on the disk now is what must not change.
     pub(crate) fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same, with further variables in the daemon's environment.
+    pub(crate) fn start_with(&mut self, environment: &[(&str, &std::ffi::OsStr)]) {
         self.before = Disk::of(&self.host);
-        self.host.start();
+        self.host.start_with(environment);
     }
 
     /// Offers another release from now on.
@@ -144,6 +149,7 @@ impl Scene {
             status["state"] == "idle"
                 && status["check"]["last_result"].as_str().is_some_and(|result| words.iter().all(|word| result.contains(word)))
         });
+        assert_eq!(status["check"]["last_outcome"], "refused", "{status:#}");
         assert_eq!(status["last_error"], Value::Null, "{status:#}");
         says(&status["summary"], words);
         status

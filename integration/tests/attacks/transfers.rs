@@ -74,6 +74,24 @@ fn a_dishonest_mirror_costs_a_window_not_the_update() {
 }
 
 #[test]
+fn a_file_server_that_gives_nothing_is_named_while_it_is_asked_again() {
+    let mut image = Vec::new();
+    let mut scene = Scene::new(&Options::default(), |publisher| {
+        image = publisher.publish(&small("2.0.0", 2));
+        offer(publisher, "2.0.0").fault(Fault::on("/files/*.payload", FaultKind::Status { code: 503, retry_after_s: None }))
+    });
+    scene.start();
+    let status = scene.host.wait_for("the trouble is said", |status| status["progress"]["trouble"] != Value::Null);
+    let words = ["/files/2.0.0.payload", "503"];
+    says(&status["progress"]["trouble"], &words);
+    says(&status["summary"], &["Writing 2.0.0 to slot b (0 %; nothing comes, trying again: "]);
+    says(&status["summary"], &words);
+    scene.assert_nothing_armed();
+    scene.offer("2.0.0");
+    assert_committed(&scene, &image);
+}
+
+#[test]
 fn when_everyone_lies_the_attempt_fails_and_no_wrong_window_is_written() {
     let mut image = Vec::new();
     let mut scene = Scene::new(&Options::default(), |publisher| {

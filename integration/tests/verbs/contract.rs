@@ -20,7 +20,7 @@ enum Type {
 
 use Type::{Count, Flag, List, MaybeCount, MaybeMoment, MaybeTable, MaybeText, Moment, Table, Text};
 
-const DOCUMENT: [(&str, Type); 36] = [
+const DOCUMENT: [(&str, Type); 38] = [
     ("/schema", Count),
     ("/state", Text),
     ("/summary", Text),
@@ -40,6 +40,7 @@ const DOCUMENT: [(&str, Type); 36] = [
     ("/mode", Text),
     ("/check", Table),
     ("/check/last_at", MaybeMoment),
+    ("/check/last_outcome", MaybeText),
     ("/check/last_result", MaybeText),
     ("/check/next_at", MaybeMoment),
     ("/check/server", Text),

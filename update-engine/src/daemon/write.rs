@@ -80,7 +80,7 @@ async fn fill(
         scan,
     };
     let tell = shared.progress_of(plan);
-    let progress = Arc::new(move |progress: install::Progress| tell(shown(&progress)));
+    let progress = Arc::new(move |progress: install::Progress| tell(shown(progress)));
     let installed = install::run(job, cancel, progress).await.map_err(|error| install_fault(&error))?;
     let Installed { written, bytes_downloaded, bytes_reused, .. } = installed;
     shared.tokens.put_written(&plan.attempt, written);
@@ -104,7 +104,7 @@ fn install_fault(error: &InstallError) -> Fault {
     Fault::new(error.cause(), chain(error)).not_before(error.retry_after().map(|wait| wait.as_secs()))
 }
 
-fn shown(progress: &install::Progress) -> Progress {
+fn shown(progress: install::Progress) -> Progress {
     Progress {
         phase: match progress.phase {
             Phase::Scanning => "scanning",
@@ -118,5 +118,6 @@ fn shown(progress: &install::Progress) -> Progress {
         bytes_reused: progress.bytes_reused,
         rate_bytes_per_s: progress.rate_bytes_per_s,
         eta_s: progress.eta_s,
+        trouble: progress.trouble,
     }
 }

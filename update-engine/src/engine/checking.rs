@@ -4,7 +4,7 @@ use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, ReportKind, Row, Scan};
 use crate::engine::event::{CheckAnswer, Fault, Offer};
 use crate::engine::facts::Facts;
-use crate::engine::model::{About, Hold, NewestRecord};
+use crate::engine::model::{About, CheckOutcome, Hold, NewestRecord};
 use crate::engine::plan::{Decision, check_target, decide};
 use crate::engine::policy::SUPERSEDE_EVERY_MS;
 use crate::engine::state::{Origin, Plan, Request, State, Waiting, WayBack};
@@ -119,18 +119,18 @@ impl Engine {
         if self.policy.has_server {
             self.remember_error(fault, About::Check, now);
         }
-        self.check_ended(format!("failed: {}", fault.message), now)
+        self.check_ended(CheckOutcome::Failed, format!("failed: {}", fault.message), now)
     }
 
     fn no_update(&mut self, hold: Option<Hold>, now: &Now) -> Vec<Effect> {
         let known_since = self.model.check.hold.as_ref().and_then(|known| known.since);
-        let result = match &hold {
-            Some(hold) => format!("held by the server: {}", hold.reason),
-            None => "no update".to_owned(),
+        let (outcome, result) = match &hold {
+            Some(hold) => (CheckOutcome::Held, format!("held by the server: {}", hold.reason)),
+            None => (CheckOutcome::NoUpdate, "no update".to_owned()),
         };
         self.model.check.hold = hold.map(|hold| Hold { since: known_since.or(Some(now.wall)), ..hold });
         self.clear_check_error();
-        self.check_ended(result, now)
+        self.check_ended(outcome, result, now)
     }
 
     fn on_offer(&mut self, offer: &Offer, request: &Request, beside: bool, now: &Now) -> Vec<Effect> {
@@ -142,7 +142,7 @@ impl Engine {
         match decide(offer, request, &self.facts, &self.model, now) {
             Decision::UpToDate => {
                 self.clear_check_error();
-                self.check_ended(format!("up to date: {} runs", offer.record.version), now)
+                self.check_ended(CheckOutcome::UpToDate, format!("up to date: {} runs", offer.record.version), now)
             }
             Decision::Refuse(fault) => self.refuse_offer(offer.record.version.as_str(), &fault, now),
             Decision::Install(plan) => {
@@ -155,20 +155,20 @@ impl Engine {
     fn on_plan(&mut self, plan: Plan, offer: &Offer, request: &Request, beside: bool, now: &Now) -> Vec<Effect> {
         let result = format!("update to {} available", plan.version);
         if let Some(wait) = self.pause_after_failures(&plan, request, now) {
-            return self.check_ended(format!("{result}; {wait}"), now);
+            return self.check_ended(CheckOutcome::Paused, format!("{result}; {wait}"), now);
         }
         if request.check_only {
-            return self.check_ended(result, now);
+            return self.check_ended(CheckOutcome::Available, result, now);
         }
         if beside {
             return match self.model.state.plan().filter(|_| self.may_be_superseded()).cloned() {
                 Some(pending) if pending.digest != plan.digest && self.may_supersede(&pending, offer, now) => {
                     self.supersede(pending, plan, now)
                 }
-                _ => self.check_ended(result, now),
+                _ => self.check_ended(CheckOutcome::Available, result, now),
             };
         }
-        let mut effects = self.check_ended(result, now);
+        let mut effects = self.check_ended(CheckOutcome::Available, result, now);
         effects.extend(self.take_up(plan, now));
         effects
     }
@@ -203,7 +203,7 @@ impl Engine {
             let fault = Fault::new(Cause::Superseded, format!("overtaken by {} before it was armed", new.version));
             effects.extend(self.give_up(old, fault, WayBack::Abandoned, now));
         }
-        effects.extend(self.check_ended(format!("update to {} available", new.version), now));
+        effects.extend(self.check_ended(CheckOutcome::Available, format!("update to {} available", new.version), now));
         if matches!(self.model.state, State::Idle) {
             effects.extend(self.take_up(new, now));
         }
@@ -243,11 +243,12 @@ impl Engine {
         } else {
             self.remember_error(fault, About::Offer, now);
         }
-        self.check_ended(format!("{version} refused: {}", fault.message), now)
+        self.check_ended(CheckOutcome::Refused, format!("{version} refused: {}", fault.message), now)
     }
 
-    fn check_ended(&mut self, result: String, now: &Now) -> Vec<Effect> {
+    fn check_ended(&mut self, outcome: CheckOutcome, result: String, now: &Now) -> Vec<Effect> {
         self.model.check.last_at = Some(now.wall);
+        self.model.check.last_outcome = Some(outcome);
         self.model.check.last_result = Some(result);
         if matches!(self.model.state, State::Checking { .. }) {
             self.enter(State::Idle);

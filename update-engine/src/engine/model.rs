@@ -56,7 +56,9 @@ pub struct CheckMemory {
     pub next: Option<Alarm>,
     /// When the last one ended.
     pub last_at: Option<Wall>,
-    /// What it brought, in words.
+    /// What it brought.
+    pub last_outcome: Option<CheckOutcome>,
+    /// The same in words.
     pub last_result: Option<String>,
     /// Errors in a row.
     pub errors: u32,
@@ -68,6 +70,26 @@ pub struct CheckMemory {
     pub since: Option<Wall>,
     /// `created` of the newest record seen, by sequence.
     pub newest_record: Option<NewestRecord>,
+}
+
+/// What a check brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckOutcome {
+    /// The server has nothing for this host.
+    NoUpdate,
+    /// What is offered runs.
+    UpToDate,
+    /// An update that can be installed.
+    Available,
+    /// An update that failed before, and is tried again after a pause.
+    Paused,
+    /// The server has an update and holds it back.
+    Held,
+    /// What is offered must not be installed.
+    Refused,
+    /// No answer, or one that cannot be used.
+    Failed,
 }
 
 /// A server said: not now.
@@ -245,6 +267,8 @@ pub struct Progress {
     pub rate_bytes_per_s: u64,
     /// Seconds left at this rate.
     pub eta_s: Option<u64>,
+    /// Why nothing comes just now, if so: the source and what it did.
+    pub trouble: Option<String>,
 }
 
 /// Labels of a map, joined, for messages.

@@ -8,7 +8,7 @@ use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Facts, Marks};
 use crate::engine::giving_up::rolled_back;
-use crate::engine::model::{About, BadBoots, CommittedSlot, Refusal};
+use crate::engine::model::{About, BadBoots, CheckOutcome, CommittedSlot, Refusal};
 use crate::engine::policy::{MAX_BAD_BOOTS, MAX_REFUSALS};
 use crate::engine::state::{Kind, Plan, State};
 use crate::engine::time::Now;
@@ -148,6 +148,7 @@ impl Engine {
         }
         self.remember_committed(plan);
         // What the check brought is done: "available" would be yesterday's news.
+        self.model.check.last_outcome = Some(CheckOutcome::UpToDate);
         self.model.check.last_result = Some(format!("up to date: {} runs", plan.version));
         self.model.failures = None;
         self.model.bad_boots = None;

@@ -33,7 +33,13 @@ pub struct Sources {
     downloaded: u64,
     budget: u64,
     since_progress: u64,
+    /// Told what is wrong while nothing comes, and `None` when bytes come again.
+    on_trouble: Option<Arc<OnTrouble>>,
+    in_trouble: bool,
 }
+
+/// Called with the source and what it did, or with `None`.
+type OnTrouble = dyn Fn(Option<String>) + Send + Sync;
 
 /// A body under way: bytes `at..end` of the file are still to come from it.
 struct Body {
@@ -88,6 +94,8 @@ impl Sources {
             downloaded: 0,
             budget: budget_bytes,
             since_progress: 0,
+            on_trouble: None,
+            in_trouble: false,
         })
     }
 
@@ -99,6 +107,11 @@ impl Sources {
     /// From now on this much may be downloaded in all, what was downloaded before included.
     pub fn set_budget(&mut self, bytes: u64) {
         self.budget = bytes;
+    }
+
+    /// From now on `tell` hears what is wrong when a source fails ("URL: what it did"), and `None` once bytes come again.
+    pub fn on_trouble(&mut self, tell: impl Fn(Option<String>) + Send + Sync + 'static) {
+        self.on_trouble = Some(Arc::new(tell));
     }
 
     /// Bytes that came over the network so far, wasted ones included.
@@ -281,6 +294,9 @@ impl Sources {
     }
 
     fn count_progress(&mut self, bytes: u64) {
+        if bytes > 0 && self.in_trouble {
+            self.tell_trouble(None);
+        }
         self.since_progress = self.since_progress.saturating_add(bytes);
         if self.since_progress >= PROGRESS_BYTES {
             self.since_progress = 0;
@@ -293,9 +309,17 @@ impl Sources {
         self.since_progress = 0;
         let source = self.roster.entry().source.to_string();
         tracing::info!(source, fault = %fault, code = fault.code(), "a transfer failed");
+        self.tell_trouble(Some(format!("{source}: {fault}")));
         let (now, dice) = (self.fetcher.timing().now(), self.fetcher.timing().dice());
         let turn = self.roster.fault(fault, now, dice);
         self.take(turn).await
+    }
+
+    fn tell_trouble(&mut self, trouble: Option<String>) {
+        self.in_trouble = trouble.is_some();
+        if let Some(tell) = &self.on_trouble {
+            tell(trouble);
+        }
     }
 
     async fn take(&mut self, turn: Turn) -> Result<(), FetchError> {

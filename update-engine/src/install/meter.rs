@@ -19,7 +19,7 @@ pub enum Phase {
 }
 
 /// How far an install is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Progress {
     /// What is being done.
     pub phase: Phase,
@@ -39,6 +39,8 @@ pub struct Progress {
     pub rate_bytes_per_s: u64,
     /// Seconds left at that rate.
     pub eta_s: Option<u64>,
+    /// Why nothing comes just now: the source and what it did. It is asked again, or another one is.
+    pub trouble: Option<String>,
 }
 
 /// A rate is measured over at least this long.
@@ -52,6 +54,7 @@ pub(super) struct Meter {
     reused: AtomicU64,
     downloaded: AtomicU64,
     pace: Mutex<Pace>,
+    trouble: Mutex<Option<String>>,
     tell: Arc<dyn Fn(Progress) + Send + Sync>,
 }
 
@@ -74,6 +77,7 @@ impl Meter {
             reused: AtomicU64::new(0),
             downloaded: AtomicU64::new(0),
             pace: Mutex::new(Pace { since: Instant::now(), bytes: 0, rate: 0 }),
+            trouble: Mutex::default(),
             tell,
         }
     }
@@ -91,6 +95,7 @@ impl Meter {
             bytes_reused: 0,
             rate_bytes_per_s: rate,
             eta_s: eta(total.bytes.saturating_sub(done.bytes), rate),
+            trouble: None,
         });
     }
 
@@ -114,6 +119,12 @@ impl Meter {
         self.downloaded.store(bytes, Ordering::Relaxed);
     }
 
+    /// Nothing comes, and why; or bytes come again.
+    pub(super) fn trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        self.report();
+    }
+
     /// Bytes written and bytes reused.
     pub(super) fn totals(&self) -> (u64, u64) {
         (self.written.load(Ordering::Relaxed), self.reused.load(Ordering::Relaxed))
@@ -122,6 +133,7 @@ impl Meter {
     fn report(&self) {
         let (written, reused) = self.totals();
         let rate = self.rate_of(written);
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let left = self.total.bytes.saturating_sub(written.saturating_add(reused));
         (self.tell)(Progress {
             phase: Phase::Fetching,
@@ -132,7 +144,8 @@ impl Meter {
             bytes_downloaded: self.downloaded.load(Ordering::Relaxed),
             bytes_reused: reused,
             rate_bytes_per_s: rate,
-            eta_s: eta(left, rate),
+            eta_s: eta(left, rate).filter(|_| trouble.is_none()),
+            trouble,
         });
     }
 

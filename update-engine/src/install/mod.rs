@@ -106,6 +106,8 @@ pub async fn run(
     meter.reused(ledger.found(&found));
 
     let mut sources = Sources::new(fetcher, sources, first_budget(release.record()))?;
+    let troubled = meter.clone();
+    sources.on_trouble(move |trouble| troubled.trouble(trouble));
     let mut pool = Pool::start(readback::thread_count(), &release, &slot)?;
     let streamed = tokio::select! {
         biased;

@@ -15,6 +15,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::model::CheckOutcome;
+
 /// The `schema` of [`Status`]. It changes only if a key is renamed or removed.
 pub const SCHEMA: u32 = 1;
 
@@ -187,6 +189,9 @@ pub struct Progress {
     pub rate_bytes_per_s: u64,
     /// Seconds left at this rate.
     pub eta_s: Option<u64>,
+    /// Why nothing comes just now, if so: the source and what it did. It is asked again, or another one is.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// What is being done.
@@ -218,7 +223,10 @@ pub enum Mode {
 pub struct Check {
     /// When the last check ended.
     pub last_at: Option<Timestamp>,
-    /// What it brought, in words.
+    /// What it brought.
+    #[serde(default)]
+    pub last_outcome: Option<CheckOutcome>,
+    /// The same in words.
     pub last_result: Option<String>,
     /// When the next one is due.
     pub next_at: Option<Timestamp>,

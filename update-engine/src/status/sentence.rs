@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::engine::cause::Cause;
 use crate::engine::event::LockRefusal;
-use crate::engine::model::{About, LastError, Pause};
+use crate::engine::model::{About, CheckOutcome, LastError, Pause};
 use crate::engine::state::{
     Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Waiting as Step, WayBack,
 };
@@ -96,13 +96,13 @@ fn idle(input: &Input<'_>) -> String {
     if let Some(error) = &model.last_error {
         return format!("the last check failed ({}); {runs}; {next}", end(&error.message));
     }
-    match &model.check.last_result {
-        None => format!("{runs}; {next}"),
-        Some(result) if result == "no update" || result.starts_with("up to date") => format!("up to date: {runs}; {next}"),
-        Some(result) if result.starts_with("update to") && !result.contains(';') => {
+    let Some(result) = &model.check.last_result else { return format!("{runs}; {next}") };
+    match model.check.last_outcome {
+        Some(CheckOutcome::NoUpdate | CheckOutcome::UpToDate) => format!("up to date: {runs}; {next}"),
+        Some(CheckOutcome::Available) => {
             format!("{}; {runs}; `updatectl update` installs it now, otherwise the {next}", end(result))
         }
-        Some(result) => format!("{}; {runs}; {next}", end(result)),
+        _ => format!("{}; {runs}; {next}", end(result)),
     }
 }
 
@@ -344,7 +344,7 @@ fn moment_text(input: &Input<'_>, text: &str) -> String {
     text.parse().map_or_else(|_| text.to_owned(), |at| moment(input, at))
 }
 
-/// " (25 %, about 3 min left)".
+/// " (25 %, about 3 min left)", or what keeps it from going on.
 fn done(input: &Input<'_>) -> String {
     let progress = input.engine.soft().progress.as_ref().filter(|progress| progress.windows_total > 0);
     let Some(progress) = progress else { return String::new() };
@@ -354,7 +354,9 @@ fn done(input: &Input<'_>) -> String {
         Some(seconds @ 0..120) => format!(", about {seconds} s left"),
         Some(seconds) => format!(", about {} min left", seconds / 60),
     };
-    format!(" ({per_cent} %{left})")
+    let trouble = progress.trouble.as_deref().map(|trouble| format!("; nothing comes, trying again: {}", end(trouble)));
+    let trouble = trouble.unwrap_or_default();
+    format!(" ({per_cent} %{left}{trouble})")
 }
 
 fn server<'a>(input: &Input<'a>) -> &'a str {

@@ -8,7 +8,7 @@ use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
 use crate::engine::event::{CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal};
 use crate::engine::facts::{FloorFacts, Trouble};
-use crate::engine::model::Hold;
+use crate::engine::model::{Hold, Progress};
 use crate::engine::tests::host::{BLANK, Host, armed, fault, in_new_slot};
 use crate::engine::tests::words::EVERY_STATE;
 use crate::status::json::{ExitClass, Status};
@@ -153,6 +153,19 @@ fn a_step_that_failed_says_what_and_when_it_is_tried_again() {
     assert_says(
         &mut host,
         "Needs attention: 1.1.0 is unhealthy (nginx does not answer) and cannot be left: it broke: reboot; tried again in 55 s (at 12:06 UTC); 1.1.0 runs from slot b.",
+    );
+}
+
+#[test]
+fn while_nothing_comes_the_source_and_what_it_did_are_named() {
+    let mut host = Host::at("fetching");
+    let attempt = host.engine.model().state.plan().unwrap().attempt.clone();
+    let trouble = Some("http://files.example/1.payload: status 503".to_owned());
+    let progress = Progress { phase: "fetching", windows_done: 1, windows_total: 4, trouble, ..Progress::default() };
+    host.step(Event::Progressed { attempt, progress });
+    assert_says(
+        &mut host,
+        "Writing 1.1.0 to slot b (25 %; nothing comes, trying again: http://files.example/1.payload: status 503); then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
     );
 }
 

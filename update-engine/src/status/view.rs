@@ -128,14 +128,18 @@ fn stale(input: &Input<'_>) -> Option<String> {
     let check = &input.engine.model().check;
     let age_ms = |at: Timestamp| input.now.wall.0.saturating_sub(at.as_millisecond());
     let days = |age_ms: i64| age_ms / 86_400_000;
+    let today = input.now.wall.timestamp().strftime("%Y-%m-%d");
     if let Some(newest) = check.newest_record.as_ref().filter(|newest| age_ms(newest.created) > limit_ms) {
         return Some(format!(
-            "the newest release this host was ever offered is {} days old: either none was published since, or its update server has old news",
+            "the newest release this host was ever offered is {} days old: none was published since, or its update server has old news, or its clock (today is {today}) is wrong",
             days(age_ms(newest.created))
         ));
     }
     let alone = check.reached_at.or(check.since).map(|at| age_ms(at.timestamp())).filter(|age| *age > limit_ms)?;
-    Some(format!("no update server was reached for {} days: see [server] url, the network, and the server itself", days(alone)))
+    Some(format!(
+        "no update server was reached for {} days: see [server] url, the network, the server itself, and this host's clock (today is {today})",
+        days(alone)
+    ))
 }
 
 const fn state_of(state: &EngineState) -> State {
@@ -204,6 +208,7 @@ pub fn progress(progress: &crate::engine::model::Progress) -> Progress {
         bytes_reused: progress.bytes_reused,
         rate_bytes_per_s: progress.rate_bytes_per_s,
         eta_s: progress.eta_s,
+        trouble: progress.trouble.clone(),
     }
 }
 
@@ -216,6 +221,7 @@ fn check(input: &Input<'_>) -> Check {
     });
     Check {
         last_at: check.last_at.map(crate::engine::time::Wall::timestamp),
+        last_outcome: check.last_outcome,
         last_result: check.last_result.clone(),
         next_at: check.next.as_ref().filter(|_| input.engine.policy().has_server).map(|alarm| alarm.at_wall.timestamp()),
         server: input.server.to_owned(),

@@ -14,6 +14,7 @@ use super::terminal::{Paint, Terminal, interrupts};
 use super::words::{amounts, percent, printable, progress};
 use crate::control::client::{Client, ClientError, Events};
 use crate::engine::command::Command;
+use crate::engine::model::CheckOutcome;
 use crate::status::json::{EventKind, EventLine, Inspection, LastError, Phase, Progress, State, Status};
 
 /// Quiet time after which the status is asked whether the work rests.
@@ -84,8 +85,7 @@ impl Goal {
                 let target = status.target.as_ref().map(|target| target.version.as_str());
                 target != Some(version) && status.booted.version.as_deref() != Some(version)
             }
-            // As the daemon words what it passes over.
-            Self::Files => status.target.is_none() && result.contains(" refused: "),
+            Self::Files => status.target.is_none() && status.check.last_outcome == Some(CheckOutcome::Refused),
             Self::Inspection(_) | Self::Rest => false,
         };
         let words = if result.is_empty() { "it was not taken up" } else { result };

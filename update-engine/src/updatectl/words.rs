@@ -101,6 +101,9 @@ pub(super) fn amounts(progress: &Progress) -> String {
     if let Some(eta_s) = progress.eta_s {
         words.push_str(&format!(", {} left", seconds(eta_s)));
     }
+    if let Some(trouble) = &progress.trouble {
+        words.push_str(&format!("; nothing comes, trying again: {}", printable(trouble)));
+    }
     words
 }
 
@@ -188,14 +191,23 @@ mod tests {
             bytes_reused: 4_000_000,
             rate_bytes_per_s: 3_100_000,
             eta_s: Some(58),
+            trouble: None,
         };
         assert_eq!(
             progress(&state),
             "fetching: 120 of 800 windows (15 %), 35.5 MB of 210 MB, 4.0 MB of it were there already, 3.1 MB/s, 58 s left"
         );
-        let proving =
-            Progress { phase: Phase::Proving, bytes_written: 0, bytes_reused: 0, rate_bytes_per_s: 0, eta_s: None, ..state };
+        let proving = Progress {
+            phase: Phase::Proving,
+            bytes_written: 0,
+            bytes_reused: 0,
+            rate_bytes_per_s: 0,
+            eta_s: None,
+            ..state.clone()
+        };
         assert_eq!(progress(&proving), "proving: 120 of 800 windows (15 %), 31.5 MB of 210 MB");
+        let silent = Progress { trouble: Some("http://h/1.payload: status 503".into()), eta_s: None, ..state };
+        assert!(progress(&silent).ends_with(", 3.1 MB/s; nothing comes, trying again: http://h/1.payload: status 503"));
         assert_eq!(progress(&Progress::default()), "fetching: 0 of 0 windows (0 %), 0 B of 0 B");
     }
 }

@@ -302,10 +302,10 @@ impl Attempt {
     pub(crate) fn run(self) -> Result<Installed, InstallError> {
         let (told, cancel, cancel_at) = (Arc::clone(&self.told), Arc::clone(&self.cancel), self.cancel_at);
         let note = move |progress: Progress| {
-            told.lock().unwrap().push(progress);
             if cancel_at.is_some_and(|at| progress.bytes_written >= at) {
                 cancel.store(true, Ordering::Relaxed);
             }
+            told.lock().unwrap().push(progress);
         };
         block_on(install::run(self.job, self.cancel, Arc::new(note)))
     }
