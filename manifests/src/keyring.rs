@@ -5,6 +5,11 @@
 //! public key, or the private seed), alone or followed by a comment that begins with a blank and `#`. Blanks at the ends of a line
 //! do not count. Anything else refuses the file.
 //!
+//! A comment that begins with `ed25519 public key` or `ed25519 PRIVATE key` says what the file holds, and what follows it as
+//! `, id KEYID:` which key: [`PublicKey::to_text`] and [`SecretKey::to_text`] write both. A file that says it holds the other half
+//! of a pair is refused, and so is one that names another key than it has. The bytes alone would not tell: half of all private
+//! seeds are public keys of somebody else, too.
+//!
 //! Promises: one key counts once however often it stands in the folder or signs; a threshold of 0 cannot be built; an empty
 //! keyring is an error, never "anything goes".
 
@@ -79,6 +84,30 @@ pub enum KeyError {
         /// What was found instead.
         got: String,
     },
+    /// A private key stands where a public one should: whoever has the image has the key.
+    #[error("{file} holds a PRIVATE key (id {id}): remove it from the image and revoke it")]
+    Private {
+        /// Name of the file.
+        file: String,
+        /// The id of the key that is no secret any more.
+        id: KeyId,
+    },
+    /// A public key stands where a private one should.
+    #[error("{file}: expected a private key (NAME.key), got a public one")]
+    Public {
+        /// Name of the file.
+        file: String,
+    },
+    /// The file says that it holds another key.
+    #[error("{file}: expected the key {stated:?} that its comment names, got {id}: the comment or the key was changed")]
+    OtherId {
+        /// Name of the file.
+        file: String,
+        /// The id in the comment.
+        stated: String,
+        /// Id of the key that is there.
+        id: KeyId,
+    },
     /// The 32 bytes are no usable ed25519 point.
     #[error("{file}: the 32 bytes are no usable ed25519 public key")]
     NotAPoint {
@@ -122,17 +151,24 @@ pub struct PublicKey {
 impl PublicKey {
     /// Reads the text of a `*.pub` file; `file` names it in errors.
     pub fn parse(file: &str, text: &[u8]) -> Result<Self, KeyError> {
-        let bytes = parse_key_line(file, text)?;
-        let key = VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::NotAPoint { file: file.to_owned() })?;
+        let found = KeyFile::parse(file, text)?;
+        if found.says(Half::Private) {
+            let id = SecretKey::from_seed(&found.bytes).public().id;
+            return Err(KeyError::Private { file: file.to_owned(), id });
+        }
+        let key = VerifyingKey::from_bytes(&found.bytes).map_err(|_| KeyError::NotAPoint { file: file.to_owned() })?;
         if key.is_weak() {
             return Err(KeyError::NotAPoint { file: file.to_owned() });
         }
-        Ok(Self::from_key(key))
+        let key = Self::from_key(key);
+        found.check_id(file, key.id)?;
+        Ok(key)
     }
 
     /// Text of the `*.pub` file.
     pub fn to_text(&self, comment: &str) -> String {
-        format!("# ed25519 public key, id {}: {}\n{}\n", self.id, one_line(comment), BASE64.encode(self.key.as_bytes()))
+        let half = Half::Public.word();
+        format!("# ed25519 {half} key, id {}: {}\n{}\n", self.id, one_line(comment), BASE64.encode(self.key.as_bytes()))
     }
 
     /// The id records name it by.
@@ -173,14 +209,20 @@ impl SecretKey {
 
     /// Reads the text of a `*.key` file; `file` names it in errors.
     pub fn parse(file: &str, text: &[u8]) -> Result<Self, KeyError> {
-        let seed = parse_key_line(file, text)?;
-        Ok(Self::from_seed(&seed))
+        let found = KeyFile::parse(file, text)?;
+        if found.says(Half::Public) {
+            return Err(KeyError::Public { file: file.to_owned() });
+        }
+        let key = Self::from_seed(&found.bytes);
+        found.check_id(file, key.public().id)?;
+        Ok(key)
     }
 
     /// Text of the `*.key` file. Write it with mode 0600.
     pub fn to_text(&self, comment: &str) -> Zeroizing<String> {
         const BASE64_CHARS: usize = 44;
-        let head = format!("# ed25519 PRIVATE key, id {}: {} -- keep it offline\n", self.public().id(), one_line(comment));
+        let (half, id) = (Half::Private.word(), self.public().id);
+        let head = format!("# ed25519 {half} key, id {id}: {} -- keep it offline\n", one_line(comment));
         // As long as it will be: a text that grows leaves its beginning behind.
         let mut text = Zeroizing::new(String::with_capacity(head.len() + BASE64_CHARS + 1));
         text.push_str(&head);
@@ -281,25 +323,87 @@ pub(crate) enum SignatureFault {
     TooFew { signers: Vec<KeyId> },
 }
 
-fn parse_key_line(file: &str, text: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-    let malformed = |got: &str| KeyError::Malformed { file: file.to_owned(), got: got.to_owned() };
-    if u64::try_from(text.len()).map_or(true, |len| len > MAX_KEY_FILE_BYTES) {
-        return Err(malformed("a file of more than 4096 bytes"));
+/// One of the two keys of a pair.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Public,
+    Private,
+}
+
+impl Half {
+    /// How key files call it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Private => "PRIVATE",
+        }
     }
-    let text = std::str::from_utf8(text).map_err(|_| malformed("bytes that are no UTF-8 text"))?;
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let (first, second) = (lines.next(), lines.next());
-    let line = match (first, second) {
-        (Some(line), None) => line,
-        (None, _) => return Err(malformed("no key line")),
-        (Some(_), Some(_)) => return Err(malformed("more than one key line")),
-    };
-    let mut words = line.split_whitespace();
-    let word = words.next().unwrap_or_default();
-    if words.next().is_some_and(|next| !next.starts_with('#')) {
-        return Err(malformed("more than one word (a comment begins with #)"));
+}
+
+/// A key file cut up: 32 bytes, and what its comments say they are.
+struct KeyFile<'a> {
+    bytes: Zeroizing<[u8; 32]>,
+    statements: Vec<Statement<'a>>,
+}
+
+/// `ed25519 public key, id 0123456789abcdef: …`, the comment that says what a key file holds.
+struct Statement<'a> {
+    half: Half,
+    id: Option<&'a str>,
+}
+
+impl<'a> KeyFile<'a> {
+    fn parse(file: &str, text: &'a [u8]) -> Result<Self, KeyError> {
+        let malformed = |got: &str| KeyError::Malformed { file: file.to_owned(), got: got.to_owned() };
+        if u64::try_from(text.len()).map_or(true, |len| len > MAX_KEY_FILE_BYTES) {
+            return Err(malformed("a file of more than 4096 bytes"));
+        }
+        let text = std::str::from_utf8(text).map_err(|_| malformed("bytes that are no UTF-8 text"))?;
+        let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut keys = lines().filter(|line| !line.starts_with('#'));
+        let line = match (keys.next(), keys.next()) {
+            (Some(line), None) => line,
+            (None, _) => return Err(malformed("no key line")),
+            (Some(_), Some(_)) => return Err(malformed("more than one key line")),
+        };
+        let mut words = line.split_whitespace();
+        let word = words.next().unwrap_or_default();
+        if words.next().is_some_and(|next| !next.starts_with('#')) {
+            return Err(malformed("more than one word (a comment begins with #)"));
+        }
+        let bytes = decode_key(word).map_err(|got| malformed(&got))?;
+        let comments = lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#'));
+        Ok(Self { bytes, statements: comments.filter_map(Statement::parse).collect() })
     }
-    decode_key(word).map_err(|got| malformed(&got))
+
+    fn says(&self, half: Half) -> bool {
+        self.statements.iter().any(|statement| statement.half == half)
+    }
+
+    /// Refuses a file that names another key than it has.
+    fn check_id(&self, file: &str, id: KeyId) -> Result<(), KeyError> {
+        const CHARS_SHOWN: usize = 32;
+        match self.statements.iter().filter_map(|statement| statement.id).find(|stated| KeyId::from_hex(stated) != Some(id)) {
+            None => Ok(()),
+            Some(stated) => {
+                Err(KeyError::OtherId { file: file.to_owned(), stated: stated.chars().take(CHARS_SHOWN).collect(), id })
+            }
+        }
+    }
+}
+
+impl<'a> Statement<'a> {
+    /// Reads a comment; one that says nothing about a key is none. People write these lines, too: upper and lower case are one.
+    fn parse(comment: &'a str) -> Option<Self> {
+        let mut words = comment.split_whitespace();
+        let is = |word: &str, expected: &str| word.eq_ignore_ascii_case(expected);
+        words.next().filter(|word| is(word, "ed25519"))?;
+        let named = words.next()?;
+        let half = [Half::Public, Half::Private].into_iter().find(|half| is(named, half.word()))?;
+        words.next().filter(|word| is(word.trim_end_matches([',', ':']), "key"))?;
+        let id = if words.next() == Some("id") { words.next() } else { None };
+        Some(Self { half, id: id.map(|id| id.trim_end_matches(':')) })
+    }
 }
 
 /// Decodes into memory that is wiped, and that never grows and so leaves no copy behind.
@@ -339,6 +443,49 @@ mod tests {
         let public = key.public().to_text("release");
         assert_eq!(PublicKey::parse("a.pub", public.as_bytes()).unwrap(), key.public());
         assert!(!format!("{key:?}").contains(&BASE64.encode([7; 32])));
+    }
+
+    #[test]
+    fn neither_half_of_a_key_is_taken_for_the_other() {
+        for seed in 0..32 {
+            let (private, public) = (secret(seed).to_text("release"), secret(seed).public().to_text("release"));
+            let id = secret(seed).public().id();
+            assert_eq!(
+                PublicKey::parse("k.pub", private.as_bytes()).unwrap_err().to_string(),
+                format!("k.pub holds a PRIVATE key (id {id}): remove it from the image and revoke it")
+            );
+            assert_eq!(
+                SecretKey::parse("a.pub", public.as_bytes()).unwrap_err().to_string(),
+                "a.pub: expected a private key (NAME.key), got a public one"
+            );
+        }
+        let lower = secret(7).to_text("x").to_lowercase();
+        assert!(matches!(Statement::parse(&lower[1..]), Some(Statement { half: Half::Private, id: Some(_) })), "{lower}");
+    }
+
+    #[test]
+    fn a_file_that_names_another_key_than_it_has_is_refused() {
+        let [ours, theirs] = [1, 2].map(|n| secret(n).public().id().to_string());
+        for text in [secret(1).to_text("x").to_string(), secret(1).public().to_text("x")] {
+            for other in [theirs.as_str(), "", "0123"] {
+                let text = text.replace(&ours, other);
+                let outcome = match SecretKey::parse("a", text.as_bytes()) {
+                    Err(KeyError::Public { .. }) => PublicKey::parse("a", text.as_bytes()).map(drop),
+                    other => other.map(drop),
+                };
+                let expected = KeyError::OtherId { file: "a".into(), stated: other.into(), id: secret(1).public().id() };
+                assert_eq!(outcome, Err(expected), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_comment_that_says_nothing_about_a_key_is_one_like_any_other() {
+        let word = BASE64.encode(secret(7).public().key.as_bytes());
+        for comment in ["ed25519", "ed25519 keys", "our ed25519 PRIVATE key is at home", "ed25519 public key", "PRIVATE key"] {
+            let text = format!("# {comment}\n{word}\n");
+            assert_eq!(PublicKey::parse("x.pub", text.as_bytes()).unwrap(), secret(7).public(), "{comment}");
+        }
     }
 
     #[test]

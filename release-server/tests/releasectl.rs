@@ -726,6 +726,49 @@ fn a_file_that_is_no_key_is_refused() {
 }
 
 #[test]
+fn a_public_key_signs_nothing() {
+    let desk = Desk::new();
+    fs::copy(desk.path("keyring/one.pub"), desk.path("a.pub")).unwrap();
+    fs::set_permissions(desk.path("a.pub"), fs::Permissions::from_mode(0o600)).unwrap();
+    let refusal = "error: a.pub: expected a private key (NAME.key), got a public one\n\
+                   hint: sign with NAME.key; NAME.pub goes into the keyring folder of the hosts\n";
+    desk.bad(&build_line("1.0.0", 1, "--key a.pub --created 2026-01-31T00:00:00Z"), 1, refusal);
+    assert!(!desk.path("out").exists());
+    desk.build("1.0.0", 1, SIGNED);
+    let before = desk.read("out/1.0.0.release");
+    desk.bad("sign out/1.0.0.release --key a.pub", 1, refusal);
+    assert!(before == desk.read("out/1.0.0.release"));
+}
+
+#[test]
+fn a_private_key_in_a_keyring_is_said_and_not_trusted() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    fs::copy(desk.path("evil.key"), desk.path("keyring/k.pub")).unwrap();
+    let id = SecretKey::from_seed(&[9; 32]).public().id();
+    desk.bad(
+        "verify out/1.0.0.release --keyring keyring",
+        1,
+        &format!(
+            "error: keyring/k.pub holds a PRIVATE key (id {id}): remove it from the image and revoke it\n\
+             hint: put NAME.pub there; who has read that file can sign: `releasectl build --revoke-key ID` makes hosts distrust the key\n"
+        ),
+    );
+    desk.write(
+        "keyring/k.pub",
+        String::from_utf8(desk.read("keyring/one.pub")).unwrap().replace("34750f98bd59fcfc", &id.to_string()),
+    );
+    desk.bad(
+        "verify out/1.0.0.release --keyring keyring",
+        1,
+        &format!(
+            "error: keyring/k.pub: expected the key \"{id}\" that its comment names, got 34750f98bd59fcfc: the comment or the key was changed\n\
+             hint: take the file from its owner again; never trust or use one that stays like this\n"
+        ),
+    );
+}
+
+#[test]
 fn notes_come_from_a_file_or_are_elsewhere_and_cannot_steer_the_terminal() {
     let desk = Desk::new();
     desk.write("notes.txt", "Fixes the clock.\n\u{1b}[2J\n");

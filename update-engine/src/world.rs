@@ -446,6 +446,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_private_key_in_the_keyring_is_a_trouble_that_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, leaked) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
+        let world = world_that_trusts(dir.path(), &one);
+        std::fs::write(world.settings().trust.keyring_dir.join("k.pub"), &*leaked.to_text("two")).unwrap();
+        let troubles = world.look(None).troubles;
+        let trouble = troubles.iter().find(|trouble| trouble.code == Cause::NoKey).unwrap_or_else(|| panic!("{troubles:?}"));
+        let words = format!("k.pub holds a PRIVATE key (id {}): remove it from the image and revoke it", leaked.public().id());
+        assert!(trouble.message.contains(&words), "{}", trouble.message);
+    }
+
+    #[test]
     fn design_11_3_the_effective_floor_is_the_higher_of_image_and_state() {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path());

@@ -39,6 +39,11 @@ const fn for_key(error: &KeyError) -> Option<&'static str> {
         KeyError::Malformed { .. } => {
             Some("a private key is NAME.key, a public key NAME.pub, both as `releasectl key generate` writes them")
         }
+        KeyError::Public { .. } => Some("sign with NAME.key; NAME.pub goes into the keyring folder of the hosts"),
+        KeyError::Private { .. } => Some(
+            "put NAME.pub there; who has read that file can sign: `releasectl build --revoke-key ID` makes hosts distrust the key",
+        ),
+        KeyError::OtherId { .. } => Some("take the file from its owner again; never trust or use one that stays like this"),
         KeyError::Empty { .. } => Some("put the publisher's NAME.pub into that folder"),
         KeyError::Unreachable { .. } => Some("add public keys to the folder, or lower --threshold"),
         KeyError::NotAPoint { .. } | KeyError::IdClash { .. } | KeyError::TooMany => None,
