@@ -133,6 +133,8 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
     let watch = Watch::new(readback::thread_count(), cancel, &show);
     let acceptance = if plan.kind == Kind::Rollback { Acceptance::CommittedBefore } else { Acceptance::EveryWindow };
     let digest = *release.digest().as_bytes();
+    // An earlier proof holds the slot open, and whoever asks for a new one has no use for it: it is too old.
+    drop(tokens.take_proven(&plan.attempt));
     let proven = match tokens.take_written(&plan.attempt) {
         Some(written) => readback::prove(written, digest, &tables, acceptance, &watch),
         None => {
@@ -319,14 +321,50 @@ pub(super) fn stop(cancel: &AtomicBool) {
 
 #[cfg(test)]
 mod tests {
+    use manifests::digest::Sha256Digest;
     use manifests::keyring::SecretKey;
-    use manifests::release::Envelope;
+    use manifests::release::{Envelope, WindowTable};
+    use sha2::Digest as _;
 
     use super::*;
+    use crate::boot::gpt::fixture::{DiskBuilder, unique_guid};
     use crate::engine::state::Target;
-    use crate::engine::tests::host::record;
+    use crate::engine::tests::host::{facts, record};
     use crate::engine::time::Wall;
+    use crate::fetch::{Fetcher, Options};
     use crate::world::tests::world_that_trusts;
+
+    /// A disk image whose slot b holds the 8192 zeros of a release, and the plan that says so.
+    fn host_with_a_written_slot(dir: &std::path::Path) -> (Shared, Plan) {
+        let key = SecretKey::from_seed(&[1; 32]);
+        let world = world_that_trusts(dir, &key);
+        let mut disk = DiskBuilder::new(512);
+        disk.sectors = 512;
+        disk.partitions = ["a", "b"].map(|label| (label.to_owned(), 64, 0)).to_vec();
+        std::fs::write(&world.settings().disk.device, disk.build()).unwrap();
+        std::fs::create_dir_all(dir.join("proc")).unwrap();
+        std::fs::write(dir.join("proc/cmdline"), format!("root=PARTUUID={}\n", unique_guid(0))).unwrap();
+        let mut record = record(2);
+        let zeros = Sha256Digest::from_bytes(sha2::Sha256::digest([0; 8192]).into());
+        record.images[0].table = WindowTable::new(8192, vec![zeros]).unwrap();
+        let mut envelope = Envelope::unsigned(&record).unwrap();
+        envelope.sign(&key).unwrap();
+        world.records().keep_offer(envelope.digest(), &envelope.to_bytes()).unwrap();
+        let target = Target { slot: SlotName::B, version: record.version, sequence: record.sequence, digest: envelope.digest() };
+        let plan = Plan::without_payload("one".into(), Kind::Update, target, "1.0.0".into(), Wall(0));
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        (Shared::new(world, Fetcher::new(Options::default()).unwrap(), events, facts()), plan)
+    }
+
+    #[test]
+    fn design_11_9_a_proof_that_grew_too_old_is_earned_again_in_the_same_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, plan) = host_with_a_written_slot(dir.path());
+        for _ in 0..3 {
+            assert_eq!(prove(&shared, &plan, &AtomicBool::default(), &|_| {}).unwrap(), Proof::Equal);
+        }
+        assert!(shared.tokens.take_proven(&plan.attempt).is_some());
+    }
 
     #[test]
     fn a_kept_record_that_cannot_be_used_says_why() {
