@@ -38,13 +38,13 @@ pub struct SlotBoot {
 }
 
 impl SlotBoot {
-    /// Whether nothing is marked at all: a factory disk, or a slot that was disarmed or marked bad.
+    /// Whether nothing is marked at all: a factory disk, or a slot that was disarmed.
     #[must_use]
     pub fn is_blank(&self) -> bool {
         !self.good && self.priority == 0 && self.tries_left == 0
     }
 
-    /// Whether its tries were spent without being marked good: its last try is running now, or it was given up.
+    /// Whether its tries were spent without being marked good: its last try is running now, it was given up, or it was marked bad.
     #[must_use]
     pub fn is_spent(&self) -> bool {
         !self.good && self.priority > 0 && self.tries_left == 0
@@ -250,7 +250,8 @@ pub trait BootControl: Send {
     /// [`BootError::Refused`] while another slot is armed, unless the running slot is itself on trial (R1).
     fn mark_good(&mut self, running: &RunningSlot) -> Result<BootState, BootError>;
 
-    /// Marks the running slot bad, so that the next boot takes another one.
+    /// Marks the running slot bad, so that the next boot takes another one, in a way that is told from a disarmed slot: what was
+    /// booted and failed must not be taken for what was never tried.
     ///
     /// # Errors
     /// [`BootError::Refused`] if no other slot is bootable.

@@ -64,7 +64,7 @@ pub struct Marks {
     pub good: bool,
     /// Boots the loader will still try before it gives the slot up; 0 for a good one.
     pub tries_left: u8,
-    /// It was armed, every try was spent, and nobody has disarmed it since.
+    /// It was armed, every try was spent or it was marked bad, and nobody has disarmed it since.
     pub spent: bool,
     /// Its rank for the loader; arming gives 2 or more, so it tells whether a slot was ever armed.
     pub priority: u8,
@@ -74,6 +74,11 @@ impl Marks {
     /// Armed and not yet proven good: the loader counts its boots.
     pub const fn pending(self) -> bool {
         self.bootable && !self.good && self.tries_left > 0
+    }
+
+    /// It ran and was judged unhealthy. A slot whose tries the loader spent keeps the rank that arming gave it.
+    pub const fn marked_bad(self) -> bool {
+        self.spent && self.priority < 2
     }
 }
 

@@ -121,9 +121,8 @@ impl Engine {
         let marks = |slot| self.facts.marks(slot).unwrap_or_default();
         let other = running.other();
         if marks(other).pending() && marks(running).good {
-            let message = format!(
-                "slot {other} was armed and nothing here knows by whom: it was disarmed, the host stays on slot {running}"
-            );
+            let message =
+                format!("slot {other} was armed and nothing here knows by whom: the host disarms it and stays on slot {running}");
             self.remember_error(&Fault::new(Cause::UnknownArmed, message), About::Offer, now);
             return self.disarm(other);
         }
@@ -193,7 +192,7 @@ impl Engine {
         self.end_attempt(&plan, Outcome::Abandoned, Some(&lost))
     }
 
-    /// The loader has spent a try on it.
+    /// The loader has spent a try on it, or it was marked bad while it ran.
     fn was_tried(&self, marks: Marks) -> bool {
         let full = self.facts.boot.as_ref().map_or(0, |boot| boot.tries);
         marks.spent || (marks.pending() && marks.tries_left < full)
@@ -201,12 +200,14 @@ impl Engine {
 
     fn why_it_went_back(&self, slot: SlotName) -> String {
         let marks = self.facts.marks(slot).unwrap_or_default();
-        if marks.spent {
+        if marks.marked_bad() {
+            "it was marked bad before it had shown that it is healthy".to_owned()
+        } else if marks.spent {
             "it did not come up: the loader spent its tries and went back".to_owned()
         } else if marks.pending() {
             format!("it was left before it had shown that it is healthy, with {} tries left", marks.tries_left)
         } else {
-            "it was marked bad before it had shown that it is healthy".to_owned()
+            "it was left and its marks are gone".to_owned()
         }
     }
 
@@ -238,7 +239,7 @@ impl Engine {
         self.prove_again(plan, 0)
     }
 
-    fn restart_armed(&mut self, plan: Plan, old_slot: SlotName, boot_id: String, step: ArmedStep, now: &Now) -> Vec<Effect> {
+    fn restart_armed(&mut self, mut plan: Plan, old_slot: SlotName, boot_id: String, step: ArmedStep, now: &Now) -> Vec<Effect> {
         let marks = self.facts.marks(plan.slot).unwrap_or_default();
         let rebooted = boot_id != self.facts.boot_id;
         if rebooted && self.was_tried(marks) {
@@ -257,8 +258,12 @@ impl Engine {
                 format!("the host was rebooted, but its loader did not try slot {}: it does not read this boot table", plan.slot);
             return self.give_up(plan, Fault::new(Cause::NotAttempted, message), WayBack::Failed, now);
         }
-        let why = self.why_it_went_back(plan.slot);
-        self.roll_back(&plan, &why, now)
+        // Whatever was booted and failed has left its marks.
+        let message = format!("the host was rebooted after slot {} had been disarmed: it was not tried", plan.slot);
+        let fault = Fault::new(Cause::NotAttempted, message);
+        self.remember_error(&fault, About::Attempt, now);
+        plan.giving_up = Some(GivingUp::over(fault, WayBack::Failed, false));
+        self.restart_way_back(plan, marks, now)
     }
 
     /// Only the daemon was started again. What could have happened meanwhile is asked again: gates and lock before the reboot.

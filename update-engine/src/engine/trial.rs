@@ -29,7 +29,7 @@ impl Engine {
             State::Trial { plan, verdict: None }
                 if plan.kind != Kind::Found && self.was_marked_bad(plan.slot) && !self.stays_all_the_same(&plan) =>
             {
-                let reason = "the deadline of its trial passed before it had shown that it is healthy".to_owned();
+                let reason = "it was marked bad before it had shown that it is healthy".to_owned();
                 self.judge_unhealthy(plan, reason, now)
             }
             State::Trial { plan, verdict: None } => vec![Effect::Health(plan)],
@@ -40,10 +40,10 @@ impl Engine {
         }
     }
 
-    /// The running slot has lost its marks while another one can be booted: it was judged, or its deadline passed.
+    /// The running slot was marked bad, or has lost its marks, while another one can be booted.
     pub(super) fn was_marked_bad(&self, running: SlotName) -> bool {
         let blank = |marks: Marks| !marks.good && !marks.bootable && !marks.spent;
-        self.facts.marks(running).is_some_and(blank) && self.can_boot(running.other())
+        self.facts.marks(running).is_some_and(|marks| marks.marked_bad() || blank(marks)) && self.can_boot(running.other())
     }
 
     /// The loader has shown that it does not obey the marks: they say nothing any more, health does.

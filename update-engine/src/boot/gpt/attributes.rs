@@ -116,7 +116,7 @@ impl Attributes {
         Self(self.0 & !SUCCESSFUL)
     }
 
-    /// Whether priority, tries and successful are all zero: a factory disk, or a slot marked bad.
+    /// Whether priority, tries and successful are all zero: a factory disk, or a slot that was disarmed.
     #[must_use]
     pub fn is_blank(self) -> bool {
         self.priority() == Priority::ZERO && self.tries() == Tries::ZERO && !self.successful()

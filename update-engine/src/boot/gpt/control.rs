@@ -343,7 +343,7 @@ mod tests {
             let bad = rig.bytes();
             control.mark_bad(&running).unwrap();
             assert!(bad == rig.bytes());
-            assert_eq!(bits(&rig), [(1, 0, true), (0, 0, false)]);
+            assert_eq!(bits(&rig), [(1, 0, true), (1, 0, false)]);
         }
     }
 

@@ -71,9 +71,11 @@ impl Slots<'_> {
         Ok(vec![(running.index, attributes.with_success().with_tries(Tries::ZERO))])
     }
 
-    /// mark_bad = P 0, T 0, S 0.
+    /// mark_bad = P 1, T 0, S 0: no loader chooses it, and it is told from a slot that was disarmed (P 0) and from one whose tries
+    /// are spent (P 2 or more).
     pub(super) fn mark_bad(&self, running: &SlotEntry) -> Result<Changes, GptError> {
-        Ok(vec![(running.index, blank(self.table.attributes(running.index)?))])
+        let attributes = self.table.attributes(running.index)?;
+        Ok(vec![(running.index, blank(attributes).with_priority(Priority::LOWEST))])
     }
 
     /// A running slot that is blank (factory disk) is marked P 1, S 1; a good one of priority 0 gets P 1, as some loaders skip 0.
@@ -224,9 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn mark_bad_blanks_the_running_slot_only() {
+    fn mark_bad_changes_the_running_slot_only_and_is_told_from_disarmed_and_from_spent() {
         let mark = |table: &Table| after(table, |slots, [_, b]| slots.mark_bad(b).unwrap());
-        assert_eq!(mark(&disk((1, 0, true), (2, 2, false), (2, 1, true))), [(1, 0, true), BLANK, (2, 1, true)]);
+        assert_eq!(mark(&disk((1, 0, true), (2, 2, false), (2, 1, true))), [(1, 0, true), (1, 0, false), (2, 1, true)]);
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(crate) const TRIES: u8 = 3;
 
 pub(crate) const GOOD: Marks = Marks { bootable: true, good: true, tries_left: 0, spent: false, priority: 1 };
 pub(crate) const BLANK: Marks = Marks { bootable: false, good: false, tries_left: 0, spent: false, priority: 0 };
+pub(crate) const BAD: Marks = Marks { spent: true, priority: 1, ..BLANK };
 pub(crate) const SPENT: Marks = Marks { bootable: false, good: false, tries_left: 0, spent: true, priority: 2 };
 
 pub(crate) const fn armed(tries_left: u8) -> Marks {
@@ -326,7 +327,7 @@ impl Host {
     }
 
     pub(crate) fn marked_bad(&mut self, result: Result<(), Fault>) -> Vec<String> {
-        let table = BootTable { next: SlotName::A, ..self.table(BLANK) };
+        let table = BootTable { next: SlotName::A, ..self.table(BAD) };
         self.step(Event::MarkedBad { attempt: self.attempt(), result: result.map(|()| table) })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::engine::facts::{Facts, Marks};
 
-use super::host::{BLANK, GOOD, Host, SPENT, TRIES, armed, in_new_slot, in_old_slot, list};
+use super::host::{BAD, BLANK, GOOD, Host, SPENT, TRIES, armed, in_new_slot, in_old_slot, list};
 use super::words::EVERY_STATE;
 
 /// What the world may be when the daemon starts again.
@@ -16,7 +16,8 @@ fn world(name: &str) -> fn(&mut Facts) {
         "rebooted, disarmed" => |facts| in_old_slot(facts, BLANK),
         "b runs" => |facts| in_new_slot(facts, armed(TRIES - 1)),
         "b runs its last try" => |facts| in_new_slot(facts, SPENT),
-        "b runs, marked bad" => |facts| in_new_slot(facts, BLANK),
+        "rebooted, marked bad" => |facts| in_old_slot(facts, BAD),
+        "b runs, marked bad" => |facts| in_new_slot(facts, BAD),
         "b runs, good" => |facts| in_new_slot(facts, Marks { priority: 2, ..GOOD }),
         "rebooted, b is good" => |facts| in_old_slot(facts, Marks { priority: 2, ..GOOD }),
         other => panic!("no such world: {other}"),
@@ -24,25 +25,27 @@ fn world(name: &str) -> fn(&mut Facts) {
 }
 
 /// Worlds in which the daemon of the old slot may be started again.
-const BEFORE_TRIAL: [&str; 9] = [
+const BEFORE_TRIAL: [&str; 10] = [
     "as it was",
     "b armed",
     "rebooted, not tried",
     "rebooted, tried once",
     "rebooted, spent",
+    "rebooted, marked bad",
     "rebooted, disarmed",
     "b runs",
     "b runs its last try",
     "b runs, marked bad",
 ];
 /// The same for the new slot.
-const IN_TRIAL: [&str; 8] = [
+const IN_TRIAL: [&str; 9] = [
     "as it was",
     "b runs",
     "b runs its last try",
     "b runs, marked bad",
     "b runs, good",
     "rebooted, spent",
+    "rebooted, marked bad",
     "rebooted, disarmed",
     "rebooted, b is good",
 ];
@@ -66,14 +69,16 @@ const ROLLED_BACK: &[&str] = &["rolled-back"];
 const FAILED: &[&str] = &["failed"];
 const ROLLBACK: &[&str] = &["written/rollback"];
 
-const REBOOTED: &[&str] = &["rebooted, not tried", "rebooted, tried once", "rebooted, spent", "rebooted, disarmed"];
-const TRIED: &[&str] = &["rebooted, tried once", "rebooted, spent"];
+const REBOOTED: &[&str] =
+    &["rebooted, not tried", "rebooted, tried once", "rebooted, spent", "rebooted, marked bad", "rebooted, disarmed"];
+const TRIED: &[&str] = &["rebooted, tried once", "rebooted, spent", "rebooted, marked bad"];
 const NEW_SLOT: &[&str] = &["b runs", "b runs its last try"];
 
 const FAIL_FREE: &str = "close failed running-slot, report failed, open found 1.1.0, health";
 const FAIL_CLAIM: &str = "close failed running-slot, report failed, release aborted, open found 1.1.0, health";
 const BACK: &str = "close rolled-back rolled-back, report rolled back, release rolled back, refuse 1.1.0, disarm b";
 const BACK_FREE: &str = "close rolled-back rolled-back, report rolled back, refuse 1.1.0, disarm b";
+const NOT_TRIED: &str = "close failed not-attempted, report failed";
 const END_CANCELLED: &str = "close abandoned cancelled, report abandoned, release aborted";
 
 /// States, worlds, state after (`=`: the same), effects.
@@ -81,11 +86,11 @@ type Row = (&'static [&'static str], &'static [&'static str], &'static str, &'st
 
 const KILLED: &[Row] = &[
     // Nothing was under way. What nobody vouches for is disarmed; what runs on trial is judged.
-    (IDLE, &["as it was", "rebooted, spent", "rebooted, disarmed"], "idle", ""),
+    (IDLE, &["as it was", "rebooted, spent", "rebooted, marked bad", "rebooted, disarmed"], "idle", ""),
     (IDLE, &["b armed", "rebooted, not tried", "rebooted, tried once"], "idle", "disarm b"),
     (IDLE, NEW_SLOT, "trial", "open found 1.1.0, health"),
     (IDLE, &["b runs, marked bad"], "trial", "open found 1.1.0, health"),
-    (WAITS, &["as it was", "rebooted, spent", "rebooted, disarmed"], "deferred", ""),
+    (WAITS, &["as it was", "rebooted, spent", "rebooted, marked bad", "rebooted, disarmed"], "deferred", ""),
     (WAITS, &["b armed", "rebooted, not tried", "rebooted, tried once"], "deferred", "disarm b"),
     (WAITS, NEW_SLOT, "trial", "open found 1.1.0, health"),
     (WAITS, &["b runs, marked bad"], "trial", "open found 1.1.0, health"),
@@ -95,15 +100,15 @@ const KILLED: &[Row] = &[
     (FETCHES, NEW_SLOT, "trial", FAIL_FREE),
     (FETCHES, &["b runs, marked bad"], "trial", FAIL_FREE),
     // A proof is earned again; a slot that is armed without one is disarmed before.
-    (FREE, &["as it was", "rebooted, spent", "rebooted, disarmed"], "written", "read back b"),
+    (FREE, &["as it was", "rebooted, spent", "rebooted, marked bad", "rebooted, disarmed"], "written", "read back b"),
     (FREE, &["b armed", "rebooted, not tried", "rebooted, tried once"], "written", "disarm b"),
     (FREE, NEW_SLOT, "trial", FAIL_FREE),
     (FREE, &["b runs, marked bad"], "trial", FAIL_FREE),
-    (CLAIMS, &["as it was", "rebooted, spent", "rebooted, disarmed"], "written", "read back b"),
+    (CLAIMS, &["as it was", "rebooted, spent", "rebooted, marked bad", "rebooted, disarmed"], "written", "read back b"),
     (CLAIMS, &["b armed", "rebooted, not tried", "rebooted, tried once"], "written", "disarm b"),
     (CLAIMS, NEW_SLOT, "trial", FAIL_CLAIM),
     (CLAIMS, &["b runs, marked bad"], "trial", FAIL_CLAIM),
-    (CANCELLED, &["as it was", "rebooted, spent", "rebooted, disarmed"], "idle", END_CANCELLED),
+    (CANCELLED, &["as it was", "rebooted, spent", "rebooted, marked bad", "rebooted, disarmed"], "idle", END_CANCELLED),
     (CANCELLED, &["b armed", "rebooted, not tried", "rebooted, tried once"], "locked/giving-up", "disarm b"),
     (CANCELLED, NEW_SLOT, "trial", FAIL_CLAIM),
     (CANCELLED, &["b runs, marked bad"], "trial", FAIL_CLAIM),
@@ -122,13 +127,17 @@ const KILLED: &[Row] = &[
     // Armed: in the same boot gates and lock are asked again, in another the tries tell what became of it.
     (RESTS, &["as it was", "b armed"], "armed/resting", ""),
     (RESTS, &["rebooted, not tried"], "armed/giving-up", "disarm b"),
-    (RESTS, &["rebooted, tried once", "rebooted, spent", "rebooted, disarmed"], "rolled-back", BACK_FREE),
+    (RESTS, &["rebooted, disarmed"], "failed", NOT_TRIED),
+    (RESTS, &["rebooted, tried once", "rebooted, spent", "rebooted, marked bad"], "rolled-back", BACK_FREE),
     (ARMED_FREE, &["as it was", "b armed"], "armed/gates", "gates before the reboot"),
     (ARMED_FREE, &["rebooted, not tried"], "armed/giving-up", "disarm b"),
-    (ARMED_FREE, &["rebooted, tried once", "rebooted, spent", "rebooted, disarmed"], "rolled-back", BACK_FREE),
+    (&["armed/gate-closed"], &["rebooted, disarmed"], "failed", NOT_TRIED),
+    (&["armed/draining"], &["rebooted, disarmed"], "armed/giving-up", "undrain"),
+    (ARMED_FREE, &["rebooted, tried once", "rebooted, spent", "rebooted, marked bad"], "rolled-back", BACK_FREE),
     (ARMED, &["as it was", "b armed"], "armed/gates", "gates before the reboot"),
     (ARMED, &["rebooted, not tried"], "armed/giving-up", "disarm b"),
-    (ARMED, &["rebooted, tried once", "rebooted, spent", "rebooted, disarmed"], "rolled-back", BACK),
+    (ARMED, &["rebooted, disarmed"], "armed/giving-up", "undrain"),
+    (ARMED, &["rebooted, tried once", "rebooted, spent", "rebooted, marked bad"], "rolled-back", BACK),
     (ARMED_GIVES_UP, &["as it was", "b armed", "rebooted, not tried"], "armed/giving-up", "disarm b"),
     (ARMED_GIVES_UP, &["rebooted, disarmed"], "armed/giving-up", "undrain"),
     (ARMED_GIVES_UP, TRIED, "rolled-back", BACK),
@@ -143,12 +152,12 @@ const KILLED: &[Row] = &[
     // On trial: judged anew in the new slot, over in the old one.
     (TRIAL, &["as it was", "b runs", "b runs its last try", "b runs, good"], "trial", "health"),
     (TRIAL, &["b runs, marked bad"], "trial/verdict", "reboot"),
-    (TRIAL, &["rebooted, spent", "rebooted, disarmed", "rebooted, b is good"], "rolled-back", BACK),
+    (TRIAL, &["rebooted, spent", "rebooted, marked bad", "rebooted, disarmed", "rebooted, b is good"], "rolled-back", BACK),
     (VERDICT, &["as it was", "b runs", "b runs, good"], "trial/verdict", "mark bad"),
     (VERDICT, &["b runs its last try", "b runs, marked bad"], "trial/verdict", "reboot"),
-    (VERDICT, &["rebooted, spent", "rebooted, disarmed", "rebooted, b is good"], "rolled-back", BACK),
+    (VERDICT, &["rebooted, spent", "rebooted, marked bad", "rebooted, disarmed", "rebooted, b is good"], "rolled-back", BACK),
     (COMMITTED, &["as it was", "b runs", "b runs its last try", "b runs, marked bad", "b runs, good"], "committed", "commit"),
-    (COMMITTED, &["rebooted, spent", "rebooted, disarmed"], "rolled-back", BACK),
+    (COMMITTED, &["rebooted, spent", "rebooted, marked bad", "rebooted, disarmed"], "rolled-back", BACK),
     (COMMITTED, &["rebooted, b is good"], "idle", "close committed, report committed, release ok"),
     // Over.
     (ROLLED_BACK, &["as it was", "b armed"], "rolled-back", "disarm b"),
@@ -157,7 +166,7 @@ const KILLED: &[Row] = &[
     (ROLLED_BACK, &["b runs, marked bad"], "trial", "open found 1.1.0, health"),
     (FAILED, &["as it was"], "failed", ""),
     (FAILED, &["b armed"], "failed", "disarm b"),
-    (FAILED, &["rebooted, spent", "rebooted, disarmed"], "idle", ""),
+    (FAILED, &["rebooted, spent", "rebooted, marked bad", "rebooted, disarmed"], "idle", ""),
     (FAILED, &["b runs, marked bad"], "trial", "open found 1.1.0, health"),
     (FAILED, &["rebooted, not tried", "rebooted, tried once"], "idle", "disarm b"),
     (FAILED, NEW_SLOT, "trial", "open found 1.1.0, health"),
