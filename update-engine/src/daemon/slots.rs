@@ -332,6 +332,7 @@ mod tests {
     use crate::engine::tests::host::{facts, record};
     use crate::engine::time::Wall;
     use crate::fetch::{Fetcher, Options};
+    use crate::slot::InactiveSlot;
     use crate::world::tests::world_that_trusts;
 
     /// A disk image whose slot b holds the 8192 zeros of a release, and the plan that says so.
@@ -360,6 +361,10 @@ mod tests {
     fn design_11_9_a_proof_that_grew_too_old_is_earned_again_in_the_same_run() {
         let dir = tempfile::tempdir().unwrap();
         let (shared, plan) = host_with_a_written_slot(dir.path());
+        let ground = shared.world.ground().unwrap();
+        let slot = disk_name(plan.slot, &ground.disk).unwrap();
+        let written = InactiveSlot::open(&ground.disk, &slot, &ground.running, &[("root", 8192)]).unwrap().finish().unwrap();
+        shared.tokens.put_written(&plan.attempt, written);
         for _ in 0..3 {
             assert_eq!(prove(&shared, &plan, &AtomicBool::default(), &|_| {}).unwrap(), Proof::Equal);
         }
