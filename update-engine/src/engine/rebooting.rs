@@ -425,6 +425,14 @@ impl Engine {
                 self.set_alarm(REBOOT_LATE_MS, now);
                 Vec::new()
             }
+            // A shutdown that is under way refuses another one: what was accepted once is never taken back by itself.
+            (State::Armed { step: ArmedStep::Rebooting, .. } | State::Trial { verdict: Some(_), .. }, Err(fault))
+                if self.soft.reboot_accepted_at.is_some() =>
+            {
+                self.say_reboot_is_late(Some(&fault), now);
+                self.set_alarm(REBOOT_LATE_MS, now);
+                Vec::new()
+            }
             (State::Armed { plan, step: ArmedStep::Rebooting, .. }, Err(fault)) => {
                 self.give_up(plan, fault, WayBack::Failed, now)
             }
@@ -439,11 +447,23 @@ impl Engine {
 
     /// A reboot that was accepted and does not come keeps slot and lock: a shutdown may be under way. It is said aloud, and asked for
     /// again: a shutdown that goes on is not disturbed by that, and one that got lost would hold the fleet's lock for ever.
-    fn reboot_is_late(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
-        self.soft.reboot_is_late = true;
-        let message = "the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes; `updatectl cancel` disarms the slot and gives the lock back";
-        self.remember_error(&Fault::new(Cause::RebootLate, message), About::Attempt, now);
+    pub(super) fn reboot_is_late(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
+        self.say_reboot_is_late(None, now);
         vec![Effect::Reboot(plan)]
+    }
+
+    fn say_reboot_is_late(&mut self, refused: Option<&Fault>, now: &Now) {
+        self.soft.reboot_is_late = true;
+        let refused = refused.map(|fault| format!(", and was refused when it was asked for again ({})", fault.message));
+        let way_out = match self.model.state {
+            State::Trial { .. } => "a person may have to reboot it, by force if need be (systemd: `systemctl reboot --force`)",
+            _ => "`updatectl cancel` disarms the slot and gives the lock back: end what is left of the shutdown first",
+        };
+        let message = format!(
+            "the reboot was accepted but has not happened{}: something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes; {way_out}",
+            refused.unwrap_or_default()
+        );
+        self.remember_error(&Fault::new(Cause::RebootLate, message), About::Attempt, now);
     }
 }
 

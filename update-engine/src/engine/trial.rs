@@ -33,6 +33,7 @@ impl Engine {
                 self.judge_unhealthy(plan, reason, now)
             }
             State::Trial { plan, verdict: None } => vec![Effect::Health(plan)],
+            State::Trial { plan, verdict: Some(_) } if self.soft.reboot_accepted_at.is_some() => self.reboot_is_late(plan, now),
             State::Trial { plan, verdict: Some(_) } => self.leave_bad_slot(plan, now),
             State::Committed { plan } => vec![Effect::Commit(plan)],
             State::RolledBack { plan, .. } => self.disarm(plan.slot),

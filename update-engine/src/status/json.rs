@@ -325,8 +325,8 @@ pub struct LastError {
     pub message: String,
     /// When.
     pub at: Timestamp,
-    /// It calls for a person: an attempt failed or was rolled back and none has succeeded since. A document without this key
-    /// is read as if it did.
+    /// It calls for a person: an attempt failed or was rolled back and none has begun or succeeded since, or what is under way
+    /// cannot go on. A document without this key is read as if it did.
     #[serde(default = "calls_for_a_person")]
     pub attention: bool,
 }
@@ -540,13 +540,12 @@ impl Default for Status {
 impl Status {
     /// The exit class: what needs a person comes before what waits, and that before what runs.
     ///
-    /// An error of an earlier attempt counts only while no new attempt is under way; asking the server every hour is no
-    /// update, so *checking* counts as *idle*.
+    /// Asking the server every hour is no update, so *checking* counts as *idle*.
     pub fn exit_class(&self) -> ExitClass {
         let at_rest = matches!(self.state, State::Idle | State::Checking);
         let last_failed = self.last_error.as_ref().is_some_and(|error| error.attention);
         let gave_up = matches!(self.state, State::Failed | State::RolledBack);
-        if gave_up || !self.troubles.is_empty() || (at_rest && last_failed) {
+        if gave_up || !self.troubles.is_empty() || last_failed {
             return ExitClass::Attention;
         }
         let held_by_server = at_rest && self.check.hold.is_some();
@@ -645,18 +644,18 @@ mod tests {
     #[test]
     fn each_state_has_its_exit_class_alone_and_with_what_can_come_along() {
         use ExitClass::{Attention, Current, Held, UnderWay};
-        // state, alone, with a closed gate, with an earlier failure, with trouble
+        // state, alone, with a closed gate, with an error that calls for a person, with trouble
         let table = [
             (State::Idle, Current, Held, Attention, Attention),
             (State::Checking, Current, Held, Attention, Attention),
-            (State::Deferred, Held, Held, Held, Attention),
-            (State::Fetching, UnderWay, Held, UnderWay, Attention),
-            (State::Written, UnderWay, Held, UnderWay, Attention),
-            (State::Proven, UnderWay, Held, UnderWay, Attention),
-            (State::Locked, UnderWay, Held, UnderWay, Attention),
-            (State::Armed, UnderWay, Held, UnderWay, Attention),
-            (State::Trial, UnderWay, Held, UnderWay, Attention),
-            (State::Committed, UnderWay, Held, UnderWay, Attention),
+            (State::Deferred, Held, Held, Attention, Attention),
+            (State::Fetching, UnderWay, Held, Attention, Attention),
+            (State::Written, UnderWay, Held, Attention, Attention),
+            (State::Proven, UnderWay, Held, Attention, Attention),
+            (State::Locked, UnderWay, Held, Attention, Attention),
+            (State::Armed, UnderWay, Held, Attention, Attention),
+            (State::Trial, UnderWay, Held, Attention, Attention),
+            (State::Committed, UnderWay, Held, Attention, Attention),
             (State::RolledBack, Attention, Attention, Attention, Attention),
             (State::Failed, Attention, Attention, Attention, Attention),
         ];

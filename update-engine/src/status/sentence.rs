@@ -186,17 +186,31 @@ fn armed(input: &Input<'_>, version: &str, step: ArmedStep) -> String {
 }
 
 fn rebooting(input: &Input<'_>, version: &str) -> String {
-    let soft = input.engine.soft();
-    match (soft.reboot_accepted_at, &input.engine.model().last_error) {
-        (Some(_), Some(error)) if soft.reboot_is_late && error.code == Cause::RebootLate => {
-            format!("needs attention: the host should have rebooted into {version}: {}", end(&error.message))
-        }
-        (Some(at), _) => format!(
-            "rebooting into {version}: the reboot was accepted at {}; then its health is checked",
-            moment(input, at.timestamp())
-        ),
-        (None, _) => format!("rebooting into {version}; then its health is checked"),
+    if let Some(message) = late(input) {
+        return format!("needs attention: the host should have rebooted into {version}: {message}");
     }
+    format!("rebooting into {version}{}; then its health is checked", accepted(input))
+}
+
+/// What is said of a reboot that was accepted and does not come.
+fn late<'a>(input: &Input<'a>) -> Option<&'a str> {
+    let error = input.engine.model().last_error.as_ref().filter(|error| error.code == Cause::RebootLate)?;
+    input.engine.soft().reboot_is_late.then(|| end(&error.message))
+}
+
+/// ": the reboot was accepted at 12:05 UTC".
+fn accepted(input: &Input<'_>) -> String {
+    let at = input.engine.soft().reboot_accepted_at;
+    at.map(|at| format!(": the reboot was accepted at {}", moment(input, at.timestamp()))).unwrap_or_default()
+}
+
+/// What is under way cannot go on, and the sentence says why.
+pub(super) fn is_stuck(input: &Input<'_>) -> bool {
+    let may_be_stuck = match input.state() {
+        State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => true,
+        state => state.plan().is_some_and(|plan| plan.giving_up.is_some()),
+    };
+    late(input).is_some() || (may_be_stuck && stuck(input).is_some())
 }
 
 fn giving_up(input: &Input<'_>, plan: &Plan, why: &GivingUp) -> String {
@@ -216,6 +230,12 @@ fn giving_up(input: &Input<'_>, plan: &Plan, why: &GivingUp) -> String {
 /// The first boots of a slot.
 fn after_boot(input: &Input<'_>) -> String {
     let stuck = stuck(input);
+    if let (State::Trial { plan, verdict: Some(reason) }, Some(message)) = (input.state(), late(input)) {
+        let (version, reason, from) = (&plan.version, end(reason), &plan.from_version);
+        return format!(
+            "needs attention: {version} is unhealthy ({reason}) and the host should have gone back to {from}: {message}"
+        );
+    }
     match (input.state(), stuck) {
         (State::Trial { plan, verdict: Some(reason) }, Some((message, again))) => format!(
             "needs attention: {} is unhealthy ({}) and cannot be left: {message}; tried again {again}; {}",
@@ -228,7 +248,8 @@ fn after_boot(input: &Input<'_>) -> String {
         }
         (_, Some((message, again))) => format!("needs attention: {message}; tried again {again}; {}", running(input)),
         (State::Trial { plan, verdict: Some(reason) }, None) => {
-            format!("{} is unhealthy ({}): rebooting, going back to {}", plan.version, end(reason), plan.from_version)
+            let (version, reason, from) = (&plan.version, end(reason), &plan.from_version);
+            format!("{version} is unhealthy ({reason}): rebooting, going back to {from}{}", accepted(input))
         }
         (State::Trial { plan, .. }, None) => format!(
             "{} runs from slot {} on trial: its health is being checked; if it is healthy it is kept, otherwise the host goes back to {}",

@@ -102,7 +102,11 @@ fn document_with(host: &mut Host, journal_fault: Option<&Fault>) -> Status {
 
 #[track_caller]
 fn assert_says(host: &mut Host, expected: &str) {
-    assert_eq!(document(host).summary, expected);
+    let document = document(host);
+    assert_eq!(document.summary, expected);
+    // Whoever watches many hosts reads the exit code and no sentence.
+    let calls = document.summary.contains("eeds attention");
+    assert!(!calls || document.exit_class() == ExitClass::Attention, "{expected}: {:?}", document.exit_class());
 }
 
 fn at(text: &str) -> Timestamp {
@@ -191,7 +195,24 @@ fn a_reboot_says_when_it_was_accepted_and_that_it_is_late() {
     host.wake();
     assert_says(
         &mut host,
-        "Needs attention: the host should have rebooted into 1.1.0: the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes; `updatectl cancel` disarms the slot and gives the lock back.",
+        "Needs attention: the host should have rebooted into 1.1.0: the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes; `updatectl cancel` disarms the slot and gives the lock back: end what is left of the shutdown first.",
+    );
+    host.reboot(Err(fault("reboot")));
+    assert_says(
+        &mut host,
+        "Needs attention: the host should have rebooted into 1.1.0: the reboot was accepted but has not happened, and was refused when it was asked for again (it broke: reboot): something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes; `updatectl cancel` disarms the slot and gives the lock back: end what is left of the shutdown first.",
+    );
+    let mut host = Host::at("trial/verdict");
+    host.marked_bad(Ok(()));
+    host.reboot(Ok(()));
+    assert_says(
+        &mut host,
+        "1.1.0 is unhealthy (nginx does not answer): rebooting, going back to 1.0.0: the reboot was accepted at 12:05 UTC.",
+    );
+    assert_eq!(host.wake(), ["reboot"]);
+    assert_says(
+        &mut host,
+        "Needs attention: 1.1.0 is unhealthy (nginx does not answer) and the host should have gone back to 1.0.0: the reboot was accepted but has not happened: something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes; a person may have to reboot it, by force if need be (systemd: `systemctl reboot --force`).",
     );
 }
 

@@ -81,11 +81,19 @@ pub fn status(input: &Input<'_>) -> Status {
             code: error.code.to_string(),
             message: error.message.clone(),
             at: error.at.timestamp(),
-            attention: error.about != About::Check,
+            attention: error.about != About::Check && (has_ended(input.state()) || sentence::is_stuck(input)),
         }),
         attempts: Attempts { committed: model.ended.committed, rolled_back: model.ended.rolled_back, failed: model.ended.failed },
         troubles: troubles(input),
     }
+}
+
+/// No attempt is under way, or it is over: its error still stands.
+const fn has_ended(state: &EngineState) -> bool {
+    matches!(
+        state,
+        EngineState::Idle | EngineState::Checking { .. } | EngineState::RolledBack { .. } | EngineState::Failed { .. }
+    )
 }
 
 /// Everything that calls for a person whatever the state is, most important first.

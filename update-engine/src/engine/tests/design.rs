@@ -397,6 +397,10 @@ fn design_11_10_a_shutdown_under_way_keeps_the_lock_for_the_next_boot() {
     assert_eq!((host.wake(), host.last_error()), (list("reboot"), "reboot-late"));
     host.reboot(Ok(()));
     assert_eq!((host.wake(), host.last_error()), (list("reboot"), "reboot-late"));
+    // A shutdown that is under way refuses another one: nothing is taken back in the middle of it.
+    assert_eq!(host.reboot(Err(fault("reboot"))), list(""));
+    assert!(host.state() == "armed/rebooting" && host.plan().claim.is_some_and(|claim| claim.granted));
+    assert_eq!((host.wake(), host.last_error()), (list("reboot"), "reboot-late"));
     assert_eq!(host.order(Command::Cancel), list("stop, disarm b"));
 }
 
