@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::rig::{Publisher, Spec};
+use integration::rig::{APP_ID, Publisher, Spec};
 use serde_json::Value;
 use server_mock::{Answer, AnswerKind, Fault, FaultKind, Mock, OfferedPackage, OfferedUpdate, Script};
 
@@ -352,6 +352,22 @@ fn retry_after_of_a_failing_server_is_honoured() {
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(update_checks(&scene.mock), 1, "the server was asked again before its time");
     scene.assert_disk_untouched();
+    scene.host.wait_committed("2.0.0");
+}
+
+#[test]
+fn retry_after_of_an_answer_is_honoured_whatever_its_poll_interval() {
+    let body = format!(
+        "<response protocol=\"3.0\"><app appid=\"{APP_ID}\" status=\"ok\"><updatecheck status=\"noupdate\" PollInterval=\"1\"/></app></response>"
+    );
+    let later = AnswerKind::Status { code: 200, retry_after_s: Some(5), body };
+    let scene = Scene::started(|publisher| {
+        let script = next_release(publisher);
+        Script { answers: vec![Answer::from(later), Answer::update("2.0.0")], ..script }
+    });
+    scene.host.wait_for("the first check ended", |status| status["check"]["last_outcome"] == "no-update");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(update_checks(&scene.mock), 1, "the server was asked again before its time");
     scene.host.wait_committed("2.0.0");
 }
 

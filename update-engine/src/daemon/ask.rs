@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::daemon::{Shared, blocking};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
-use crate::engine::event::{CheckAnswer, Fault, Offer};
+use crate::engine::event::{AskAgain, CheckAnswer, Fault, Offer};
 use crate::engine::facts::Facts;
 use crate::engine::model::Hold;
 use crate::engine::state::{Origin, Request, Source};
@@ -51,8 +51,8 @@ async fn from_files(shared: &Shared, release: &str, payload: &str) -> CheckAnswe
     };
     let source = Source { urls: vec![payload.to_owned()], size: 0 };
     match verified(shared, &bytes).await {
-        Ok(release) => CheckAnswer::Offer { poll_interval_s: None, offer: Box::new(offer(&release, None, source)) },
-        Err(fault) => CheckAnswer::BadRecord { poll_interval_s: None, version: release.to_owned(), fault },
+        Ok(release) => CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(offer(&release, None, source)) },
+        Err(fault) => CheckAnswer::BadRecord { again: AskAgain::default(), version: release.to_owned(), fault },
     }
 }
 
@@ -70,22 +70,18 @@ async fn from_server(shared: &Shared, facts: &Facts, initiator: Initiator) -> Ch
             return CheckAnswer::Failed { fault: fetch_fault(Cause::ServerUnreachable, &error), retry_after_s };
         }
     };
+    let retry_after_s = answer.retry_after.map(|wait| wait.as_secs());
     match UpdateAnswer::read(&answer.bytes, &facts.identity.app_id) {
-        Err(error) => CheckAnswer::Failed {
-            fault: omaha_fault(&address, &error),
-            retry_after_s: answer.retry_after.map(|wait| wait.as_secs()),
-        },
+        Err(error) => CheckAnswer::Failed { fault: omaha_fault(&address, &error), retry_after_s },
         Ok(update) => {
-            // A server that answers and still says Retry-After means the same as by its poll interval.
-            let retry_after_s = answer.retry_after.map(|wait| wait.as_secs());
-            let poll_interval_s = update.poll_interval_s.map(u64::from).max(retry_after_s);
+            let again = AskAgain { poll_interval_s: update.poll_interval_s.map(u64::from), retry_after_s };
             match update.verdict {
                 Verdict::ServerError(error) => {
                     let fault = Fault::new(Cause::OmahaStatus, format!("{address}: {error}"));
                     CheckAnswer::Failed { fault, retry_after_s }
                 }
-                Verdict::NoUpdate { hold } => CheckAnswer::NoUpdate { poll_interval_s, hold: hold.map(|hold| held(&hold)) },
-                Verdict::Update(update) => fetch_offer(shared, &update, poll_interval_s).await,
+                Verdict::NoUpdate { hold } => CheckAnswer::NoUpdate { again, hold: hold.map(|hold| held(&hold)) },
+                Verdict::Update(update) => fetch_offer(shared, &update, again).await,
             }
         }
     }
@@ -97,7 +93,7 @@ fn held(hold: &omaha::Hold) -> Hold {
 }
 
 /// Fetches the record from the codebases in their order, until one gives a record that verifies.
-async fn fetch_offer(shared: &Shared, update: &Update, poll_interval_s: Option<u64>) -> CheckAnswer {
+async fn fetch_offer(shared: &Shared, update: &Update, again: AskAgain) -> CheckAnswer {
     let version = update.version.to_string();
     let record_name = PackageName::record_of(&update.version);
     let mut last = Fault::new(Cause::RecordFetch, "the answer has no codebase");
@@ -105,14 +101,14 @@ async fn fetch_offer(shared: &Shared, update: &Update, poll_interval_s: Option<u
         match fetch_record(shared, &codebase.url_of(&record_name)).await {
             Ok(release) => {
                 let offer = offer(&release, Some(version), payload_source(update));
-                return CheckAnswer::Offer { poll_interval_s, offer: Box::new(offer) };
+                return CheckAnswer::Offer { again, offer: Box::new(offer) };
             }
             Err(fault) => last = fault,
         }
     }
     // A server of files that is busy is left alone as long as one of checks.
-    let poll_interval_s = poll_interval_s.max(last.retry_after_s);
-    CheckAnswer::BadRecord { poll_interval_s, version, fault: last }
+    let again = AskAgain { retry_after_s: again.retry_after_s.max(last.retry_after_s), ..again };
+    CheckAnswer::BadRecord { again, version, fault: last }
 }
 
 async fn fetch_record(shared: &Shared, url: &str) -> Result<Release, Fault> {

@@ -166,7 +166,10 @@ pub(super) async fn release(shared: &Shared, attempt: &str, claim: &Claim, outco
             tracing::info!(attempt, "nothing to give back: {refused}");
             Ok(())
         }
-        Err(error) => Err(Fault::new(Cause::Lock, format!("group {}: {error}", claim.group))),
+        Err(error) => {
+            let fault = Fault::new(Cause::Lock, format!("group {}: {error}", claim.group));
+            Err(fault.not_before(error.retry_after().map(|wait| wait.as_secs())))
+        }
     }
 }
 

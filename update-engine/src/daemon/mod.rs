@@ -93,7 +93,7 @@ struct Work {
 /// Answers that are the daemon's own and none of the engine's.
 enum Settled {
     /// A row of the outbox was delivered or not.
-    Delivery { id: i64, result: Result<(), Fault> },
+    Delivery { id: i64, result: Result<outbox::Acknowledged, Fault> },
     /// An inspection moved on.
     Inspecting { id: String, progress: Progress },
     /// `verify` or `adopt` ended.
@@ -394,7 +394,11 @@ impl Daemon {
                     tracing::warn!(code = %fault.code, "not delivered, kept for later: {fault}");
                 }
                 let delivered = result.is_ok() && self.note_delivered(id);
-                self.outbox.settle(id, delivered, &now());
+                let retry_after_s = match &result {
+                    Ok(acknowledged) => acknowledged.retry_after_s,
+                    Err(fault) => fault.retry_after_s,
+                };
+                self.outbox.settle(id, delivered, retry_after_s, &now());
                 if let Err(fault) = result
                     && fault.code == Cause::Lock
                 {

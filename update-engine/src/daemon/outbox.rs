@@ -2,7 +2,8 @@
 //!
 //! Each server has a queue of its own, with its own pause: one that is down holds up nothing that is for another. So a lock goes
 //! back to a healthy lock server whatever else waits. In a queue a row that its server does not take steps behind the others;
-//! the pause between tries doubles up to an hour. Nothing here holds up checks or commits (design 11.8).
+//! the pause between tries doubles up to an hour. A server that says when it wants to be asked again is not told anything before,
+//! not even what is new, for up to a day. Nothing here holds up checks or commits (design 11.8).
 
 use std::collections::HashMap;
 
@@ -12,6 +13,7 @@ use crate::daemon::{Shared, ask, lock};
 use crate::engine::cause::Cause;
 use crate::engine::effect::Report;
 use crate::engine::event::Fault;
+use crate::engine::policy::retry_after_ms;
 use crate::engine::time::{Mono, Now};
 use crate::journal::{Message, OutboxRow};
 use crate::report;
@@ -44,7 +46,17 @@ struct Pace {
     in_flight: Option<i64>,
     /// In a row.
     failures: u32,
+    /// Our pause after a failure; something new to tell ends it.
     not_before: Option<Mono>,
+    /// What the server asked for; nothing ends it sooner.
+    asked_until: Option<Mono>,
+}
+
+/// A server took what it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) struct Acknowledged {
+    /// Its `Retry-After`.
+    pub(super) retry_after_s: Option<u64>,
 }
 
 impl Server {
@@ -58,7 +70,15 @@ impl Server {
 
 impl Pace {
     fn is_free(&self, now: &Now) -> bool {
-        self.in_flight.is_none() && self.not_before.is_none_or(|then| then <= now.mono)
+        self.in_flight.is_none() && self.free_at() <= now.mono
+    }
+
+    fn free_at(&self) -> Mono {
+        self.not_before.max(self.asked_until).unwrap_or(Mono(0))
+    }
+
+    fn leave_alone(&mut self, retry_after_s: Option<u64>, now: &Now) {
+        self.asked_until = retry_after_s.map(|_| now.mono.after(retry_after_ms(retry_after_s)));
     }
 
     fn slow_down(&mut self, now: &Now) {
@@ -75,7 +95,8 @@ impl Outbox {
             self.servers.entry(Server::of(row)).or_default().not_before = None;
         }
         self.tries.retain(|id, _| rows.iter().any(|row| row.id == *id));
-        self.servers.retain(|server, pace| pace.in_flight.is_some() || rows.iter().any(|row| Server::of(row) == *server));
+        let is_asked_for = |pace: &Pace| pace.in_flight.is_some() || pace.asked_until.is_some();
+        self.servers.retain(|server, pace| is_asked_for(pace) || rows.iter().any(|row| Server::of(row) == *server));
         self.rows = rows;
     }
 
@@ -102,7 +123,7 @@ impl Outbox {
     pub(super) fn wake(&self) -> Option<Mono> {
         let waits = |row: &OutboxRow| match self.servers.get(&Server::of(row)) {
             Some(Pace { in_flight: Some(_), .. }) => None,
-            Some(pace) => Some(pace.not_before.unwrap_or(Mono(0))),
+            Some(pace) => Some(pace.free_at()),
             None => Some(Mono(0)),
         };
         self.rows.iter().filter_map(waits).min()
@@ -117,8 +138,8 @@ impl Outbox {
         Some(row)
     }
 
-    /// A delivery ended.
-    pub(super) fn settle(&mut self, id: i64, delivered: bool, now: &Now) {
+    /// A delivery ended, with or without the server's wish when to be asked again.
+    pub(super) fn settle(&mut self, id: i64, delivered: bool, retry_after_s: Option<u64>, now: &Now) {
         let Some(pace) = self.servers.values_mut().find(|pace| pace.in_flight == Some(id)) else { return };
         pace.in_flight = None;
         if delivered {
@@ -129,21 +150,24 @@ impl Outbox {
             pace.slow_down(now);
             *self.tries.entry(id).or_default() += 1;
         }
+        pace.leave_alone(retry_after_s, now);
     }
 }
 
 /// Delivers one row.
-pub(super) async fn deliver(shared: &Shared, message: &Message, attempt: &str) -> Result<(), Fault> {
+pub(super) async fn deliver(shared: &Shared, message: &Message, attempt: &str) -> Result<Acknowledged, Fault> {
     match message {
-        Message::Release { claim, outcome } => lock::release(shared, attempt, claim, *outcome).await,
+        Message::Release { claim, outcome } => {
+            lock::release(shared, attempt, claim, *outcome).await.map(|()| Acknowledged::default())
+        }
         Message::Report(report) => post(shared, report).await,
     }
 }
 
 /// An answer that no Omaha server gave (a proxy's page) is no acknowledgement. One that complains is: it was read.
-async fn post(shared: &Shared, report: &Report) -> Result<(), Fault> {
+async fn post(shared: &Shared, report: &Report) -> Result<Acknowledged, Fault> {
     if shared.settings.server.url.is_none() {
-        return Ok(());
+        return Ok(Acknowledged::default());
     }
     let address = ask::server(&shared.settings)?;
     let facts = shared.facts();
@@ -153,14 +177,18 @@ async fn post(shared: &Shared, report: &Report) -> Result<(), Fault> {
         .post_omaha(&address, body, &[])
         .await
         .map_err(|error| ask::fetch_fault(Cause::ServerUnreachable, &error))?;
-    let read = Acknowledgement::read(&answer.bytes, &facts.identity.app_id);
-    read.map(drop).map_err(|error| Fault::new(Cause::OmahaInvalid, format!("{address}: {error}")))
+    let retry_after_s = answer.retry_after.map(|wait| wait.as_secs());
+    match Acknowledgement::read(&answer.bytes, &facts.identity.app_id) {
+        Ok(_) => Ok(Acknowledged { retry_after_s }),
+        Err(error) => Err(Fault::new(Cause::OmahaInvalid, format!("{address}: {error}")).not_before(retry_after_s)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::effect::{LockOutcome, ReportKind};
+    use crate::engine::policy::RETRY_AFTER_MAX_MS;
     use crate::engine::state::Claim;
     use crate::engine::time::Wall;
 
@@ -197,7 +225,7 @@ mod tests {
         let mut taken = || outbox.take(&now(0)).map(|row| row.id);
         assert_eq!([taken(), taken(), taken(), taken()], [Some(1), Some(3), Some(5), None]);
         assert_eq!(outbox.wake(), None, "every server is being asked");
-        outbox.settle(3, true, &now(0));
+        outbox.settle(3, true, None, &now(0));
         assert_eq!(outbox.wake(), Some(Mono(0)));
         assert_eq!(outbox.take(&now(0)).unwrap().id, 4);
         assert_eq!(outbox.take(&now(0)), None);
@@ -212,9 +240,9 @@ mod tests {
         for _ in 0..20 {
             at += LONGEST_PAUSE_MS;
             let id = std::iter::from_fn(|| outbox.take(&now(at))).find(|row| row.id != 51).unwrap().id;
-            outbox.settle(id, false, &now(at));
+            outbox.settle(id, false, None, &now(at));
         }
-        outbox.settle(51, false, &now(at));
+        outbox.settle(51, false, None, &now(at));
         let wake = outbox.wake().unwrap().0;
         assert!(wake <= at + FIRST_PAUSE_MS, "the release waits {} ms for another server", wake - at);
         let next = outbox.take(&now(at + FIRST_PAUSE_MS)).unwrap().id;
@@ -226,10 +254,36 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.refill(vec![release(1), report(2)]);
         outbox.take(&now(0)).unwrap();
-        outbox.settle(1, false, &now(0));
+        outbox.settle(1, false, None, &now(0));
         outbox.refill(vec![report(2)]);
         assert_eq!(outbox.wake(), Some(Mono(0)));
         assert!(outbox.servers.len() <= 1);
+    }
+
+    #[test]
+    fn a_server_that_says_when_to_ask_again_is_told_nothing_before_not_even_what_is_new() {
+        for delivered in [true, false] {
+            let mut outbox = Outbox::default();
+            outbox.refill(vec![report(1), release(2)]);
+            assert_eq!(outbox.take(&now(0)).unwrap().id, 1);
+            outbox.settle(1, delivered, Some(7200), &now(0));
+            // Even when nothing waits for it any more.
+            outbox.refill(vec![release(2)]);
+            outbox.refill(vec![release(2), report(3)]);
+            outbox.add(vec![report(4)]);
+            assert_eq!(outbox.take(&now(7_199_999)).map(|row| row.id), Some(2), "another server is not held up by it");
+            assert_eq!(outbox.take(&now(7_199_999)), None);
+            outbox.settle(2, true, None, &now(7_199_999));
+            assert_eq!(outbox.wake(), Some(Mono(7_200_000)));
+            assert_eq!(outbox.take(&now(7_200_000)).map(|row| row.id), Some(3));
+            outbox.settle(3, true, None, &now(7_200_000));
+            assert_eq!(outbox.take(&now(7_200_000)).map(|row| row.id), Some(4), "a wish counts once");
+        }
+        let mut outbox = Outbox::default();
+        outbox.refill(vec![report(1)]);
+        outbox.take(&now(0)).unwrap();
+        outbox.settle(1, false, Some(u64::MAX), &now(0));
+        assert_eq!(outbox.wake(), Some(Mono(RETRY_AFTER_MAX_MS)), "a typing mistake does not silence a host for a year");
     }
 
     #[test]
@@ -237,13 +291,13 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.refill(vec![report(1), report(2)]);
         assert_eq!(outbox.take(&now(0)).unwrap().id, 1);
-        outbox.settle(1, false, &now(0));
+        outbox.settle(1, false, None, &now(0));
         assert_eq!(outbox.take(&now(0)), None);
         let mut at = 10_000;
         let mut id = outbox.take(&now(at)).unwrap().id;
         assert_eq!(id, 2);
         for _ in 0..40 {
-            outbox.settle(id, false, &now(at));
+            outbox.settle(id, false, None, &now(at));
             let wake = outbox.wake().unwrap().0;
             assert!(wake > at && wake <= at + LONGEST_PAUSE_MS);
             at = wake;

@@ -2,7 +2,7 @@
 
 use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, ReportKind, Row, Scan};
-use crate::engine::event::{CheckAnswer, Fault, Offer};
+use crate::engine::event::{AskAgain, CheckAnswer, Fault, Offer};
 use crate::engine::facts::Facts;
 use crate::engine::model::{About, CheckOutcome, Hold, NewestRecord};
 use crate::engine::plan::{Decision, check_target, decide};
@@ -91,12 +91,10 @@ impl Engine {
                 self.model.check.errors = self.model.check.errors.saturating_add(1);
                 self.policy.check_error_ms(self.model.check.errors, *retry_after_s, now)
             }
-            CheckAnswer::NoUpdate { poll_interval_s, .. }
-            | CheckAnswer::Offer { poll_interval_s, .. }
-            | CheckAnswer::BadRecord { poll_interval_s, .. } => {
+            CheckAnswer::NoUpdate { again, .. } | CheckAnswer::Offer { again, .. } | CheckAnswer::BadRecord { again, .. } => {
                 self.model.check.errors = 0;
                 self.model.check.reached_at = Some(now.wall);
-                self.policy.next_check_ms(*poll_interval_s, now)
+                self.policy.next_check_ms(*again, now)
             }
         };
         let next = self.alarm(delay_ms, now);
@@ -110,7 +108,7 @@ impl Engine {
 
     /// The next check is a whole interval away.
     pub(super) fn check_not_before_interval(&mut self, now: &Now) {
-        let delay_ms = self.policy.next_check_ms(None, now);
+        let delay_ms = self.policy.next_check_ms(AskAgain::default(), now);
         self.model.check.next = Some(self.alarm(delay_ms, now));
     }
 

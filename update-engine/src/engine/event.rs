@@ -178,22 +178,22 @@ pub struct Orphan {
 pub enum CheckAnswer {
     /// Nothing newer.
     NoUpdate {
-        /// The server's poll interval.
-        poll_interval_s: Option<u64>,
+        /// When to ask again.
+        again: AskAgain,
         /// It has one but holds it back.
         hold: Option<Hold>,
     },
     /// A record that was fetched and whose signatures were verified.
     Offer {
-        /// The server's poll interval.
-        poll_interval_s: Option<u64>,
+        /// When to ask again.
+        again: AskAgain,
         /// The offer.
         offer: Box<Offer>,
     },
     /// The record was refused before the engine could look at it (signature, format).
     BadRecord {
-        /// The server's poll interval.
-        poll_interval_s: Option<u64>,
+        /// When to ask again.
+        again: AskAgain,
         /// Version the answer named.
         version: String,
         /// What was wrong.
@@ -206,6 +206,15 @@ pub enum CheckAnswer {
         /// The server's `Retry-After`.
         retry_after_s: Option<u64>,
     },
+}
+
+/// When a server that answered wants to be asked again, in its own words: the later of the two counts, each within its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct AskAgain {
+    /// Its poll interval.
+    pub poll_interval_s: Option<u64>,
+    /// Its `Retry-After`.
+    pub retry_after_s: Option<u64>,
 }
 
 /// A verified record and where its payload is.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::engine::event::AskAgain;
 use crate::engine::time::Now;
 
 /// A server cannot make hosts check more seldom than this (its `Retry-After` can: [`RETRY_AFTER_MAX_MS`]).
@@ -87,11 +88,12 @@ impl Policy {
         now.jitter_ms(self.interval_ms().min(FIRST_CHECK_MAX_MS))
     }
 
-    /// Wait before the next check after an answer: the server's poll interval counts between ours and [`POLL_MAX_MS`]; ± 10 %.
-    pub fn next_check_ms(&self, poll_interval_s: Option<u64>, now: &Now) -> u64 {
+    /// Wait before the next check after an answer: the server's poll interval counts between ours and [`POLL_MAX_MS`]; ± 10 %;
+    /// its `Retry-After` sets a floor.
+    pub fn next_check_ms(&self, again: AskAgain, now: &Now) -> u64 {
         let own = self.interval_ms();
-        let asked = poll_interval_s.map_or(own, |seconds| seconds.saturating_mul(1000));
-        spread(asked.clamp(own, POLL_MAX_MS.max(own)), now)
+        let asked = again.poll_interval_s.map_or(own, |seconds| seconds.saturating_mul(1000));
+        spread(asked.clamp(own, POLL_MAX_MS.max(own)), now).max(retry_after_ms(again.retry_after_s))
     }
 
     /// Wait after `errors` failed checks in a row: doubling, at most [`POLL_MAX_MS`]; a server's `Retry-After` sets a floor.
@@ -99,15 +101,14 @@ impl Policy {
         let own = self.interval_ms();
         // The first error is tried again sooner than a whole interval: most are one lost packet.
         let doubled = (own / 4).max(1).saturating_mul(1 << errors.saturating_sub(1).min(16));
-        let asked = retry_after_s.unwrap_or(0).saturating_mul(1000).min(RETRY_AFTER_MAX_MS);
-        spread(doubled.min(POLL_MAX_MS.max(own)), now).max(asked)
+        spread(doubled.min(POLL_MAX_MS.max(own)), now).max(retry_after_ms(retry_after_s))
     }
 
     /// Wait after the `failures`-th failed attempt of one release; not less than who gave nothing asked for, up to a day.
     pub fn failed_ms(&self, failures: u32, retry_after_s: Option<u64>, now: &Now) -> u64 {
         let first = FAILED_PAUSE_MS.min(self.interval_ms());
         let own = spread(first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(FAILED_PAUSE_MAX_MS), now);
-        own.max(retry_after_s.unwrap_or(0).saturating_mul(1000).min(RETRY_AFTER_MAX_MS))
+        own.max(retry_after_ms(retry_after_s))
     }
 
     /// Wait before looking at waiting gates again; the lock server may ask for more.
@@ -116,6 +117,11 @@ impl Policy {
         let asked = retry_after_s.map_or(own, |seconds| seconds.saturating_mul(1000));
         spread(asked.clamp(own.min(1000), RETRY_AFTER_MAX_MS), now)
     }
+}
+
+/// What a `Retry-After` asks for, as far as it is obeyed; 0 = nothing.
+pub fn retry_after_ms(retry_after_s: Option<u64>) -> u64 {
+    retry_after_s.unwrap_or(0).saturating_mul(1000).min(RETRY_AFTER_MAX_MS)
 }
 
 /// ± 10 %, so that hosts that started together drift apart.
@@ -153,7 +159,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_server_can_neither_storm_nor_silence_a_fleet(interval in 1_u64..100_000, poll in any::<u64>(), dice in any::<u128>()) {
-            let wait = policy(interval).next_check_ms(Some(poll), &now(dice));
+            let wait = policy(interval).next_check_ms(AskAgain { poll_interval_s: Some(poll), retry_after_s: None }, &now(dice));
             let own = interval * 1000;
             prop_assert!(wait >= own - own / 10);
             prop_assert!(wait <= POLL_MAX_MS.max(own) * 11 / 10 + 1);
@@ -162,6 +168,10 @@ mod tests {
         #[test]
         fn retry_after_is_obeyed_up_to_a_day(errors in 1_u32..100, after in any::<u64>(), dice in any::<u128>()) {
             let wait = policy(2700).check_error_ms(errors, Some(after), &now(dice));
+            prop_assert!(wait >= after.saturating_mul(1000).min(RETRY_AFTER_MAX_MS));
+            prop_assert!(wait <= RETRY_AFTER_MAX_MS);
+            let again = AskAgain { poll_interval_s: None, retry_after_s: Some(after) };
+            let wait = policy(2700).next_check_ms(again, &now(dice));
             prop_assert!(wait >= after.saturating_mul(1000).min(RETRY_AFTER_MAX_MS));
             prop_assert!(wait <= RETRY_AFTER_MAX_MS);
         }

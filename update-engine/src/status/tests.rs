@@ -6,7 +6,7 @@ use manifests::version::Sequence;
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
-use crate::engine::event::{CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal};
 use crate::engine::facts::{FloorFacts, Trouble};
 use crate::engine::model::{Hold, Progress};
 use crate::engine::tests::host::{BLANK, Host, armed, fault, in_new_slot};
@@ -294,7 +294,7 @@ fn a_full_lock_names_its_holders_but_not_all_of_many() {
 fn a_servers_hold_says_why_and_until_when() {
     let mut host = Host::at("checking");
     let hold = Hold { reason: "outside the window".into(), until: Some("2026-11-22T02:00:00.5Z".into()), since: None };
-    host.checked(CheckAnswer::NoUpdate { poll_interval_s: None, hold: Some(hold) });
+    host.checked(CheckAnswer::NoUpdate { again: AskAgain::default(), hold: Some(hold) });
     let summary = document(&mut host).summary;
     let expected = "Held by the update server until 02:00 UTC (outside the window); 1.0.0 runs from slot a; next check in ";
     assert!(summary.starts_with(expected), "{summary}");

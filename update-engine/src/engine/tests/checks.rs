@@ -3,7 +3,7 @@
 use manifests::version::Sequence;
 
 use crate::engine::command::Command;
-use crate::engine::event::{CheckAnswer, Event, Offer};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Offer};
 use crate::engine::facts::Content;
 use crate::engine::model::Hold;
 use crate::engine::plan::{Decision, decide};
@@ -161,7 +161,7 @@ fn the_plan_carries_what_the_record_and_the_answer_say() {
     let url = manifests::release::Notes::Url { url: "https://notes.example/1.1.0".into(), sha256: digest(9) };
     offered.record.notes = Some(url);
     let facts = Box::new(host.engine.facts().clone());
-    let answer = Box::new(CheckAnswer::Offer { poll_interval_s: None, offer: Box::new(offered) });
+    let answer = Box::new(CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(offered) });
     let plan = attempt_of(host.step_raw(Event::Checked { facts, answer }));
     assert_eq!(plan.notes_url.as_deref(), Some("https://notes.example/1.1.0"));
     assert_eq!((plan.image_bytes, plan.from_version.as_str(), plan.version.as_str()), (8192, "1.0.0", "1.1.0"));
@@ -204,10 +204,18 @@ fn a_servers_poll_interval_and_retry_after_are_obeyed_within_their_bounds() {
         host.checked(answer);
         (host.engine.next_wake().unwrap().0 - host.mono) / 60_000
     };
-    let poll = |seconds| CheckAnswer::NoUpdate { poll_interval_s: Some(seconds), hold: None };
+    let no_update = |again| CheckAnswer::NoUpdate { again, hold: None };
+    let poll = |seconds| no_update(AskAgain { poll_interval_s: Some(seconds), retry_after_s: None });
     assert!((40..=50).contains(&wait_after(poll(0))), "never more often than configured");
     assert!((108..=132).contains(&wait_after(poll(7200))));
     assert!((216..=264).contains(&wait_after(poll(u64::MAX))), "never more seldom than every four hours");
+    let answered = |after| AskAgain { poll_interval_s: Some(7200), retry_after_s: Some(after) };
+    let bad_record = |again| CheckAnswer::BadRecord { again, version: "1.1.0".into(), fault: fault("record-signature") };
+    assert!((108..=132).contains(&wait_after(no_update(answered(60)))), "the later of the two counts");
+    for answer in [no_update, bad_record] {
+        assert_eq!(wait_after(answer(answered(20 * 3600))), 20 * 60);
+        assert_eq!(wait_after(answer(answered(u64::MAX))), 24 * 60);
+    }
     let retry = |retry_after_s| CheckAnswer::Failed { fault: fault("http-503"), retry_after_s };
     assert!((10..=13).contains(&wait_after(retry(None))), "a lost packet is tried again soon");
     assert!((120..=121).contains(&wait_after(retry(Some(7200)))));
@@ -225,11 +233,11 @@ fn a_person_ignores_the_schedule_but_not_for_the_timer() {
 fn a_hold_is_no_error_and_says_since_when() {
     let hold = || Some(Hold { reason: "rollout at 10 %".into(), until: Some("tomorrow".into()), since: None });
     let mut host = Host::at("checking");
-    host.checked(CheckAnswer::NoUpdate { poll_interval_s: None, hold: hold() });
+    host.checked(CheckAnswer::NoUpdate { again: AskAgain::default(), hold: hold() });
     let first = host.engine.model().check.hold.clone().unwrap();
     assert_eq!((first.since.map(|at| at.0), host.last_error()), (Some(host.wall), ""));
     host.wake();
-    host.checked(CheckAnswer::NoUpdate { poll_interval_s: None, hold: hold() });
+    host.checked(CheckAnswer::NoUpdate { again: AskAgain::default(), hold: hold() });
     assert_eq!(host.engine.model().check.hold, Some(first));
     host.wake();
     host.nothing_new();
@@ -239,7 +247,11 @@ fn a_hold_is_no_error_and_says_since_when() {
 #[test]
 fn a_record_that_was_refused_before_the_engine_saw_it_is_an_error_about_the_offer() {
     let mut host = Host::at("checking");
-    host.checked(CheckAnswer::BadRecord { poll_interval_s: None, version: "1.1.0".into(), fault: fault("record-signature") });
+    host.checked(CheckAnswer::BadRecord {
+        again: AskAgain::default(),
+        version: "1.1.0".into(),
+        fault: fault("record-signature"),
+    });
     assert_eq!((host.state(), host.last_error()), ("idle", "record-signature"));
     // A mere lost packet afterwards does hide it; the error of an attempt it does not.
     let mut host = Host::at("failed");
@@ -275,7 +287,7 @@ fn a_check_brings_fresh_facts_and_what_nobody_vouches_for_is_disarmed() {
     let mut host = Host::at("checking");
     let mut seen = facts();
     seen.boot.as_mut().unwrap().marks.b = super::host::armed(3);
-    let answer = Box::new(CheckAnswer::NoUpdate { poll_interval_s: None, hold: None });
+    let answer = Box::new(CheckAnswer::NoUpdate { again: AskAgain::default(), hold: None });
     assert_eq!(host.step(Event::Checked { facts: Box::new(seen), answer }), list("disarm b"));
     assert_eq!(host.last_error(), "unknown-armed");
     // Looked at again before the answer came: not disarmed twice at once.

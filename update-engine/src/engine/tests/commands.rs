@@ -3,7 +3,7 @@
 use crate::engine::Event;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
-use crate::engine::event::{CheckAnswer, Proof};
+use crate::engine::event::{AskAgain, CheckAnswer, Proof};
 use crate::engine::facts::Content;
 use crate::engine::policy::Strategy;
 
@@ -475,7 +475,7 @@ fn a_late_answer_of_an_attempt_that_is_over_changes_nothing() {
         assert_eq!(host.step(event), list(""));
     }
     assert_eq!(host.engine.model(), &before);
-    let answer = CheckAnswer::Offer { poll_interval_s: None, offer: Box::new(offer(2)) };
+    let answer = CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(offer(2)) };
     assert_eq!(host.checked(answer), list(""));
     assert_eq!(host.engine.model(), &before);
     assert_eq!(host.engine.facts().boot.unwrap().marks.a, GOOD);

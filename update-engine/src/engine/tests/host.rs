@@ -10,7 +10,7 @@ use manifests::version::{Sequence, Version};
 
 use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected};
-use crate::engine::event::{CheckAnswer, Fault, Fetched, Gate, LockGrant, LockRefusal, Offer, Orphan, Proof};
+use crate::engine::event::{AskAgain, CheckAnswer, Fault, Fetched, Gate, LockGrant, LockRefusal, Offer, Orphan, Proof};
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot};
 use crate::engine::policy::{LockSettings, Policy, Strategy};
 use crate::engine::state::{Plan, Source};
@@ -261,11 +261,11 @@ impl Host {
     }
 
     pub(crate) fn offered_as(&mut self, offer: Offer) -> Vec<String> {
-        self.checked(CheckAnswer::Offer { poll_interval_s: None, offer: Box::new(offer) })
+        self.checked(CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(offer) })
     }
 
     pub(crate) fn nothing_new(&mut self) -> Vec<String> {
-        self.checked(CheckAnswer::NoUpdate { poll_interval_s: None, hold: None })
+        self.checked(CheckAnswer::NoUpdate { again: AskAgain::default(), hold: None })
     }
 
     pub(crate) fn installed(&mut self, result: Result<(), Fault>) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, Row};
-use crate::engine::event::{Event, Proof};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Proof};
 use crate::engine::model::Ended;
 use crate::engine::policy::Strategy;
 
@@ -44,7 +44,7 @@ fn design_4_3_a_host_that_sees_again_goes_on_where_it_was() {
     let mut host = Host::at("locked/draining");
     host.restart(|facts| facts.boot = None);
     assert_eq!(host.wake(), list("check"));
-    let answer = crate::engine::event::CheckAnswer::NoUpdate { poll_interval_s: None, hold: None };
+    let answer = CheckAnswer::NoUpdate { again: AskAgain::default(), hold: None };
     let effects = host.step(Event::Checked { facts: Box::new(facts()), answer: Box::new(answer) });
     assert_eq!((host.state(), effects), ("written", list("read back b")));
 }

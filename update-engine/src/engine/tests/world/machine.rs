@@ -2,7 +2,7 @@
 
 use crate::engine::cause::Cause;
 use crate::engine::effect::Effect;
-use crate::engine::event::{CheckAnswer, Event, Fault, Fetched, Gate, LockGrant, LockHolder, LockRefusal, Proof};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Fetched, Gate, LockGrant, LockHolder, LockRefusal, Proof};
 use crate::engine::facts::{BootTable, Content, Facts, FloorFacts, Marks, PerSlot};
 use crate::engine::state::{Origin, Plan, Request};
 
@@ -120,7 +120,7 @@ impl World {
         let fault = || Fault::new(Cause::StateDir, "it broke");
         let event = match effect {
             Effect::Check(_) => {
-                let retry_after_s = self.dice.pick(&[None, None, Some(7200), Some(u64::MAX)]);
+                let retry_after_s = self.retry_after_s();
                 Event::Checked {
                     facts: Box::new(self.seen()),
                     answer: Box::new(CheckAnswer::Failed { fault: fault(), retry_after_s }),
@@ -209,15 +209,23 @@ impl World {
         }
     }
 
+    fn retry_after_s(&mut self) -> Option<u64> {
+        if self.faults.effects_fail { self.dice.pick(&[None, None, Some(7200), Some(u64::MAX)]) } else { None }
+    }
+
     pub(super) fn check(&mut self, request: &Request) -> Event {
         let offered =
             if self.faults.effects_fail && self.dice.one_in(12) { self.dice.below(self.newest()) + 1 } else { self.newest() };
         let runs = *self.disk.records.get(self.running) == Some(offered);
         let answer = match &request.origin {
             Origin::Files { .. } | Origin::Person | Origin::Timer if !runs || self.dice.one_in(4) => {
-                CheckAnswer::Offer { poll_interval_s: None, offer: Box::new(host::offer(offered)) }
+                CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(host::offer(offered)) }
             }
-            _ => CheckAnswer::NoUpdate { poll_interval_s: Some(self.dice.below(1 << 20)), hold: None },
+            _ => {
+                let retry_after_s = self.retry_after_s();
+                let again = AskAgain { poll_interval_s: Some(self.dice.below(1 << 20)), retry_after_s };
+                CheckAnswer::NoUpdate { again, hold: None }
+            }
         };
         Event::Checked { facts: Box::new(self.seen()), answer: Box::new(answer) }
     }
