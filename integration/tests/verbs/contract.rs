@@ -20,7 +20,7 @@ enum Type {
 
 use Type::{Count, Flag, List, MaybeCount, MaybeMoment, MaybeTable, MaybeText, Moment, Table, Text};
 
-const DOCUMENT: [(&str, Type); 38] = [
+const DOCUMENT: [(&str, Type); 37] = [
     ("/schema", Count),
     ("/state", Text),
     ("/summary", Text),
