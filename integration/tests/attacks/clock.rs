@@ -20,7 +20,7 @@ impl Clock {
     /// If `faketime` is not installed.
     fn moved(dir: &Path, by: &str) -> Self {
         let wrapped = Command::new("faketime").args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"]).output();
-        let library = wrapped.expect("faketime has to be installed: `make deps`").stdout;
+        let library = wrapped.unwrap_or_else(|error| panic!("faketime has to be installed (`make deps`): {error}")).stdout;
         let clock = Self { file: dir.join("clock"), library: String::from_utf8(library).unwrap().trim().into() };
         clock.move_to(by);
         clock
