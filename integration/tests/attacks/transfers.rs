@@ -372,6 +372,16 @@ fn retry_after_of_an_answer_is_honoured_whatever_its_poll_interval() {
 }
 
 #[test]
+fn a_mirror_without_the_record_does_not_hide_that_another_has_a_bad_one() {
+    let scene = Scene::started(|publisher| {
+        let bad = Fault::on("/mirror/*.release", FaultKind::FlipByte { offset: 40 });
+        let gone = Fault::on("/files/*.release", FaultKind::Status { code: 503, retry_after_s: None });
+        from_mirror_and_origin(publisher).fault(bad).fault(gone)
+    });
+    scene.assert_refused("record-signature", &["/mirror/2.0.0.release"]);
+}
+
+#[test]
 fn a_failing_server_is_asked_ever_more_seldom() {
     let scene = Scene::started(|publisher| {
         publisher.publish(&small("2.0.0", 2));

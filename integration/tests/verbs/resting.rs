@@ -9,8 +9,8 @@ use serde_json::Value;
 use server_mock::{Answer, AnswerKind, Fault, FaultKind, NoUpdate, Script};
 
 use crate::contract::status;
-use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small};
-use crate::stage::{exit_code, is_moment, locked, nothing_new, quiet, quiet_and_started, run, start};
+use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small, words_in};
+use crate::stage::{exit_code, is_moment, locked, nothing_new, quiet, quiet_and_started, run, start, transcript};
 
 #[test]
 fn idle_and_never_checked() {
@@ -52,6 +52,23 @@ fn idle_after_a_check_that_failed() {
     says(&status["summary"], &["check failed", "503", "1.0.0 runs from slot a"]);
     assert!(is_moment(&status["check"]["next_at"]), "{status:#}");
     assert_eq!(exit_code(&scene), 0, "one server that is down is no alarm: {status:#}");
+}
+
+#[test]
+fn idle_because_the_record_of_an_update_cannot_be_had() {
+    let busy = || Fault::on("*.release", FaultKind::Status { code: 503, retry_after_s: Some(20 * 3600) });
+    let scene = quiet_and_started(|publisher| next_release(publisher).fault(busy()));
+    let update = scene.host.updatectl(&["update"]);
+    assert_eq!(update.status.code(), Some(1), "{}", transcript(&update));
+    words_in(&transcript(&update), &["2.0.0 is offered, but its record could not be fetched", "2.0.0.release", "503"]);
+    let status = status(&scene.host, "idle, the record could not be fetched");
+    says(&status["summary"], &["The last check failed", "2.0.0 is offered", "503", "1.0.0 runs from slot a"]);
+    let next_at: jiff::Timestamp = status["check"]["next_at"].as_str().unwrap().parse().unwrap();
+    assert!(next_at > jiff::Timestamp::now() + Duration::from_secs(19 * 3600), "Retry-After: {status:#}");
+    assert_eq!((&status["check"]["last_outcome"], exit_code(&scene)), (&"failed".into(), 0), "no alarm: {status:#}");
+    scene.mock.set_script(next_release(&scene.publisher)).unwrap();
+    run(&scene, &["update"]);
+    scene.host.wait_committed("2.0.0");
 }
 
 #[test]

@@ -92,35 +92,45 @@ fn held(hold: &omaha::Hold) -> Hold {
     Hold { reason, until: hold.until.map(|until| until.to_string()), since: None }
 }
 
-/// Fetches the record from the codebases in their order, until one gives a record that verifies.
-async fn fetch_offer(shared: &Shared, update: &Update, again: AskAgain) -> CheckAnswer {
+/// Fetches the record from the codebases in their order, until one gives a record that verifies. One that is bad tells more
+/// than one that could not be had.
+async fn fetch_offer(shared: &Shared, update: &Update, mut again: AskAgain) -> CheckAnswer {
     let version = update.version.to_string();
     let record_name = PackageName::record_of(&update.version);
-    let mut last = Fault::new(Cause::RecordFetch, "the answer has no codebase");
+    let mut missing = Fault::new(Cause::RecordFetch, "the answer has no codebase");
+    let mut bad = None;
     for codebase in &update.codebases {
-        match fetch_record(shared, &codebase.url_of(&record_name)).await {
+        let url = codebase.url_of(&record_name);
+        let bytes = match fetch_record(shared, &url).await {
+            Ok(bytes) => bytes,
+            Err(fault) => {
+                // A server of files that is busy is left alone as long as one of checks.
+                again.retry_after_s = again.retry_after_s.max(fault.retry_after_s);
+                missing = fault;
+                continue;
+            }
+        };
+        match verified(shared, &bytes).await {
             Ok(release) => {
                 let offer = offer(&release, Some(version), payload_source(update));
                 return CheckAnswer::Offer { again, offer: Box::new(offer) };
             }
-            Err(fault) => last = fault,
+            Err(fault) => {
+                let message = format!("{}: {}", crate::config::hide_credentials(&url), fault.message);
+                bad = Some(Fault { message, ..fault });
+            }
         }
     }
-    // A server of files that is busy is left alone as long as one of checks.
-    let again = AskAgain { retry_after_s: again.retry_after_s.max(last.retry_after_s), ..again };
-    CheckAnswer::BadRecord { again, version, fault: last }
+    match bad {
+        Some(fault) => CheckAnswer::BadRecord { again, version, fault },
+        None => CheckAnswer::NoRecord { again, version, fault: missing },
+    }
 }
 
-async fn fetch_record(shared: &Shared, url: &str) -> Result<Release, Fault> {
-    let address = Address::parse(url).map_err(|error| fetch_fault(Cause::RecordFetch, &error))?;
-    let bytes = shared
-        .fetcher
-        .get_capped(&address.into(), MAX_RECORD_BYTES)
-        .await
-        .map_err(|error| fetch_fault(Cause::RecordFetch, &error))?;
-    verified(shared, &bytes)
-        .await
-        .map_err(|fault| Fault { message: format!("{}: {}", crate::config::hide_credentials(url), fault.message), ..fault })
+async fn fetch_record(shared: &Shared, url: &str) -> Result<Vec<u8>, Fault> {
+    let fault = |error| fetch_fault(Cause::RecordFetch, &error);
+    let address = Address::parse(url).map_err(fault)?;
+    shared.fetcher.get_capped(&address.into(), MAX_RECORD_BYTES).await.map_err(fault)
 }
 
 /// Checks a record's signatures with this image's keys, and keeps its bytes for the attempt.

@@ -67,6 +67,7 @@ impl Engine {
     fn on_answer(&mut self, answer: CheckAnswer, request: &Request, beside: bool, now: &Now) -> Vec<Effect> {
         match answer {
             CheckAnswer::Failed { fault, .. } => self.check_failed(&fault, now),
+            CheckAnswer::NoRecord { version, fault, .. } => self.record_missing(&version, fault, now),
             CheckAnswer::BadRecord { version, fault, .. } => self.refuse_offer(&version, &fault, now),
             CheckAnswer::NoUpdate { hold, .. } => self.no_update(hold, now),
             CheckAnswer::Offer { offer, .. } => self.on_offer(&offer, request, beside, now),
@@ -87,9 +88,10 @@ impl Engine {
             return;
         }
         let delay_ms = match answer {
-            CheckAnswer::Failed { retry_after_s, .. } => {
-                self.model.check.errors = self.model.check.errors.saturating_add(1);
-                self.policy.check_error_ms(self.model.check.errors, *retry_after_s, now)
+            CheckAnswer::Failed { retry_after_s, .. } => self.after_error_ms(*retry_after_s, now),
+            CheckAnswer::NoRecord { again, .. } => {
+                self.model.check.reached_at = Some(now.wall);
+                self.after_error_ms(again.retry_after_s, now)
             }
             CheckAnswer::NoUpdate { again, .. } | CheckAnswer::Offer { again, .. } | CheckAnswer::BadRecord { again, .. } => {
                 self.model.check.errors = 0;
@@ -106,6 +108,11 @@ impl Engine {
         }
     }
 
+    fn after_error_ms(&mut self, retry_after_s: Option<u64>, now: &Now) -> u64 {
+        self.model.check.errors = self.model.check.errors.saturating_add(1);
+        self.policy.check_error_ms(self.model.check.errors, retry_after_s, now)
+    }
+
     /// The next check is a whole interval away.
     pub(super) fn check_not_before_interval(&mut self, now: &Now) {
         let delay_ms = self.policy.next_check_ms(AskAgain::default(), now);
@@ -118,6 +125,13 @@ impl Engine {
             self.remember_error(fault, About::Check, now);
         }
         self.check_ended(CheckOutcome::Failed, format!("failed: {}", fault.message), now)
+    }
+
+    /// A server of files that is down says nothing about the release: no alarm, as with an update server that is.
+    fn record_missing(&mut self, version: &str, fault: Fault, now: &Now) -> Vec<Effect> {
+        self.model.check.hold = None;
+        let message = format!("{version} is offered, but its record could not be fetched: {}", fault.message);
+        self.check_failed(&Fault { message, ..fault }, now)
     }
 
     fn no_update(&mut self, hold: Option<Hold>, now: &Now) -> Vec<Effect> {

@@ -190,13 +190,22 @@ pub enum CheckAnswer {
         /// The offer.
         offer: Box<Offer>,
     },
-    /// The record was refused before the engine could look at it (signature, format).
+    /// A record that was fetched, and refused before the engine could look at it (signature, format).
     BadRecord {
         /// When to ask again.
         again: AskAgain,
         /// Version the answer named.
         version: String,
         /// What was wrong.
+        fault: Fault,
+    },
+    /// An update is offered, and nobody gave its record: nothing is known of it yet.
+    NoRecord {
+        /// When to ask again.
+        again: AskAgain,
+        /// Version the answer named.
+        version: String,
+        /// Why not.
         fault: Fault,
     },
     /// No answer, or one that is none.

@@ -2,10 +2,11 @@
 
 use manifests::version::Sequence;
 
+use crate::engine::cause::Cause;
 use crate::engine::command::Command;
-use crate::engine::event::{AskAgain, CheckAnswer, Event, Offer};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Offer};
 use crate::engine::facts::Content;
-use crate::engine::model::Hold;
+use crate::engine::model::{About, CheckOutcome, Hold};
 use crate::engine::plan::{Decision, decide};
 use crate::engine::state::{Origin, Request};
 use crate::engine::time::{Mono, Now};
@@ -258,6 +259,31 @@ fn a_record_that_was_refused_before_the_engine_saw_it_is_an_error_about_the_offe
     host.wake();
     host.checked(CheckAnswer::Failed { fault: fault("server-unreachable"), retry_after_s: None });
     assert_eq!(host.last_error(), "download");
+}
+
+#[test]
+fn an_update_whose_record_cannot_be_had_is_a_failed_check_and_no_alarm() {
+    let mut host = Host::at("checking");
+    let hold = Some(Hold { reason: "rollout at 10 %".into(), ..Hold::default() });
+    host.checked(CheckAnswer::NoUpdate { again: AskAgain::default(), hold });
+    let missing = |retry_after_s| CheckAnswer::NoRecord {
+        again: AskAgain { poll_interval_s: Some(7200), retry_after_s },
+        version: "1.1.0".into(),
+        fault: Fault::new(Cause::Http(503), "http://files/: HTTP status 503"),
+    };
+    let waits_min = [None, None, Some(20 * 3600)].map(|retry_after_s| {
+        host.wake();
+        host.checked(missing(retry_after_s));
+        (host.engine.next_wake().unwrap().0 - host.mono) / 60_000
+    });
+    assert!((10..=13).contains(&waits_min[0]) && (20..=25).contains(&waits_min[1]), "as after any error: {waits_min:?}");
+    assert_eq!(waits_min[2], 20 * 60);
+    let check = &host.engine.model().check;
+    assert_eq!((host.state(), check.errors, check.last_outcome), ("idle", 3, Some(CheckOutcome::Failed)));
+    assert_eq!((check.reached_at.map(|at| at.0), &check.hold), (Some(host.wall), &None), "the update server has answered");
+    let error = host.engine.model().last_error.clone().unwrap();
+    let words = "1.1.0 is offered, but its record could not be fetched: http://files/: HTTP status 503";
+    assert_eq!((error.code, error.message.as_str(), error.about), (Cause::Http(503), words, About::Check));
 }
 
 #[test]
