@@ -13,7 +13,7 @@
 //! Promises: one key counts once however often it stands in the folder or signs; a threshold of 0 cannot be built; an empty
 //! keyring is an error, never "anything goes".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU32;
 
@@ -128,13 +128,26 @@ pub enum KeyError {
         /// Signatures that would be needed.
         threshold: NonZeroU32,
     },
+    /// There are keys, and none is trusted any more.
+    #[error("all {} key(s) of the keyring are revoked ({}): expected at least {threshold} that releases have not revoked", revoked.len(), join(revoked))]
+    AllRevoked {
+        /// Signatures that would be needed.
+        threshold: NonZeroU32,
+        /// The keys that are there.
+        revoked: Vec<KeyId>,
+    },
     /// More signatures are demanded than keys exist.
-    #[error("the threshold is {threshold} but the keyring has only {keys} distinct key(s): no record could ever pass")]
+    #[error(
+        "the threshold is {threshold} but the keyring has only {keys} distinct key(s){}: no record could ever pass",
+        besides(revoked)
+    )]
     Unreachable {
         /// Signatures demanded.
         threshold: NonZeroU32,
-        /// Distinct keys there are.
+        /// Distinct trusted keys there are.
         keys: usize,
+        /// Keys that are there and are not trusted any more.
+        revoked: Vec<KeyId>,
     },
     /// More key files than a keyring may hold.
     #[error("the keyring has more than {MAX_KEYS} key files")]
@@ -262,8 +275,10 @@ impl Keyring {
         revoked: &[KeyId],
     ) -> Result<Self, KeyError> {
         let mut distinct: BTreeMap<KeyId, PublicKey> = BTreeMap::new();
+        let mut left_out: BTreeSet<KeyId> = BTreeSet::new();
         for (file, key) in keys {
             if revoked.contains(&key.id) {
+                left_out.insert(key.id);
                 continue;
             }
             match distinct.get(&key.id) {
@@ -277,11 +292,15 @@ impl Keyring {
                 return Err(KeyError::TooMany);
             }
         }
-        if distinct.is_empty() {
+        let revoked: Vec<KeyId> = left_out.into_iter().collect();
+        if distinct.is_empty() && revoked.is_empty() {
             return Err(KeyError::Empty { threshold });
         }
+        if distinct.is_empty() {
+            return Err(KeyError::AllRevoked { threshold, revoked });
+        }
         if u32::try_from(distinct.len()).is_ok_and(|keys| keys < threshold.get()) {
-            return Err(KeyError::Unreachable { threshold, keys: distinct.len() });
+            return Err(KeyError::Unreachable { threshold, keys: distinct.len(), revoked });
         }
         Ok(Self { keys: distinct, threshold })
     }
@@ -418,6 +437,18 @@ fn decode_key(word: &str) -> Result<Zeroizing<[u8; 32]>, String> {
     Ok(bytes)
 }
 
+/// Key ids as a list.
+pub(crate) fn join(ids: &[KeyId]) -> String {
+    if ids.is_empty() {
+        return "nobody".to_owned();
+    }
+    ids.iter().map(KeyId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn besides(revoked: &[KeyId]) -> String {
+    if revoked.is_empty() { String::new() } else { format!(" besides the revoked {}", join(revoked)) }
+}
+
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
 }
@@ -534,7 +565,21 @@ mod tests {
         assert!(matches!(ring(&[1, 1], 2), Err(KeyError::Unreachable { keys: 1, .. })));
         let revoked = [secret(1).public().id()];
         let keys = [("1.pub".to_owned(), secret(1).public())];
-        assert!(matches!(Keyring::new(keys, NonZeroU32::MIN, &revoked), Err(KeyError::Empty { .. })));
+        assert_eq!(
+            Keyring::new(keys.clone(), NonZeroU32::MIN, &revoked).unwrap_err().to_string(),
+            format!(
+                "all 1 key(s) of the keyring are revoked ({}): expected at least 1 that releases have not revoked",
+                revoked[0]
+            )
+        );
+        let keys = keys.into_iter().chain([("2.pub".to_owned(), secret(2).public())]);
+        assert_eq!(
+            Keyring::new(keys, NonZeroU32::new(2).unwrap(), &revoked).unwrap_err().to_string(),
+            format!(
+                "the threshold is 2 but the keyring has only 1 distinct key(s) besides the revoked {}: no record could ever pass",
+                revoked[0]
+            )
+        );
     }
 
     #[test]

@@ -741,6 +741,44 @@ fn a_public_key_signs_nothing() {
 }
 
 #[test]
+fn a_release_that_revokes_all_its_signers_is_not_built_and_does_not_verify() {
+    let desk = Desk::new();
+    let (one, two) = ("34750f98bd59fcfc", "6a3803d5f059902a");
+    let words = format!(
+        "the record revokes its own signers: expected signatures by 1 distinct key(s) that it does not revoke, got 0 \
+         (signed by {one}; revokes {one})"
+    );
+    let hint = "hint: let a key sign that stays: a key is revoked by a release that the next keys have signed, too\n";
+    desk.bad(
+        &build_line("1.0.0", 1, &format!("{SIGNED} --revoke-key {one}")),
+        1,
+        &format!("error: this release cannot be made: {words}\n{hint}"),
+    );
+    assert!(!desk.path("out").exists());
+
+    let sign_it = "hint: releasectl sign out/1.0.0.release --key FILE, with the next key\n";
+    let unsigned = desk.run(&build_line("1.0.0", 1, &format!("--unsigned --created 2026-01-31T00:00:00Z --revoke-key {one}")));
+    let expected =
+        format!("warning: out/1.0.0.release: hosts take it only if enough keys sign it that it does not revoke\n{sign_it}");
+    assert_eq!((unsigned.code, unsigned.stderr), (0, expected));
+    let signed = desk.run("sign out/1.0.0.release --key one.key");
+    assert_eq!((signed.code, signed.stderr), (0, format!("warning: out/1.0.0.release: {words}\n{sign_it}")));
+    let verify = "verify out/1.0.0.release --keyring keyring";
+    desk.bad(verify, 1, &format!("error: out/1.0.0.release: {words}\n{hint}"));
+
+    desk.good("sign out/1.0.0.release --key two.key");
+    assert!(desk.good(verify).contains(&format!("signed by {one}, {two} (needed: 1)")));
+    desk.bad(
+        &format!("{verify} --threshold 2"),
+        1,
+        &format!(
+            "error: out/1.0.0.release: the record revokes its own signers: expected signatures by 2 distinct key(s) that it does \
+             not revoke, got 1 (signed by {one}, {two}; revokes {one})\n{hint}"
+        ),
+    );
+}
+
+#[test]
 fn a_private_key_in_a_keyring_is_said_and_not_trusted() {
     let desk = Desk::new();
     desk.build("1.0.0", 1, SIGNED);

@@ -112,7 +112,7 @@ pub fn error_code(cause: &Cause) -> ErrorCode {
         Cause::RecordFetch | Cause::Download => ActionCode::DownloadTransferError,
         Cause::RecordMalformed => ActionCode::DownloadManifestParseError,
         Cause::RecordUnsigned | Cause::NoRecord => ActionCode::DownloadMetadataSignatureMissingError,
-        Cause::RecordSignature => ActionCode::DownloadMetadataSignatureMismatch,
+        Cause::RecordSignature | Cause::SignersRevoked => ActionCode::DownloadMetadataSignatureMismatch,
         Cause::NoKey => ActionCode::DownloadPayloadPubKeyVerificationError,
         Cause::WrongProduct
         | Cause::WrongArch

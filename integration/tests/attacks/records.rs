@@ -62,6 +62,28 @@ fn one_key_that_signs_twice_counts_once() {
     scene.assert_refused("record-signature", &["2.0.0.release", "by 2 distinct", "got 1", &ours]);
 }
 
+#[test]
+fn a_release_that_revokes_its_only_signer_is_refused_before_a_byte_is_written_and_one_that_leaves_a_signer_is_not() {
+    let revoke = |publisher: &Publisher, signers: &[usize]| {
+        let first = publisher.public_keys()[0].id();
+        publisher.publish(&Spec { signers, change: &|record| record.revoked_keys = vec![first], ..small("2.0.0", 2) });
+    };
+    let scene = Scene::started(|publisher| {
+        revoke(publisher, &[0]);
+        offer(publisher, "2.0.0")
+    });
+    let first = key_id(&scene.publisher, 0);
+    scene.assert_refused("signers-revoked", &["2.0.0.release", "revokes its own signers", "by 1 distinct", "got 0", &first]);
+    revoke(&scene.publisher, &[0, 1]);
+    scene.host.wait_committed("2.0.0");
+    scene.publisher.publish(&small("3.0.0", 3));
+    scene.offer("3.0.0");
+    let status = scene
+        .host
+        .wait_for("the revoked key is not trusted any more", |status| status["last_error"]["code"] == "record-signature");
+    says(&status["last_error"]["message"], &["3.0.0.release", "got 0", &format!("trusted here {}", key_id(&scene.publisher, 1))]);
+}
+
 /// Appends a copy of the only signature: 72 bytes behind the signed part, whose length stands at byte 8; theirs stands at 16.
 fn duplicate_signature(bytes: &mut Vec<u8>) {
     let number = |bytes: &[u8], at: usize| usize::try_from(u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap();

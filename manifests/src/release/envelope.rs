@@ -114,22 +114,24 @@ impl Envelope {
         Record::from_signed_bytes(&self.signed, &self.tables)
     }
 
-    /// Checks the signatures over the exact signed bytes, and only then reads them.
+    /// Checks the signatures over the exact signed bytes, and only then reads them. Refuses what revokes its own signers, too
+    /// ([`Record::check_signers_stay`]).
     pub fn verify(&self, keyring: &Keyring) -> Result<Release, RecordError> {
-        let threshold = keyring.threshold().get();
+        let threshold = keyring.threshold();
         if self.signatures.is_empty() {
-            return Err(RecordError::Unsigned { threshold });
+            return Err(RecordError::Unsigned { threshold: threshold.get() });
         }
         let signers = keyring.check(&self.signed, &self.signatures).map_err(|fault| match fault {
             SignatureFault::Forged(key) => RecordError::Forged { key },
             SignatureFault::TooFew { signers } => RecordError::TooFewSignatures {
-                threshold,
+                threshold: threshold.get(),
                 trusted: signers,
                 signed_by: self.claimed_signers().collect(),
                 keyring: keyring.ids().collect(),
             },
         })?;
         let record = Record::from_signed_bytes(&self.signed, &self.tables)?;
+        record.check_signers_stay(self.claimed_signers(), threshold)?;
         Ok(Release { record, digest: self.digest(), signers })
     }
 

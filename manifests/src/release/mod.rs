@@ -25,6 +25,9 @@
 //!   than the threshold, one place is left: a changed key id of a surplus signature makes that signature one by an unknown key, which
 //!   is ignored, and so are its other bytes then. What is signed, and with it all that [`Release::record`] says and the digest that
 //!   names the release, is the same bytes in every record that passes (test `a_surplus_signature_is_all_that_can_change`).
+//! * No record passes that would not pass again once what it revokes is revoked: a host that commits it could not vouch for what it
+//!   runs. Signatures by keys that the keyring lacks count here, since the new image brings the next keys
+//!   ([`Record::check_signers_stay`]).
 //!
 //! ```
 //! # use manifests::{keyring::*, release::*, version::*};
@@ -55,7 +58,7 @@ pub use record::{DEFAULT_BOARD, Image, Notes, Record, SlotName, Verity};
 pub use table::WindowTable;
 
 use crate::digest::Sha256Digest;
-use crate::keyring::KeyId;
+use crate::keyring::{KeyId, join};
 
 /// Why a record was refused. Every message says what was expected and what was got.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +121,18 @@ pub enum RecordError {
         /// The keyring's ids.
         keyring: Vec<KeyId>,
     },
+    /// Once it is committed, its own signatures do not suffice any more.
+    #[error("the record revokes its own signers: expected signatures by {threshold} distinct key(s) that it does not revoke, got {} (signed by {}; revokes {})", staying.len(), join(signed_by), join(revokes))]
+    RevokesItsSigners {
+        /// How many are needed.
+        threshold: u32,
+        /// Keys that signed and that it does not revoke.
+        staying: Vec<KeyId>,
+        /// Every key id that signed.
+        signed_by: Vec<KeyId>,
+        /// Every key id it revokes.
+        revokes: Vec<KeyId>,
+    },
     /// The signed part does not start with the domain separation line.
     #[error("the signed part does not start with \"ota release record v1\": it was signed for another purpose")]
     Domain,
@@ -161,13 +176,6 @@ pub enum RecordError {
         /// The key.
         key: KeyId,
     },
-}
-
-fn join(ids: &[KeyId]) -> String {
-    if ids.is_empty() {
-        return "nobody".to_owned();
-    }
-    ids.iter().map(KeyId::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! What a record says: its fields, their rules, and their JSON.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +42,8 @@ pub struct Record {
     pub channels: Vec<String>,
     /// May supersede a pending update without waiting a day.
     pub urgent: bool,
-    /// Keys that are no longer trusted once this release is committed.
+    /// Keys that are no longer trusted once this release is committed. Enough of its own signers must not be among them
+    /// ([`Self::check_signers_stay`]).
     pub revoked_keys: Vec<KeyId>,
     /// Digest of the frame table of the publisher's own full payload: lets a host refuse a foreign one before it reads a frame.
     pub payload_table_sha256: Option<Sha256Digest>,
@@ -177,6 +181,23 @@ impl Record {
         let record = Self::from_json(json, tables)?;
         record.validate()?;
         Ok(record)
+    }
+
+    /// Refuses a record that leaves fewer than `threshold` of its signers unrevoked: its own revocation, which holds from its commit
+    /// on, would take away what vouches for it. `signers` are all the keys that signed, also those that are not trusted yet: an image
+    /// brings the next keys, so that a release signed by the old key and the next one may revoke the old one.
+    ///
+    /// # Errors
+    /// [`RecordError::RevokesItsSigners`].
+    pub fn check_signers_stay(&self, signers: impl IntoIterator<Item = KeyId>, threshold: NonZeroU32) -> Result<(), RecordError> {
+        let signed_by: BTreeSet<KeyId> = signers.into_iter().collect();
+        let staying: Vec<KeyId> = signed_by.iter().filter(|key| !self.revoked_keys.contains(key)).copied().collect();
+        let threshold = threshold.get();
+        if staying.len() == signed_by.len() || u32::try_from(staying.len()).is_ok_and(|count| count >= threshold) {
+            return Ok(());
+        }
+        let signed_by = signed_by.into_iter().collect();
+        Err(RecordError::RevokesItsSigners { threshold, staying, signed_by, revokes: self.revoked_keys.clone() })
     }
 
     fn to_json(&self) -> RecordJson {

@@ -130,6 +130,33 @@ fn unsigned_wrong_key_too_few_and_one_key_twice_are_told_apart() {
 }
 
 #[test]
+fn a_record_that_revokes_its_own_signers_is_refused() {
+    let verify = |signers: &[u8], revoked: &[u8], trusted: &[u8], threshold| {
+        let revoked_keys = revoked.iter().map(|seed| key(*seed).public().id()).collect();
+        let bytes = signed(&Record { revoked_keys, ..record() }, signers);
+        Envelope::parse(&bytes).unwrap().verify(&keyring(trusted, threshold)).map(|release| release.signers().len())
+    };
+    let [one, two] = [1, 2].map(|seed| key(seed).public().id());
+    assert_eq!(
+        verify(&[1], &[1], &[1, 2], 1).unwrap_err().to_string(),
+        format!(
+            "the record revokes its own signers: expected signatures by 1 distinct key(s) that it does not revoke, got 0 \
+             (signed by {one}; revokes {one})"
+        )
+    );
+    let too_few = verify(&[1, 2], &[1], &[1, 2], 2);
+    assert!(
+        matches!(&too_few, Err(RecordError::RevokesItsSigners { threshold: 2, staying, .. }) if *staying == [two]),
+        "{too_few:?}"
+    );
+    assert!(verify(&[1, 2], &[1, 2], &[1, 2], 1).is_err());
+    assert_eq!(verify(&[1, 2], &[1], &[1, 2], 1), Ok(2), "one signer stays");
+    assert_eq!(verify(&[1, 2, 3], &[1], &[1, 2, 3], 2), Ok(3));
+    assert_eq!(verify(&[1], &[2], &[1, 2], 1), Ok(1), "what it revokes is no signer");
+    assert_eq!(verify(&[1, 9], &[1], &[1], 1), Ok(1), "the next key, which the new image brings, has signed, too");
+}
+
+#[test]
 fn duplicate_and_unknown_fields_are_refused_and_extensions_ignored() {
     let json = json_of(&record());
     assert!(signed_json(&json).is_ok());

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -138,7 +139,8 @@ pub struct BuiltRelease {
     pub table: FrameTable,
 }
 
-/// Builds a release and signs it with `keys` (none: signatures are to be added by [`super::sign_record`]). The payload is put in
+/// Builds a release and signs it with `keys` (none: signatures are to be added by [`super::sign_record`]), of which it must not revoke
+/// all. The payload is put in
 /// its place first, so that a record never stands beside a missing payload.
 pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn FnMut(Progress)) -> Result<BuiltRelease, Error> {
     let images =
@@ -208,6 +210,8 @@ fn rehearse(spec: &BuildSpec, keys: &[SecretKey], images: &[(File, u64)]) -> Res
 fn signed(record: &Record, keys: &[SecretKey]) -> Result<Envelope, manifests::release::RecordError> {
     let mut envelope = Envelope::unsigned(record)?;
     keys.iter().try_for_each(|key| envelope.sign(key))?;
+    // How many signatures hosts ask for is not known here; one at least.
+    record.check_signers_stay(envelope.claimed_signers(), NonZeroU32::MIN)?;
     Ok(envelope)
 }
 

@@ -130,7 +130,8 @@ pub(super) struct BuildArgs {
     /// Hosts may take it in the place of a pending update without waiting a day
     #[arg(long)]
     pub(super) urgent: bool,
-    /// Key (16 hex digits) that hosts stop trusting once they have committed this release; may be given several times
+    /// Key (16 hex digits) that hosts stop trusting once they have committed this release, which a key that stays must sign, too; may be
+    /// given several times
     #[arg(long = "revoke-key", value_name = "ID", value_parser = parse_key_id)]
     pub(super) revoked_keys: Vec<KeyId>,
     /// zstd level, 1 to 22

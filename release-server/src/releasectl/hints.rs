@@ -45,6 +45,7 @@ const fn for_key(error: &KeyError) -> Option<&'static str> {
         ),
         KeyError::OtherId { .. } => Some("take the file from its owner again; never trust or use one that stays like this"),
         KeyError::Empty { .. } => Some("put the publisher's NAME.pub into that folder"),
+        KeyError::AllRevoked { .. } => Some("put the NAME.pub of the publisher's next key into that folder"),
         KeyError::Unreachable { .. } => Some("add public keys to the folder, or lower --threshold"),
         KeyError::NotAPoint { .. } | KeyError::IdClash { .. } | KeyError::TooMany => None,
     }
@@ -56,6 +57,9 @@ const fn for_record(error: &RecordError) -> Option<&'static str> {
         RecordError::Unsigned { .. } => Some("sign it: releasectl sign RELEASE --key FILE"),
         RecordError::TooFewSignatures { .. } => {
             Some("add signatures with `releasectl sign`, or check that --keyring is the right folder")
+        }
+        RecordError::RevokesItsSigners { .. } => {
+            Some("let a key sign that stays: a key is revoked by a release that the next keys have signed, too")
         }
         RecordError::AlreadySigned { .. } => Some("give each key once; a threshold counts distinct keys"),
         RecordError::Forged { .. } | RecordError::Table { .. } | RecordError::Length { .. } => {

@@ -11,6 +11,7 @@ mod words;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::num::NonZeroU32;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -130,12 +131,23 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
     let built = publisher::build_release(&spec, &keys, &mut |step| {
         progress.show(step.done, step.total, &format!("{} of payload", words::size(step.blobs)));
     })?;
+    if args.unsigned && !args.revoked_keys.is_empty() {
+        let record = built.record_path.display();
+        warn(
+            &format!("{record}: hosts take it only if enough keys sign it that it does not revoke"),
+            &format!("releasectl sign {record} --key FILE, with the next key"),
+        );
+    }
     Ok(Outcome::good(report::built(&built, json)))
 }
 
 fn sign(args: &SignArgs, json: bool) -> Result<Outcome, Failure> {
     let keys = read_keys(&args.keys)?;
     let (record, signers) = publisher::sign_record(&args.release, &keys)?;
+    if let Err(error) = record.check_signers_stay(signers.iter().copied(), NonZeroU32::MIN) {
+        let path = args.release.display();
+        warn(&format!("{path}: {error}"), &format!("releasectl sign {path} --key FILE, with the next key"));
+    }
     Ok(Outcome::good(report::signed(&args.release, &record, &signers, json)))
 }
 
@@ -159,7 +171,7 @@ fn read_keys(paths: &[std::path::PathBuf]) -> Result<Vec<SecretKey>, Failure> {
         let loaded = publisher::read_secret_key(path)?;
         if let Some(mode) = loaded.exposed_mode {
             let path = path.display();
-            say(&format!("warning: {path}: others can read this private key (mode {mode:04o})\nhint: chmod 600 {path}"));
+            warn(&format!("{path}: others can read this private key (mode {mode:04o})"), &format!("chmod 600 {path}"));
         }
         keys.push(loaded.key);
     }
@@ -184,6 +196,10 @@ fn complain(message: &str, hint: Option<&str>) {
     if let Some(hint) = hint {
         say(&format!("hint: {hint}"));
     }
+}
+
+fn warn(message: &str, hint: &str) {
+    say(&format!("warning: {message}\nhint: {hint}"));
 }
 
 /// One message on stderr. If nobody can hear it, there is nobody to tell.

@@ -193,6 +193,7 @@ pub(super) const fn record_cause(error: &RecordError) -> Cause {
     match error {
         RecordError::Unsigned { .. } => Cause::RecordUnsigned,
         RecordError::Forged { .. } | RecordError::TooFewSignatures { .. } => Cause::RecordSignature,
+        RecordError::RevokesItsSigners { .. } => Cause::SignersRevoked,
         _ => Cause::RecordMalformed,
     }
 }

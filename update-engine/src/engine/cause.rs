@@ -74,6 +74,7 @@ causes! {
     RecordMalformed "record-malformed" "the record of the release is damaged or breaks a rule of its format",
     RecordUnsigned "record-unsigned" "the record of the release has no signature",
     RecordSignature "record-signature" "the record has a forged signature, or too few by keys this host trusts",
+    SignersRevoked "signers-revoked" "the record revokes keys that signed it, and too few others did",
     NoKey "no-key" "the keyring of the running image cannot be used, or has too few keys",
     NoRecord "no-record" "there is no record to read a slot back against",
     VersionMismatch "version-mismatch" "the update server announced another version than the signed record has",
