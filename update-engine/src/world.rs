@@ -411,9 +411,10 @@ pub(crate) mod tests {
         world
     }
 
-    fn world(dir: &Path) -> World {
+    /// A host whose disk, if it has one, is that of a [`crate::slot::rig::Rig`] in this folder.
+    pub(crate) fn world(dir: &Path) -> World {
         let text = format!(
-            "state_dir = \"{0}/state\"\nsysroot = \"{0}\"\nserver.app_id = \"x\"\ndisk.device = \"{0}/disk\"\nslots.a.root = \"partlabel:a\"\nslots.b.root = \"partlabel:b\"\n",
+            "state_dir = \"{0}/state\"\nsysroot = \"{0}\"\nserver.app_id = \"x\"\ndisk.device = \"{0}/disk.img\"\nslots.a.root = \"partlabel:root-a\"\nslots.b.root = \"partlabel:root-b\"\n",
             dir.display()
         );
         let settings = crate::config::parse(&[crate::config::Source::new("test", &text)]).unwrap();

@@ -86,9 +86,13 @@ fn verify(world: &World, being_written: Option<SlotName>, report: Report<'_>) ->
         let verdict = match world.records().slot_record(slot) {
             _ if being_written == Some(slot) => fine(format!("slot {slot} is being written")),
             None => fine(format!("slot {slot} has no record to compare it with")),
-            Some((record, _)) => {
+            Some((record, digest)) => {
                 read += 1;
-                verdict(&ground, slot, &record, report)
+                let verdict = verdict(&ground, slot, &record, report);
+                // An update may have begun meanwhile: a slot's record goes before its first byte changes.
+                let still_holds = world.records().slot_record(slot).is_some_and(|(_, now)| now == digest);
+                let overtaken = || fine(format!("slot {slot} ({}) was written meanwhile: it was not compared", record.version));
+                if still_holds { verdict } else { overtaken() }
             }
         };
         verdicts.push(verdict);
@@ -224,9 +228,13 @@ fn differing(ground: &Ground, slot: SlotName, record: &Record, report: Report<'_
 mod tests {
     use manifests::keyring::SecretKey;
 
+    use manifests::digest::Sha256Digest;
+    use manifests::release::{Verity, WindowTable};
+
     use super::*;
     use crate::engine::tests::host::record;
-    use crate::world::tests::world_that_trusts;
+    use crate::slot::rig::{self, Rig};
+    use crate::world::tests::{world, world_that_trusts};
 
     #[test]
     fn adopt_says_what_is_wrong_with_a_record() {
@@ -250,6 +258,30 @@ mod tests {
             assert_eq!(adopt(&world, &file, &|_| {}).unwrap_err().code, cause);
         }
         assert_eq!(adopt(&world, &dir.path().join("none"), &|_| {}).unwrap_err().code, Cause::RecordFetch);
+    }
+
+    #[test]
+    fn a_slot_that_an_update_takes_while_it_is_read_is_no_false_alarm() {
+        let rig = Rig::with_slots_of(16);
+        let world = world(rig.folder.path());
+        let image = rig::image(8192);
+        let digest = Sha256Digest::from_bytes(rig::digests(&image, image.len())[0]);
+        let mut kept = record(2);
+        kept.images[0].table = WindowTable::new(8192, vec![digest]).unwrap();
+        kept.images[0].verity = Some(Verity { root_hash: digest, salt: String::new() });
+        world.records().adopt(SlotName::B, &Envelope::unsigned(&kept).unwrap().to_bytes()).unwrap();
+        rig.poke(1, 0, &image);
+        let untouched = verify(&world, None, &|_| {}).unwrap();
+        assert_eq!(untouched, "slot a has no record to compare it with; slot b is 1.1.0 as its record says");
+
+        rig.poke(1, 4096, &[0xEE]);
+        let tampered = verify(&world, None, &|_| {}).unwrap_err();
+        assert!(tampered.message.ends_with("(window 0); image root is never written to"), "{}", tampered.message);
+
+        let begins = |_| world.records().slot_changes(SlotName::B).unwrap();
+        let overtaken = verify(&world, None, &begins).unwrap();
+        let words = "slot a has no record to compare it with; slot b (1.1.0) was written meanwhile: it was not compared";
+        assert_eq!(overtaken, words);
     }
 
     #[test]

@@ -341,7 +341,7 @@ mod tests {
         let world = world_that_trusts(dir, &key);
         let mut disk = DiskBuilder::new(512);
         disk.sectors = 512;
-        disk.partitions = ["a", "b"].map(|label| (label.to_owned(), 64, 0)).to_vec();
+        disk.partitions = ["root-a", "root-b"].map(|label| (label.to_owned(), 64, 0)).to_vec();
         std::fs::write(&world.settings().disk.device, disk.build()).unwrap();
         std::fs::create_dir_all(dir.join("proc")).unwrap();
         std::fs::write(dir.join("proc/cmdline"), format!("root=PARTUUID={}\n", unique_guid(0))).unwrap();
