@@ -6,7 +6,7 @@
 //! what editors and packages leave behind do not. A folder that does not exist has no hooks.
 //!
 //! Promises: [`run`] ends, and [`run_until`] soon after it was told to. A hook that is not done in its time, or is no longer wanted,
-//! is asked to stop (`TERM` to its group), then killed; one that
+//! is asked to stop (`TERM` to its group), then killed, with what it started in its group; all of them have the same time. One that
 //! leaves something running in the background, even with the pipe open, is not waited for. No zombie stays. At most
 //! [`MAX_OUTPUT_BYTES`] of what it said are kept: the beginning and the end.
 //!
@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -44,8 +45,10 @@ pub const NOT_NOW: i32 = 75;
 /// Most hooks in one folder: at a minute each, more would hold an update for an hour.
 pub const MAX_HOOKS: usize = 64;
 
-/// Time between asking a hook to stop and killing it.
+/// Time between asking a hook, and what it started, to stop and killing whoever is left.
 const TERM_GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked whether what a hook started has ended: nobody tells.
+const GROUP_LOOK: Duration = Duration::from_millis(20);
 /// Time a killed process has to disappear; one that hangs in the kernel does not, and is left to it.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 /// Time for the last words after a hook has ended, while something it started holds the pipe open.
@@ -393,8 +396,7 @@ impl Running {
             () = stop.told() => Exit::Stopped,
         };
         self.group.signal(Signal::SIGTERM);
-        self.until_exit(Instant::now() + TERM_GRACE).await;
-        // Also when the hook itself has gone: what it started in its group had the same time.
+        self.until_group_ended(Instant::now() + TERM_GRACE).await;
         self.group.signal(Signal::SIGKILL);
         self.until_exit(Instant::now() + KILL_GRACE).await;
         self.group.leave_alone();
@@ -412,6 +414,20 @@ impl Running {
                 read = read(stderr, &mut err) => self.transcript.error_output(read),
                 () = sleep_until(until) => return None,
             }
+        }
+    }
+
+    /// Listens until the program and all that it started in its group have ended, or time is up: a shell ends at once when it is
+    /// asked to, what it had under way may need its time.
+    async fn until_group_ended(&mut self, until: Instant) {
+        self.until_exit(until).await;
+        while self.group.is_there() && Instant::now() < until {
+            let next_look = until.min(Instant::now() + GROUP_LOOK);
+            self.last_words(next_look).await;
+            sleep_until(next_look).await;
+        }
+        if !self.group.is_there() {
+            self.group.leave_alone();
         }
     }
 
@@ -465,6 +481,11 @@ impl Group {
             // An error means that nobody is left in the group, which is what the signal is for.
             let _nobody_left = killpg(group, signal);
         }
+    }
+
+    /// Somebody is in it, or has ended and nobody has asked how.
+    fn is_there(&self) -> bool {
+        self.0.is_some_and(|group| killpg(group, None) != Err(Errno::ESRCH))
     }
 
     fn leave_alone(&mut self) {

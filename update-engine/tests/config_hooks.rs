@@ -187,6 +187,29 @@ fn a_hook_that_ignores_being_asked_is_killed_with_everything_in_its_group() {
 }
 
 #[test]
+fn what_a_hook_started_has_as_long_to_stop_as_the_hook_itself() {
+    let hooks = Hooks::new();
+    // A shell without a trap ends at once; its helper needs a second to save something.
+    let text =
+        "exec 2>/dev/null; (trap 'sleep 1; echo saved; exit 0' TERM; while :; do sleep 0.1; done) & echo started; sleep 30";
+    hooks.script("with-helper", text);
+    let started = Instant::now();
+    let result = hooks.run_each(Duration::from_millis(300)).unwrap().remove(0);
+    assert_eq!((result.exit, result.output.as_str()), (Exit::TimedOut, "started\nsaved\n"));
+    assert!(started.elapsed() < Duration::from_secs(4), "nobody was left to wait for: {:?}", started.elapsed());
+}
+
+#[test]
+fn a_helper_that_ignores_being_asked_is_killed_when_its_time_is_over() {
+    let hooks = Hooks::new();
+    hooks.script("with-helper", "(trap '' TERM; while :; do sleep 0.1; done) & echo started; sleep 30");
+    let started = Instant::now();
+    let result = hooks.run_each(Duration::from_millis(300)).unwrap().remove(0);
+    assert_eq!((result.exit, result.output.as_str()), (Exit::TimedOut, "started\n"));
+    assert!((5..9).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+}
+
+#[test]
 fn a_child_left_in_the_background_with_the_pipe_open_holds_nobody_up() {
     let hooks = Hooks::new();
     hooks.script("forks", "sleep 30 & echo $!; exit 0");
