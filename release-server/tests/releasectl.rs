@@ -344,13 +344,14 @@ fn a_release_is_not_replaced_by_another_unasked() {
     desk.build("1.0.0", 1, SIGNED);
     assert!(first == files(), "the same bytes are no other release");
     let refused = |line: &str, file: &str| {
-        let expected = "expected no file, or one of the same bytes, got one of other content: a release is not replaced unasked";
+        let expected =
+            "expected no file, or one of the same release, got one of other content: a release is not replaced unasked";
         let hint = "give it a new --version and --sequence, or another --out; --replace if no host has seen the old one";
         desk.bad(line, 1, &format!("error: out/1.0.0.{file}: {expected}\nhint: {hint}\n"));
         assert_eq!(desk.names("out"), ["1.0.0.payload", "1.0.0.release"]);
     };
     refused(&build_line("1.0.0", 2, SIGNED), "release");
-    refused(&build_line("1.0.0", 1, &format!("{SIGNED} --key two.key")), "release");
+    refused(&build_line("1.0.0", 1, &format!("{SIGNED} --urgent")), "release");
     desk.write("root.img", image(5));
     refused(&build_line("1.0.0", 1, SIGNED), "payload");
     assert!(first == files());
@@ -358,6 +359,67 @@ fn a_release_is_not_replaced_by_another_unasked() {
     assert!(first.0 != desk.read("out/1.0.0.release") && first.1 != desk.read("out/1.0.0.payload"));
     desk.write("out/1.0.0.release", "no record");
     refused(&build_line("1.0.0", 1, SIGNED), "release");
+}
+
+#[test]
+fn a_release_that_is_there_already_keeps_the_signatures_others_have_added() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 1, SIGNED);
+    desk.good("sign out/1.0.0.release --key two.key");
+    let (record, payload) = (desk.read("out/1.0.0.release"), desk.read("out/1.0.0.payload"));
+    for options in [SIGNED, "--unsigned --created 2026-01-31T00:00:00Z", &format!("{SIGNED} --replace")] {
+        let again = desk.build("1.0.0", 1, options);
+        let line = "  record   out/1.0.0.release is this release already, signed by 34750f98bd59fcfc, 6a3803d5f059902a\n";
+        assert!(again.contains(line), "{options}: {again}");
+        assert!(record == desk.read("out/1.0.0.release") && payload == desk.read("out/1.0.0.payload"), "{options}");
+    }
+    fs::set_permissions(desk.path("out/1.0.0.release"), fs::Permissions::from_mode(0o600)).unwrap();
+    let third = desk.good(&build_line("1.0.0", 1, "--key evil.key --created 2026-01-31T00:00:00Z --json"));
+    let third: serde_json::Value = serde_json::from_str(&third).unwrap();
+    assert_eq!((&third["was_there"], third["signers"].as_array().unwrap().len()), (&true.into(), 3));
+    assert_eq!(fs::metadata(desk.path("out/1.0.0.release")).unwrap().permissions().mode() & 0o7777, 0o600);
+    desk.good("verify out/1.0.0.release out/1.0.0.payload --keyring keyring --threshold 2");
+    assert_eq!(desk.names("out"), ["1.0.0.payload", "1.0.0.release"]);
+}
+
+#[test]
+fn what_stands_in_the_place_of_a_release_is_called_what_it_is() {
+    let desk = Desk::new();
+    fs::create_dir_all(desk.path("out/5.release")).unwrap();
+    let directory = |file: &str| {
+        let expected = "expected a regular file or a block device, got a directory";
+        format!("error: out/5.{file}: {expected}\nhint: give the file itself, such as VERSION.release\n")
+    };
+    desk.bad(&build_line("5", 1, SIGNED), 1, &directory("release"));
+    fs::remove_dir(desk.path("out/5.release")).unwrap();
+    fs::create_dir(desk.path("out/5.payload")).unwrap();
+    desk.bad(&build_line("5", 1, SIGNED), 1, &directory("payload"));
+    fs::remove_dir(desk.path("out/5.payload")).unwrap();
+    std::os::unix::fs::symlink("nowhere", desk.path("out/5.release")).unwrap();
+    desk.bad(&build_line("5", 1, SIGNED), 1, "error: cannot open out/5.release: No such file or directory (os error 2)\n");
+}
+
+#[test]
+fn a_sequence_that_another_release_of_the_folder_has_is_warned_of() {
+    let desk = Desk::new();
+    desk.build("1.0.0", 7, SIGNED);
+    desk.build("2.0.0", 7, &format!("{SIGNED} --board other"));
+    desk.build("3.0.0", 8, SIGNED);
+    fs::copy(desk.path("out/1.0.0.release"), desk.path("out/latest.release")).unwrap();
+    desk.build("1.0.0", 7, SIGNED);
+    desk.write("out/broken.release", "no record");
+    fs::create_dir(desk.path("out/folder.release")).unwrap();
+    let run = desk.run(&build_line("1.0.1", 7, SIGNED));
+    let warning = |file: &str| {
+        format!(
+            "warning: out/{file}.release has the sequence 7 as well: hosts that run one refuse the other\n\
+             hint: give each release of a product, architecture and board a --sequence of its own\n"
+        )
+    };
+    assert_eq!((run.code, run.stderr), (0, warning("1.0.0") + &warning("latest")));
+    let json = desk.run(&build_line("1.0.1", 7, &format!("{SIGNED} --json")));
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["same_sequence"], serde_json::json!(["out/1.0.0.release", "out/latest.release"]));
 }
 
 #[test]
@@ -394,7 +456,8 @@ fn a_pipe_is_refused_and_not_waited_for() {
     for line in ["inspect pipe", "verify pipe --keyring keyring", "sign pipe --key one.key"] {
         desk.bad(line, 1, &format!("error: {pipe}{hint}"));
     }
-    desk.bad("inspect keyring", 1, &format!("error: {}{hint}", refusal("keyring", "a directory")));
+    let itself = "hint: give the file itself, such as VERSION.release\n";
+    desk.bad("inspect keyring", 1, &format!("error: {}{itself}", refusal("keyring", "a directory")));
     let run = desk.run("verify out/1.0.0.release pipe --keyring keyring");
     assert_eq!(run.code, 1);
     assert!(run.stdout.ends_with(&format!("pipe: BAD\n  {pipe}  {hint}")), "{}", run.stdout);

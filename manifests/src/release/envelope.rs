@@ -63,6 +63,24 @@ impl Envelope {
         check_caps(&self.lengths())
     }
 
+    /// Takes over the signatures of `other`, which is the same release, by keys that have not signed here. They are not checked.
+    ///
+    /// # Errors
+    /// [`RecordError::OtherRelease`] if it is another release; a cap if there are too many.
+    pub fn take_signatures(&mut self, other: &Self) -> Result<(), RecordError> {
+        let (expected, got) = (self.digest(), other.digest());
+        if expected != got {
+            return Err(RecordError::OtherRelease { expected, got });
+        }
+        for signature in &other.signatures {
+            if !self.signatures.iter().any(|(known, _)| *known == signature.0) {
+                self.signatures.push(*signature);
+            }
+        }
+        self.signatures.sort_by_key(|(id, _)| *id);
+        check_caps(&self.lengths())
+    }
+
     /// Cuts a file into its parts by the lengths in its header.
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         let total = length_of(bytes);

@@ -157,6 +157,17 @@ fn a_record_that_revokes_its_own_signers_is_refused() {
 }
 
 #[test]
+fn signatures_of_the_same_release_are_taken_over_and_of_another_are_not() {
+    let mut ours = Envelope::parse(&signed(&record(), &[1])).unwrap();
+    let theirs = Envelope::parse(&signed(&record(), &[1, 2, 3])).unwrap();
+    ours.take_signatures(&theirs).unwrap();
+    assert_eq!(ours, theirs);
+    let another = Envelope::parse(&signed(&Record { urgent: true, ..record() }, &[4])).unwrap();
+    assert!(matches!(ours.take_signatures(&another), Err(RecordError::OtherRelease { .. })));
+    assert_eq!(ours, theirs);
+}
+
+#[test]
 fn duplicate_and_unknown_fields_are_refused_and_extensions_ignored() {
     let json = json_of(&record());
     assert!(signed_json(&json).is_ok());

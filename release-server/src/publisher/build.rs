@@ -14,8 +14,8 @@ use payload::build::{Built, Options, Progress};
 use payload::format::FrameTable;
 
 use super::Error;
-use super::check::read_envelope;
-use super::files::{Met, PendingFile, nameless, open_image, remove_leftovers};
+use super::files::{PendingFile, nameless, open_image, remove_leftovers};
+use super::folder::{of_the_same_sequence, put_in_place, refuse_another, take_signatures};
 
 /// An image to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct ImageFile {
 /// What becomes of files of the same version that stand in the folder already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// They stay: the build is refused, unless it makes the very same bytes.
+    /// They stay: the build is refused, unless it makes the very same release.
     Keep,
     /// They are replaced, whatever they are. Hosts that have seen the old release refuse the new one.
     Replace,
@@ -133,15 +133,18 @@ pub struct BuiltRelease {
     pub record: Record,
     /// Digest that names the release.
     pub digest: Sha256Digest,
-    /// Who signed.
+    /// Who signed: the keys given, and all that had signed this release where it stood already.
     pub signers: Vec<KeyId>,
+    /// The record of this very release was there before.
+    pub was_there: bool,
+    /// Other releases of the folder that have its sequence, as far as they could be read: hosts that run one refuse the other.
+    pub same_sequence: Vec<PathBuf>,
     /// The payload's frame table.
     pub table: FrameTable,
 }
 
 /// Builds a release and signs it with `keys` (none: signatures are to be added by [`super::sign_record`]), of which it must not revoke
-/// all. The payload is put in
-/// its place first, so that a record never stands beside a missing payload.
+/// all. If this very release is there already, it keeps the signatures that others have added to it.
 pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn FnMut(Progress)) -> Result<BuiltRelease, Error> {
     let images =
         spec.images.iter().map(|image| open_image(&image.name, &image.path)).collect::<Result<Vec<(File, u64)>, Error>>()?;
@@ -149,7 +152,7 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
     let payload_path = spec.out_dir.join(format!("{}.payload", spec.version));
     let record_path = spec.out_dir.join(format!("{}.release", spec.version));
     if spec.existing == Existing::Keep {
-        refuse_another(&record_path, &rehearsed)?;
+        refuse_another(&record_path, &payload_path, &rehearsed)?;
     }
 
     std::fs::create_dir_all(&spec.out_dir).map_err(Error::file("create the folder", &spec.out_dir))?;
@@ -157,40 +160,17 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
     let (payload_file, Built { windows, table }) = build_payload(spec, &images, &payload_path, progress)?;
 
     let record = spec.record(windows, Some(table.header().table_sha256()));
-    let envelope = signed(&record, keys).map_err(Error::Unfit)?;
+    let mut envelope = signed(&record, keys).map_err(Error::Unfit)?;
+    let was_there = take_signatures(&record_path, &mut envelope)?;
     let bytes = envelope.to_bytes();
-    let mut record_file = PendingFile::create(&record_path)?;
+    let mut record_file = if was_there { PendingFile::replacing(&record_path)? } else { PendingFile::create(&record_path)? };
     record_file.file().write_all(&bytes).map_err(Error::file("write", &record_path))?;
-    put_in_place(payload_file, record_file, spec.existing)?;
+    put_in_place(payload_file, record_file, spec.existing, was_there)?;
 
     let record_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let (digest, signers) = (envelope.digest(), envelope.claimed_signers().collect());
-    Ok(BuiltRelease { record_path, payload_path, record_bytes, record, digest, signers, table })
-}
-
-/// Refuses early what [`put_in_place`] would refuse after minutes of compressing: a record that already says something else.
-fn refuse_another(place: &Path, rehearsed: &Record) -> Result<(), Error> {
-    if place.symlink_metadata().is_err() {
-        return Ok(());
-    }
-    let other = || Error::ReleaseExists { path: place.to_owned() };
-    let there = read_envelope(place).and_then(|envelope| envelope.record_untrusted().map_err(Error::record(place)));
-    let there = there.map_err(|_| other())?;
-    // What only the build finds out is left out of the comparison.
-    let same = Record { images: rehearsed.images.clone(), payload_table_sha256: None, ..there } == *rehearsed;
-    if same { Ok(()) } else { Err(other()) }
-}
-
-/// Both files are durable, and known to be allowed in their places, before the first of them is moved.
-fn put_in_place(mut payload: PendingFile, mut record: PendingFile, existing: Existing) -> Result<(), Error> {
-    for file in [&mut payload, &mut record] {
-        file.sync()?;
-        if existing == Existing::Keep && file.meets()? == Met::Another {
-            return Err(Error::ReleaseExists { path: file.place().to_owned() });
-        }
-    }
-    payload.finish()?;
-    record.finish()
+    let same_sequence = of_the_same_sequence(&spec.out_dir, &record, digest)?;
+    Ok(BuiltRelease { record_path, payload_path, record_bytes, record, digest, signers, was_there, same_sequence, table })
 }
 
 /// Makes and signs the record with tables of nothing, so that a name or a key that does not fit is an error now and not after

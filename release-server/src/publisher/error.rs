@@ -27,7 +27,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A release of that version is there and is another one.
-    #[error("{}: expected no file, or one of the same bytes, got one of other content: a release is not replaced unasked", path.display())]
+    #[error("{}: expected no file, or one of the same release, got one of other content: a release is not replaced unasked", path.display())]
     ReleaseExists {
         /// The file in the way.
         path: PathBuf,

@@ -16,6 +16,9 @@ const SMALL: usize = 8192;
 /// Entries of a folder that are looked at for leftovers.
 const ENTRIES_LOOKED_AT: usize = 100_000;
 
+/// What stands where a file should, if it is one.
+pub(crate) const A_DIRECTORY: &str = "a directory";
+
 /// Bytes of two files that are compared at once.
 const COMPARED: usize = 256 * 1024;
 
@@ -66,7 +69,7 @@ pub(super) fn refuse_endless(path: &Path) -> Result<(), Error> {
     if kind.is_file() || kind.is_block_device() {
         return Ok(());
     }
-    let got = if kind.is_dir() { "a directory" } else { "a pipe, socket or character device" };
+    let got = if kind.is_dir() { A_DIRECTORY } else { "a pipe, socket or character device" };
     Err(Error::NotAFile { path: path.to_owned(), got })
 }
 
@@ -107,6 +110,18 @@ impl PendingFile {
         Ok(Self { file, written_at, place: place.to_owned(), finished: false })
     }
 
+    /// One that takes the place of a file that is there. Where a link leads to that, the link stays; so do the file's permissions, and
+    /// its owner where this process may give files away.
+    pub(super) fn replacing(path: &Path) -> Result<Self, Error> {
+        let place = path.canonicalize().map_err(Error::file("open", path))?;
+        let before = std::fs::metadata(&place).map_err(Error::file("look at", &place))?;
+        let pending = Self::create(&place)?;
+        // Another's file in a folder of ours: it becomes ours, as with any editor that writes beside and renames.
+        let _ = std::os::unix::fs::fchown(&pending.file, Some(before.uid()), Some(before.gid()));
+        pending.file.set_permissions(before.permissions()).map_err(Error::file("set the permissions of", path))?;
+        Ok(pending)
+    }
+
     pub(super) const fn file(&mut self) -> &mut File {
         &mut self.file
     }
@@ -125,11 +140,7 @@ impl PendingFile {
         if self.place.symlink_metadata().is_err() {
             return Ok(Met::Nothing);
         }
-        let there = match open_sized(&self.place) {
-            Ok((file, _)) => file,
-            Err(Error::NotAFile { .. }) => return Ok(Met::Another),
-            Err(error) => return Err(error),
-        };
+        let (there, _) = open_sized(&self.place)?;
         self.file.rewind().map_err(Error::file("rewind", &self.written_at))?;
         let same = same_bytes(&self.file, there).map_err(Error::file("compare with", &self.place))?;
         Ok(if same { Met::TheSame } else { Met::Another })
@@ -169,17 +180,10 @@ fn same_bytes(one: impl io::Read, other: impl io::Read) -> io::Result<bool> {
     }
 }
 
-/// Replaces the bytes of a small file. Where a link leads to it, the link stays; so do the file's permissions, and its owner where
-/// this process may give files away.
+/// Replaces the bytes of a small file as [`PendingFile::replacing`] does.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let place = path.canonicalize().map_err(Error::file("open", path))?;
-    let before = std::fs::metadata(&place).map_err(Error::file("look at", &place))?;
-    let mut pending = PendingFile::create(&place)?;
-    let file = pending.file();
-    file.write_all(bytes).map_err(Error::file("write", path))?;
-    // Another's file in a folder of ours: it becomes ours, as with any editor that writes beside and renames.
-    let _ = std::os::unix::fs::fchown(&*file, Some(before.uid()), Some(before.gid()));
-    file.set_permissions(before.permissions()).map_err(Error::file("set the permissions of", path))?;
+    let mut pending = PendingFile::replacing(path)?;
+    pending.file().write_all(bytes).map_err(Error::file("write", path))?;
     pending.finish()
 }
 

@@ -26,12 +26,14 @@ mod build;
 mod check;
 mod error;
 mod files;
+mod folder;
 mod inspect;
 mod keys;
 
 pub use build::{BuildSpec, BuiltRelease, Existing, ImageFile, build_release};
 pub use check::{CheckedPayload, PayloadOrigin, check_payload, check_record, sign_record};
 pub use error::Error;
+pub(crate) use files::A_DIRECTORY;
 pub use files::read_text;
 pub use inspect::{ImageSummary, Inspection, KindSummary, PayloadSummary, RecordSummary, inspect};
 pub use keys::{GeneratedKey, LoadedKey, generate_key, read_keyring, read_secret_key};

@@ -1,9 +1,11 @@
 //! What to do about an error.
 
+use std::io::{self, ErrorKind};
+
 use manifests::keyring::KeyError;
 use manifests::release::RecordError;
 
-use crate::publisher::Error;
+use crate::publisher::{A_DIRECTORY, Error};
 
 /// A hint, where there is one that is more than the error turned round.
 pub(super) fn for_error(error: &Error) -> Option<&'static str> {
@@ -13,6 +15,7 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
         Error::ReleaseExists { .. } => {
             Some("give it a new --version and --sequence, or another --out; --replace if no host has seen the old one")
         }
+        Error::NotAFile { got: A_DIRECTORY, .. } => Some("give the file itself, such as VERSION.release"),
         Error::NotAFile { .. } => Some("save it to a file first: records and payloads are read more than once"),
         Error::TooLong { .. } => Some("is it the right file? `releasectl inspect FILE` says what a file is"),
         Error::NotAnImage { .. } => {
@@ -26,10 +29,10 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
     }
 }
 
-fn for_io(error: &std::io::Error) -> Option<&'static str> {
+fn for_io(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
-        std::io::ErrorKind::PermissionDenied => Some("check the owner and the permissions of the file and its folders"),
-        std::io::ErrorKind::StorageFull => Some("free some space: a build needs about twice the size of its payload"),
+        ErrorKind::PermissionDenied => Some("check the owner and the permissions of the file and its folders"),
+        ErrorKind::StorageFull => Some("free some space: a build needs about twice the size of its payload"),
         _ => None,
     }
 }

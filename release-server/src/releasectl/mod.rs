@@ -131,7 +131,13 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
     let built = publisher::build_release(&spec, &keys, &mut |step| {
         progress.show(step.done, step.total, &format!("{} of payload", words::size(step.blobs)));
     })?;
-    if args.unsigned && !args.revoked_keys.is_empty() {
+    for other in &built.same_sequence {
+        let message =
+            format!("{} has the sequence {} as well: hosts that run one refuse the other", other.display(), args.sequence);
+        warn(&message, "give each release of a product, architecture and board a --sequence of its own");
+    }
+    let is_left = built.signers.iter().any(|signer| !args.revoked_keys.contains(signer));
+    if args.unsigned && !args.revoked_keys.is_empty() && !is_left {
         let record = built.record_path.display();
         warn(
             &format!("{record}: hosts take it only if enough keys sign it that it does not revoke"),

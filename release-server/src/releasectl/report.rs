@@ -35,15 +35,17 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
             "record": path(&built.record_path), "record_bytes": built.record_bytes,
             "payload": path(&built.payload_path), "payload_bytes": header.total_len(), "payload_table_sha256": header.table_sha256(),
             "image_bytes": image_bytes, "digest": built.digest, "version": record.version, "sequence": record.sequence,
-            "signers": built.signers,
+            "signers": built.signers, "was_there": built.was_there,
+            "same_sequence": built.same_sequence.iter().map(|other| path(other)).collect::<Vec<_>>(),
         }));
     }
     let title = title(record);
     let (payload_bytes, signers) = (header.total_len(), join(&built.signers));
+    let said = if built.was_there { " is this release already".to_owned() } else { format!("  {}", size(built.record_bytes)) };
     let lines = [
         title,
         format!("  digest   {}", built.digest),
-        format!("  record   {}  {}, signed by {signers}", built.record_path.display(), size(built.record_bytes)),
+        format!("  record   {}{said}, signed by {signers}", built.record_path.display()),
         format!(
             "  payload  {}  {}, {} of the images' {}",
             built.payload_path.display(),
