@@ -422,6 +422,53 @@ fn a_sequence_that_another_release_of_the_folder_has_is_warned_of() {
     assert_eq!(json["same_sequence"], serde_json::json!(["out/1.0.0.release", "out/latest.release"]));
 }
 
+/// A folder of so many KiB, as a file system of its own; `None`, with words, where that cannot be had.
+fn small_disk(folder: &Path, kib: u32) -> Option<SmallDisk> {
+    fs::create_dir(folder).unwrap();
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"]).arg(folder).stderr(Stdio::null());
+    if mount.status().is_ok_and(|status| status.success()) {
+        return Some(SmallDisk(folder.to_owned()));
+    }
+    println!("skipped: a full disk needs root and a tmpfs that can be mounted");
+    None
+}
+
+struct SmallDisk(PathBuf);
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_key_that_does_not_fit_on_the_disk_leaves_no_half_file() {
+    let desk = Desk::new();
+    let Some(_disk) = small_disk(&desk.path("full"), 8) else { return };
+    for (filling, file) in [(8192, "k.key"), (4096, "k.pub")] {
+        desk.write("full/filling", vec![1; filling]);
+        let expected = "No space left on device (os error 28)\nhint: free some space there\n";
+        desk.bad("key generate --out full/k", 1, &format!("error: cannot write full/{file}: {expected}"));
+        assert_eq!(desk.names("full"), ["filling"]);
+    }
+    fs::remove_file(desk.path("full/filling")).unwrap();
+    desk.good("key generate --out full/k");
+}
+
+#[test]
+fn a_build_that_does_not_fit_on_the_disk_says_how_much_it_needs() {
+    let desk = Desk::new();
+    let Some(_disk) = small_disk(&desk.path("full"), 512) else { return };
+    desk.bad(
+        &build_line("1.0.0", 1, SIGNED).replace("--out out", "--out full"),
+        1,
+        "error: full/1.0.0.payload: cannot write the payload: blobs to the spool: No space left on device (os error 28)\n\
+         hint: free some space there: a build needs about twice the size of its payload\n",
+    );
+    assert!(desk.names("full").is_empty());
+}
+
 #[test]
 fn what_a_killed_build_left_is_removed_by_the_next() {
     let desk = Desk::new();
@@ -893,7 +940,7 @@ fn notes_come_from_a_file_or_are_elsewhere_and_cannot_steer_the_terminal() {
 fn a_foreign_file_is_not_explained() {
     let desk = Desk::new();
     let expected = "expected a release record (\"OTARECv1\") or a payload (\"OTAPAYLD\"), got a file that begins with";
-    let hint = "hint: key files are plain text: read them with cat\n";
+    let hint = "hint: give a VERSION.release or VERSION.payload as `releasectl build` writes them\n";
     desk.bad("inspect one.key", 1, &format!("error: one.key: {expected} \"# ed2551\"\n{hint}"));
     desk.write("empty", "");
     desk.bad("inspect empty", 1, &format!("error: empty: {expected} \"\"\n{hint}"));

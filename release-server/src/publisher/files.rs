@@ -73,15 +73,18 @@ pub(super) fn refuse_endless(path: &Path) -> Result<(), Error> {
     Err(Error::NotAFile { path: path.to_owned(), got })
 }
 
-/// Creates a file that must not exist yet, with these permissions, and makes it durable.
+/// Creates a file that must not exist yet, with these permissions, and makes it durable. If that fails, it is gone.
 pub(super) fn create_exclusively(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => Error::KeyExists { path: path.to_owned() },
             _ => Error::File { action: "create", path: path.to_owned(), source },
         })?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::file("write", path))?;
-    sync_folder(path)
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::file("write", path));
+    written.and_then(|()| sync_folder(path)).inspect_err(|_| {
+        // Half a file would keep the name for ever. We made it a moment ago.
+        let _ = std::fs::remove_file(path);
+    })
 }
 
 /// A file that is written beside its place and moved there when it is complete and durable. Dropped before that, it is gone.

@@ -25,16 +25,20 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
         Error::Key(error) => for_key(error),
         Error::Unfit(error) | Error::Record { reason: error, .. } => for_record(error),
         Error::Payload { source, .. } => for_payload(source),
-        Error::Unknown { .. } => Some("key files are plain text: read them with cat"),
+        Error::Unknown { .. } => Some("give a VERSION.release or VERSION.payload as `releasectl build` writes them"),
     }
 }
 
 fn for_io(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::PermissionDenied => Some("check the owner and the permissions of the file and its folders"),
-        ErrorKind::StorageFull => Some("free some space: a build needs about twice the size of its payload"),
+        kind if is_full(kind) => Some("free some space there"),
         _ => None,
     }
+}
+
+fn is_full(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 const fn for_key(error: &KeyError) -> Option<&'static str> {
@@ -72,11 +76,14 @@ const fn for_record(error: &RecordError) -> Option<&'static str> {
     }
 }
 
-const fn for_payload(error: &payload::Error) -> Option<&'static str> {
+fn for_payload(error: &payload::Error) -> Option<&'static str> {
     match error {
         payload::Error::Magic { .. } => Some("is it the right file? `releasectl inspect FILE` says what a file is"),
         payload::Error::Foreign { .. } => Some("a payload fits one release only: compare with `releasectl inspect`"),
         payload::Error::Length { .. } | payload::Error::TableDigest { .. } => Some("fetch the payload again"),
+        payload::Error::Write { source, .. } if is_full(source.kind()) => {
+            Some("free some space there: a build needs about twice the size of its payload")
+        }
         payload::Error::SelfCheck { .. } => Some("run a memory test on this machine, and build on another"),
         _ => None,
     }
