@@ -112,6 +112,8 @@ pub struct Journal {
     path: PathBuf,
     db: Connection,
     last_json: String,
+    /// The last commit failed: the next one writes, whether there is news or not, or nobody would know that it can.
+    failed: bool,
     /// This only stands in for one that cannot be used, for this reason.
     stand_in: Option<String>,
 }
@@ -206,7 +208,7 @@ impl Journal {
         let sqlite = |source| JournalError::Sqlite { path: path.clone(), source };
         let db = Connection::open_in_memory().map_err(sqlite)?;
         db.execute_batch(CREATE).map_err(sqlite)?;
-        Ok(Self { path, db, last_json: String::new(), stand_in: Some(reason) })
+        Ok(Self { path, db, last_json: String::new(), failed: false, stand_in: Some(reason) })
     }
 
     /// It only stands in for one that cannot be used.
@@ -221,15 +223,17 @@ impl Journal {
         }
         let json = serde_json::to_string(model)
             .map_err(|error| JournalError::Model { path: self.path.clone(), reason: error.to_string() })?;
-        if rows.is_empty() && json == self.last_json {
+        if rows.is_empty() && json == self.last_json && !self.failed {
             return Ok(());
         }
+        self.failed = true;
         let path = self.path.clone();
         let sqlite = |source| JournalError::Sqlite { path: path.clone(), source };
         let transaction = self.db.transaction().map_err(sqlite)?;
         write_step(&transaction, &json, rows, now).map_err(sqlite)?;
         transaction.commit().map_err(sqlite)?;
         self.last_json = json;
+        self.failed = false;
         Ok(())
     }
 
@@ -316,7 +320,7 @@ impl Journal {
             db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?1), ('min_reader', ?2)", params![SCHEMA, MIN_READER])
                 .map_err(sqlite)?;
         }
-        let mut journal = Self { path: path.to_owned(), db, last_json: String::new(), stand_in: None };
+        let mut journal = Self { path: path.to_owned(), db, last_json: String::new(), failed: false, stand_in: None };
         let model = journal.read_model()?;
         Ok(Found::Usable(journal, Box::new(model)))
     }

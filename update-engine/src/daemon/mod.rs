@@ -201,10 +201,14 @@ impl Daemon {
     fn go_on_without_journal(&mut self) {
         let state = &self.engine.model().state;
         let on_trial = matches!(state, State::Trial { .. });
-        let before_reboot = matches!(state, State::Locked { .. } | State::Armed { .. });
+        let before_reboot = matches!(state, State::Fetching { .. } | State::Locked { .. } | State::Armed { .. });
+        // A reboot that was accepted and got lost is asked for again: the journal has that step.
+        let is_rebooting = self.engine.soft().reboot_accepted_at.is_some();
         let cannot_wait = |effect: &Effect| match effect {
-            Effect::Disarm(_) | Effect::Undrain(_) | Effect::Stop(_) => before_reboot,
-            Effect::MarkBad(_) | Effect::Reboot(_) => on_trial,
+            Effect::Disarm(_) => true,
+            Effect::Undrain(_) | Effect::Stop(_) => before_reboot,
+            Effect::MarkBad(_) => on_trial,
+            Effect::Reboot(_) => on_trial || is_rebooting,
             _ => false,
         };
         for effect in self.waiting.take_effects(cannot_wait) {
@@ -504,6 +508,7 @@ impl Daemon {
         let view = publish::View {
             engine: &self.engine,
             journal_fault: self.waiting.fault.as_ref(),
+            standstill_until: self.waiting.until(),
             reports_waiting: self.outbox.reports_waiting(),
             read_back: self.shared.read_back(),
             now: now(),

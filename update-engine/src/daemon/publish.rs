@@ -14,7 +14,7 @@ use crate::engine::event::Fault;
 use crate::engine::facts::PerSlot;
 use crate::engine::model::Progress;
 use crate::engine::state::{ArmedStep, State, Waiting};
-use crate::engine::time::Now;
+use crate::engine::time::{Mono, Now};
 use crate::journal::{Attempt, Journal};
 use crate::status::json::{
     EventKind, EventLine, HistoryEntry, Inspecting, Inspection, LastError, Outcome, ReadBack, Status, WhyEntry,
@@ -30,6 +30,8 @@ pub(super) struct View<'a> {
     pub(super) engine: &'a Engine,
     /// The journal cannot be written.
     pub(super) journal_fault: Option<&'a Fault>,
+    /// How long that is borne where somebody waits for this host.
+    pub(super) standstill_until: Option<Mono>,
     /// Reports no server has taken yet.
     pub(super) reports_waiting: usize,
     /// How slots were read back in this run of the daemon.
@@ -66,7 +68,7 @@ impl Publisher {
         let mut publisher = Self { status, history, why, events: events.clone(), server, owed: None, inspection: None };
         publisher.history(journal);
         publisher.publish(
-            &View { engine, journal_fault: None, reports_waiting: 0, read_back: PerSlot::default(), now },
+            &View { engine, journal_fault: None, standstill_until: None, reports_waiting: 0, read_back: PerSlot::default(), now },
             engine.model().state.word(),
         );
         let config_text = settings.to_toml().unwrap_or_default().into();
@@ -190,6 +192,7 @@ impl Publisher {
             engine: view.engine,
             server: &self.server,
             journal_fault: view.journal_fault,
+            standstill_until: view.standstill_until,
             reports_waiting: view.reports_waiting,
             now: view.now,
         }

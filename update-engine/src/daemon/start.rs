@@ -39,8 +39,8 @@ pub enum StartError {
         /// The system's words.
         source: std::io::Error,
     },
-    /// The state folder lies on a slot.
-    #[error("refusing to run: {0}")]
+    /// The state folder lies on a slot, because nothing else is mounted there or by a wrong setting: nothing is written to it.
+    #[error("{0}")]
     StateOnSlot(String),
     /// Another daemon has the state folder.
     #[error("another update-engined is using {path}: two daemons on one disk would undo each other's work", path = path.display())]
@@ -64,7 +64,7 @@ pub enum StartError {
 
 /// Runs the daemon until it is stopped or the host reboots.
 ///
-/// A state folder that cannot be used (full, read-only, not mounted) is no reason to be silent: the daemon says so in `status`,
+/// A state folder that cannot be used (full, read-only, not mounted, on a slot) is no reason to be silent: the daemon says so in `status`,
 /// begins nothing, and leaves a slot that is on trial after a while; once the folder can be used, everything starts anew.
 pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
     let settings = Arc::new(loaded.settings);
@@ -78,8 +78,7 @@ pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
 }
 
 async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::Receiver<()>) -> Result<End, StartError> {
-    refuse_state_on_slot(&settings)?;
-    let made = make_state_dir(&settings.state_dir);
+    let made = make_state_dir(&settings);
     trust(&settings, files)?;
     let lock = match made {
         Ok(()) => lock_state_dir(&settings.state_dir).await,
@@ -87,16 +86,20 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
     };
     let (State { records, journal, model, orphans }, _only_one) = match lock {
         Ok(lock) => (State::open(&settings.state_dir).or_else(|error| State::without(&settings.state_dir, &error))?, Some(lock)),
-        Err(error @ StartError::StateDir { .. }) => (State::without(&settings.state_dir, &error)?, None),
+        Err(error @ (StartError::StateDir { .. } | StartError::StateOnSlot(_))) => {
+            (State::without(&settings.state_dir, &error)?, None)
+        }
         Err(error) => return Err(error),
     };
     let world = World::new(settings.clone(), records);
     let channel = model.channel.clone();
     let (look, looking) = (world.clone(), world.clone());
     let facts = blocking(move || looking.look(channel.as_deref())).await;
-    let first_facts = facts.clone();
-    if let Err(fault) = blocking(move || look.found_floor(&first_facts)).await {
-        tracing::error!(code = %fault.code, "{fault}");
+    if !journal.is_stand_in() {
+        let first_facts = facts.clone();
+        if let Err(fault) = blocking(move || look.found_floor(&first_facts)).await {
+            tracing::error!(code = %fault.code, "{fault}");
+        }
     }
     let fetcher = Fetcher::new(Options { ca_file: settings.server.ca_file.clone(), ..Options::default() })?;
     let policy = policy(&settings, world.machine_id());
@@ -149,7 +152,7 @@ impl State {
 
 /// Whether the state folder can be used now.
 pub(super) fn can_use(settings: &Settings) -> bool {
-    make_state_dir(&settings.state_dir).and_then(|()| State::open(&settings.state_dir)).is_ok()
+    make_state_dir(settings).and_then(|()| State::open(&settings.state_dir)).is_ok()
 }
 
 fn policy(settings: &Settings, machine_id: Option<String>) -> Policy {
@@ -180,7 +183,9 @@ fn refuse_state_on_slot(settings: &Settings) -> Result<(), StartError> {
     }
 }
 
-fn make_state_dir(path: &Path) -> Result<(), StartError> {
+fn make_state_dir(settings: &Settings) -> Result<(), StartError> {
+    refuse_state_on_slot(settings)?;
+    let path = &settings.state_dir;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|source| StartError::StateDir { path: path.to_owned(), source })
 }

@@ -236,6 +236,66 @@ async fn a_trial_that_cannot_be_written_down_ends_in_the_old_slot() {
 }
 
 #[tokio::test]
+async fn a_reboot_that_got_lost_is_asked_for_again_though_nothing_can_be_written_down() {
+    let rebooting = State::Armed { plan: plan(), old_slot: SlotName::A, boot_id: "boot-1".into(), step: ArmedStep::Rebooting };
+    let Rig { mut daemon, handle: _handle, _dir: dir } = rig(Model { state: rebooting, ..Model::default() }, policy());
+    let rebooted = dir.path().join("rebooted");
+    daemon.step(Event::Reboot { attempt: "5d1c".into(), result: Ok(()) });
+    daemon.journal.refuse_writes(true);
+    daemon.waiting.patience_ms = 0;
+    daemon.after("armed", vec![Effect::Reboot(plan())]);
+    daemon.woke();
+    until(&mut daemon, "asked for again", |_| rebooted.exists()).await;
+    assert_eq!(daemon.engine.model().state.word(), "armed");
+}
+
+#[tokio::test]
+async fn a_slot_that_nobody_vouches_for_is_disarmed_though_nothing_can_be_written_down() {
+    let mut facts = host::facts();
+    facts.boot.as_mut().unwrap().marks.b = host::armed(host::TRIES);
+    let Rig { mut daemon, handle: _handle, _dir } = rig_in(Model::default(), facts.clone(), policy());
+    daemon.journal.refuse_writes(true);
+    daemon.step(Event::Started { facts: Box::new(facts), orphans: Vec::new() });
+    assert!(matches!(daemon.waiting.effects.as_slice(), [Effect::Disarm(SlotName::B)]), "{:?}", daemon.waiting.effects);
+    daemon.waiting.patience_ms = 0;
+    daemon.woke();
+    assert!(daemon.waiting.effects.is_empty());
+    // Without a disk it cannot be; that it was tried is what is asked here.
+    until(&mut daemon, "disarmed, or not", |daemon| !daemon.engine.soft().disarming).await;
+}
+
+#[tokio::test]
+async fn whoever_asks_again_and_again_does_not_put_off_what_the_journal_waits_for() {
+    let Rig { mut daemon, handle, _dir } = rig(Model::default(), policy());
+    daemon.journal.refuse_writes(true);
+    let ask = || Command::Pause { until: None, reason: None };
+    obey(&mut daemon, ask()).await.unwrap_err();
+    let next_try = daemon.waiting.retry_at.unwrap();
+    for _ in 0..20 {
+        obey(&mut daemon, ask()).await.unwrap_err();
+    }
+    assert_eq!(daemon.waiting.retry_at, Some(next_try));
+    // What was refused was taken back: there is nothing new to write, and still the journal cannot be written.
+    daemon.waiting.retry_at = Some(Mono(0));
+    daemon.woke();
+    assert_eq!(handle.status.borrow().troubles[0].code, "state-dir");
+    assert!(daemon.waiting.fault.is_some());
+}
+
+#[tokio::test]
+async fn a_check_that_is_held_up_is_not_forgotten_when_the_way_back_is_taken() {
+    let asking = State::Proven { plan: with_claim("http://127.0.0.1:1".into(), true), step: Step::Gates };
+    let Rig { mut daemon, handle: _handle, _dir } = rig(Model { state: asking, ..Model::default() }, policy());
+    daemon.journal.refuse_writes(true);
+    daemon.waiting.patience_ms = 0;
+    let check = Effect::Check(crate::engine::state::Request::timer());
+    daemon.after("proven", vec![check, Effect::Gates { plan: plan(), stage: crate::engine::effect::GateStage::BeforeLock }]);
+    daemon.woke();
+    assert!(daemon.waiting.effects.iter().any(|effect| matches!(effect, Effect::Check(_))), "{:?}", daemon.waiting.effects);
+    assert!(!daemon.waiting.effects.iter().any(|effect| matches!(effect, Effect::Gates { .. })));
+}
+
+#[tokio::test]
 async fn a_host_that_nobody_waits_for_waits_for_its_journal() {
     let fetching = State::Fetching { plan: plan(), rewrites: 0 };
     let Rig { mut daemon, handle: _handle, _dir } = rig(Model { state: fetching.clone(), ..Model::default() }, policy());

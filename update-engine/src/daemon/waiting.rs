@@ -88,6 +88,10 @@ impl Waiting {
         }
         self.fault = Some(fault);
         self.since.get_or_insert(now.mono);
+        // A command that came in between is a try of its own: whoever asks again and again must not put the next one off.
+        if !self.may_commit(now) {
+            return;
+        }
         let pause_ms = FIRST_RETRY_MS.saturating_mul(1 << self.tries.min(10)).min(LONGEST_RETRY_MS);
         self.tries = self.tries.saturating_add(1);
         self.retry_at = Some(now.mono.after(pause_ms));
@@ -111,8 +115,13 @@ impl Waiting {
         self.since.is_some_and(|since| since.until(now.mono) >= self.patience_ms)
     }
 
+    /// Until when it is borne, where somebody waits for this host.
+    pub(super) fn until(&self) -> Option<Mono> {
+        self.since.map(|since| since.after(self.patience_ms))
+    }
+
     /// What the engine is to be told of it, once in a while: why, and whether effects of the present step never began. Those are
-    /// let go: the engine leaves that step.
+    /// let go: the engine leaves that step. What it still counts on then waits on.
     pub(super) fn tell(&mut self, now: &Now) -> Option<(Fault, bool)> {
         let told_lately = self.told_at.is_some_and(|at| at.until(now.mono) < STANDSTILL_MS);
         let fault = self.fault.as_ref().filter(|_| self.is_too_long(now) && !told_lately)?;
@@ -120,7 +129,8 @@ impl Waiting {
         let message = format!("nothing could be written down for {minutes} minutes ({})", fault.message);
         let fault = Fault::new(fault.code.clone(), message);
         self.told_at = Some(now.mono);
-        let unstarted = !std::mem::take(&mut self.effects).is_empty();
+        let counted_on = |effect: &Effect| matches!(effect, Effect::Check(_) | Effect::Install { .. } | Effect::Undrain(_));
+        let unstarted = !self.take_effects(|effect| !counted_on(effect)).is_empty();
         Some((fault, unstarted))
     }
 

@@ -132,6 +132,9 @@ impl Engine {
             {
                 self.given_up(Plan { drained: false, ..plan }, now)
             }
+            State::Fetching { plan, rewrites } if plan.attempt == attempt && plan.drained => {
+                self.unburden(Plan { drained: false, ..plan }, rewrites)
+            }
             _ => Vec::new(),
         }
     }

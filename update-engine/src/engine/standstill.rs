@@ -4,11 +4,11 @@
 //! a host holds without rebooting, are worse than a step that only the boot table and the lock server remember: both are asked
 //! anew at every start, and every effect of the way back is safe to run again.
 
-use crate::engine::Engine;
-use crate::engine::effect::Effect;
+use crate::engine::effect::{Effect, LockOutcome, Row};
 use crate::engine::event::Fault;
 use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, State, WayBack};
 use crate::engine::time::Now;
+use crate::engine::{Engine, row};
 
 impl Engine {
     /// Somebody waits for this host: it is on trial, holds the lock or is drained.
@@ -47,11 +47,26 @@ impl Engine {
                 }
             }
             State::Armed { step: ArmedStep::Rebooting, .. } if !unstarted => Vec::new(),
+            State::Fetching { plan, rewrites } => self.unburden(plan, rewrites),
             state => match state.plan().cloned() {
                 Some(plan) => self.step_out(plan, fault, unstarted, now),
                 None => Vec::new(),
             },
         }
+    }
+
+    /// The slot is being written once more, after the lock was granted: that goes on, undrained and without the lock.
+    pub(super) fn unburden(&mut self, mut plan: Plan, rewrites: u32) -> Vec<Effect> {
+        if plan.drained {
+            return vec![Effect::Undrain(plan)];
+        }
+        let mut effects = Vec::new();
+        if let Some(claim) = plan.claim.take() {
+            effects.push(self.release(&plan.attempt, claim, LockOutcome::Aborted));
+        }
+        effects.push(row(Row::Update(plan.clone())));
+        self.model.state = State::Fetching { plan, rewrites };
+        effects
     }
 
     fn step_out(&mut self, mut plan: Plan, fault: Fault, unstarted: bool, now: &Now) -> Vec<Effect> {
@@ -82,10 +97,12 @@ fn burdens_others(plan: &Plan) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use manifests::release::SlotName;
+
     use super::*;
     use crate::engine::Event;
     use crate::engine::cause::Cause;
-    use crate::engine::tests::host::Host;
+    use crate::engine::tests::host::{BAD, BLANK, Host, in_old_slot, list};
     use crate::engine::tests::words::EVERY_STATE;
 
     fn told(unstarted: bool) -> Event {
@@ -127,6 +144,39 @@ mod tests {
             let effects = host.step_raw(told(false));
             let only_stops = effects.iter().all(|effect| matches!(effect, Effect::Stop(_)));
             assert!(!awaits || (only_stops && host.state() == state), "{state}: {effects:?}");
+            // Its answer comes; a second one beside it would be taken for that of what comes after.
+            let under_way = state.ends_with("giving-up") || state == "armed/rebooting";
+            assert!(!under_way || effects.is_empty(), "{state}: {effects:?}");
         }
+    }
+
+    #[test]
+    fn what_was_taken_back_without_the_journal_is_not_taken_for_a_rollback_after_a_reboot() {
+        for state in EVERY_STATE {
+            let effects = Host::at(state).step_raw(told(true));
+            let disarms = |effect: &Effect| matches!(effect, Effect::Disarm(slot) if *slot == SlotName::B);
+            let marks_bad = |effect: &Effect| matches!(effect, Effect::MarkBad(_));
+            let left = match (effects.iter().any(disarms), effects.iter().any(marks_bad)) {
+                (true, _) => BLANK,
+                (_, true) => BAD,
+                _ => continue,
+            };
+            // The journal has nothing of the way back.
+            let told = Host::at(state).restart(|facts| in_old_slot(facts, left));
+            let refused = told.iter().any(|effect| effect.starts_with("refuse"));
+            assert_eq!(refused, left == BAD, "{state}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_is_written_once_more_goes_on_without_the_lock() {
+        let mut host = Host::at("locked/draining");
+        host.restart(|_| ());
+        host.differs();
+        assert_eq!(host.state(), "fetching/again");
+        assert!(host.plan().drained && host.plan().claim.is_some_and(|claim| claim.granted));
+        assert_eq!(host.step(told(false)), list("undrain"));
+        assert_eq!(host.undrained(), list("release aborted, update"));
+        assert_eq!((host.state(), host.plan().claim, host.engine.must_not_stand_still()), ("fetching/again", None, false));
     }
 }

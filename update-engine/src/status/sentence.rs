@@ -227,6 +227,19 @@ fn giving_up(input: &Input<'_>, plan: &Plan, why: &GivingUp) -> String {
     }
 }
 
+/// What happens all the same when the journal cannot be written for long, because somebody waits for this host.
+pub(super) fn without_journal(input: &Input<'_>) -> String {
+    let Some(until) = input.standstill_until.filter(|_| input.engine.must_not_stand_still()) else { return String::new() };
+    let what = match input.state() {
+        State::Trial { plan, .. } | State::Committed { plan } => format!("the host goes back to {}", plan.from_version),
+        _ => "what was done for the reboot is taken back, and the lock given back".to_owned(),
+    };
+    match input.now.mono.until(until) {
+        0 => format!("; as that lasts, {what}"),
+        left_ms => format!("; if that lasts until {}, {what}", moment(input, input.now.wall_after(left_ms).timestamp())),
+    }
+}
+
 /// The first boots of a slot.
 fn after_boot(input: &Input<'_>) -> String {
     let stuck = stuck(input);
@@ -250,6 +263,12 @@ fn after_boot(input: &Input<'_>) -> String {
         (State::Trial { plan, verdict: Some(reason) }, None) => {
             let (version, reason, from) = (&plan.version, end(reason), &plan.from_version);
             format!("{version} is unhealthy ({reason}): rebooting, going back to {from}{}", accepted(input))
+        }
+        (State::Trial { plan, verdict: None }, None) if input.journal_fault.is_some() => {
+            format!("{} runs from slot {} on trial, and cannot be kept while that lasts", plan.version, plan.slot)
+        }
+        (State::Committed { plan }, None) if input.journal_fault.is_some() => {
+            format!("{} runs from slot {}, healthy, and cannot be kept while that lasts", plan.version, plan.slot)
         }
         (State::Trial { plan, .. }, None) => format!(
             "{} runs from slot {} on trial: its health is being checked; if it is healthy it is kept, otherwise the host goes back to {}",

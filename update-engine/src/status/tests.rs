@@ -97,7 +97,14 @@ fn document(host: &mut Host) -> Status {
 
 fn document_with(host: &mut Host, journal_fault: Option<&Fault>) -> Status {
     let now = host.now();
-    status(&Input { engine: &host.engine, server: "https://updates.example/", journal_fault, reports_waiting: 0, now })
+    status(&Input {
+        engine: &host.engine,
+        server: "https://updates.example/",
+        journal_fault,
+        standstill_until: journal_fault.map(|_| now.mono.after(540_000)),
+        reports_waiting: 0,
+        now,
+    })
 }
 
 #[track_caller]
@@ -324,6 +331,24 @@ fn a_trouble_does_not_hide_what_is_under_way() {
         summary,
         "Needs attention: /var/lib: no space left: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?); writing 1.1.0 to slot b; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."
     );
+}
+
+#[test]
+fn where_somebody_waits_a_journal_that_fails_says_what_happens_all_the_same() {
+    let full = Fault::new(Cause::StateDir, "/var/lib: no space left");
+    let prefix = "Needs attention: /var/lib: no space left: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?); if that lasts until 12:14 UTC, ";
+    for (state, then) in [
+        ("trial", "the host goes back to 1.0.0; 1.1.0 runs from slot b on trial, and cannot be kept while that lasts."),
+        ("committed", "the host goes back to 1.0.0; 1.1.0 runs from slot b, healthy, and cannot be kept while that lasts."),
+        (
+            "locked/draining",
+            "what was done for the reboot is taken back, and the lock given back; about to reboot into 1.1.0: running the drain hooks; then the slot is armed, and the host reboots.",
+        ),
+    ] {
+        let document = document_with(&mut Host::at(state), Some(&full));
+        assert_eq!(document.summary, format!("{prefix}{then}"), "{state}");
+        assert_eq!(document.exit_class(), ExitClass::Attention);
+    }
 }
 
 #[test]

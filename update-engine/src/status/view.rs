@@ -10,7 +10,7 @@ use crate::engine::facts::{Facts, FloorFacts};
 use crate::engine::model::About;
 use crate::engine::policy::millis;
 use crate::engine::state::{ArmedStep, State as EngineState, Waiting as Step};
-use crate::engine::time::Now;
+use crate::engine::time::{Mono, Now};
 use crate::status::json::{
     Attempts, Booted, Check, Hold, Holder, Host, LastError, Lock, Mode, Pause, Phase, Progress, Reboot, SCHEMA, Slot, State,
     Status, Target, Trouble, Waiting,
@@ -26,6 +26,8 @@ pub struct Input<'a> {
     pub server: &'a str,
     /// The journal cannot be written: nothing is done until it can.
     pub journal_fault: Option<&'a Fault>,
+    /// Until when a host that somebody waits for bears that.
+    pub standstill_until: Option<Mono>,
     /// Reports that no server has taken yet.
     pub reports_waiting: usize,
     /// Now.
@@ -104,8 +106,9 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
         say(
             &fault.code,
             format!(
-                "{}: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?)",
-                fault.message
+                "{}: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?){}",
+                fault.message,
+                sentence::without_journal(input)
             ),
         );
     }
@@ -310,7 +313,14 @@ mod tests {
         let mut later = |days: i64| {
             let mut now = host.now();
             now.wall = Wall(now.wall.0 + days * 86_400_000);
-            stale(&Input { engine: &host.engine, server: "", journal_fault: None, reports_waiting: 0, now })
+            stale(&Input {
+                engine: &host.engine,
+                server: "",
+                journal_fault: None,
+                standstill_until: None,
+                reports_waiting: 0,
+                now,
+            })
         };
         assert_eq!(later(59), None);
         let words = later(61).unwrap();

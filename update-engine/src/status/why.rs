@@ -188,7 +188,8 @@ mod tests {
     fn a_release_that_was_given_up_is_named_with_what_would_be_tried() {
         let mut host = Host::at("rolled-back");
         let now = host.now();
-        let input = Input { engine: &host.engine, server: "", journal_fault: None, reports_waiting: 0, now };
+        let input =
+            Input { engine: &host.engine, server: "", journal_fault: None, standstill_until: None, reports_waiting: 0, now };
         let chain = why(&input);
         let release = chain.iter().find(|entry| entry.gate == "release").unwrap();
         assert_eq!(release.state, GateState::Refused);
@@ -205,7 +206,8 @@ mod tests {
         host.drained(Err(fault("lock-lost")));
         host.undrained();
         let now = host.now();
-        let input = Input { engine: &host.engine, server: "", journal_fault: None, reports_waiting: 0, now };
+        let input =
+            Input { engine: &host.engine, server: "", journal_fault: None, standstill_until: None, reports_waiting: 0, now };
         let waiting: Vec<_> = why(&input).into_iter().filter(|entry| entry.state == GateState::Waiting).collect();
         let waiting: Vec<_> = waiting.iter().map(|entry| (entry.gate.as_str(), entry.detail.as_str())).collect();
         assert_eq!(waiting, [("lock", "it broke: lock-lost")]);
@@ -215,7 +217,8 @@ mod tests {
     fn a_failed_attempt_says_its_cause_and_what_that_means() {
         let mut host = Host::at("failed");
         let now = host.now();
-        let input = Input { engine: &host.engine, server: "", journal_fault: None, reports_waiting: 0, now };
+        let input =
+            Input { engine: &host.engine, server: "", journal_fault: None, standstill_until: None, reports_waiting: 0, now };
         let chain = why(&input);
         let write = chain.iter().find(|entry| entry.gate == "write").unwrap();
         assert_eq!(write.detail, "the last attempt failed (download): no source gave the whole payload");
