@@ -5,7 +5,7 @@
 //!
 //! | type | may hold | fit as it is for |
 //! |---|---|---|
-//! | [`GroupName`] | letters, digits, `.` and `-` | a segment of a URL's path, a metric's label, a shell's word |
+//! | [`GroupName`] | letters, digits, `.` and `-` | a segment of a URL's path, a metric's label; see [`GroupName::as_last_word`] |
 //! | [`AttemptId`], [`Tag`] | the same and `_`; hex digits | the same, but an attempt is never shown |
 //! | [`HostId`] | any ASCII to be seen: quotes, `\`, `/`, `$` too | one word of a log line; see [`HostId::in_a_shell`] |
 //! | [`Label`], [`Reason`] | any text, blanks and quotes too | a sentence |
@@ -92,6 +92,21 @@ impl GroupName {
         }
         Ok(Self(text.to_owned()))
     }
+
+    /// The option that names the group in a command for people to copy.
+    pub fn as_option(&self) -> String {
+        let between = if self.is_like_an_option() { '=' } else { ' ' };
+        format!("--group{between}{}", self.0)
+    }
+
+    /// The name as the last word of a command for people to copy.
+    pub fn as_last_word(&self) -> Cow<'_, str> {
+        if self.is_like_an_option() { Cow::Owned(format!("-- {}", self.0)) } else { Cow::Borrowed(&self.0) }
+    }
+
+    fn is_like_an_option(&self) -> bool {
+        self.0.starts_with('-')
+    }
 }
 
 impl HostId {
@@ -104,7 +119,8 @@ impl HostId {
 }
 
 impl HostId {
-    /// The id as one word of a command for people to copy: hosts choose their ids, and `$(…)` is one.
+    /// The id as one word of a command for people to copy: hosts choose their ids, and `$(…)` is one. So is `-f`: the word
+    /// comes after `--`.
     pub fn in_a_shell(&self) -> Cow<'_, str> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b':' | b'@' | b'%' | b'+');
         if self.0.bytes().all(plain) {
@@ -301,6 +317,14 @@ mod tests {
             ("~root", "'~root'"),
         ] {
             assert_eq!(HostId::parse(id).unwrap().in_a_shell(), word);
+        }
+    }
+
+    #[test]
+    fn a_group_in_a_command_to_copy_is_never_taken_for_an_option() {
+        for (name, option, word) in [("web", "--group web", "web"), ("-x", "--group=-x", "-- -x")] {
+            let group = GroupName::parse(name).unwrap();
+            assert_eq!((group.as_option().as_str(), group.as_last_word().as_ref()), (option, word));
         }
     }
 

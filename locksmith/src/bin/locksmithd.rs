@@ -188,7 +188,8 @@ async fn make_groups<S: Store>(args: &Args, server: &Server<S>, first_start: boo
             Ensured::Exists(found) if found == *max => {}
             Ensured::Exists(found) => tracing::warn!(
                 group = %name, max = %found, asked = %max,
-                "the group exists with another max, which it keeps; change it with: locksmithctl set-max {max} --group {name}"
+                "the group exists with another max, which it keeps; change it with: locksmithctl set-max {max} {}",
+                name.as_option()
             ),
             Ensured::TooMany => return Err(failed(format!("cannot make group {name}: the store is full of groups"))),
         }

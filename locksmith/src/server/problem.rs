@@ -130,7 +130,7 @@ impl Problem {
     }
 
     pub(super) fn unknown_group(kind: Kind, group: &GroupName) -> Self {
-        let how = format!("an operator makes one with: locksmithctl group create {group} --max N");
+        let how = format!("an operator makes one with: locksmithctl group create --max N {}", group.as_last_word());
         Self::new(kind, format!("unknown group \"{group}\"; {how}"))
     }
 
@@ -139,7 +139,7 @@ impl Problem {
         let kind = match refusal {
             Refusal::Full => Kind::Full,
             Refusal::Kept => Kind::Queued,
-            Refusal::IdInUse(_) => Kind::IdInUse,
+            Refusal::IdInUse(_) | Refusal::Occupied(_) => Kind::IdInUse,
             Refusal::NotHeld(_) => Kind::NotHeld,
         };
         let holders = verdict.upon.holders();
