@@ -94,9 +94,10 @@ pub fn document(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(document) = Document::from_json(text) else { return };
     check_stored(&document);
-    let known = document.holders().first().map(|holder| (holder.id.clone(), holder.attempt.clone(), holder.fence));
-    let stranger = (HostId::parse("stranger").expect("an id"), AttemptId::parse("a-1").ok(), 1);
-    for (id, attempt, fence) in known.into_iter().chain([stranger]) {
+    let known =
+        document.holders().first().map(|holder| (holder.id.clone(), holder.attempt.clone(), holder.fence, holder.by.clone()));
+    let stranger = (HostId::parse("stranger").expect("an id"), AttemptId::parse("a-1").ok(), 1, None);
+    for (id, attempt, fence, holds) in known.into_iter().chain([stranger]) {
         let by = Label::parse("by", "operator").expect("a label");
         let facts = Facts::default();
         let mut ops = vec![
@@ -108,6 +109,7 @@ pub fn document(data: &[u8]) {
             Op::Free { id: id.clone(), reason: None, by: by.clone() },
             Op::SetMax { max: Max::new(1).expect("a maximum"), by },
         ];
+        ops.extend(holds.map(|by| Op::Hold { id: id.clone(), by }));
         if let Some(attempt) = attempt {
             ops.push(Op::Renew { id: id.clone(), attempt: attempt.clone(), fence });
             ops.push(Op::Reboot { id, attempt, fence: Some(fence), facts });
@@ -120,12 +122,24 @@ pub fn document(data: &[u8]) {
 fn check_decision(document: &Document, op: &Op) {
     let now = Moment { wall: "2026-01-01T00:00:00Z".parse().expect("a time"), mono: Mono::START };
     let decision = decide(document, 7, &Queue::default(), op, now);
+    check_hold(decision.document.as_ref().unwrap_or(document), op, &decision.answer);
     let Some(after) = &decision.document else { return };
     check_stored(after);
     let most = usize::try_from(after.max().get()).expect("at most 1,000").max(document.holders().len());
     assert!(after.holders().len() <= most, "{op:?}: {} hold a place of {most}", after.holders().len());
     if after.holders().len() > document.holders().len() {
         assert!(document.free() > 0 && matches!(decision.answer, Answer::Granted(_)), "{op:?}: {:?}", decision.answer);
+    }
+}
+
+/// A hold is granted to one operator, and to no host.
+fn check_hold(after: &Document, op: &Op, answer: &Answer) {
+    let Answer::Granted(_) = answer else { return };
+    let held_by = |id: &HostId| after.holder(id).expect("who was granted a place holds it").by.as_ref();
+    match op {
+        Op::Hold { id, by } => assert_eq!(held_by(id), Some(by)),
+        Op::Take { id, .. } | Op::Renew { id, .. } | Op::Reboot { id, .. } => assert_eq!(held_by(id), None, "{op:?}"),
+        _ => panic!("{op:?} was granted a place"),
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `GET /v1/groups/G` | [`GroupBody`] |
 //! | `GET /v1/groups/G/history?limit=N` | [`HistoryBody`] |
 //! | `PUT /v1/groups/G/max` with [`NewMax`] | [`MaxChanged`] |
-//! | `POST /v1/groups/G/lock` with [`Hold`] | [`GrantBody`](crate::fleetlock::GrantBody) without an attempt |
+//! | `POST /v1/groups/G/lock` with [`Hold`] | [`GrantBody`](crate::fleetlock::GrantBody) with `fence` only |
 //! | `POST /v1/groups/G/unlock` with [`Unlock`] | [`HolderBody`] of whom it freed |
 //!
 //! What changes something needs FleetLock's header `fleet-lock-protocol: true`, as hosts send it, and no `Origin`: so that

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{AttemptId, GroupName, HostId, Label, NameError, Tag};
-use crate::semaphore::{Facts, Holder, MAX_DEADLINE_S, Op, Outcome, Phase};
+use crate::semaphore::{Facts, Holder, MAX_DEADLINE_S, Op, Outcome, Phase, stands};
 
 /// The header that must be there, so that no stray form or browser takes a lock; operators' changes need it, too.
 pub const HEADER: &str = "fleet-lock-protocol";
@@ -105,7 +105,8 @@ pub struct Ota {
     pub deadline_s: Option<u64>,
 }
 
-/// The yes of a locksmithd to a pre-reboot. For a host without an attempt only `phase` is set.
+/// The yes of a locksmithd to a pre-reboot. For a host without an attempt only `phase` is set, for an operator who holds a
+/// place only `fence`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantBody {
     /// The attempt that holds the place: the asker's own.
@@ -166,7 +167,7 @@ pub struct HolderBody {
     pub tag: Option<Tag>,
     /// Since when.
     pub since: Timestamp,
-    /// How far.
+    /// How far; of an operator's hold it says nothing, see [`HolderBody::stands`].
     pub phase: Phase,
     /// Since when in that phase.
     pub phase_since: Timestamp,
@@ -305,6 +306,13 @@ fn outcome(text: &str) -> Result<Outcome, BadRequest> {
 
 fn member(member: &'static str, found: &str, expected: &'static str) -> BadRequest {
     BadRequest::Member { member, found: found.chars().take(40).collect(), expected }
+}
+
+impl HolderBody {
+    /// What the place is taken for, in one word: the host's phase, or [`HELD`](crate::semaphore::HELD).
+    pub fn stands(&self) -> &'static str {
+        stands(self.phase, self.by.as_ref())
+    }
 }
 
 impl From<&Holder> for HolderBody {

@@ -69,10 +69,14 @@ impl Drop for Daemon {
 }
 
 fn ctl(url: &str, args: &[&str]) -> Output {
+    ctl_as("ada", url, args)
+}
+
+fn ctl_as(user: &str, url: &str, args: &[&str]) -> Output {
     Command::new(CTL)
         .args(args)
         .env("LOCKSMITHCTL_SERVER", url)
-        .env("USER", "ada")
+        .env("USER", user)
         .env_remove("SUDO_USER")
         .env_remove("LOCKSMITHCTL_TOKEN")
         .env_remove("LOCKSMITHCTL_GROUP")
@@ -120,8 +124,8 @@ fn an_operator_looks_locks_is_refused_changes_the_max_and_unlocks() {
 Available: 0
 Max: 1
 
-MACHINE ID  SINCE  PHASE      VERSION  ATTEMPT
-host-a      TIME   rebooting  -        (ada@MACHINE)
+MACHINE ID  SINCE  PHASE  VERSION  ATTEMPT
+host-a      TIME   held   -        (ada@MACHINE)
 ";
     let shown = steady(&daemon.out(&["status"]), &daemon.url);
     let squeezed = |text: &str| text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
@@ -132,7 +136,7 @@ host-a      TIME   rebooting  -        (ada@MACHINE)
     assert_eq!(
         steady(&message, &daemon.url),
         "error: locking: the lock service at http://SERVER/v1/groups/default/lock refused (423 full): \
-         group \"default\" is full: 1 of 1 places taken, by host-a (rebooting since TIME)\n\
+         group \"default\" is full: 1 of 1 places taken, by host-a (held by ada@MACHINE since TIME)\n\
          hint: see who holds a place: locksmithctl status default\n"
     );
     assert_eq!(daemon.out(&["set-max", "3"]), "Old-Max: 1\nMax: 3\n");
@@ -145,7 +149,7 @@ host-a      TIME   rebooting  -        (ada@MACHINE)
     assert_eq!((unlocked.status.code(), text(&unlocked.stdout).as_str()), (Some(0), ""));
     assert_eq!(
         steady(&text(&unlocked.stderr), &daemon.url),
-        "host-a is unlocked in group default; it was rebooting since TIME\n"
+        "host-a is unlocked in group default; it was held by ada@MACHINE since TIME\n"
     );
     let (code, message) = failure(&daemon.ctl(&["unlock", "host-a"]));
     assert_eq!(code, Some(1));
@@ -169,6 +173,46 @@ host-a      TIME   rebooting  -        (ada@MACHINE)
             "TIME created - - - max 1",
         ]
     );
+}
+
+#[test]
+fn two_operators_do_not_share_a_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &["--group", "web=2"]);
+    assert_eq!(daemon.out(&["lock", "h1", "--group", "web"]), "");
+    let (code, message) = failure(&ctl_as("ben", &daemon.url, &["lock", "h1", "--group", "web"]));
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        steady(&message, &daemon.url),
+        "error: locking: the lock service at http://SERVER/v1/groups/web/lock refused (409 id_in_use): \
+         h1 is held by ada@MACHINE in group \"web\" since TIME; lock another id, or end that hold first with: \
+         locksmithctl unlock --group web -- h1\n"
+    );
+    assert_eq!(daemon.out(&["lock", "h1", "--group", "web"]), "", "who holds it may ask again");
+}
+
+#[test]
+fn the_command_in_a_refusal_frees_the_holder_whatever_it_and_its_group_are_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &[]);
+    let bin = Path::new(CTL).parent().unwrap().display();
+    for (id, group) in [("h1", "default"), ("-rf", "-x"), ("--", "default"), ("it's;$(false)", "default")] {
+        if group == "-x" {
+            daemon.out(&["group", "create", "--", group]);
+        }
+        let lock = [&format!("--group={group}"), "--", id];
+        let lock: Vec<&str> = ["lock"].into_iter().chain(lock).collect();
+        daemon.out(&lock);
+        let (_, message) = failure(&ctl_as("ben", &daemon.url, &lock));
+        let command = message.trim_end().rsplit_once("with: ").unwrap().1;
+        let freed = Command::new("sh")
+            .args(["-c", &format!("PATH={bin}:$PATH; {command}")])
+            .env("LOCKSMITHCTL_SERVER", &daemon.url)
+            .output()
+            .unwrap();
+        assert_eq!(freed.status.code(), Some(0), "{command}: {}", text(&freed.stderr));
+        assert!(text(&freed.stderr).starts_with(&format!("{id} is unlocked in group {group};")), "{command}");
+    }
 }
 
 #[test]
@@ -203,7 +247,7 @@ web      2          2    0        0
     let (code, message) = failure(&daemon.ctl(&["group", "create", "db"]));
     assert_eq!(code, Some(1));
     assert!(message.contains("exists already, its max is 4"), "{message}");
-    assert!(message.contains("hint: change it with: locksmithctl group set db --max N"), "{message}");
+    assert!(message.contains("hint: change it with: locksmithctl group set --max N db"), "{message}");
     let (code, message) = failure(&daemon.ctl(&["status", "nope"]));
     assert_eq!(code, Some(1));
     assert!(message.contains("unknown group \"nope\"") && message.contains("hint: see the groups"), "{message}");
@@ -351,7 +395,7 @@ fn what_the_interfaces_name_and_this_build_has_not_is_refused_by_name() {
     let cases: [(&[&str], &str, &str); 4] = [
         (&["pause", "web"], "pause", "set-max 0"),
         (&["resume", "web"], "resume", "set-max N"),
-        (&["forget", "host-a", "--group", "web"], "forget", "unlock ID"),
+        (&["forget", "host-a", "--group", "web"], "forget", "unlock --group GROUP -- ID"),
         (&["pause"], "pause", "set-max 0"),
     ];
     for (args, name, instead) in cases {

@@ -525,7 +525,8 @@ async fn operators_free_hold_and_make_groups_and_all_of_it_is_in_the_history() {
     assert_eq!((freed.id.clone(), freed.phase), (dead.clone(), Phase::Rebooting));
     let again = refused(admin.unlock(&group(), &dead, None).await);
     assert_eq!((again.status, again.kind.as_str()), (404, "no_such_holder"));
-    admin.hold(&group(), &HostId::parse("kept").unwrap()).await.unwrap();
+    let held = admin.hold(&group(), &HostId::parse("kept").unwrap()).await.unwrap();
+    assert!(held.fence.is_some() && held.phase.is_none(), "{held:?}");
     admin.set_max(&group(), Max::new(3).unwrap()).await.unwrap();
     let history = server.history().await;
     let told = |event: Event| history.iter().find(|entry| entry.event == event).unwrap();
@@ -643,15 +644,19 @@ async fn metrics_count_answers_events_and_holders() {
     refused(lock(&server.ticket("host-b", "attempt-b")).await);
     client().release(&ticket, Outcome::RolledBack).await.unwrap();
     lock(&server.ticket("host-b", "attempt-b")).await.unwrap();
+    server.set_max(2).await;
+    let base = server.base();
+    client().admin(&base, None).hold(&group(), &HostId::parse("kept").unwrap()).await.unwrap();
     let (status, head, text) = server.get("/metrics").await;
     assert_eq!(status, 200);
     assert!(head.contains("content-type: text/plain"), "{head}");
     for line in [
         "locksmith_answers_total{endpoint=\"pre-reboot\",kind=\"ok\"} 2",
         "locksmith_answers_total{endpoint=\"pre-reboot\",kind=\"full\"} 1",
-        "locksmith_group_max{group=\"web\"} 1",
+        "locksmith_group_max{group=\"web\"} 2",
         "locksmith_group_holders{group=\"web\",phase=\"draining\"} 1",
         "locksmith_group_holders{group=\"web\",phase=\"rebooting\"} 0",
+        "locksmith_group_holders{group=\"web\",phase=\"held\"} 1",
         "locksmith_group_waiting{group=\"web\"} 0",
         "locksmith_events_total{group=\"web\",event=\"granted\"} 2",
         "locksmith_releases_total{group=\"web\",outcome=\"rolled-back\"} 1",

@@ -1,5 +1,6 @@
 //! The operator's command of the lock service.
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -216,7 +217,7 @@ async fn act(verb: &Verb, admin: &Admin<'_>) -> Result<String, Failure> {
         Verb::SetMax { max, of } => set_max(admin, *max, &of.group).await,
         Verb::Pause(_) => Err(not_in_this_build("pause", "let no more hosts reboot with: locksmithctl set-max 0 --group GROUP")),
         Verb::Resume(_) => Err(not_in_this_build("resume", "let N hosts reboot with: locksmithctl set-max N --group GROUP")),
-        Verb::Forget(_) => Err(not_in_this_build("forget", "free a host's place with: locksmithctl unlock ID --group GROUP")),
+        Verb::Forget(_) => Err(not_in_this_build("forget", "free a host's place with: locksmithctl unlock --group GROUP -- ID")),
         Verb::History { group, json } => {
             let history = admin.history(group).await.map_err(|error| refused("reading", group, error))?;
             if *json { to_json(&history) } else { Ok(history_text(&history)) }
@@ -258,7 +259,11 @@ async fn unlock(admin: &Admin<'_>, id: &HostId, group: &GroupName, reason: Optio
     let reason = reason.map(|reason| reason.as_str().to_owned());
     let freed = admin.unlock(group, id, reason).await.map_err(|error| refused("unlocking", group, error))?;
     // The original prints nothing on success; what was interrupted is a message, not data.
-    let _ = writeln!(io::stderr(), "{id} is unlocked in group {group}; it was {} since {}", freed.phase, freed.phase_since);
+    let was = match &freed.by {
+        Some(by) => format!("held by {by} since {}", freed.since),
+        None => format!("{} since {}", freed.phase, freed.phase_since),
+    };
+    let _ = writeln!(io::stderr(), "{id} is unlocked in group {group}; it was {was}");
     Ok(String::new())
 }
 
@@ -282,7 +287,7 @@ fn status_text(group: &GroupBody) -> String {
             vec![
                 holder.id.to_string(),
                 holder.since.to_string(),
-                holder.phase.to_string(),
+                holder.stands().to_owned(),
                 holder.version.as_ref().map_or_else(dash, ToString::to_string),
                 whose.or(by).unwrap_or_else(dash),
             ]
@@ -398,7 +403,7 @@ fn not_in_this_build(verb: &str, instead: &str) -> Failure {
 }
 
 fn hint(error: &Error, group: Option<&GroupName>) -> Option<String> {
-    let group = group.map_or("GROUP", GroupName::as_str);
+    let word = group.map_or(Cow::Borrowed("GROUP"), GroupName::as_last_word);
     let refused = match error {
         Error::Unreachable { .. } => {
             return Some("is locksmithd running there? Another one: --server URL or $LOCKSMITHCTL_SERVER".to_owned());
@@ -407,10 +412,10 @@ fn hint(error: &Error, group: Option<&GroupName>) -> Option<String> {
         Error::Refused(refused) => refused,
     };
     match (refused.meaning, refused.kind.as_str()) {
-        (_, "group_exists") => Some(format!("change it with: locksmithctl group set {group} --max N")),
+        (_, "group_exists") => Some(format!("change it with: locksmithctl group set --max N {word}")),
         (Meaning::UnknownGroup, _) => Some("see the groups there are: locksmithctl group list".to_owned()),
         (Meaning::NotAllowed, _) => Some("give an admin's token: --token-file FILE or $LOCKSMITHCTL_TOKEN".to_owned()),
-        (Meaning::Full | Meaning::NotHeld, _) => Some(format!("see who holds a place: locksmithctl status {group}")),
+        (Meaning::Full | Meaning::NotHeld, _) => Some(format!("see who holds a place: locksmithctl status {word}")),
         (Meaning::ServerTrouble, _) => Some("locksmithd's log says more; asking again is safe".to_owned()),
         _ => None,
     }

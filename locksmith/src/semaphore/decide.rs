@@ -1,10 +1,11 @@
 //! One decision after another, each a short function of what stands in the document and the queue.
 //!
 //! An operator's hold (a holder with `by`) is no grant of the host in whose name it is: only [`Op::Free`] ends it, and
-//! [`Op::Hold`] confirms it. The host itself is refused the place as in use, by name of the operator, so it does not
-//! reboot under a maintenance; its release answers as for one that holds nothing, because foreign clients release at
-//! every boot and must not fail on it. The other way round, a place that a host holds is no hold: [`Op::Hold`] refuses
-//! it, as that host's release would end it behind the operator's back.
+//! [`Op::Hold`] confirms it to that operator alone, as two who share a hold would end it for each other. The host itself
+//! is refused the place as in use, by name of the operator, so it does not reboot under a maintenance; its release answers
+//! as for one that holds nothing, because foreign clients release at every boot and must not fail on it. The other way
+//! round, a place that a host holds is no hold: [`Op::Hold`] refuses it, as that host's release would end it behind the
+//! operator's back.
 
 use super::history::{Entry, Event};
 use super::queue::Queue;
@@ -145,10 +146,10 @@ impl On<'_> {
 
     fn hold(&self, id: &HostId, by: &Label) -> Decision {
         match self.document.holder(id) {
-            Some(holder) if holder.by.is_some() => {
+            Some(holder) if holder.by.as_ref() == Some(by) => {
                 unchanged(Answer::Granted(Granted { fence: holder.fence, phase: holder.phase }))
             }
-            Some(holder) => refused(Refusal::IdInUse(Box::new(holder.clone()))),
+            Some(holder) => refused(Refusal::Occupied(Box::new(holder.clone()))),
             None if self.document.free() == 0 => refused(Refusal::Full),
             None => self.admit(id, None, &Facts::default(), Some(by.clone())),
         }

@@ -11,6 +11,9 @@ pub const DOCUMENT_FORMAT: u32 = 1;
 /// Most places a group may have. A document of 1,000 holders is below 1 MiB, what an etcd transaction may carry.
 pub const MAX_PLACES: u32 = 1000;
 
+/// What stands in a phase's stead where people look at an operator's hold: nobody reboots under it.
+pub const HELD: &str = "held";
+
 /// Longest time a host may claim it needs for its reboot, in seconds (a day); longer claims are cut to it.
 pub const MAX_DEADLINE_S: u64 = 24 * 60 * 60;
 
@@ -58,7 +61,7 @@ pub struct Holder {
     pub attempt: Option<AttemptId>,
     /// The number of the grant: rises with every grant of the group.
     pub fence: u64,
-    /// How far the host is.
+    /// How far the host is; of an operator's hold it says nothing, see [`Holder::stands`].
     pub phase: Phase,
     /// When the place was granted (for people: nothing is decided by it).
     pub since: Timestamp,
@@ -187,11 +190,21 @@ impl Holder {
         self.attempt.as_ref().map(AttemptId::tag)
     }
 
+    /// What the place is taken for, in one word: the host's phase, or [`HELD`].
+    pub fn stands(&self) -> &'static str {
+        stands(self.phase, self.by.as_ref())
+    }
+
     /// Whether the place was granted to its host under that attempt (or, to a foreign client, under none). An operator's
     /// hold never was.
     pub fn is_granted_to(&self, attempt: Option<&AttemptId>) -> bool {
         self.by.is_none() && self.attempt.as_ref() == attempt
     }
+}
+
+/// What a place of that phase, held `by` an operator or by its host, is taken for.
+pub(crate) fn stands(phase: Phase, by: Option<&Label>) -> &'static str {
+    if by.is_some() { HELD } else { phase.as_str() }
 }
 
 impl Facts {

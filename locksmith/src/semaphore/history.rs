@@ -27,7 +27,7 @@ pub struct Entry {
     /// The number of its grant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<u64>,
-    /// How far it was.
+    /// How far the host was; none of an operator's hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// The version it updates to.
@@ -79,7 +79,7 @@ impl Entry {
             id: Some(holder.id.clone()),
             tag: holder.tag(),
             fence: Some(holder.fence),
-            phase: Some(holder.phase),
+            phase: holder.by.is_none().then_some(holder.phase),
             version: holder.facts.version.clone(),
             by: holder.by.clone(),
             ..Self::bare(event, at)

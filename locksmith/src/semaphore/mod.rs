@@ -45,8 +45,9 @@ use std::sync::Arc;
 
 use crate::names::{AttemptId, HostId, Label, Reason};
 use decide::On;
+pub(crate) use document::stands;
 pub use document::{
-    DOCUMENT_FORMAT, Document, DocumentError, Facts, Holder, MAX_DEADLINE_S, MAX_PLACES, Max, MaxError, Outcome, Phase,
+    DOCUMENT_FORMAT, Document, DocumentError, Facts, HELD, Holder, MAX_DEADLINE_S, MAX_PLACES, Max, MaxError, Outcome, Phase,
 };
 use history::Entry;
 use queue::Queue;
@@ -107,7 +108,7 @@ pub enum Op {
     Hold {
         /// In whose name.
         id: HostId,
-        /// Who does it.
+        /// Who does it; the same word is the same operator, who asks again.
         by: Label,
     },
     /// An operator frees a holder whatever its attempt and phase.

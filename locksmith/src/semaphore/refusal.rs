@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::queue::Place;
 use super::{Document, Holder};
-use crate::names::{GroupName, Tag};
+use crate::names::{GroupName, HostId, Tag};
 
 /// Holders named in a sentence; more are counted.
 const NAMED: usize = 3;
@@ -18,6 +18,8 @@ pub enum Refusal {
     Kept,
     /// The id holds a place under another attempt, or under none, or an operator holds one in its name.
     IdInUse(Box<Holder>),
+    /// An operator wants to hold the place of a host that holds one itself, or in whose name another operator holds one.
+    Occupied(Box<Holder>),
     /// The attempt holds no place (any more).
     NotHeld(Tag),
 }
@@ -29,6 +31,7 @@ impl Refusal {
             Self::Full => full(group, document) + &position(place),
             Self::Kept => kept(group, document) + &position(place),
             Self::IdInUse(holder) => id_in_use(group, holder),
+            Self::Occupied(holder) => occupied(group, holder),
             Self::NotHeld(tag) => format!(
                 "attempt {tag} holds no place in group \"{group}\" (any more): its lease ran out, or an operator freed it; \
                  do not reboot, ask for the lock again"
@@ -68,11 +71,11 @@ fn position(place: Option<Place>) -> String {
 
 fn id_in_use(group: &GroupName, holder: &Holder) -> String {
     let id = &holder.id;
-    let word = id.in_a_shell();
+    let unlock = unlock(group, id);
     if let Some(by) = &holder.by {
         return format!(
             "{by} holds the place of {id} in group \"{group}\" since {}: it may not reboot until an operator ends that with: \
-             locksmithctl unlock {word} --group {group}",
+             {unlock}",
             holder.since
         );
     }
@@ -82,12 +85,36 @@ fn id_in_use(group: &GroupName, holder: &Holder) -> String {
     };
     format!(
         "{id} already holds a place in group \"{group}\" {whose}, {} since {}: two hosts with one id, or a host that lost \
-         its state; if that holder is gone for good, an operator frees it with: locksmithctl unlock {word} --group {group}",
+         its state; if that holder is gone for good, an operator frees it with: {unlock}",
         holder.phase, holder.phase_since
     )
 }
 
+fn occupied(group: &GroupName, holder: &Holder) -> String {
+    let id = &holder.id;
+    if let Some(by) = &holder.by {
+        return format!(
+            "{id} is held by {by} in group \"{group}\" since {}; lock another id, or end that hold first with: {}",
+            holder.since,
+            unlock(group, id)
+        );
+    }
+    let version = holder.facts.version.as_ref().map_or_else(String::new, |version| format!(" for {version}"));
+    format!(
+        "{id} itself holds a place in group \"{group}\"{version} ({} since {}): wait until it is back, or hold under another id",
+        holder.phase, holder.phase_since
+    )
+}
+
+/// The command that frees a holder, to be copied.
+fn unlock(group: &GroupName, id: &HostId) -> String {
+    format!("locksmithctl unlock {} -- {}", group.as_option(), id.in_a_shell())
+}
+
 fn describe(holder: &Holder) -> String {
+    if let Some(by) = &holder.by {
+        return format!("{} (held by {by} since {})", holder.id, holder.since);
+    }
     let version = holder.facts.version.as_ref().map_or_else(String::new, |version| format!(", version {version}"));
     format!("{} ({} since {}{version})", holder.id, holder.phase, holder.phase_since)
 }

@@ -271,7 +271,7 @@ fn an_operators_hold_is_neither_the_hosts_to_use_nor_to_end() {
         assert_eq!(
             words,
             "ada@desk holds the place of a in group \"g\" since 2023-11-14T22:13:20Z: it may not reboot until an operator \
-             ends that with: locksmithctl unlock a --group g",
+             ends that with: locksmithctl unlock --group g -- a",
             "{host:?}"
         );
     }
@@ -286,10 +286,14 @@ fn an_operators_hold_is_neither_the_hosts_to_use_nor_to_end() {
 
 #[test]
 fn a_command_in_a_refusal_is_safe_to_copy_whatever_a_host_calls_itself() {
-    let mut bench = Bench::new(1);
-    bench.fence(&take_foreign("$(reboot)"));
-    let words = bench.refusal(&take("$(reboot)", "r1")).sentence(&GroupName::parse("g").unwrap(), &bench.document, None);
-    assert!(words.ends_with("locksmithctl unlock '$(reboot)' --group g"), "{words}");
+    let mut bench = Bench::new(2);
+    for (host, group, command) in
+        [("$(reboot)", "g", "locksmithctl unlock --group g -- '$(reboot)'"), ("-h", "-g", "locksmithctl unlock --group=-g -- -h")]
+    {
+        bench.fence(&take_foreign(host));
+        let words = bench.refusal(&take(host, "r1")).sentence(&GroupName::parse(group).unwrap(), &bench.document, None);
+        assert!(words.ends_with(command), "{words}");
+    }
 }
 
 #[test]
@@ -297,7 +301,56 @@ fn a_place_that_a_foreign_client_holds_is_no_operators_hold() {
     let mut bench = Bench::new(2);
     bench.fence(&take_foreign("z"));
     let refusal = bench.refusal(&Op::Hold { id: id("z"), by: operator() });
-    assert!(matches!(refusal, Refusal::IdInUse(ref holder) if holder.by.is_none()), "{refusal:?}");
+    assert!(matches!(refusal, Refusal::Occupied(ref holder) if holder.by.is_none()), "{refusal:?}");
+}
+
+#[test]
+fn an_operators_hold_is_no_other_operators() {
+    let mut bench = Bench::new(3);
+    let ben = Label::parse("by", "ben@desk").unwrap();
+    let fence = bench.fence(&Op::Hold { id: id("a"), by: operator() });
+    let refusal = bench.refusal(&Op::Hold { id: id("a"), by: ben });
+    assert_eq!(
+        refusal.sentence(&GroupName::parse("g").unwrap(), &bench.document, None),
+        "a is held by ada@desk in group \"g\" since 2023-11-14T22:13:20Z; lock another id, or end that hold first with: \
+         locksmithctl unlock --group g -- a"
+    );
+    assert_eq!(bench.document.holders()[0].by, Some(operator()));
+    assert_eq!(bench.fence(&Op::Hold { id: id("a"), by: operator() }), fence, "its own operator asks again");
+}
+
+#[test]
+fn an_operator_is_told_to_wait_for_a_host_that_updates_not_to_break_its_lock() {
+    let mut bench = Bench::new(1);
+    let version = Some(Label::parse("version", "2.0").unwrap());
+    let facts = Facts { version, ..Facts::default() };
+    bench.fence(&Op::Take { id: id("a"), attempt: Some(attempt("a1")), facts });
+    let words = |bench: &mut Bench| {
+        let refusal = bench.refusal(&Op::Hold { id: id("a"), by: operator() });
+        refusal.sentence(&GroupName::parse("g").unwrap(), &bench.document, None)
+    };
+    assert_eq!(
+        words(&mut bench),
+        "a itself holds a place in group \"g\" for 2.0 (draining since 2023-11-14T22:13:20Z): wait until it is back, or hold \
+         under another id"
+    );
+    bench.ask_at(&reboot("a", "a1", None), at(60));
+    assert!(words(&mut bench).contains("(rebooting since 2023-11-14T22:14:20Z)"));
+}
+
+#[test]
+fn an_operators_hold_reads_as_a_hold_and_not_as_a_reboot() {
+    let mut bench = Bench::new(1);
+    bench.fence(&Op::Hold { id: id("a"), by: operator() });
+    let words = bench.refusal(&take("b", "b1")).sentence(&GroupName::parse("g").unwrap(), &bench.document, None);
+    assert_eq!(words, "group \"g\" is full: 1 of 1 places taken, by a (held by ada@desk since 2023-11-14T22:13:20Z)");
+    assert_eq!(bench.document.holders()[0].stands(), HELD);
+    bench.ask(&Op::Free { id: id("a"), reason: None, by: operator() });
+    bench.fence(&take_foreign("a"));
+    bench.ask(&Op::Free { id: id("a"), reason: None, by: operator() });
+    let phases: Vec<Option<Phase>> = bench.history.iter().map(|entry| entry.phase).collect();
+    let rebooting = Some(Phase::Rebooting);
+    assert_eq!(phases, [None, None, rebooting, rebooting], "a hold has no phase in the history either");
 }
 
 #[test]
@@ -438,9 +491,10 @@ fn folding_decides_each_operation_upon_what_the_one_before_left() {
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
+    let one_of = |number: u64| if number.is_multiple_of(2) { operator() } else { Label::parse("by", "ben@desk").unwrap() };
     let host = prop::sample::select(vec!["a", "b", "c", "d"]);
     let which = prop::sample::select(vec!["1", "2"]);
-    (host, which, 0..11_u32, 0..4_u64).prop_map(|(host, which, kind, number)| {
+    (host, which, 0..11_u32, 0..4_u64).prop_map(move |(host, which, kind, number)| {
         let name = format!("{host}{which}");
         match kind {
             0 | 1 => take(host, &name),
@@ -450,7 +504,7 @@ fn any_op() -> impl Strategy<Value = Op> {
             5 => release(host, &name, Outcome::Ok),
             6 => Op::Release { id: id(host), attempt: None, outcome: None },
             7 => Op::Expire { id: id(host), fence: number + 2, renewals: number % 2 },
-            8 => Op::Hold { id: id(host), by: operator() },
+            8 => Op::Hold { id: id(host), by: one_of(number) },
             9 => Op::Free { id: id(host), reason: None, by: operator() },
             _ => Op::SetMax { max: Max::new(u32::try_from(number).unwrap()).unwrap(), by: operator() },
         }
@@ -470,8 +524,8 @@ proptest! {
         let mut fences: BTreeMap<String, u64> = BTreeMap::new();
         for op in &ops {
             let before = bench.document.holders().len();
-            let held_by_operator = |document: &Document| -> Vec<HostId> {
-                document.holders().iter().filter(|holder| holder.by.is_some()).map(|holder| holder.id.clone()).collect()
+            let held_by_operator = |document: &Document| -> Vec<(HostId, Label)> {
+                document.holders().iter().filter_map(|holder| Some((holder.id.clone(), holder.by.clone()?))).collect()
             };
             let maintained = held_by_operator(&bench.document);
             let answer = bench.ask(op);
@@ -484,6 +538,9 @@ proptest! {
                 let key = format!("{id} {}", holder.fence);
                 prop_assert!(fences.insert(key, grant.fence).is_none_or(|fence| fence == grant.fence));
             }
+            if let (Answer::Granted(_), Op::Hold { id, by }) = (&answer, op) {
+                prop_assert_eq!(bench.document.holder(id).and_then(|holder| holder.by.as_ref()), Some(by));
+            }
             if let Answer::Released { .. } = &answer
                 && let Op::Release { id, attempt, .. } = op
             {
@@ -492,7 +549,7 @@ proptest! {
             }
             if !matches!(op, Op::Free { .. }) {
                 let now = held_by_operator(&bench.document);
-                prop_assert!(maintained.iter().all(|id| now.contains(id)), "{op:?} ended an operator's hold");
+                prop_assert!(maintained.iter().all(|hold| now.contains(hold)), "{op:?} ended an operator's hold");
             }
         }
     }

@@ -189,8 +189,8 @@ async fn hold<S: Store>(State(shared): State<Arc<Shared<S>>>, Path(group): Path<
     let op = Op::Hold { id: HostId::parse(&asked.id)?, by: operator(asked.by.as_deref())? };
     let verdict = decide(&handle, op).await?;
     match verdict.answer {
-        Answer::Granted(Granted { fence, phase }) => {
-            Ok(Json(GrantBody { attempt: None, fence: Some(fence), phase: Some(phase), lease_s: None }).into_response())
+        Answer::Granted(Granted { fence, .. }) => {
+            Ok(Json(GrantBody { attempt: None, fence: Some(fence), phase: None, lease_s: None }).into_response())
         }
         _ => Err(unexpected(&name, &verdict)),
     }

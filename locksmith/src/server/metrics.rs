@@ -7,7 +7,7 @@ use super::group::Look;
 use super::problem::Kind;
 use crate::names::GroupName;
 use crate::semaphore::history::{Entry, Event};
-use crate::semaphore::{Outcome, Phase};
+use crate::semaphore::{HELD, Outcome, Phase};
 
 /// Which interface was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,12 +105,12 @@ fn gauges(page: &mut Page, groups: &[Scraped<'_>]) {
     for (group, look) in looks() {
         page.line("locksmith_group_max", &[("group", group)], look.document.max().get().into());
     }
-    page.family("locksmith_group_holders", "gauge", "How many hosts hold a place, by phase.");
+    page.family("locksmith_group_holders", "gauge", "How many places are taken: by hosts, by phase, or held by operators.");
     for (group, look) in looks() {
-        for phase in [Phase::Draining, Phase::Rebooting] {
-            let held = look.document.holders().iter().filter(|holder| holder.phase == phase).count();
-            let labels = [("group", group), ("phase", phase.as_str())];
-            page.line("locksmith_group_holders", &labels, number(held));
+        for phase in [Phase::Draining.as_str(), Phase::Rebooting.as_str(), HELD] {
+            let taken = look.document.holders().iter().filter(|holder| holder.stands() == phase).count();
+            let labels = [("group", group), ("phase", phase)];
+            page.line("locksmith_group_holders", &labels, number(taken));
         }
     }
     page.family("locksmith_group_waiting", "gauge", "How many hosts wait for a place.");
