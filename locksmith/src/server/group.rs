@@ -115,6 +115,7 @@ impl GroupHandle {
             counters: Arc::clone(&counters),
             wake: Some(started),
             failures: 0,
+            quiet_until: None,
         };
         (Self { inbox, counters }, worker.run(commands))
     }
@@ -150,8 +151,10 @@ struct Worker<S> {
     counters: Arc<GroupCounters>,
     /// When a lease may have run out; never, while nobody drains.
     wake: Option<Instant>,
-    /// Rounds that failed one after another.
+    /// Failures that were logged since something was last written. What can be read says nothing: a full disk can be.
     failures: u32,
+    /// Until when the log says no more of failures.
+    quiet_until: Option<Instant>,
 }
 
 /// What a round left in the store.
@@ -159,6 +162,8 @@ struct Settled {
     folded: Folded,
     revision: Revision,
     now: Moment,
+    /// Whether it is written, or nothing had to be.
+    written: bool,
 }
 
 impl<S: Store> Worker<S> {
@@ -197,7 +202,10 @@ impl<S: Store> Worker<S> {
         let ops: Vec<&Op> = asked.iter().map(|(op, _)| op).collect();
         match self.settle(&ops, heard_until).await {
             Ok(settled) => {
-                self.failures = 0;
+                if settled.written {
+                    self.failures = 0;
+                    self.quiet_until = None;
+                }
                 self.tell(asked, looks, settled);
             }
             Err(trouble) => {
@@ -213,18 +221,20 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Says the first time, and whenever the leases are looked at in vain, that the store is in trouble; a store that is
-    /// out for a night must not fill the log with every host's question.
+    /// Says the first time, and then ever more seldom until something is written again, that the store is in trouble, and
+    /// looks at the leases as seldom; a store that is out for a night must not fill the log with every host's question.
     fn note(&mut self, trouble: &Trouble) {
         self.counters.trouble();
         let now = Instant::now();
-        if self.failures > 0 && self.wake.is_some_and(|wake| now < wake) {
+        if let Some(until) = self.quiet_until.filter(|until| now < *until) {
             tracing::debug!(group = %self.group, "{trouble}");
+            self.wake = Some(until);
             return;
         }
         tracing::error!(group = %self.group, "{trouble}");
         let wait = LOOK_AGAIN.saturating_mul(1 << self.failures.min(10)).min(LONGEST_LOOK_AGAIN);
-        self.wake = Some(now + wait);
+        self.quiet_until = Some(now + wait);
+        self.wake = self.quiet_until;
         self.failures = self.failures.saturating_add(1);
     }
 
@@ -246,14 +256,14 @@ impl<S: Store> Worker<S> {
             let folded = fold(&before, stored.revision.0, &self.queue, all, now);
             if !folded.changed {
                 self.look_later();
-                return Ok(Settled { folded, revision: stored.revision, now });
+                return Ok(Settled { folded, revision: stored.revision, now, written: false });
             }
             let write = Write { document: folded.document.as_ref().clone(), history: folded.history.clone() };
             let swap = self.store.swap(&self.group, Expected::At(stored.revision), write).await;
             if let Swap::Done(revision) = swap.map_err(store_out)? {
                 self.watch.observe(&folded.document, self.now().mono);
                 self.look_later();
-                return Ok(Settled { folded, revision, now });
+                return Ok(Settled { folded, revision, now, written: true });
             }
         }
         Err(Trouble::Contended)
@@ -270,7 +280,7 @@ impl<S: Store> Worker<S> {
         looks: Vec<(usize, oneshot::Sender<Result<Look, Trouble>>)>,
         settled: Settled,
     ) {
-        let Settled { folded, revision, now } = settled;
+        let Settled { folded, revision, now, written: _ } = settled;
         for entry in &folded.history {
             self.counters.event(entry);
             self.log(entry);
@@ -360,6 +370,8 @@ fn pause(attempt: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::names::AttemptId;
     use crate::semaphore::{Facts, Max};
@@ -399,6 +411,53 @@ mod tests {
         assert!(matches!(handle.decide(renew).await.unwrap().answer, Answer::Granted(_)));
         tokio::time::sleep(LONG).await;
         assert_eq!(holders(&handle).await, 0, "one that is silent while the store works is freed");
+    }
+
+    /// What is logged, as text.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        /// Keeps what this thread logs while the answer lives.
+        fn listen(&self) -> tracing::subscriber::DefaultGuard {
+            let log = self.clone();
+            let format = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
+            tracing::subscriber::set_default(format.finish())
+        }
+
+        fn errors(&self) -> usize {
+            let log = self.0.lock().unwrap();
+            String::from_utf8_lossy(&log).lines().filter(|line| line.contains("ERROR")).count()
+        }
+    }
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_can_be_read_but_not_written_does_not_fill_the_log() {
+        let log = Log::default();
+        let _listening = log.listen();
+        let (handle, store, renew) = granted().await;
+        let fail = async || {
+            store.script([Fault::Refused]);
+            assert!(matches!(handle.decide(renew.clone()).await, Err(Trouble::StoreOut(_))));
+        };
+        for _ in 0..5 {
+            fail().await;
+            assert_eq!(holders(&handle).await, 1);
+        }
+        assert_eq!(log.errors(), 1, "an operator's look in between does not begin a new trouble");
+        assert!(matches!(handle.decide(renew.clone()).await.unwrap().answer, Answer::Granted(_)));
+        fail().await;
+        assert_eq!(log.errors(), 2, "a trouble after something was written is a new one");
     }
 
     #[tokio::test]
