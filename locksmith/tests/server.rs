@@ -284,6 +284,32 @@ async fn a_store_that_is_out_is_said_to_be_out_and_nothing_is_granted() {
 }
 
 #[tokio::test]
+async fn a_store_that_can_be_read_but_not_written_is_not_healthy_until_something_is_written() {
+    let store = Arc::new(MemoryStore::default());
+    let server = Running::on(Arc::clone(&store), Settings::default(), 1).await;
+    let made = store.writes();
+    assert_eq!(server.get("/healthz").await.0, 200);
+    assert_eq!(store.writes(), made, "a store that is well is only read");
+    // As a full disk does.
+    store.script([Fault::Refused; 3]);
+    let ticket = server.ticket("host-a", "attempt-a");
+    assert_eq!(refused(lock(&ticket).await).kind, "store_out");
+    for _ in 0..2 {
+        let (status, _, body) = server.get("/healthz").await;
+        assert_eq!(status, 503, "{body}");
+        assert!(body.contains("\"kind\":\"store_out\"") && body.contains("its script says so"), "{body}");
+    }
+    assert_eq!(store.writes(), made);
+    let before = server.look().await;
+    assert_eq!(server.get("/healthz").await.0, 200, "nobody has to be refused once more before it is well again");
+    assert_eq!(server.get("/healthz").await.0, 200);
+    assert_eq!(store.writes(), made + 1, "once is enough");
+    let after = server.look().await;
+    assert_eq!(GroupBody { revision: after.revision, ..before }, after, "and what was written changes nothing");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_store_that_hangs_delays_every_answer_once_however_many_groups_there_are() {
     let store = Arc::new(MemoryStore::default());
     let server = Running::on(Arc::clone(&store), Settings::default(), 1).await;

@@ -19,6 +19,7 @@ use super::auth::Role;
 use super::group::{GroupHandle, Look, Verdict};
 use super::metrics::{self, Endpoint, Scraped};
 use super::problem::{Kind, Problem};
+use super::watched::Unwell;
 use super::{Ensured, Shared};
 use crate::api::{
     DEFAULT_HISTORY, GroupBody, GroupList, GroupSummary, HistoryBody, Hold, LISTED_WAITERS, MaxChanged, NewGroup, NewMax, SCHEMA,
@@ -322,7 +323,7 @@ async fn look_until(deadline: Instant, handle: &GroupHandle) -> Option<Look> {
 }
 
 async fn healthz<S: Store>(State(shared): State<Arc<Shared<S>>>) -> Answered {
-    in_time(async { shared.store.groups().await }).await?;
+    in_time(shared.store.check()).await?;
     Ok("ok\n".into_response())
 }
 
@@ -382,6 +383,15 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!("{error}");
         Self::new(Kind::StoreOut, error.to_string())
+    }
+}
+
+impl From<Unwell> for Problem {
+    fn from(unwell: Unwell) -> Self {
+        match unwell {
+            Unwell::Out(error) => error.into(),
+            Unwell::Untried => Self::new(Kind::StoreOut, unwell.to_string()),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | `POST /v1/pre-reboot`, `POST /v1/steady-state` | hosts | [`crate::fleetlock`] |
 //! | `/v1/groups…` | operators | [`crate::api`] |
 //! | `GET /metrics` | Prometheus | text, labels bounded |
-//! | `GET /healthz` | a supervisor | 200 `ok`, or 503 while the store is out |
+//! | `GET /healthz` | a supervisor | 200 `ok`, or 503 while the store cannot be read, or written after a change failed |
 //!
 //! Status codes of a refusal: 423 all places taken (or kept for those who waited longer), 409 another attempt holds the
 //! place or the grant is lost, 403 unknown group or not allowed, 401 no token, 400 not understood, 405, 408, 413, and
@@ -21,6 +21,7 @@ mod handlers;
 mod listener;
 mod metrics;
 mod problem;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -43,6 +44,7 @@ use crate::store::{Expected, Store, StoreError, Stored, Swap, Write};
 use group::GroupHandle;
 use listener::Limits;
 use metrics::Counters;
+use watched::Watched;
 
 /// How long answers under way may take after the server was told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -81,7 +83,7 @@ pub enum Ensured {
 
 #[derive(Debug)]
 struct Shared<S> {
-    store: Arc<S>,
+    store: Arc<Watched<S>>,
     settings: Settings,
     started: Instant,
     groups: RwLock<BTreeMap<GroupName, GroupHandle>>,
@@ -93,7 +95,7 @@ impl<S: Store> Server<S> {
     /// Starts the tasks of the groups the store has, so that the leases of their draining holders are watched from now
     /// on. Must be called within a tokio runtime.
     pub async fn start(store: S, settings: Settings) -> Result<Self, StoreError> {
-        let store = Arc::new(store);
+        let store = Arc::new(Watched::new(store));
         let names = store.groups().await?;
         let shared = Arc::new(Shared {
             store,

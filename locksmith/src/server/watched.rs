@@ -1,0 +1,78 @@
+//! A store that remembers whether the last change it was asked for could be made.
+//!
+//! Promises: while the last change failed, [`Watched::check`] answers only after another one was made, so a service that
+//! cannot grant or free anything is never called healthy, and is called so again by itself once it can.
+//! Never: writes to a store whose last change went well, or changes what a document says.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::names::GroupName;
+use crate::semaphore::history::Entry;
+use crate::store::{Expected, Store, StoreError, Stored, Swap, Write};
+
+/// A store, and how its last change went.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    store: S,
+    /// A disk that is full can be read all the same.
+    changes_fail: AtomicBool,
+}
+
+/// Why a store is not well.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unwell {
+    #[error(transparent)]
+    Out(#[from] StoreError),
+    #[error("the last change could not be written, and there is no group to try another one with")]
+    Untried,
+}
+
+impl<S: Store> Watched<S> {
+    pub(super) fn new(store: S) -> Self {
+        Self { store, changes_fail: AtomicBool::new(false) }
+    }
+
+    /// Reads from the store, and where the last change failed, makes one that changes nothing.
+    pub(super) async fn check(&self) -> Result<(), Unwell> {
+        let groups = self.groups().await?;
+        if !self.changes_fail.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        for group in &groups {
+            match self.get(group).await {
+                Ok(Some(Stored { document, revision })) => {
+                    // Lost to somebody whose change was made meanwhile, which says as much.
+                    self.swap(group, Expected::At(revision), Write { document, history: Vec::new() }).await?;
+                    return Ok(());
+                }
+                Ok(None) | Err(StoreError::Document { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Unwell::Untried)
+    }
+}
+
+impl<S: Store> Store for Watched<S> {
+    async fn get(&self, group: &GroupName) -> Result<Option<Stored>, StoreError> {
+        self.store.get(group).await
+    }
+
+    async fn swap(&self, group: &GroupName, expected: Expected, write: Write) -> Result<Swap, StoreError> {
+        let swap = self.store.swap(group, expected, write).await;
+        match swap {
+            Ok(Swap::Done(_)) => self.changes_fail.store(false, Ordering::Relaxed),
+            Err(StoreError::Unavailable { .. }) => self.changes_fail.store(true, Ordering::Relaxed),
+            Ok(Swap::Lost) | Err(StoreError::Document { .. }) => {}
+        }
+        swap
+    }
+
+    async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
+        self.store.groups().await
+    }
+
+    async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.store.history(group, limit).await
+    }
+}
