@@ -61,7 +61,7 @@ pub fn reply(data: &[u8]) {
     let body = parts.next().unwrap_or_default().to_vec();
     let raw = RawAnswer { status, content_type, location, retry_after, body };
     match meaning::read(&raw) {
-        Reading::Yes(_) => check_yes(&raw),
+        Reading::Yes(grant) => check_yes(&raw, &grant),
         Reading::No(no) => {
             assert!(status != 200 && !(300..400).contains(&status), "a refusal with status {status}");
             check_words(&no.body.kind, meaning::MAX_KIND_CHARS);
@@ -72,11 +72,15 @@ pub fn reply(data: &[u8]) {
     }
 }
 
-/// P4: only a plain 200 is a yes, and never one around a page or an error.
-fn check_yes(raw: &RawAnswer) {
+/// P4: only a plain 200 is a yes, and never one around a page, a list or an error, whether a byte order mark stands before it
+/// or not.
+fn check_yes(raw: &RawAnswer, grant: &GrantBody) {
     assert_eq!(raw.status, 200);
-    let text = std::str::from_utf8(&raw.body).expect("a yes is text").trim();
-    assert!(!text.starts_with('<'), "a web page is a yes");
+    let text = std::str::from_utf8(&raw.body).expect("a yes is text");
+    let marked = RawAnswer { body: format!("\u{feff}{text}").into_bytes(), ..raw.clone() };
+    assert!(matches!(meaning::read(&marked), Reading::Yes(same) if same == *grant), "a byte order mark changes {text:?}");
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    assert!(!text.starts_with(['<', '[']), "a web page or a list is a yes: {text}");
     if let Ok(serde_json::Value::Object(members)) = serde_json::from_str(text) {
         assert!(members.get("kind").is_none_or(|kind| kind == "success"), "an error is a yes: {text}");
         let fence = members.get("fence");

@@ -3,7 +3,7 @@
 //! Promises
 //! - Exactly 200 can be a yes. 202 ("reserved, not yet drained"), 204 and redirects are none.
 //! - A 200 is no yes if its body is a web page or a list, is broken, or says in FleetLock's own words that it is an error;
-//!   whatever invisible characters stand before it.
+//!   whatever invisible characters stand before it. Behind a character that is to be seen, anything is plain text.
 //! - A 200 whose body is empty, plain text, or JSON without `fence` is the yes of a plain server.
 //! - Words of a server are cut and freed of control characters before anybody sees them.
 
@@ -107,8 +107,8 @@ fn read_yes(raw: &RawAnswer) -> Reading {
     };
     let text = bare(text);
     let html = raw.content_type.as_deref().is_some_and(|value| value.to_ascii_lowercase().contains("html"));
-    // The first character that is to be seen: what is invisible before it makes no plain text of it.
-    match text.chars().find(char::is_ascii_graphic) {
+    // What is invisible before a page or a list makes no plain text of it.
+    match text.chars().find(|c| !is_invisible(*c)) {
         _ if html => Reading::Nonsense(format!("its body is a web page: {}", excerpt(text))),
         Some('<') => Reading::Nonsense(format!("its body is a web page: {}", excerpt(text))),
         // Not left to the parser, which fills the members of a grant from a list, too.
@@ -208,6 +208,19 @@ fn bare(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
+/// White space, control characters, and what Unicode shows as nothing: its property `Default_Ignorable_Code_Point`, and the
+/// annotation marks.
+fn is_invisible(c: char) -> bool {
+    let ignorable = matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    );
+    ignorable || c.is_whitespace() || c.is_control()
+}
+
 /// A server's words, cut and without control characters.
 fn clean(text: &str, max: usize) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(max).collect::<String>().trim().to_owned()
@@ -245,9 +258,17 @@ mod tests {
 
     #[test]
     fn a_plain_servers_yes_is_empty_text_or_json_without_a_fence() {
-        for body in
-            ["", "obtained reboot lease", "{}", "{\"kind\":\"success\",\"value\":\"done\"}", "\n", "\u{feff}{}", "\u{feff}ok\n"]
-        {
+        for body in [
+            "",
+            "obtained reboot lease",
+            "✓ [ok]",
+            "\u{feff}→ <granted>",
+            "{}",
+            "{\"kind\":\"success\",\"value\":\"done\"}",
+            "\n",
+            "\u{feff}{}",
+            "\u{feff}ok\n",
+        ] {
             match read(&answer(200, body)) {
                 Reading::Yes(grant) => assert_eq!((grant.attempt, grant.fence), (None, None), "{body}"),
                 other => panic!("{body}: {other:?}"),
@@ -270,6 +291,7 @@ mod tests {
             ("[]", "a list"),
             ("[\"a\", 1]", "a list"),
             ("\u{feff}[]", "a list"),
+            ("\u{0}\u{200b}\u{2060}\u{ad}\u{3164}\u{fe0f}\u{fffb}\u{e0020}[]", "a list"),
             ("\u{feff}{\"kind\":\"other\",\"value\":\"message\"}", "an error, other: message"),
             ("\u{200b}{\"fence\":1}", "broken"),
             ("{\"attempt\":\"a\",\"fence\":\"seven\"}", "broken"),
