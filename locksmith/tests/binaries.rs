@@ -328,6 +328,14 @@ fn a_port_that_is_taken_and_a_folder_that_cannot_be_made_are_named() {
     let (code, message) = daemon_refuses(&["--data", "/nonexistent/deep/data", "--listen", "127.0.0.1:0"]);
     assert_eq!(code, Some(1));
     assert!(message.contains("data folder /nonexistent/deep/data: cannot make it: No such file"), "{message}");
+    assert!(message.contains("hint: the folder is made, but not the one it lies in"), "{message}");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [file.clone(), file.join("data")] {
+        let (code, message) = daemon_refuses(&["--data", path.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+        assert_eq!(code, Some(1));
+        assert!(message.contains("Not a directory") && message.contains("hint: --data takes a folder"), "{message}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use locksmith::semaphore::Max;
 use locksmith::server::{Ensured, Server, Settings, Tokens};
 use locksmith::store::Store;
 use locksmith::store::sqlite::{OpenError, SqliteStore};
+use rusqlite::ErrorCode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -70,6 +71,11 @@ struct Args {
     #[arg(long = "lease", value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     lease_s: u64,
 }
+
+const MAKE_ROOM: &str = "the disk is full: make room on it first; nothing was lost";
+const WRITABLE: &str = "the disk is mounted read-only: mount it for writing, or give a --data folder elsewhere";
+const RESTORE: &str =
+    "nothing was changed; restore the file from a backup, or give an empty --data folder (then no lock is held any more)";
 
 /// What went wrong, and what to do.
 struct Failure {
@@ -154,12 +160,34 @@ fn not_opened(error: &OpenError) -> Failure {
     let hint = match error {
         OpenError::InUse { .. } => "stop that one first, or give this one a --data folder of its own",
         OpenError::Newer { .. } => "an older locksmithd must not change what a newer one wrote",
-        OpenError::Io { .. } => "the folder's parent must exist, and this user must be able to write there",
-        OpenError::Database { .. } | OpenError::Foreign { .. } => {
-            "nothing was changed; restore the file from a backup, or give an empty --data folder (then no lock is held any more)"
-        }
+        OpenError::Io { source, .. } => io_hint(source.kind()),
+        OpenError::Database { source, .. } => database_hint(source.sqlite_error_code()),
+        OpenError::Foreign { .. } => RESTORE,
     };
     Failure { hint: Some(hint.to_owned()), ..failed(error.to_string()) }
+}
+
+fn io_hint(kind: io::ErrorKind) -> &'static str {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match kind {
+        StorageFull | QuotaExceeded => MAKE_ROOM,
+        ReadOnlyFilesystem => WRITABLE,
+        NotADirectory => "--data takes a folder, and there is a file of that name on the way to it",
+        IsADirectory => "there is a folder where one of locksmithd's own files belongs; --data takes a folder of its own",
+        NotFound => "the folder is made, but not the one it lies in: make that first",
+        _ => "this user must be able to write there",
+    }
+}
+
+fn database_hint(code: Option<ErrorCode>) -> &'static str {
+    match code {
+        Some(ErrorCode::DiskFull) => MAKE_ROOM,
+        Some(ErrorCode::ReadOnly) => WRITABLE,
+        Some(ErrorCode::SystemIoFailure) => "the disk is full or failing: the kernel's log says more; nothing was changed",
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => "this user must be able to read and write it",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another program has it open: close that first",
+        _ => RESTORE,
+    }
 }
 
 async fn serve(args: &Args, store: SqliteStore, settings: Settings) -> Result<(), Failure> {
@@ -231,4 +259,28 @@ fn group_and_max(text: &str) -> Result<(GroupName, Max), String> {
 
 fn failed(message: String) -> Failure {
     Failure { message, hint: None, code: 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_no_reason_to_restore_a_backup() {
+        let open = |code| {
+            let source = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            not_opened(&OpenError::Database { file: "db".into(), source }).hint.unwrap()
+        };
+        assert_eq!(open(rusqlite::ffi::SQLITE_FULL), MAKE_ROOM);
+        assert_eq!(open(rusqlite::ffi::SQLITE_READONLY), WRITABLE);
+        assert_eq!(open(rusqlite::ffi::SQLITE_NOTADB), RESTORE);
+        assert_eq!(open(rusqlite::ffi::SQLITE_CORRUPT), RESTORE);
+        let io = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            not_opened(&OpenError::Io { dir: "data".into(), what: "cannot make it", source }).hint.unwrap()
+        };
+        let (enospc, erofs, eacces) = (28, 30, 13);
+        assert_eq!((io(enospc).as_str(), io(erofs).as_str()), (MAKE_ROOM, WRITABLE));
+        assert_eq!(io(eacces), "this user must be able to write there");
+    }
 }
