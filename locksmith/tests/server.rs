@@ -457,6 +457,24 @@ async fn what_is_not_the_protocol_is_refused_with_its_own_status() {
     assert_eq!(server.get("/v1/groups/nope").await.0, 404);
     assert_eq!(server.get("/v1/groups/a%2Fb").await.0, 400);
     assert_eq!(server.get("/v1/groups/web/history?limit=many").await.0, 400);
+    for (method, path) in [
+        ("GET", ""),
+        ("GET", "/history"),
+        ("PUT", "/max"),
+        ("POST", "/lock"),
+        ("POST", "/unlock"),
+        ("GET", "/history?limit=many"),
+    ] {
+        let body = r#"{"id":"h","max":1}"#;
+        let head = format!("{method} /v1/groups/%ff{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{FLEETLOCK}");
+        let (status, _, text) = server.raw(format!("{head}content-length: {}\r\n\r\n{body}", body.len())).await;
+        let refusal: RefusalBody = serde_json::from_str(&text).expect(&text);
+        assert_eq!((status, refusal.kind.as_str()), (400, "bad_request"), "{path}");
+        assert!(!refusal.value.is_empty());
+    }
+    let (_, _, metrics) = server.get("/metrics").await;
+    let counted = |line: &str| metrics.lines().any(|found| found.starts_with(line));
+    assert!(counted("locksmith_answers_total{endpoint=\"groups\",kind=\"bad_request\"} 8"), "{metrics}");
     assert_eq!(server.look().await.revision, revision, "none of it was written");
     server.stop().await;
 }
@@ -534,6 +552,7 @@ async fn tokens_decide_who_may_lock_and_who_may_change() {
     admin.admin(&base, None).set_max(&group(), max).await.unwrap();
     assert_eq!(admin.admin(&base, None).group(&group()).await.unwrap().holders.len(), 1);
     assert_eq!(server.get("/v1/groups").await.0, 401);
+    assert_eq!(server.get("/v1/groups/%ff").await.0, 401, "what cannot be read is no way past the token");
     assert_eq!((server.get("/healthz").await.0, server.get("/metrics").await.0), (200, 200));
     server.stop().await;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest as _, Path, Query, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -42,6 +43,9 @@ const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Answered = Result<Response, Problem>;
+
+/// A group's name as it stands in the path; what cannot be read there is refused like any other name, after the token.
+type InPath = Result<Path<String>, PathRejection>;
 
 pub(super) fn router<S: Store>(shared: Arc<Shared<S>>) -> Router {
     Router::new()
@@ -149,9 +153,9 @@ async fn create_group<S: Store>(State(shared): State<Arc<Shared<S>>>, request: H
     }
 }
 
-async fn show_group<S: Store>(State(shared): State<Arc<Shared<S>>>, Path(group): Path<String>, headers: HeaderMap) -> Answered {
+async fn show_group<S: Store>(State(shared): State<Arc<Shared<S>>>, group: InPath, headers: HeaderMap) -> Answered {
     shared.allow(&headers, Role::Host)?;
-    let (name, handle) = shared.named(&group).await?;
+    let (name, handle) = shared.named(group).await?;
     let look = in_time(handle.look(LISTED_WAITERS)).await?;
     Ok(Json(group_body(&name, &look)).into_response())
 }
@@ -163,20 +167,20 @@ struct HistoryQuery {
 
 async fn show_history<S: Store>(
     State(shared): State<Arc<Shared<S>>>,
-    Path(group): Path<String>,
+    group: InPath,
     headers: HeaderMap,
-    query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<HistoryQuery>, QueryRejection>,
 ) -> Answered {
     shared.allow(&headers, Role::Host)?;
     let Query(query) = query.map_err(|error| Problem::new(Kind::BadRequest, error.body_text()))?;
-    let (name, _) = shared.named(&group).await?;
+    let (name, _) = shared.named(group).await?;
     let limit = query.limit.unwrap_or(DEFAULT_HISTORY).min(MAX_ENTRIES);
     let entries = in_time(shared.store.history(&name, limit)).await?;
     Ok(Json(HistoryBody { schema: SCHEMA, group: name, entries }).into_response())
 }
 
-async fn set_max<S: Store>(State(shared): State<Arc<Shared<S>>>, Path(group): Path<String>, request: HttpRequest) -> Answered {
-    let (name, handle, new) = shared.act::<NewMax>(&group, request).await?;
+async fn set_max<S: Store>(State(shared): State<Arc<Shared<S>>>, group: InPath, request: HttpRequest) -> Answered {
+    let (name, handle, new) = shared.act::<NewMax>(group, request).await?;
     let op = Op::SetMax { max: Max::new(new.max)?, by: operator(new.by.as_deref())? };
     let verdict = decide(&handle, op).await?;
     match verdict.answer {
@@ -185,8 +189,8 @@ async fn set_max<S: Store>(State(shared): State<Arc<Shared<S>>>, Path(group): Pa
     }
 }
 
-async fn hold<S: Store>(State(shared): State<Arc<Shared<S>>>, Path(group): Path<String>, request: HttpRequest) -> Answered {
-    let (name, handle, asked) = shared.act::<Hold>(&group, request).await?;
+async fn hold<S: Store>(State(shared): State<Arc<Shared<S>>>, group: InPath, request: HttpRequest) -> Answered {
+    let (name, handle, asked) = shared.act::<Hold>(group, request).await?;
     let op = Op::Hold { id: HostId::parse(&asked.id)?, by: operator(asked.by.as_deref())? };
     let verdict = decide(&handle, op).await?;
     match verdict.answer {
@@ -197,8 +201,8 @@ async fn hold<S: Store>(State(shared): State<Arc<Shared<S>>>, Path(group): Path<
     }
 }
 
-async fn unlock<S: Store>(State(shared): State<Arc<Shared<S>>>, Path(group): Path<String>, request: HttpRequest) -> Answered {
-    let (name, handle, asked) = shared.act::<Unlock>(&group, request).await?;
+async fn unlock<S: Store>(State(shared): State<Arc<Shared<S>>>, group: InPath, request: HttpRequest) -> Answered {
+    let (name, handle, asked) = shared.act::<Unlock>(group, request).await?;
     let id = HostId::parse(&asked.id)?;
     let reason = asked.reason.as_deref().map(Reason::parse).transpose()?;
     let op = Op::Free { id: id.clone(), reason, by: operator(asked.by.as_deref())? };
@@ -224,7 +228,11 @@ impl<S: Store> Shared<S> {
     }
 
     /// What an operator asks of a group.
-    async fn act<T: DeserializeOwned>(&self, group: &str, request: HttpRequest) -> Result<(GroupName, GroupHandle, T), Problem> {
+    async fn act<T: DeserializeOwned>(
+        &self,
+        group: InPath,
+        request: HttpRequest,
+    ) -> Result<(GroupName, GroupHandle, T), Problem> {
         self.allow(request.headers(), Role::Admin)?;
         by_no_web_page(request.headers())?;
         let asked = json(request).await?;
@@ -232,8 +240,10 @@ impl<S: Store> Shared<S> {
         Ok((name, handle, asked))
     }
 
-    async fn named(&self, group: &str) -> Result<(GroupName, GroupHandle), Problem> {
-        let name = GroupName::parse(group)?;
+    async fn named(&self, group: InPath) -> Result<(GroupName, GroupHandle), Problem> {
+        let unreadable = |error: PathRejection| Problem::new(Kind::BadRequest, format!("the path: {}", error.body_text()));
+        let Path(group) = group.map_err(unreadable)?;
+        let name = GroupName::parse(&group)?;
         match in_time(self.find(&name)).await? {
             Some(handle) => Ok((name, handle)),
             None => Err(Problem::unknown_group(Kind::NoSuchGroup, &name)),
