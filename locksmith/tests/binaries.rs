@@ -371,8 +371,9 @@ fn nobody_there_is_said_with_the_url_and_a_hint() {
 
 #[test]
 fn wrong_usage_exits_2_and_says_what_was_expected() {
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (&[], "Usage:"),
+        (&["group", "set", "web"], "--max <N>"),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
         (&["set-max", "many"], "expected a number from 0 to 1000"),
         (&["set-max", "1001"], "max 1001: expected 0 to 1000"),
@@ -412,8 +413,23 @@ fn what_the_interfaces_name_and_this_build_has_not_is_refused_by_name() {
         assert!(message.starts_with(&format!("error: {name} is not available in this build\nhint: ")), "{message}");
         assert!(message.contains(instead), "{message}");
     }
-    let help = ctl("http://127.0.0.1:9", &["--help"]);
-    assert!(!text(&help.stdout).contains("pause"), "nobody is sent to what is not there");
+    let options: [(&[&str], &str); 6] = [
+        (&["group", "create", "web", "--parent", "eu"], "--parent"),
+        (&["group", "create", "web", "--max", "2", "--k=3"], "--k"),
+        (&["group", "create", "web", "--tokens"], "--tokens"),
+        (&["group", "set", "web", "--parent", "eu"], "--parent"),
+        (&["group", "set", "web", "--max", "2", "--k", "3"], "--k"),
+        (&["group", "set", "web", "--tokens=/x"], "--tokens"),
+    ];
+    for (args, name) in options {
+        let (code, message) = failure(&ctl("http://127.0.0.1:9", args));
+        assert_eq!(code, Some(2), "{args:?}");
+        assert!(message.starts_with(&format!("error: {name} is not available in this build\nhint: ")), "{message}");
+    }
+    for args in [&["--help"][..], &["group", "create", "--help"], &["group", "set", "--help"]] {
+        let help = text(&ctl("http://127.0.0.1:9", args).stdout);
+        assert!(!help.contains("pause") && !help.contains("--parent"), "nobody is sent to what is not there: {help}");
+    }
 }
 
 #[test]

@@ -119,6 +119,8 @@ enum GroupVerb {
         /// How many of its hosts may hold a place
         #[arg(long, value_name = "N", default_value = "1", value_parser = max)]
         max: Max,
+        #[command(flatten)]
+        missing: MissingOfGroup,
     },
     /// Change a group
     Set {
@@ -126,8 +128,10 @@ enum GroupVerb {
         #[arg(value_name = "NAME", value_parser = GroupName::parse)]
         name: GroupName,
         /// How many of its hosts may hold a place
-        #[arg(long, value_name = "N", value_parser = max)]
-        max: Max,
+        #[arg(long, value_name = "N", value_parser = max, required_unless_present_any = ["parent", "k", "tokens"])]
+        max: Option<Max>,
+        #[command(flatten)]
+        missing: MissingOfGroup,
     },
     /// List all groups
     List {
@@ -142,6 +146,34 @@ enum GroupVerb {
 struct Anything {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _words: Vec<String>,
+}
+
+/// What a group does not have in this build.
+#[derive(Debug, clap::Args)]
+struct MissingOfGroup {
+    /// Named in the interfaces; answered by name
+    #[arg(long, hide = true, num_args = 0..=1)]
+    parent: Option<Option<String>>,
+    /// Named in the interfaces; answered by name
+    #[arg(long, hide = true, num_args = 0..=1)]
+    k: Option<Option<String>>,
+    /// Named in the interfaces; answered by name
+    #[arg(long, hide = true, num_args = 0..=1)]
+    tokens: Option<Option<String>>,
+}
+
+impl MissingOfGroup {
+    fn answer(&self) -> Result<(), Failure> {
+        let answers = [
+            (&self.parent, "--parent", "give each group a --max of its own"),
+            (&self.k, "--k", "stop a group whose hosts fail with: locksmithctl set-max 0 --group GROUP"),
+            (&self.tokens, "--tokens", "give locksmithd a --token-file; its tokens are good for all groups"),
+        ];
+        match answers.iter().find(|(given, ..)| given.is_some()) {
+            Some((_, option, instead)) => Err(not_in_this_build(option, instead)),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -222,12 +254,17 @@ async fn act(verb: &Verb, admin: &Admin<'_>) -> Result<String, Failure> {
             let history = admin.history(group).await.map_err(|error| refused("reading", group, error))?;
             if *json { to_json(&history) } else { Ok(history_text(&history)) }
         }
-        Verb::Group(GroupVerb::Create { name, max }) => {
+        Verb::Group(GroupVerb::Create { name, max, missing }) => {
+            missing.answer()?;
             let made = admin.create_group(name, *max).await;
             let made = made.map_err(|error| refused("making the group", name, error))?;
             Ok(format!("Group: {}\nMax: {}\n", made.group, made.max))
         }
-        Verb::Group(GroupVerb::Set { name, max }) => set_max(admin, *max, name).await,
+        Verb::Group(GroupVerb::Set { name, max, missing }) => {
+            missing.answer()?;
+            let max = max.ok_or_else(|| failed("what to set is missing, expected --max N".to_owned()))?;
+            set_max(admin, max, name).await
+        }
         Verb::Group(GroupVerb::List { json }) => {
             let list = list(admin).await?;
             if *json { to_json(&list) } else { Ok(groups_text(&list)) }
@@ -398,8 +435,8 @@ fn refused(doing: &str, group: &GroupName, error: Error) -> Failure {
 }
 
 /// The interfaces name it and this build does not have it; `instead` does nearly the same.
-fn not_in_this_build(verb: &str, instead: &str) -> Failure {
-    Failure { message: format!("{verb} is not available in this build"), hint: Some(instead.to_owned()), code: 2 }
+fn not_in_this_build(name: &str, instead: &str) -> Failure {
+    Failure { message: format!("{name} is not available in this build"), hint: Some(instead.to_owned()), code: 2 }
 }
 
 fn hint(error: &Error, group: Option<&GroupName>) -> Option<String> {
