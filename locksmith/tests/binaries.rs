@@ -145,6 +145,11 @@ host-a      TIME   held   -        (ada@MACHINE)
     let drained = daemon.out(&["status"]);
     assert!(drained.starts_with("Available: 0\nMax: 1\nDraining: 2 hold a place, more than the max"), "{drained}");
 
+    assert_eq!(daemon.out(&["set-max", "0"]), "Old-Max: 1\nMax: 0\n");
+    let (_, message) = failure(&daemon.ctl(&["lock", "host-c"]));
+    assert!(message.ends_with("hint: let N hosts hold a place with: locksmithctl set-max N --group default\n"), "{message}");
+    assert_eq!(daemon.out(&["set-max", "1"]), "Old-Max: 0\nMax: 1\n");
+
     let unlocked = daemon.ctl(&["unlock", "host-a", "--reason", "disk dead, ticket 42"]);
     assert_eq!((unlocked.status.code(), text(&unlocked.stdout).as_str()), (Some(0), ""));
     assert_eq!(
@@ -166,6 +171,8 @@ host-a      TIME   held   -        (ada@MACHINE)
         [
             "TIME EVENT MACHINE ID VERSION ATTEMPT DETAILS",
             "TIME forced-unlock host-a - - by ada@MACHINE; disk dead, ticket 42",
+            "TIME max-changed - - - max 0 to 1; by ada@MACHINE",
+            "TIME max-changed - - - max 1 to 0; by ada@MACHINE",
             "TIME max-changed - - - max 3 to 1; by ada@MACHINE",
             "TIME held host-b - - by ada@MACHINE",
             "TIME max-changed - - - max 1 to 3; by ada@MACHINE",

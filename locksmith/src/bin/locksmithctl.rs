@@ -89,7 +89,7 @@ enum Verb {
     /// Show what happened, newest first
     History {
         /// The group
-        #[arg(value_name = "GROUP", default_value = "default", value_parser = GroupName::parse)]
+        #[arg(value_name = "GROUP", env = "LOCKSMITHCTL_GROUP", default_value = "default", value_parser = GroupName::parse)]
         group: GroupName,
         /// Print JSON
         #[arg(long)]
@@ -441,6 +441,7 @@ fn not_in_this_build(name: &str, instead: &str) -> Failure {
 
 fn hint(error: &Error, group: Option<&GroupName>) -> Option<String> {
     let word = group.map_or(Cow::Borrowed("GROUP"), GroupName::as_last_word);
+    let option = group.map_or_else(|| "--group GROUP".to_owned(), GroupName::as_option);
     let refused = match error {
         Error::Unreachable { .. } => {
             return Some("is locksmithd running there? Another one: --server URL or $LOCKSMITHCTL_SERVER".to_owned());
@@ -452,6 +453,9 @@ fn hint(error: &Error, group: Option<&GroupName>) -> Option<String> {
         (_, "group_exists") => Some(format!("change it with: locksmithctl group set --max N {word}")),
         (Meaning::UnknownGroup, _) => Some("see the groups there are: locksmithctl group list".to_owned()),
         (Meaning::NotAllowed, _) => Some("give an admin's token: --token-file FILE or $LOCKSMITHCTL_TOKEN".to_owned()),
+        (Meaning::Full, _) if refused.max == Some(0) => {
+            Some(format!("let N hosts hold a place with: locksmithctl set-max N {option}"))
+        }
         (Meaning::Full | Meaning::NotHeld, _) => Some(format!("see who holds a place: locksmithctl status {word}")),
         (Meaning::ServerTrouble, _) => Some("locksmithd's log says more; asking again is safe".to_owned()),
         _ => None,
