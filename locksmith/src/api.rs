@@ -38,6 +38,20 @@ pub struct GroupList {
     pub schema: u32,
     /// In order of name.
     pub groups: Vec<GroupSummary>,
+    /// Groups that are there but cannot be shown, in order of name; usually none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubled: Vec<TroubledGroup>,
+}
+
+/// A group that cannot be shown, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TroubledGroup {
+    /// Its name.
+    pub group: GroupName,
+    /// What it would be refused with: a word of a small set.
+    pub kind: String,
+    /// And a sentence for a person.
+    pub value: String,
 }
 
 /// One group, in short.

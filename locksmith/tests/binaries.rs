@@ -261,6 +261,49 @@ web      2          2    0        0
 }
 
 #[test]
+fn a_group_that_cannot_be_used_is_listed_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &["--group", "web=2"]);
+    let database = dir.path().join("locksmith.sqlite");
+    let other_program = rusqlite::Connection::open(&database).unwrap();
+    other_program.execute("UPDATE groups SET document = '{\"format\":9}' WHERE name = 'web'", []).unwrap();
+    let reason = format!(
+        "the store {} has an unusable document for group \"web\": the document has format 9, this locksmith reads up to 1: \
+         start the newer locksmithd",
+        database.display()
+    );
+    let expected = format!(
+        "\
+GROUP    AVAILABLE  MAX  HOLDERS  WAITING
+default  1          1    0        0
+
+group web cannot be shown: {reason}
+"
+    );
+    assert_eq!(daemon.out(&["status"]), expected);
+    assert_eq!(daemon.out(&["group", "list"]), expected);
+    let json: serde_json::Value = serde_json::from_str(&daemon.out(&["status", "--json"])).unwrap();
+    assert_eq!((&json["groups"][0]["group"], &json["troubled"][0]["value"]), (&"default".into(), &reason.clone().into()));
+    let (code, message) = failure(&daemon.ctl(&["status", "web"]));
+    assert_eq!(code, Some(1));
+    assert!(message.contains(&format!("(503 unusable_group): {reason}\nhint: asking again does not help: start")), "{message}");
+}
+
+#[test]
+fn the_group_of_the_environment_is_that_of_every_command_about_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &["--group", "web=2"]);
+    let in_web = |args: &[&str]| {
+        let mut command = Command::new(CTL);
+        let command = command.args(args).env("LOCKSMITHCTL_SERVER", &daemon.url).env("LOCKSMITHCTL_GROUP", "web");
+        text(&command.output().unwrap().stdout)
+    };
+    in_web(&["lock", "h1"]);
+    assert!(in_web(&["history"]).contains(" held "), "{}", in_web(&["history"]));
+    assert!(!in_web(&["history", "default"]).contains(" held "), "a word on the command line counts more");
+}
+
+#[test]
 fn what_was_granted_survives_a_kill_and_the_group_keeps_its_max() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::start(dir.path(), &["--group", "web=2"]);

@@ -416,6 +416,33 @@ async fn an_attempt_id_is_in_no_answer_to_anybody_else() {
 }
 
 #[tokio::test]
+async fn a_group_that_cannot_be_used_hides_no_other_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let other_program = rusqlite::Connection::open(dir.path().join("locksmith.sqlite")).unwrap();
+    let server = Running::on(store, Settings::default(), 1).await;
+    let (client, base) = (client(), server.base());
+    let admin = client.admin(&base, None);
+    let db = GroupName::parse("db").unwrap();
+    admin.create_group(&db, Max::new(2).unwrap()).await.unwrap();
+    other_program.execute("UPDATE groups SET document = '{\"format\":9}' WHERE name = 'web'", []).unwrap();
+
+    let list = admin.groups().await.unwrap();
+    assert_eq!(list.groups.iter().map(|group| (group.group.as_str(), group.max)).collect::<Vec<_>>(), [("db", 2)]);
+    let [troubled] = list.troubled.as_slice() else { panic!("{list:?}") };
+    assert_eq!((troubled.group.as_str(), troubled.kind.as_str()), ("web", "unusable_group"));
+    let newer = "the document has format 9, this locksmith reads up to 1: start the newer locksmithd";
+    assert!(troubled.value.ends_with(newer), "{}", troubled.value);
+
+    let alone = refused(admin.group(&group()).await);
+    assert_eq!((alone.status, alone.kind.as_str(), alone.value.as_str()), (503, "unusable_group", troubled.value.as_str()));
+    let host = refused(lock(&server.ticket("host-a", "attempt-a")).await);
+    assert_eq!((host.meaning, host.retry_after), (Meaning::ServerTrouble, Some(Duration::from_secs(300))));
+    assert_eq!(server.get("/healthz").await.0, 200, "the store is well");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_not_the_protocol_is_refused_with_its_own_status() {
     let dir = tempfile::tempdir().unwrap();
     let server = Running::in_dir(dir.path(), 1).await;

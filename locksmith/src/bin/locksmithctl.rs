@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use locksmith::api::{GroupBody, GroupList, HistoryBody};
+use locksmith::api::{GroupBody, GroupList, HistoryBody, TroubledGroup};
 use locksmith::client::{Admin, BaseUrl, Client, Error, Meaning, Options, Token};
 use locksmith::names::{GroupName, HostId, Reason};
 use locksmith::semaphore::history::Entry;
@@ -55,7 +55,7 @@ enum Verb {
         /// The group; without it the only one, or all in short
         #[arg(value_name = "GROUP", value_parser = GroupName::parse)]
         group: Option<GroupName>,
-        /// Print JSON
+        /// Print JSON: the group's if one is named, else the list of all groups, however many there are
         #[arg(long)]
         json: bool,
     },
@@ -278,8 +278,8 @@ async fn status(admin: &Admin<'_>, group: Option<&GroupName>, json: bool) -> Res
         None => {
             let list = list(admin).await?;
             match list.groups.as_slice() {
-                [only] if !json => only.group.clone(),
                 _ if json => return to_json(&list),
+                [only] if list.troubled.is_empty() => only.group.clone(),
                 _ => return Ok(groups_text(&list)),
             }
         }
@@ -357,7 +357,11 @@ fn groups_text(list: &GroupList) -> String {
             group.waiting_total.to_string(),
         ]
     });
-    table(&["GROUP", "AVAILABLE", "MAX", "HOLDERS", "WAITING"], rows)
+    let mut text = table(&["GROUP", "AVAILABLE", "MAX", "HOLDERS", "WAITING"], rows);
+    for TroubledGroup { group, value, .. } in &list.troubled {
+        text += &format!("\ngroup {group} cannot be shown: {value}\n");
+    }
+    text
 }
 
 fn history_text(history: &HistoryBody) -> String {
@@ -450,6 +454,10 @@ fn hint(error: &Error, group: Option<&GroupName>) -> Option<String> {
         Error::Refused(refused) => refused,
     };
     match (refused.meaning, refused.kind.as_str()) {
+        (_, "unusable_group") => {
+            let how = "start a locksmithd that can read it, or restore its database from a backup";
+            Some(format!("asking again does not help: {how}"))
+        }
         (_, "group_exists") => Some(format!("change it with: locksmithctl group set --max N {word}")),
         (Meaning::UnknownGroup, _) => Some("see the groups there are: locksmithctl group list".to_owned()),
         (Meaning::NotAllowed, _) => Some("give an admin's token: --token-file FILE or $LOCKSMITHCTL_TOKEN".to_owned()),

@@ -83,6 +83,8 @@ pub(super) struct Look {
 pub(super) enum Trouble {
     #[error("{0}")]
     StoreOut(String),
+    #[error("{0}")]
+    Unusable(String),
     #[error("the group lost {SWAP_TRIES} swaps in a row to other servers of the same store")]
     Contended,
     #[error("the group was deleted from the store")]
@@ -247,7 +249,7 @@ impl<S: Store> Worker<S> {
                 self.counters.conflict();
                 tokio::time::sleep(pause(attempt)).await;
             }
-            let stored = self.store.get(&self.group).await.map_err(store_out)?.ok_or(Trouble::Gone)?;
+            let stored = self.store.get(&self.group).await?.ok_or(Trouble::Gone)?;
             let now = self.now();
             self.watch.observe(&stored.document, now.mono);
             let leases = heard_until.map_or_else(Vec::new, |until| self.watch.expired(until));
@@ -259,8 +261,8 @@ impl<S: Store> Worker<S> {
                 return Ok(Settled { folded, revision: stored.revision, now, written: false });
             }
             let write = Write { document: folded.document.as_ref().clone(), history: folded.history.clone() };
-            let swap = self.store.swap(&self.group, Expected::At(stored.revision), write).await;
-            if let Swap::Done(revision) = swap.map_err(store_out)? {
+            let swap = self.store.swap(&self.group, Expected::At(stored.revision), write).await?;
+            if let Swap::Done(revision) = swap {
                 self.watch.observe(&folded.document, self.now().mono);
                 self.look_later();
                 return Ok(Settled { folded, revision, now, written: true });
@@ -350,8 +352,13 @@ pub(super) fn wall_clock() -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-fn store_out(error: StoreError) -> Trouble {
-    Trouble::StoreOut(error.to_string())
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable { .. } => Self::StoreOut(error.to_string()),
+            StoreError::Document { .. } => Self::Unusable(error.to_string()),
+        }
+    }
 }
 
 fn retry_after_of(ahead: usize) -> Duration {

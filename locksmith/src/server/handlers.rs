@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::auth::Role;
-use super::group::{GroupHandle, Look, Verdict};
+use super::group::{GroupHandle, Look, Trouble, Verdict};
 use super::metrics::{self, Endpoint, Scraped};
 use super::problem::{Kind, Problem};
 use super::watched::Unwell;
@@ -131,8 +131,8 @@ impl<S: Store> Shared<S> {
 
 async fn list_groups<S: Store>(State(shared): State<Arc<Shared<S>>>, headers: HeaderMap) -> Answered {
     shared.allow(&headers, Role::Host)?;
-    let groups = in_time(shared.summaries()).await?;
-    Ok(Json(GroupList { schema: SCHEMA, groups }).into_response())
+    let list = in_time(shared.list()).await?;
+    Ok(Json(list).into_response())
 }
 
 async fn create_group<S: Store>(State(shared): State<Arc<Shared<S>>>, request: HttpRequest) -> Answered {
@@ -218,13 +218,16 @@ async fn unlock<S: Store>(State(shared): State<Arc<Shared<S>>>, group: InPath, r
 }
 
 impl<S: Store> Shared<S> {
-    async fn summaries(&self) -> Result<Vec<GroupSummary>, Problem> {
-        let mut groups = Vec::new();
+    /// All groups: one that cannot be shown hides no other.
+    async fn list(&self) -> Result<GroupList, Problem> {
+        let mut list = GroupList { schema: SCHEMA, groups: Vec::new(), troubled: Vec::new() };
         for name in self.store.groups().await? {
-            let look = self.adopt(&name).look(0).await?;
-            groups.push(summary(&name, &look));
+            match self.adopt(&name).look(0).await {
+                Ok(look) => list.groups.push(summary(&name, &look)),
+                Err(trouble) => list.troubled.push(Problem::from(trouble).of_group(name)),
+            }
         }
-        Ok(groups)
+        Ok(list)
     }
 
     /// What an operator asks of a group.
@@ -392,7 +395,7 @@ fn unexpected(group: &GroupName, verdict: &Verdict) -> Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!("{error}");
-        Self::new(Kind::StoreOut, error.to_string())
+        Trouble::from(error).into()
     }
 }
 

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::group::{Trouble, Verdict};
+use crate::api::TroubledGroup;
 use crate::fleetlock::{HolderBody, LISTED_HOLDERS, RefusalBody};
 use crate::names::GroupName;
 use crate::semaphore::Refusal;
@@ -31,11 +32,12 @@ pub(super) enum Kind {
     Unauthorized,
     Forbidden,
     StoreOut,
+    UnusableGroup,
     Busy,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Ok,
         Self::Full,
         Self::Queued,
@@ -55,6 +57,7 @@ impl Kind {
         Self::Unauthorized,
         Self::Forbidden,
         Self::StoreOut,
+        Self::UnusableGroup,
         Self::Busy,
     ];
 
@@ -78,6 +81,7 @@ impl Kind {
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::StoreOut => "store_out",
+            Self::UnusableGroup => "unusable_group",
             Self::Busy => "busy",
         }
     }
@@ -94,7 +98,7 @@ impl Kind {
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::StoreOut | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StoreOut | Self::UnusableGroup | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -102,6 +106,8 @@ impl Kind {
     fn retry_after_s(self) -> Option<u64> {
         match self {
             Self::StoreOut | Self::Busy => Some(10),
+            // A person has to act first.
+            Self::UnusableGroup => Some(300),
             _ => None,
         }
     }
@@ -127,6 +133,11 @@ impl Problem {
             retry_after_s: kind.retry_after_s(),
         };
         Self { kind, body: Box::new(body) }
+    }
+
+    /// What stands in a list in the stead of a group that has this problem.
+    pub(super) fn of_group(self, group: GroupName) -> TroubledGroup {
+        TroubledGroup { group, kind: self.body.kind, value: self.body.value }
     }
 
     pub(super) fn unknown_group(kind: Kind, group: &GroupName) -> Self {
@@ -161,6 +172,7 @@ impl From<Trouble> for Problem {
     fn from(trouble: Trouble) -> Self {
         let kind = match trouble {
             Trouble::StoreOut(_) | Trouble::Contended | Trouble::Gone => Kind::StoreOut,
+            Trouble::Unusable(_) => Kind::UnusableGroup,
             Trouble::Busy => Kind::Busy,
         };
         Self::new(kind, trouble.to_string())
