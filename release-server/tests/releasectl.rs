@@ -422,16 +422,15 @@ fn a_sequence_that_another_release_of_the_folder_has_is_warned_of() {
     assert_eq!(json["same_sequence"], serde_json::json!(["out/1.0.0.release", "out/latest.release"]));
 }
 
-/// A folder of so many KiB, as a file system of its own; `None`, with words, where that cannot be had.
-fn small_disk(folder: &Path, kib: u32) -> Option<SmallDisk> {
+/// A folder of so many KiB, as a file system of its own, or why that cannot be had.
+fn small_disk(folder: &Path, kib: u32) -> Result<SmallDisk, &'static str> {
     fs::create_dir(folder).unwrap();
     let mut mount = Command::new("mount");
     mount.args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"]).arg(folder).stderr(Stdio::null());
     if mount.status().is_ok_and(|status| status.success()) {
-        return Some(SmallDisk(folder.to_owned()));
+        return Ok(SmallDisk(folder.to_owned()));
     }
-    println!("skipped: a full disk needs root and a tmpfs that can be mounted");
-    None
+    Err("a full disk needs root and a tmpfs that can be mounted")
 }
 
 struct SmallDisk(PathBuf);
@@ -445,7 +444,10 @@ impl Drop for SmallDisk {
 #[test]
 fn a_key_that_does_not_fit_on_the_disk_leaves_no_half_file() {
     let desk = Desk::new();
-    let Some(_disk) = small_disk(&desk.path("full"), 8) else { return };
+    let _disk = match small_disk(&desk.path("full"), 8) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: {why}"),
+    };
     for (filling, file) in [(8192, "k.key"), (4096, "k.pub")] {
         desk.write("full/filling", vec![1; filling]);
         let expected = "No space left on device (os error 28)\nhint: free some space there\n";
@@ -459,7 +461,10 @@ fn a_key_that_does_not_fit_on_the_disk_leaves_no_half_file() {
 #[test]
 fn a_build_that_does_not_fit_on_the_disk_says_how_much_it_needs() {
     let desk = Desk::new();
-    let Some(_disk) = small_disk(&desk.path("full"), 512) else { return };
+    let _disk = match small_disk(&desk.path("full"), 512) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: {why}"),
+    };
     desk.bad(
         &build_line("1.0.0", 1, SIGNED).replace("--out out", "--out full"),
         1,
