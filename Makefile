@@ -28,8 +28,8 @@ bench: deps ## install speed, memory and idleness, as ratios to limits measured 
 bugs: deps ## plant known bugs one at a time and expect the tests to catch each
 	@integration/bugs/run.sh
 
-fuzz: ## run one fuzz target: make fuzz TARGET=omaha_response CPU=60 (seconds; needs a nightly toolchain and cargo-fuzz)
-	@fuzz/run.sh "$(TARGET)" "$(or $(CPU),60)"
+fuzz: ## run one fuzz target: make fuzz TARGET=omaha_response (half an hour of CPU, or CPU=seconds; needs a nightly toolchain and cargo-fuzz)
+	@fuzz/run.sh "$(TARGET)" $(CPU)
 
 clean: ## remove build output (not the image cache)
 	@$(CARGO) clean
