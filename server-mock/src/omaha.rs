@@ -120,6 +120,9 @@ impl Desk<'_> {
         }
         let name = offered.file.as_deref().unwrap_or(&offered.name);
         let folder = script.files_dir.as_ref().ok_or("expected files_dir in a script that offers an update")?;
+        if !folder.is_dir() {
+            return Err(format!("files_dir {}: expected a folder, found none", folder.display()));
+        }
         let real = self
             .measuring
             .measure(folder, name)

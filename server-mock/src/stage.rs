@@ -100,6 +100,12 @@ impl Stage {
 
 impl State {
     fn new(script: Script) -> Self {
+        if let Some(folder) = script.files_dir.as_deref().filter(|folder| !folder.is_dir()) {
+            let folder = folder.display();
+            tracing::warn!(
+                "files_dir {folder}: expected a folder, found none: its files are answered with 404, offers of them with 500"
+            );
+        }
         let faults = vec![Count::default(); script.faults.len()];
         Self { script: Arc::new(script), answers: Turn::default(), events: Turn::default(), faults, tags: 0 }
     }

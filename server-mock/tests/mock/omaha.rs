@@ -191,6 +191,15 @@ fn a_script_without_answers_fails_loudly() {
 }
 
 #[test]
+fn an_offer_from_a_folder_that_is_not_there_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("no/folder");
+    let answer = post(&start(Script::serving(&folder).answer(Answer::update("1.1.0"))), &check_for(&[APP]));
+    let expected = format!("server-mock: files_dir {}: expected a folder, found none\n", folder.display());
+    assert_eq!((answer.status, answer.text()), (500, expected.as_str()));
+}
+
+#[test]
 fn a_request_that_cannot_be_read_is_told_why() {
     let mock = start(Script::default().answer(Answer::no_update()));
     let answer = post(&mock, "<request protocol=\"2.0\"/>");

@@ -81,6 +81,18 @@ fn a_bad_script_ends_it_with_its_place() {
 }
 
 #[test]
+fn a_folder_that_is_not_there_is_warned_of_at_the_start() {
+    let dir = folder();
+    let script = dir.path().join("script.toml");
+    std::fs::write(&script, "files_dir = \"nowhere\"\n").unwrap();
+    let child = program().arg("--script").arg(&script).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut running = Running(child.unwrap());
+    let mut line = String::new();
+    BufReader::new(running.0.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("WARN") && line.contains("nowhere: expected a folder, found none"), "{line}");
+}
+
+#[test]
 fn bad_usage_is_exit_code_2_and_help_teaches() {
     assert_eq!(ended(&[]).0, Some(2));
     assert_eq!(ended(&["--script", "x", "--listen", "nowhere"]).0, Some(2));
