@@ -10,6 +10,7 @@ use crate::http::{NoRequest, Request, Requests};
 use crate::mock::Shared;
 use crate::omaha::Desk;
 use crate::plan::{End, Plan, Reply, Segment};
+use crate::reach::of_a_web_page;
 use crate::record::Progress;
 use crate::script::Script;
 use crate::send::Sender;
@@ -96,6 +97,12 @@ fn carry_out(reply: &Reply, stream: &TcpStream, shared: &Shared, request: &Reque
 
 /// The answer to a request for the mock itself, which is neither scripted nor recorded.
 fn control(shared: &Shared, request: &Request) -> Option<Plan> {
+    if ![RECORDED_PATH, SCRIPT_PATH].contains(&request.path()) {
+        return None;
+    }
+    if let Some(problem) = of_a_web_page(request) {
+        return Some(Plan::text(403, problem));
+    }
     Some(match (request.path(), request.method.as_str()) {
         (RECORDED_PATH, "GET") => match serde_json::to_vec(&shared.recorder.all()) {
             Ok(json) => Plan::new(200, "application/json", vec![Segment::Bytes(json)]),
@@ -120,10 +127,9 @@ fn control(shared: &Shared, request: &Request) -> Option<Plan> {
                 }
             }
         }
-        (RECORDED_PATH | SCRIPT_PATH, method) => {
-            Plan::text(405, format!("expected GET or DELETE {RECORDED_PATH}, or PUT {SCRIPT_PATH}, got {method}"))
+        (path, method) => {
+            Plan::text(405, format!("expected GET or DELETE {RECORDED_PATH}, or PUT {SCRIPT_PATH}, got {method} {path}"))
         }
-        _ => return None,
     })
 }
 

@@ -13,7 +13,8 @@ use server_mock::{Mock, Script};
 ///
 /// The script's schema is in the crate's README. While it runs: GET /_recorded shows the requests as JSON, DELETE /_recorded
 /// forgets them, PUT /_script starts over with another script (which may name files anywhere if ADDR is a loopback address, else only
-/// below the files_dir of the first script).
+/// below the files_dir of the first script). These are for programs that ask by address: a request with an Origin, or with a name other
+/// than localhost as its Host, may come from a web page and is refused.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {

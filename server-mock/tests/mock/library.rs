@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use server_mock::{Answer, Error, Fault, FaultKind, MAX_RECORDED_BODY_BYTES, Mock, Recorded, Script};
 
-use crate::client::{check_for, folder, get, get_range, pattern, post, request, start};
+use crate::client::{PATIENCE, check_for, exchange, folder, get, get_range, parse, pattern, post, request, start};
 
 fn wait_until(mut is_true: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -105,6 +105,36 @@ fn a_script_can_be_put_at_run_time() {
     mock.set_script(Script::default().answer(Answer::status(502))).unwrap();
     assert_eq!(post(&mock, &check_for(&["x"])).status, 502);
     assert!(mock.set_script(Script::default().answer(Answer::status(502).times(0))).is_err());
+}
+
+#[test]
+fn a_web_page_can_neither_read_the_record_nor_put_a_script() {
+    let mock = Mock::start(Script::default().answer(Answer::status(503))).unwrap();
+    let script = b"[[answers]]\nkind.raw_file = { file = \"/etc/hostname\" }\n";
+    let sent = |host: &str, method: &str, path: &str, header: &str| {
+        let length = if method == "PUT" { script.len() } else { 0 };
+        let head = format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {length}\r\n{header}\r\n");
+        let (all, ending) = exchange(mock.addr(), &[head.as_bytes(), &script[..length]].concat(), PATIENCE);
+        let answer = parse(&all, ending);
+        (answer.status, answer.text().to_owned())
+    };
+    let ours = format!("Host: {}\r\n", mock.addr());
+    let evil = format!("Host: evil.example:{}\r\n", mock.addr().port());
+    for (method, path) in
+        [("PUT", "/_script"), ("GET", "/_recorded"), ("DELETE", "/_recorded"), ("PUT", "http://evil.example/_script")]
+    {
+        let (status, words) = sent(&ours, method, path, "Origin: http://evil.example\r\n");
+        assert_eq!((status, words.contains("expected no Origin, got \"http://evil.example\"")), (403, true), "{words}");
+        for host in [evil.as_str(), "", "Host: 127.0.0.1\r\nHost: evil.example\r\n"] {
+            let (status, words) = sent(host, method, path, "");
+            assert_eq!((status, words.contains("localhost or an address")), (403, true), "{host}: {words}");
+        }
+    }
+    assert_eq!(post(&mock, &check_for(&["x"])).status, 503, "the script is the one it was");
+    for host in [ours.as_str(), "Host: localhost:1\r\n", "Host: [::1]\r\n"] {
+        assert_eq!(sent(host, "GET", "/_recorded", "").0, 200, "{host}");
+    }
+    assert_eq!(sent(&ours, "PUT", "/_script", "").0, 200);
 }
 
 #[test]
