@@ -67,6 +67,8 @@ struct Daemon {
     settler: mpsc::Sender<Settled>,
     works: Vec<Work>,
     waiting: Waiting,
+    /// This process has the lock of the state folder.
+    has_state_lock: bool,
     broken: mpsc::UnboundedReceiver<&'static str>,
     breaker: mpsc::UnboundedSender<&'static str>,
     ended: Option<End>,
@@ -120,6 +122,7 @@ impl Daemon {
             settler,
             works: Vec::new(),
             waiting: Waiting::default(),
+            has_state_lock: false,
             broken,
             breaker,
             ended: None,
@@ -141,7 +144,7 @@ impl Daemon {
                 Some(settled) = self.settled.recv() => self.settle(settled),
                 Some(request) = self.commands.recv() => self.answer(request),
                 Some(work) = self.broken.recv() => return End::Whole(Ended::Broken(work)),
-                () = sleep => self.woke(),
+                () = sleep => self.woke().await,
                 _ = stop.recv() => return End::Whole(Ended::Stopped),
             }
         }
@@ -334,9 +337,9 @@ impl Daemon {
         Some(Gate { gate: "pause".to_owned(), closed: Some(reason), until: pause.until.map(|until| until.to_string()) })
     }
 
-    fn woke(&mut self) {
+    async fn woke(&mut self) {
         if self.waiting.retry_at.is_some_and(|then| then <= now().mono) {
-            if self.journal.is_stand_in() && start::can_use(&self.shared.settings) {
+            if self.journal.is_stand_in() && start::can_start_anew(self.shared.settings.clone(), self.has_state_lock).await {
                 self.ended = Some(End::StateDirUsable);
                 return;
             }

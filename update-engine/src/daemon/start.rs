@@ -84,7 +84,7 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
         Ok(()) => lock_state_dir(&settings.state_dir).await,
         Err(error) => Err(error),
     };
-    let (State { records, journal, model, orphans }, _only_one) = match lock {
+    let (State { records, journal, model, orphans }, only_one) = match lock {
         Ok(lock) => (State::open(&settings.state_dir).or_else(|error| State::without(&settings.state_dir, &error))?, Some(lock)),
         Err(error @ (StartError::StateDir { .. } | StartError::StateOnSlot(_))) => {
             (State::without(&settings.state_dir, &error)?, None)
@@ -103,7 +103,8 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
     }
     let fetcher = Fetcher::new(Options { ca_file: settings.server.ca_file.clone(), ..Options::default() })?;
     let policy = policy(&settings, world.machine_id());
-    let (daemon, handle) = Daemon::new(Engine::new(model, facts, policy), journal, world, fetcher);
+    let (mut daemon, handle) = Daemon::new(Engine::new(model, facts, policy), journal, world, fetcher);
+    daemon.has_state_lock = only_one.is_some();
     let socket = control::Server::bind(&settings.socket)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(socket.serve(handle, control::Limits::default(), async move {
@@ -114,6 +115,7 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
     let ended = daemon.run(orphans, asked).await;
     drop(stop);
     close(serving).await;
+    drop(only_one);
     Ok(ended)
 }
 
@@ -150,9 +152,15 @@ impl State {
     }
 }
 
-/// Whether the state folder can be used now.
-pub(super) fn can_use(settings: &Settings) -> bool {
-    make_state_dir(settings).and_then(|()| State::open(&settings.state_dir)).is_ok()
+/// Whether a new start would get further: the state folder can be used now, or another daemon has it, which a start refuses.
+/// What another daemon has is not opened; opening may set a journal aside and reads all of it, so it is none of the loop's work.
+pub(super) async fn can_start_anew(settings: Arc<Settings>, has_state_lock: bool) -> bool {
+    let opened = move || {
+        make_state_dir(&settings)?;
+        let _only_one = if has_state_lock { None } else { Some(try_lock_state_dir(&settings.state_dir)?) };
+        State::open(&settings.state_dir).map(drop)
+    };
+    matches!(blocking(opened).await, Ok(()) | Err(StartError::Running { .. }))
 }
 
 fn policy(settings: &Settings, machine_id: Option<String>) -> Policy {
@@ -197,18 +205,57 @@ fn trust(settings: &Settings, files: &[PathBuf]) -> Result<(), StartError> {
         .map_err(|problems| StartError::Trust(problems.iter().map(words).collect::<Vec<_>>().join("; ")))
 }
 
-/// One daemon for one state folder. The lock goes with the process, however it ends.
+/// One daemon for one state folder.
 async fn lock_state_dir(state_dir: &Path) -> Result<File, StartError> {
+    let began = Instant::now();
+    loop {
+        match try_lock_state_dir(state_dir) {
+            Err(StartError::Running { .. }) if began.elapsed() < LOCK_WAIT => tokio::time::sleep(Duration::from_millis(50)).await,
+            tried => return tried,
+        }
+    }
+}
+
+/// The lock goes with the process, however it ends.
+fn try_lock_state_dir(state_dir: &Path) -> Result<File, StartError> {
     let path = state_dir.join("lock");
     let io = |source| StartError::StateDir { path: path.clone(), source };
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io)?;
-    let began = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_WAIT => tokio::time::sleep(Duration::from_millis(50)).await,
-            Err(TryLockError::WouldBlock) => return Err(StartError::Running { path }),
-            Err(TryLockError::Error(source)) => return Err(io(source)),
-        }
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Running { path }),
+        Err(TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::keyring::SecretKey;
+
+    use super::*;
+    use crate::world::tests::world_that_trusts;
+
+    #[tokio::test]
+    async fn a_state_folder_that_another_daemon_has_is_not_opened_by_one_that_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32])).settings().clone();
+        let journal = settings.state_dir.join("journal.db");
+        let damaged = vec![0xA5; 10_000];
+        std::fs::write(&journal, &damaged).unwrap();
+        let theirs = lock_state_dir(&settings.state_dir).await.unwrap();
+        assert!(can_start_anew(settings.clone(), false).await, "a new start refuses, and says who has it");
+        assert_eq!(std::fs::read(&journal).unwrap(), damaged, "their journal was set aside");
+        drop(theirs);
+
+        assert!(can_start_anew(settings.clone(), false).await);
+        assert_ne!(std::fs::read(&journal).unwrap(), damaged);
+        // Its own lock is not in its way, and is not left behind.
+        let ours = lock_state_dir(&settings.state_dir).await.unwrap();
+        std::fs::remove_file(&journal).unwrap();
+        std::fs::create_dir(&journal).unwrap();
+        assert!(!can_start_anew(settings.clone(), true).await, "it cannot be used yet");
+        std::fs::remove_dir(&journal).unwrap();
+        assert!(can_start_anew(settings, true).await);
+        drop(ours);
     }
 }
