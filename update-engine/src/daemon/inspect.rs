@@ -133,7 +133,7 @@ fn verdict(ground: &Ground, slot: SlotName, record: &Record, report: Report<'_>)
 }
 
 /// `image root in 3 of 8 windows (windows 2, 5, 7)`.
-fn difference(image: &ImageMismatch, record: &Record) -> String {
+pub(super) fn difference(image: &ImageMismatch, record: &Record) -> String {
     let of = record.images.iter().find(|known| known.name == image.image).map_or(0, |known| known.table.digests().len());
     let mut named: Vec<String> = image.windows.iter().take(WINDOWS_NAMED).map(u64::to_string).collect();
     let more = if image.windows.len() > WINDOWS_NAMED { ", …" } else { "" };
@@ -147,7 +147,7 @@ fn difference(image: &ImageMismatch, record: &Record) -> String {
 }
 
 /// The image has a verity tree, or its file system cannot be written at all.
-fn is_immutable(ground: &Ground, slot: SlotName, record: &Record, differing: &ImageMismatch) -> bool {
+pub(super) fn is_immutable(ground: &Ground, slot: SlotName, record: &Record, differing: &ImageMismatch) -> bool {
     let image = slots::images_of(record, slot).find(|(_, image)| image.name == differing.image);
     image.is_some_and(|(_, image)| {
         !differing.windows.is_empty() && (image.verity.is_some() || has_read_only_file_system(ground, slot, record, image))

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use manifests::release::{Image, Record, Release, SlotName};
 
 use crate::boot::{BootControl as _, BootError, BootState, Permit};
-use crate::daemon::{Shared, ask, blocking};
+use crate::daemon::{Shared, ask, blocking, inspect};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
 use crate::engine::event::{Fault, Proof};
@@ -147,7 +147,8 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
     };
     match proven {
         Ok(proven) => {
-            if let Some(detail) = too_much_changed(proven.changed(), record, plan.slot) {
+            let changed = proven.changed();
+            if let Some(detail) = damage(world, plan, changed, record)?.or_else(|| too_much_changed(changed, record, plan.slot)) {
                 return Ok(Proof::Differs { detail });
             }
             if plan.kind == Kind::Update {
@@ -161,6 +162,16 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
         Err(ProveError::Slot(SlotError::Cancelled)) => Err(Fault::new(Cause::Cancelled, "the read-back was stopped")),
         Err(ProveError::Slot(error)) => Err(Fault::new(Cause::ReadBack, chain(&error))),
     }
+}
+
+/// What differs in an image that nothing can have been written to is damage, or somebody's doing.
+fn damage(world: &World, plan: &Plan, changed: &[ImageMismatch], record: &Record) -> Result<Option<String>, Fault> {
+    if changed.is_empty() {
+        return Ok(None);
+    }
+    let ground = world.ground()?;
+    let damaged = changed.iter().find(|image| inspect::is_immutable(&ground, plan.slot, record, image));
+    Ok(damaged.map(|image| format!("{} differs, and is one that is never written to", inspect::difference(image, record))))
 }
 
 /// A file system that was mounted for writing changes a few windows of a slot that was committed (design 11.6). A slot of which
@@ -333,21 +344,26 @@ mod tests {
     use crate::engine::time::Wall;
     use crate::fetch::{Fetcher, Options};
     use crate::slot::InactiveSlot;
+
+    const WINDOW: usize = 256 << 10;
     use crate::world::tests::world_that_trusts;
 
-    /// A disk image whose slot b holds the 8192 zeros of a release, and the plan that says so.
-    fn host_with_a_written_slot(dir: &std::path::Path) -> (Shared, Plan) {
+    /// A disk image whose slot b holds this image of a release, and the plan that says so.
+    fn host_with(dir: &std::path::Path, image: &[u8]) -> (Shared, Plan) {
         let key = SecretKey::from_seed(&[1; 32]);
         let world = world_that_trusts(dir, &key);
         let mut disk = DiskBuilder::new(512);
-        disk.sectors = 512;
-        disk.partitions = ["root-a", "root-b"].map(|label| (label.to_owned(), 64, 0)).to_vec();
-        std::fs::write(&world.settings().disk.device, disk.build()).unwrap();
+        let slot_sectors = image.len().div_ceil(4096) * 8;
+        disk.sectors = 2 * slot_sectors + 256;
+        disk.partitions = ["root-a", "root-b"].map(|label| (label.to_owned(), slot_sectors, 0)).to_vec();
+        let mut bytes = disk.build();
+        bytes[(disk.first + slot_sectors) * 512..][..image.len()].copy_from_slice(image);
+        std::fs::write(&world.settings().disk.device, bytes).unwrap();
         std::fs::create_dir_all(dir.join("proc")).unwrap();
         std::fs::write(dir.join("proc/cmdline"), format!("root=PARTUUID={}\n", unique_guid(0))).unwrap();
         let mut record = record(2);
-        let zeros = Sha256Digest::from_bytes(sha2::Sha256::digest([0; 8192]).into());
-        record.images[0].table = WindowTable::new(8192, vec![zeros]).unwrap();
+        let windows = image.chunks(WINDOW).map(|window| Sha256Digest::from_bytes(sha2::Sha256::digest(window).into()));
+        record.images[0].table = WindowTable::new(u64::try_from(image.len()).unwrap(), windows.collect()).unwrap();
         let mut envelope = Envelope::unsigned(&record).unwrap();
         envelope.sign(&key).unwrap();
         world.records().keep_offer(envelope.digest(), &envelope.to_bytes()).unwrap();
@@ -360,7 +376,7 @@ mod tests {
     #[test]
     fn design_11_9_a_proof_that_grew_too_old_is_earned_again_in_the_same_run() {
         let dir = tempfile::tempdir().unwrap();
-        let (shared, plan) = host_with_a_written_slot(dir.path());
+        let (shared, plan) = host_with(dir.path(), &[0; 8192]);
         let ground = shared.world.ground().unwrap();
         let slot = disk_name(plan.slot, &ground.disk).unwrap();
         let written = InactiveSlot::open(&ground.disk, &slot, &ground.running, &[("root", 8192)]).unwrap().finish().unwrap();
@@ -369,6 +385,33 @@ mod tests {
             assert_eq!(prove(&shared, &plan, &AtomicBool::default(), &|_| {}).unwrap(), Proof::Equal);
         }
         assert!(shared.tokens.take_proven(&plan.attempt).is_some());
+    }
+
+    #[test]
+    fn design_11_6_a_slot_whose_file_system_cannot_be_written_to_is_no_way_back_when_anything_differs() {
+        for (magic, may_differ) in [(&b"hsqs"[..], false), (b"data", true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut image = vec![7; 8 * WINDOW];
+            image[..4].copy_from_slice(magic);
+            let (shared, plan) = host_with(dir.path(), &image);
+            let plan = Plan { kind: Kind::Rollback, ..plan };
+            shared.world.records().slot_holds(plan.slot, plan.digest).unwrap();
+            let proof = || prove(&shared, &plan, &AtomicBool::default(), &|_| {}).unwrap();
+            assert_eq!(proof(), Proof::Equal);
+
+            let device = &shared.world.settings().disk.device;
+            let mut disk = std::fs::read(device).unwrap();
+            let last = disk.windows(4).rposition(|bytes| bytes == [7; 4]).unwrap();
+            disk[last] = 8;
+            std::fs::write(device, disk).unwrap();
+            match proof() {
+                Proof::Equal => assert!(may_differ),
+                Proof::Differs { detail } => {
+                    assert!(!may_differ);
+                    assert_eq!(detail, "image root in 1 of 8 windows (window 7) differs, and is one that is never written to");
+                }
+            }
+        }
     }
 
     #[test]

@@ -9,6 +9,17 @@ use crate::engine::state::{Kind, Plan, State, Waiting, WayBack};
 use crate::engine::time::Now;
 use crate::engine::{Engine, row};
 
+/// Where a proven slot goes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterProof {
+    /// Nowhere: a person has to say `reboot`.
+    Person,
+    /// It is armed, and waits for whoever reboots the host.
+    Rest,
+    /// It is armed, and the host reboots.
+    Reboot,
+}
+
 impl Engine {
     pub(super) fn on_installed(
         &mut self,
@@ -96,6 +107,17 @@ impl Engine {
             effects.extend(self.give_up(plan, fault, WayBack::Waits, now));
         }
         effects
+    }
+
+    /// What comes of the plan's slot once it is proven.
+    pub fn after_proof(&self, plan: &Plan) -> AfterProof {
+        if self.waits_for_person(plan) {
+            AfterProof::Person
+        } else if self.rests_when_armed(plan) {
+            AfterProof::Rest
+        } else {
+            AfterProof::Reboot
+        }
     }
 
     /// `--no-reboot`, or `manual` with a lock: nothing goes on by itself.

@@ -41,6 +41,7 @@ pub(crate) mod tests;
 pub use commands::Answer;
 pub use effect::Effect;
 pub use event::Event;
+pub use installing::AfterProof;
 pub use model::Model;
 pub use time::Now;
 

@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use crate::engine::AfterProof;
 use crate::engine::cause::Cause;
 use crate::engine::event::LockRefusal;
 use crate::engine::model::{About, CheckOutcome, LastError, Pause};
@@ -67,15 +68,16 @@ fn by_state(input: &Input<'_>) -> String {
             )
         }
         State::Written { plan, .. } => {
-            let then = match plan.no_reboot && !plan.reboot_asked {
-                true => "it waits for `updatectl reboot`".to_owned(),
-                false => format!("comes the reboot (strategy {})", input.engine.policy().strategy.as_str()),
+            let then = match input.engine.after_proof(plan) {
+                AfterProof::Person => "it waits for `updatectl reboot`".to_owned(),
+                AfterProof::Rest => "it is armed for whoever reboots the host (strategy manual)".to_owned(),
+                AfterProof::Reboot => format!("comes the reboot (strategy {})", input.engine.policy().strategy.as_str()),
             };
             let (version, slot) = (&plan.version, plan.slot);
             format!("reading {version} in slot {slot} back to prove it{}; then {then}; {} meanwhile", done(input), running(input))
         }
         State::Proven { plan, step } => proven(input, plan, *step),
-        State::Locked { plan, step, .. } => locked(plan.version.as_str(), *step),
+        State::Locked { plan, step, .. } => locked(input, plan, *step),
         State::Armed { plan, step, .. } => armed(input, plan.version.as_str(), *step),
         State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => after_boot(input),
         State::Failed { plan, code, .. } => failed(input, plan.as_ref(), &code.word()),
@@ -152,15 +154,22 @@ fn proven(input: &Input<'_>, plan: &Plan, step: Step) -> String {
         Kind::Rollback => format!("{} in slot {} is proven, to go back to it", plan.version, plan.slot),
         Kind::Update | Kind::Found => format!("{} is written and proven", plan.version),
     };
+    let rests = input.engine.after_proof(plan) == AfterProof::Rest;
     match step {
         Step::Person => format!("{proven}, and waits for `updatectl reboot`"),
+        Step::Gates if rests => format!("{proven}; asking whether it may be armed now; then it is, for whoever reboots the host"),
         Step::Gates => format!("{proven}; asking whether the host may reboot now; then it does"),
+        Step::GateClosed if rests => format!("{proven}, and waits to be armed: {}", reasons(input)),
         Step::Lock => format!("{proven}; asking for the reboot lock of group {}; then the host reboots", group(input)),
         Step::GateClosed | Step::LockRefused => format!("{proven}, and waits to reboot: {}", reasons(input)),
     }
 }
 
-fn locked(version: &str, step: LockedStep) -> String {
+fn locked(input: &Input<'_>, plan: &Plan, step: LockedStep) -> String {
+    let version = &plan.version;
+    if input.engine.after_proof(plan) == AfterProof::Rest {
+        return format!("arming {version} in slot {}; then it waits for whoever reboots the host", plan.slot);
+    }
     let what = match step {
         LockedStep::Draining => "running the drain hooks; then the slot is armed, and the host reboots",
         LockedStep::GatesAgain => "asking once more whether it may; then the slot is armed, and the host reboots",
@@ -214,10 +223,14 @@ pub(super) fn is_stuck(input: &Input<'_>) -> bool {
 }
 
 fn giving_up(input: &Input<'_>, plan: &Plan, why: &GivingUp) -> String {
-    let (what, then) = match why.end {
-        WayBack::Waits => (format!("the reboot into {} has to wait", plan.version), "it is asked for again"),
-        WayBack::Failed => (format!("the update to {} is given up", plan.version), "it is tried again later"),
-        WayBack::Abandoned => (format!("the update to {} is given up", plan.version), "nothing is under way"),
+    let way = if plan.kind == Kind::Rollback { "way back" } else { "update" };
+    let (what, then) = match (why.end, plan.kind) {
+        (WayBack::Waits, _) => (format!("the reboot into {} has to wait", plan.version), "it is asked for again"),
+        (WayBack::Failed, Kind::Rollback) => {
+            (format!("the {way} to {} is given up", plan.version), "`updatectl rollback` tries it again")
+        }
+        (WayBack::Failed, _) => (format!("the {way} to {} is given up", plan.version), "it is tried again later"),
+        (WayBack::Abandoned, _) => (format!("the {way} to {} is given up", plan.version), "nothing is under way"),
     };
     let undone =
         format!("{what} ({}): taking back what was done for the reboot; then {then}; {}", end(&why.message), running(input));

@@ -6,10 +6,11 @@ use manifests::version::Sequence;
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
-use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Proof};
 use crate::engine::facts::{FloorFacts, Trouble};
 use crate::engine::model::{Hold, Progress};
-use crate::engine::tests::host::{BLANK, Host, armed, fault, in_new_slot};
+use crate::engine::policy::Strategy;
+use crate::engine::tests::host::{BLANK, Host, armed, closed, fault, in_new_slot, policy};
 use crate::engine::tests::words::EVERY_STATE;
 use crate::status::json::{ExitClass, Status};
 use crate::status::view::{Input, status};
@@ -349,6 +350,61 @@ fn where_somebody_waits_a_journal_that_fails_says_what_happens_all_the_same() {
         assert_eq!(document.summary, format!("{prefix}{then}"), "{state}");
         assert_eq!(document.exit_class(), ExitClass::Attention);
     }
+}
+
+#[test]
+fn under_manual_without_a_lock_no_sentence_promises_a_reboot() {
+    let mut host = Host::with(policy(Strategy::Manual, false));
+    host.wake();
+    host.offered(2);
+    host.installed(Ok(()));
+    assert_says(
+        &mut host,
+        "Reading 1.1.0 in slot b back to prove it; then it is armed for whoever reboots the host (strategy manual); 1.0.0 runs from slot a meanwhile.",
+    );
+    host.read_back(Ok(Proof::Equal));
+    assert_says(
+        &mut host,
+        "1.1.0 is written and proven; asking whether it may be armed now; then it is, for whoever reboots the host.",
+    );
+    host.gates(GateStage::BeforeLock, vec![closed("hook")]);
+    assert_says(
+        &mut host,
+        "1.1.0 is written and proven, and waits to be armed: hook hook says no; asked again in 63 s (at 12:06 UTC).",
+    );
+    host.wake();
+    host.gates(GateStage::BeforeLock, vec![]);
+    assert_says(&mut host, "Arming 1.1.0 in slot b; then it waits for whoever reboots the host.");
+    host.armed(Ok(()));
+    assert!(document(&mut host).summary.starts_with("1.1.0 is armed: the next reboot starts it, whoever reboots the host"));
+}
+
+#[test]
+fn under_manual_with_a_lock_the_proof_is_followed_by_a_person() {
+    let mut host = Host::with(policy(Strategy::Manual, true));
+    host.wake();
+    host.offered(2);
+    host.installed(Ok(()));
+    assert_says(
+        &mut host,
+        "Reading 1.1.0 in slot b back to prove it; then it waits for `updatectl reboot`; 1.0.0 runs from slot a meanwhile.",
+    );
+}
+
+#[test]
+fn a_way_back_that_is_given_up_is_no_update() {
+    let mut host = Host::at("written/rollback");
+    host.read_back(Ok(Proof::Equal));
+    host.gates(GateStage::BeforeLock, vec![]);
+    host.granted();
+    host.drained(Ok(()));
+    host.gates(GateStage::BeforeFlip, vec![]);
+    host.acknowledged(Ok(()));
+    host.step(Event::Armed { attempt: host.attempt(), result: Err(fault("boot-control")) });
+    assert_says(
+        &mut host,
+        "The way back to 1.0.0 is given up (it broke: boot-control): taking back what was done for the reboot; then `updatectl rollback` tries it again; 1.1.0 runs from slot b.",
+    );
 }
 
 #[test]
