@@ -84,6 +84,30 @@ fn a_release_that_revokes_its_only_signer_is_refused_before_a_byte_is_written_an
     says(&status["last_error"]["message"], &["3.0.0.release", "got 0", &format!("trusted here {}", key_id(&scene.publisher, 1))]);
 }
 
+#[test]
+fn design_11_4_one_release_hands_over_from_a_key_to_the_next_one_which_its_image_brings() {
+    let manual = Options { strategy: "manual", ..Options::default() };
+    let mut scene = Scene::new(&manual, |publisher| {
+        let first = publisher.public_keys()[0].id();
+        publisher.publish(&Spec { signers: &[0, 1], change: &|record| record.revoked_keys = vec![first], ..small("2.0.0", 2) });
+        publisher.publish(&Spec { signers: &[1], ..small("3.0.0", 3) });
+        offer(publisher, "2.0.0")
+    });
+    let keys = scene.host.dir.join("sysroot/usr/share/update-engine/keys");
+    fs::rename(keys.join("1.pub"), scene.dir().join("next.pub")).unwrap();
+    scene.start();
+    scene.host.wait_for("2.0.0 rests armed", |status| status["state"] == "armed");
+    scene.host.kill();
+    // What the new image brings in place of what the old one had.
+    fs::remove_file(keys.join("0.pub")).unwrap();
+    fs::rename(scene.dir().join("next.pub"), keys.join("1.pub")).unwrap();
+    scene.host.boot();
+    scene.host.start();
+    scene.host.wait_committed("2.0.0");
+    scene.offer("3.0.0");
+    scene.host.wait_for("the next key is trusted", |status| status["target"]["version"] == "3.0.0");
+}
+
 /// Appends a copy of the only signature: 72 bytes behind the signed part, whose length stands at byte 8; theirs stands at 16.
 fn duplicate_signature(bytes: &mut Vec<u8>) {
     let number = |bytes: &[u8], at: usize| usize::try_from(u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap();
