@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::metrics::GroupCounters;
+use super::seldom::Seldom;
 use crate::names::{GroupName, HostId};
 use crate::semaphore::history::Entry;
 use crate::semaphore::lease::LeaseWatch;
@@ -32,12 +33,6 @@ const SWAP_TRIES: u32 = 16;
 
 /// Longest pause between two of them.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-
-/// How long after a failure the leases are looked at again; doubles with every further one.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-
-/// The longest such time.
-const LONGEST_LOOK_AGAIN: Duration = Duration::from_secs(300);
 
 /// The shortest time after which a waiting host is told to ask again. It grows with the queue, so that many who wait
 /// cost no more than a few: 10,000 hosts ask about 33 times a second in all.
@@ -116,8 +111,7 @@ impl GroupHandle {
             started,
             counters: Arc::clone(&counters),
             wake: Some(started),
-            failures: 0,
-            quiet_until: None,
+            trouble: Seldom::default(),
         };
         (Self { inbox, counters }, worker.run(commands))
     }
@@ -153,10 +147,8 @@ struct Worker<S> {
     counters: Arc<GroupCounters>,
     /// When a lease may have run out; never, while nobody drains.
     wake: Option<Instant>,
-    /// Failures that were logged since something was last written. What can be read says nothing: a full disk can be.
-    failures: u32,
-    /// Until when the log says no more of failures.
-    quiet_until: Option<Instant>,
+    /// Rounds that fail, until something is written again.
+    trouble: Seldom,
 }
 
 /// What a round left in the store.
@@ -205,8 +197,7 @@ impl<S: Store> Worker<S> {
         match self.settle(&ops, heard_until).await {
             Ok(settled) => {
                 if settled.written {
-                    self.failures = 0;
-                    self.quiet_until = None;
+                    self.trouble.over();
                 }
                 self.tell(asked, looks, settled);
             }
@@ -223,21 +214,16 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Says the first time, and then ever more seldom until something is written again, that the store is in trouble, and
-    /// looks at the leases as seldom; a store that is out for a night must not fill the log with every host's question.
+    /// Says that the group is in trouble, and looks at the leases again, both ever more seldom. That the store is out is
+    /// said by the store, once for all groups.
     fn note(&mut self, trouble: &Trouble) {
         self.counters.trouble();
-        let now = Instant::now();
-        if let Some(until) = self.quiet_until.filter(|until| now < *until) {
+        if self.trouble.is_due(Instant::now()) && !matches!(trouble, Trouble::StoreOut(_)) {
+            tracing::error!(group = %self.group, "{trouble}");
+        } else {
             tracing::debug!(group = %self.group, "{trouble}");
-            self.wake = Some(until);
-            return;
         }
-        tracing::error!(group = %self.group, "{trouble}");
-        let wait = LOOK_AGAIN.saturating_mul(1 << self.failures.min(10)).min(LONGEST_LOOK_AGAIN);
-        self.quiet_until = Some(now + wait);
-        self.wake = self.quiet_until;
-        self.failures = self.failures.saturating_add(1);
+        self.wake = self.trouble.next();
     }
 
     /// Decides everything upon one document and writes the result, until no other server interferes. Leases end after
@@ -379,6 +365,7 @@ fn pause(attempt: u32) -> Duration {
 mod tests {
     use std::sync::Mutex;
 
+    use super::super::watched::Watched;
     use super::*;
     use crate::names::AttemptId;
     use crate::semaphore::{Facts, Max};
@@ -391,16 +378,21 @@ mod tests {
 
     /// A group whose host has just been granted a place, and its renewal.
     async fn granted() -> (GroupHandle, Arc<MemoryStore>, Op) {
-        let group = GroupName::parse("web").unwrap();
         let store = Arc::new(MemoryStore::default());
+        let (handle, renew) = granted_on(Arc::clone(&store)).await;
+        (handle, store, renew)
+    }
+
+    async fn granted_on<S: Store>(store: Arc<S>) -> (GroupHandle, Op) {
+        let group = GroupName::parse("web").unwrap();
         let document = Document::new(Max::new(1).unwrap());
         store.swap(&group, Expected::Absent, Write { document, history: Vec::new() }).await.unwrap();
-        let (handle, task) = GroupHandle::new(group, Arc::clone(&store), LEASE, Instant::now());
+        let (handle, task) = GroupHandle::new(group, store, LEASE, Instant::now());
         tokio::spawn(task);
         let (id, attempt) = (HostId::parse("host-a").unwrap(), AttemptId::parse("attempt-a").unwrap());
         let take = Op::Take { id: id.clone(), attempt: Some(attempt.clone()), facts: Facts::default() };
         let Answer::Granted(grant) = handle.decide(take).await.unwrap().answer else { panic!("not granted") };
-        (handle, store, Op::Renew { id, attempt, fence: grant.fence })
+        (handle, Op::Renew { id, attempt, fence: grant.fence })
     }
 
     async fn holders(handle: &GroupHandle) -> usize {
@@ -452,16 +444,19 @@ mod tests {
     async fn a_store_that_can_be_read_but_not_written_does_not_fill_the_log() {
         let log = Log::default();
         let _listening = log.listen();
-        let (handle, store, renew) = granted().await;
+        let store = Arc::new(MemoryStore::default());
+        let watched = Arc::new(Watched::new(Arc::clone(&store)));
+        let (handle, renew) = granted_on(Arc::clone(&watched)).await;
         let fail = async || {
-            store.script([Fault::Refused]);
+            store.script([Fault::Refused; 2]);
             assert!(matches!(handle.decide(renew.clone()).await, Err(Trouble::StoreOut(_))));
+            assert!(watched.check().await.is_err(), "a supervisor asks");
         };
         for _ in 0..5 {
             fail().await;
             assert_eq!(holders(&handle).await, 1);
         }
-        assert_eq!(log.errors(), 1, "an operator's look in between does not begin a new trouble");
+        assert_eq!(log.errors(), 1, "neither a look in between nor a supervisor begins a new trouble");
         assert!(matches!(handle.decide(renew.clone()).await.unwrap().answer, Answer::Granted(_)));
         fail().await;
         assert_eq!(log.errors(), 2, "a trouble after something was written is a new one");

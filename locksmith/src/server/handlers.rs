@@ -394,7 +394,6 @@ fn unexpected(group: &GroupName, verdict: &Verdict) -> Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        tracing::error!("{error}");
         Trouble::from(error).into()
     }
 }

@@ -21,6 +21,7 @@ mod handlers;
 mod listener;
 mod metrics;
 mod problem;
+mod seldom;
 mod watched;
 
 use std::collections::BTreeMap;
