@@ -102,7 +102,10 @@ fn the_status_document_has_the_keys_of_the_contract() {
     assert_eq!(value["schema"], 1);
     assert_eq!(keys(&value["host"]), ["alias", "app_id", "arch", "board", "channel", "id"]);
     assert_eq!(keys(&value["booted"]), ["boot_id", "confirmed", "slot", "version"]);
-    assert_eq!(keys(&value["check"]), ["hold", "last_at", "last_result", "newest_record_created", "next_at", "server"]);
+    assert_eq!(
+        keys(&value["check"]),
+        ["hold", "last_at", "last_outcome", "last_result", "newest_record_created", "next_at", "server"]
+    );
     assert_eq!(keys(&value["reboot"]), ["lock", "strategy", "waiting_for"]);
     assert_eq!(keys(&value["reboot"]["lock"]), ["backend", "group", "held", "holders", "max"]);
     assert_eq!(keys(&value["attempts"]), ["committed", "failed", "rolled_back"]);

@@ -52,6 +52,8 @@ pub struct ControlHandle {
     pub events: broadcast::Sender<EventLine>,
     /// Where commands go.
     pub commands: mpsc::Sender<Request>,
+    /// Where to ask for documents of this moment: they tell how long something takes from now on.
+    pub refresh: mpsc::Sender<oneshot::Sender<()>>,
 }
 
 /// A command and who gave it.

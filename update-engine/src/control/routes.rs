@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -26,6 +27,9 @@ use super::server::{Limits, Peer};
 use super::{ControlHandle, Request, VERBS};
 use crate::engine::command::{Command, Rejection};
 use crate::status::json::{EventKind, EventLine};
+
+/// A daemon that does not answer within this time shows what it showed last.
+const REFRESH_WAIT: Duration = Duration::from_millis(500);
 
 struct App {
     handle: ControlHandle,
@@ -104,7 +108,16 @@ fn too_long(limit: usize) -> Response {
     refuse(StatusCode::PAYLOAD_TOO_LARGE, Rejection::TooLong, &format!("expected a body of at most {limit} bytes, got more"))
 }
 
+/// Asks the daemon for documents of this moment. One that is busy, or stopping, shows what it showed last.
+async fn refresh(app: &App) {
+    let (done, is_done) = oneshot::channel();
+    if app.handle.refresh.try_send(done).is_ok() {
+        let _in_time_or_not = tokio::time::timeout(REFRESH_WAIT, is_done).await;
+    }
+}
+
 async fn status(State(app): Shared) -> Response {
+    refresh(&app).await;
     let status = Arc::clone(&app.handle.status.borrow());
     Json(&*status).into_response()
 }
@@ -115,6 +128,7 @@ async fn history(State(app): Shared) -> Response {
 }
 
 async fn why(State(app): Shared) -> Response {
+    refresh(&app).await;
     let why = Arc::clone(&app.handle.why.borrow());
     Json(&*why).into_response()
 }
@@ -129,6 +143,7 @@ async fn config(State(app): Shared) -> Response {
 }
 
 async fn metrics_text(State(app): Shared) -> Response {
+    refresh(&app).await;
     let status = Arc::clone(&app.handle.status.borrow());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render(&status, Timestamp::now())).into_response()
 }

@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use manifests::release::SlotName;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::control::{ControlHandle, Request};
@@ -62,6 +62,7 @@ struct Daemon {
     outbox: Outbox,
     publisher: publish::Publisher,
     commands: mpsc::Receiver<Request>,
+    refresh: mpsc::Receiver<oneshot::Sender<()>>,
     events: mpsc::Receiver<Event>,
     settled: mpsc::Receiver<Settled>,
     settler: mpsc::Sender<Settled>,
@@ -107,9 +108,11 @@ impl Daemon {
     fn new(engine: Engine, journal: Journal, world: World, fetcher: Fetcher) -> (Self, ControlHandle) {
         let (events_in, events) = mpsc::channel(256);
         let (commands_in, commands) = mpsc::channel(64);
+        let (refresh_in, refresh) = mpsc::channel(64);
         let (settler, settled) = mpsc::channel(64);
         let (breaker, broken) = mpsc::unbounded_channel();
-        let (publisher, handle) = publish::Publisher::new(&engine, &journal, world.settings(), commands_in, now());
+        let asked = publish::Asked { commands: commands_in, refresh: refresh_in };
+        let (publisher, handle) = publish::Publisher::new(&engine, &journal, world.settings(), asked, now());
         let daemon = Self {
             shared: Shared::new(world, fetcher, events_in, engine.facts().clone()),
             engine,
@@ -117,6 +120,7 @@ impl Daemon {
             outbox: Outbox::default(),
             publisher,
             commands,
+            refresh,
             events,
             settled,
             settler,
@@ -143,6 +147,7 @@ impl Daemon {
                 Some(event) = self.events.recv() => self.step(event),
                 Some(settled) = self.settled.recv() => self.settle(settled),
                 Some(request) = self.commands.recv() => self.answer(request),
+                Some(done) = self.refresh.recv() => self.show_now(done),
                 Some(work) = self.broken.recv() => return End::Whole(Ended::Broken(work)),
                 () = sleep => self.woke().await,
                 _ = stop.recv() => return End::Whole(Ended::Stopped),
@@ -505,6 +510,13 @@ impl Daemon {
         if blind || self.engine.model().state.plan().is_none() {
             self.step(Event::FactsChanged { facts: inspection.facts });
         }
+    }
+
+    /// Somebody looks: what is shown is of this moment.
+    fn show_now(&mut self, done: oneshot::Sender<()>) {
+        self.publish(self.engine.model().state.word());
+        // Whoever asked may have gone.
+        let _told_or_gone = done.send(());
     }
 
     fn publish(&mut self, before: &'static str) {

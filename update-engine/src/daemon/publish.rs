@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use manifests::release::SlotName;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::config::Settings;
 use crate::control::{ControlHandle, Request};
@@ -39,6 +39,12 @@ pub(super) struct View<'a> {
     pub(super) now: Now,
 }
 
+/// Where the control socket's questions go.
+pub(super) struct Asked {
+    pub(super) commands: mpsc::Sender<Request>,
+    pub(super) refresh: mpsc::Sender<oneshot::Sender<()>>,
+}
+
 /// Holds the ends of the control socket's documents.
 pub(super) struct Publisher {
     status: watch::Sender<Arc<Status>>,
@@ -53,13 +59,8 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(
-        engine: &Engine,
-        journal: &Journal,
-        settings: &Settings,
-        commands: mpsc::Sender<Request>,
-        now: Now,
-    ) -> (Self, ControlHandle) {
+    pub(super) fn new(engine: &Engine, journal: &Journal, settings: &Settings, asked: Asked, now: Now) -> (Self, ControlHandle) {
+        let Asked { commands, refresh } = asked;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let server = settings.server.url.as_ref().map(ToString::to_string).unwrap_or_default();
         let (status, status_out) = watch::channel(Arc::default());
@@ -72,7 +73,8 @@ impl Publisher {
             engine.model().state.word(),
         );
         let config_text = settings.to_toml().unwrap_or_default().into();
-        let handle = ControlHandle { status: status_out, history: history_out, why: why_out, config_text, events, commands };
+        let handle =
+            ControlHandle { status: status_out, history: history_out, why: why_out, config_text, events, commands, refresh };
         (publisher, handle)
     }
 

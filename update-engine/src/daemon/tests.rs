@@ -93,6 +93,19 @@ async fn a_command_that_cannot_be_written_down_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn whoever_looks_sees_this_moment_and_not_the_last_change() {
+    let Rig { mut daemon, handle, _dir } = rig(Model::default(), policy());
+    daemon.step(Event::Woke);
+    let before = handle.status.borrow().clone();
+    let (done, shown) = oneshot::channel();
+    handle.refresh.try_send(done).unwrap();
+    let asked = daemon.refresh.recv().await.unwrap();
+    daemon.show_now(asked);
+    shown.await.unwrap();
+    assert!(!Arc::ptr_eq(&before, &handle.status.borrow()), "the same document");
+}
+
+#[tokio::test]
 async fn a_journal_that_cannot_be_written_is_not_tried_by_every_event() {
     let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
     daemon.journal.refuse_writes(true);

@@ -43,6 +43,7 @@ pub use effect::Effect;
 pub use event::Event;
 pub use installing::AfterProof;
 pub use model::Model;
+pub use rebooting::LEFT_BY_A_PERSON;
 pub use time::Now;
 
 use cause::Cause;

@@ -15,6 +15,9 @@ use crate::engine::{Engine, row};
 /// After this long an accepted reboot that has not come is said aloud.
 pub(super) const REBOOT_LATE_MS: u64 = 5 * 60_000;
 
+/// Why a release is refused that a person went back from.
+pub const LEFT_BY_A_PERSON: &str = "a person rolled it back";
+
 impl Engine {
     /// Looks at the gates, from whatever step waits for them; takes up the way back where it was interrupted.
     pub(super) fn look_at_gates_again(&mut self, now: &Now) -> Vec<Effect> {
@@ -365,7 +368,7 @@ impl Engine {
 
     /// What a person rolls back from must not come back by itself, even if a daemon without this journal runs next.
     fn refuse_what_is_left(&mut self, plan: &Plan, now: &Now) -> Option<Effect> {
-        if plan.kind == Kind::Rollback { self.refuse_content(plan.slot.other(), "a person rolled it back", now) } else { None }
+        if plan.kind == Kind::Rollback { self.refuse_content(plan.slot.other(), LEFT_BY_A_PERSON, now) } else { None }
     }
 
     pub(super) fn on_armed(&mut self, attempt: &str, result: Result<BootTable, Fault>, now: &Now) -> Vec<Effect> {

@@ -148,9 +148,10 @@ impl Engine {
             effects.push(row(Row::Forgive(plan.digest)));
         }
         self.remember_committed(plan);
-        // What the check brought is done: "available" would be yesterday's news.
-        self.model.check.last_outcome = Some(CheckOutcome::UpToDate);
-        self.model.check.last_result = Some(format!("up to date: {} runs", plan.version));
+        // What the check brought is done: "available" would be yesterday's news. No check says that one gone back is up to date.
+        let is_new = plan.kind != Kind::Rollback;
+        self.model.check.last_outcome = is_new.then_some(CheckOutcome::UpToDate);
+        self.model.check.last_result = is_new.then(|| format!("up to date: {} runs", plan.version));
         self.model.failures = None;
         self.model.bad_boots = None;
         self.model.last_error = None;

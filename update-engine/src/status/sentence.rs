@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 
 use crate::engine::AfterProof;
+use crate::engine::LEFT_BY_A_PERSON;
 use crate::engine::cause::Cause;
 use crate::engine::event::LockRefusal;
 use crate::engine::model::{About, CheckOutcome, LastError, Pause};
@@ -98,7 +99,7 @@ fn idle(input: &Input<'_>) -> String {
     if let Some(error) = &model.last_error {
         return format!("the last check failed ({}); {runs}; {next}", end(&error.message));
     }
-    let Some(result) = &model.check.last_result else { return format!("{runs}; {next}") };
+    let Some(result) = &model.check.last_result else { return format!("{runs}; {}{next}", left_by_a_person(input)) };
     match model.check.last_outcome {
         Some(CheckOutcome::NoUpdate | CheckOutcome::UpToDate) => format!("up to date: {runs}; {next}"),
         Some(CheckOutcome::Available) => {
@@ -123,6 +124,17 @@ fn not_again(input: &Input<'_>, error: &LastError) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// Whoever went back wants to know that it lasts.
+fn left_by_a_person(input: &Input<'_>) -> String {
+    let left = input.engine.model().refusals.last().filter(|refusal| refusal.reason == LEFT_BY_A_PERSON);
+    left.map_or_else(String::new, |refusal| {
+        format!(
+            "{0}, which a person left, comes again only by `updatectl update {0}`, a newer release by itself; ",
+            refusal.version
+        )
+    })
 }
 
 /// What is waited for while something forbids every update, or is only to be said.
@@ -341,7 +353,10 @@ fn reasons(input: &Input<'_>) -> String {
 
 /// Who has the lock, where that is known; otherwise the words of the lock service, or of the error.
 fn lock_reason(input: &Input<'_>, refusal: &LockRefusal) -> String {
-    if refusal.kind != "lock" || refusal.holders.is_empty() {
+    // Where this host's own id holds the lock, only the service can tell why that does not help it.
+    let own_id = input.engine.policy().lock.as_ref().map(|lock| lock.id.as_str());
+    let is_own = refusal.holders.iter().any(|holder| Some(holder.id.as_str()) == own_id);
+    if refusal.kind != "lock" || refusal.holders.is_empty() || is_own {
         return end(&refusal.message).to_owned();
     }
     let since = |text: &String| format!(" (since {})", moment_text(input, text));

@@ -112,6 +112,8 @@ impl Fake {
             config_text: setup.documents.config.into(),
             events: events.clone(),
             commands: commands_sender,
+            // Nobody is there who could show anything newer.
+            refresh: mpsc::channel(1).0,
         };
         let (commands, faults): (Arc<Mutex<Vec<_>>>, Arc<Mutex<Vec<_>>>) = Default::default();
         let (stop, stopped) = oneshot::channel::<()>();
