@@ -207,19 +207,7 @@ impl Daemon {
 
     /// The way back of whoever must not stand still. Everything else waits for the journal.
     fn go_on_without_journal(&mut self) {
-        let state = &self.engine.model().state;
-        let on_trial = matches!(state, State::Trial { .. });
-        let before_reboot = matches!(state, State::Fetching { .. } | State::Locked { .. } | State::Armed { .. });
-        // A reboot that was accepted and got lost is asked for again: the journal has that step.
-        let is_rebooting = self.engine.soft().reboot_accepted_at.is_some();
-        let cannot_wait = |effect: &Effect| match effect {
-            Effect::Disarm(_) => true,
-            Effect::Undrain(_) | Effect::Stop(_) => before_reboot,
-            Effect::MarkBad(_) => on_trial,
-            Effect::Reboot(_) => on_trial || is_rebooting,
-            _ => false,
-        };
-        for effect in self.waiting.take_effects(cannot_wait) {
+        for effect in self.waiting.take_effects(|effect| self.engine.cannot_wait(effect)) {
             self.start(effect);
         }
         self.outbox.add(self.waiting.lend_releases(&now()));

@@ -6,11 +6,11 @@
 //! Where somebody waits for this host (a slot is on trial, a lock is held) it must not wait for ever: after ten minutes the way
 //! back goes on without the journal (`Engine::must_not_stand_still`).
 
-use crate::engine::Effect;
 use crate::engine::cause::Cause;
 use crate::engine::effect::Row;
 use crate::engine::event::Fault;
 use crate::engine::time::{Mono, Now};
+use crate::engine::{Effect, Engine};
 use crate::journal::{JournalError, Message, OutboxRow};
 
 /// First time between tries to commit to a journal that cannot be written; it doubles.
@@ -129,8 +129,7 @@ impl Waiting {
         let message = format!("nothing could be written down for {minutes} minutes ({})", fault.message);
         let fault = Fault::new(fault.code.clone(), message);
         self.told_at = Some(now.mono);
-        let counted_on = |effect: &Effect| matches!(effect, Effect::Check(_) | Effect::Install { .. } | Effect::Undrain(_));
-        let unstarted = !self.take_effects(|effect| !counted_on(effect)).is_empty();
+        let unstarted = !self.take_effects(|effect| !Engine::still_counts_on(effect)).is_empty();
         Some((fault, unstarted))
     }
 

@@ -25,6 +25,26 @@ impl Engine {
         }
     }
 
+    /// The way back of whoever must not stand still: it goes on when the journal has failed for long. Everything else waits.
+    pub fn cannot_wait(&self, effect: &Effect) -> bool {
+        let state = &self.model.state;
+        let on_trial = matches!(state, State::Trial { .. });
+        let burdened = matches!(state, State::Fetching { .. } | State::Locked { .. } | State::Armed { .. });
+        match effect {
+            Effect::Disarm(_) => true,
+            Effect::Undrain(_) | Effect::Stop(_) => burdened,
+            Effect::MarkBad(_) => on_trial,
+            // A reboot that was accepted and got lost is asked for again: the journal has that step.
+            Effect::Reboot(_) => on_trial || self.soft.reboot_accepted_at.is_some(),
+            _ => false,
+        }
+    }
+
+    /// What the engine goes on to count on when it leaves a step that could not be journalled.
+    pub const fn still_counts_on(effect: &Effect) -> bool {
+        matches!(effect, Effect::Check(_) | Effect::Install { .. } | Effect::Undrain(_))
+    }
+
     /// Back to the old slot from a trial; undrained and without the lock from everything before the reboot.
     pub(super) fn on_stands_still(&mut self, fault: Fault, unstarted: bool, now: &Now) -> Vec<Effect> {
         if !self.must_not_stand_still() {

@@ -6,6 +6,7 @@
 //! - an effect fails before it did anything, or after it did everything;
 //! - answers of the lock server are lost after they took effect; its administrator frees a draining holder; others hold it;
 //! - releases are good, unhealthy, or do not boot at all; downloads fail; slots rot before they are proven;
+//! - the journal cannot be written for a while, or not even be read: what cannot wait goes on without it after ten minutes;
 //! - the journal is lost but for its tables that never change form; the running slot or the boot table cannot be seen;
 //! - the wall clock jumps by ten years either way; a person gives any command at any moment.
 //!
@@ -13,6 +14,7 @@
 
 mod machine;
 mod oracle;
+mod outage;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +30,7 @@ use crate::engine::state::{Origin, Plan, Request, State};
 use crate::engine::time::{Mono, Now, Wall};
 use crate::engine::{Engine, Model};
 
+use self::outage::Outage;
 use super::host::{self, sequence};
 use super::words;
 
@@ -57,6 +60,8 @@ struct Bits {
 const TRACE_LINES: usize = 120;
 
 const BLANK: Bits = Bits { priority: 0, tries: 0, good: false };
+/// Marked bad: told from one that was disarmed.
+const BAD: Bits = Bits { priority: 1, tries: 0, good: false };
 
 /// A small fast generator: the seed is the whole test.
 #[derive(Clone, Debug)]
@@ -103,6 +108,7 @@ pub(super) struct Faults {
     pub(super) closed_gates: bool,
     pub(super) lost_journals: bool,
     pub(super) blind: bool,
+    pub(super) full_disks: bool,
 }
 
 impl Faults {
@@ -120,6 +126,7 @@ impl Faults {
             closed_gates: on(),
             lost_journals: on() && on(),
             blind: on() && on(),
+            full_disks: on() && on(),
         }
     }
 
@@ -135,6 +142,7 @@ impl Faults {
         closed_gates: false,
         lost_journals: false,
         blind: false,
+        full_disks: false,
     };
 }
 
@@ -203,9 +211,13 @@ pub(super) struct World {
     starts: u64,
     began: u64,
     journal_was_lost: bool,
+    /// The journal cannot be written.
+    outage: Option<Outage>,
     forced: BTreeSet<String>,
     /// Attempts whose slot was seen to be healthy, or was confirmed by a person.
     vouched: BTreeSet<String>,
+    /// Releases that a loader has tried to start.
+    tried: BTreeSet<u64>,
     /// Releases that came back, by what really happened.
     came_back: BTreeSet<u64>,
     trace: Option<Trace>,
@@ -254,8 +266,10 @@ impl World {
             starts: 0,
             began: 1_000,
             journal_was_lost: false,
+            outage: None,
             forced: BTreeSet::new(),
             vouched: BTreeSet::new(),
+            tried: BTreeSet::from([1]),
             came_back: BTreeSet::new(),
             trace,
         };
@@ -279,6 +293,12 @@ impl World {
         if self.faults.others_hold && self.dice.one_in(80) {
             // The administrator frees a holder that only drains.
             self.holders.retain(|_, phase| *phase == Phase::Rebooting);
+        }
+        if self.outage.is_some() && (!self.faults.full_disks || self.dice.one_in(30)) {
+            return self.end_outage();
+        }
+        if self.faults.full_disks && self.outage.is_none() && self.dice.one_in(60) {
+            self.begin_outage();
         }
         if self.faults.power_cuts && self.dice.one_in(60) {
             return self.power_cycle("power cut");
@@ -340,7 +360,8 @@ impl World {
     /// To whatever comes next: a timer, a reboot, or a while.
     fn pass_time(&mut self) {
         let wake = self.process.engine.next_wake().map(|at| at.0);
-        let next = [wake, self.reboot_at].into_iter().flatten().min();
+        let tries_again = self.outage.is_some().then(|| self.mono + 120_000);
+        let next = [wake, self.reboot_at, tries_again].into_iter().flatten().min();
         let span = match next {
             Some(at) => at.saturating_sub(self.mono),
             None => 60_000 + self.dice.below(600_000),
@@ -350,6 +371,7 @@ impl World {
         if wake.is_some_and(|at| at <= self.mono) {
             self.step(Event::Woke);
         }
+        self.end_standstill();
     }
 
     // ---- the daemon
@@ -381,6 +403,9 @@ impl World {
             Survival::Killed => return self.kill(),
             Survival::PowerCut => return self.power_cycle("power cut before the journal"),
         }
+        if self.outage.is_some() {
+            return self.hold(effects);
+        }
         self.journal(&effects);
         self.check_claims();
         self.check_drained(&effects);
@@ -389,6 +414,10 @@ impl World {
             Survival::Killed => return self.kill(),
             Survival::PowerCut => return self.power_cycle("power cut after the journal"),
         }
+        self.start_effects(effects);
+    }
+
+    fn start_effects(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             if let Effect::Check(request) = &effect {
                 self.timer_checks += u64::from(request.origin == Origin::Timer);
@@ -455,7 +484,10 @@ impl World {
         let number = known.plan.sequence.get();
         match outcome {
             Outcome::Committed => drop(self.came_back.remove(&number)),
-            Outcome::RolledBack if number > 0 => drop(self.came_back.insert(number)),
+            Outcome::RolledBack if number > 0 => {
+                assert!(self.tried.contains(&number), "P7: a release that was never booted is called rolled back");
+                self.came_back.insert(number);
+            }
             _ => (),
         }
     }
@@ -491,10 +523,11 @@ impl World {
             self.disk.model = Model::default();
             self.journal_was_lost = true;
         }
-        let model = self.read_journal();
+        let blank = self.outage_at_start();
+        let model = if blank { Model::default() } else { self.read_journal() };
         let facts = self.seen();
         let current = model.state.plan().map(|plan| plan.attempt.clone());
-        let orphans = self.orphans(current.as_deref());
+        let orphans = if blank { vec![] } else { self.orphans(current.as_deref()) };
         assert!(self.journal_was_lost || orphans.is_empty(), "P7: an attempt that nobody will end");
         self.process = Process {
             engine: Engine::new(model, facts.clone(), self.policy.clone()),

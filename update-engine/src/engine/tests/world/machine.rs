@@ -6,7 +6,7 @@ use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Fetched, Gate, L
 use crate::engine::facts::{BootTable, Content, Facts, FloorFacts, Marks, PerSlot};
 use crate::engine::state::{Origin, Plan, Request};
 
-use super::{BLANK, Bits, Held, Nature, Phase, Survival, World};
+use super::{BAD, BLANK, Bits, Held, Nature, Phase, Survival, World};
 use crate::engine::tests::host::{self, TRIES, digest, sequence, version};
 use manifests::release::SlotName;
 
@@ -37,6 +37,9 @@ impl World {
             let bits = self.disk.bits.get_mut(choice);
             if !bits.good && bits.tries > 0 {
                 bits.tries -= 1;
+            }
+            if let Held::Release(number) = *self.disk.held.get(choice) {
+                self.tried.insert(number);
             }
             match *self.disk.held.get(choice) {
                 Held::Rubbish => panic!("P1: the loader starts slot {choice}, which holds no complete image"),
@@ -358,7 +361,7 @@ impl World {
         if plan.slot != self.running || !other_boots {
             return Event::MarkedBad { attempt, result: Err(Fault::new(Cause::BootControl, "no other slot is bootable")) };
         }
-        *self.disk.bits.get_mut(self.running) = BLANK;
+        *self.disk.bits.get_mut(self.running) = BAD;
         Event::MarkedBad { attempt, result: Ok(self.table()) }
     }
 

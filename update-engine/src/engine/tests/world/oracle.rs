@@ -27,6 +27,10 @@ impl World {
     }
 
     pub(super) fn order(&mut self, command: Command) {
+        // What cannot be written down is refused, and never began.
+        if self.outage.is_some() {
+            return;
+        }
         let now = self.now();
         let (forced, confirms) = (command == Command::Reboot { force: true }, command == Command::Confirm);
         let shown = if self.trace.is_some() { format!("{command:?}") } else { String::new() };
