@@ -152,12 +152,30 @@ fn every_test_that_stands_for_a_promise_is_there() {
         let there = match name {
             "cargo test NAME" | "make bench" => true,
             path if path.contains('/') => root.join(path).is_file(),
-            test => sources.contains(&format!("fn {test}(")) || sources.contains(&format!("{test}:")),
+            test => has_test(&sources, test),
         };
         assert!(there, "docs/testing.md names {name}, which is not there");
         seen += 1;
     }
     assert!(seen > 40, "only {seen} names were found");
+}
+
+/// A function of that name is there, and an attribute above it makes it a test.
+fn has_test(sources: &str, name: &str) -> bool {
+    sources.match_indices(&format!("fn {name}(")).any(|(at, _)| {
+        let above = sources[..at].rsplit('\n').skip(1);
+        above.take_while(|line| line.trim_start().starts_with("#[")).any(|line| line.contains("test]") || line.contains("test("))
+    })
+}
+
+#[test]
+fn a_helper_a_field_or_a_comment_is_no_test() {
+    let is_test = |source: &str| has_test(source, "it_holds");
+    assert!(is_test("#[test]\nfn it_holds() {}") && is_test("mod a {\n    #[tokio::test]\n    async fn it_holds() {}"));
+    assert!(is_test("#[tokio::test(flavor = \"multi_thread\")]\n#[ignore = \"why\"]\nasync fn it_holds() {}"));
+    for none in ["fn it_holds() {}", "#[test]\nfn other() { it_holds(); }", "it_holds: bool,", "// it_holds: was here", ""] {
+        assert!(!is_test(none), "{none}");
+    }
 }
 
 /// All Rust below a folder, one after the other.
