@@ -307,6 +307,7 @@ pub fn boot_table(state: &BootState) -> Result<BootTable, Fault> {
         marks: PerSlot { a: marks(SlotName::A), b: marks(SlotName::B) },
         next,
         tries: crate::boot::gpt::Tries::ARMED.get(),
+        weakness: state.weakness.clone(),
     })
 }
 
@@ -425,7 +426,7 @@ pub(crate) mod tests {
     /// Priority of both slots; a is good.
     fn table(a: u8, b: u8) -> BootTable {
         let marks = |priority| Marks { bootable: priority > 0, good: priority > 0, priority, ..Marks::default() };
-        BootTable { marks: PerSlot { a: marks(a), b: marks(b) }, next: SlotName::A, tries: 3 }
+        BootTable { marks: PerSlot { a: marks(a), b: marks(b) }, next: SlotName::A, tries: 3, weakness: None }
     }
 
     fn floor(world: &World, table: &BootTable) -> (FloorFacts, Vec<Trouble>) {

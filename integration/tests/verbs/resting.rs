@@ -1,6 +1,7 @@
 //! `status` in every state in which a host can rest, and in those it only passes through.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use integration::locksmith::Locksmith;
@@ -287,6 +288,24 @@ fn with_a_journal_that_was_set_aside() {
     let status = status(&scene.host, "journal set aside");
     says(&status["summary"], &["Needs attention", "journal", "set aside", "1.0.0 runs from slot a"]);
     assert_eq!(exit_code(&scene), 30, "{status:#}");
+}
+
+#[test]
+fn with_a_damaged_copy_of_the_partition_table_until_an_update_mends_it() {
+    let mut scene = quiet(&Options::default(), next_release);
+    let disk = File::options().write(true).open(scene.host.disk()).unwrap();
+    disk.write_all_at(&[0; 512], disk.metadata().unwrap().len() - 512).unwrap();
+    start(&mut scene);
+    let damaged = status(&scene.host, "the backup partition table is damaged");
+    let words =
+        ["Needs attention: the backup partition table is not valid", "EFI PART", "the next update mends it", "1.0.0 runs"];
+    says(&damaged["summary"], &words);
+    says(&damaged["summary"], &["; next check in "]);
+    assert_eq!((&damaged["troubles"][0]["code"], exit_code(&scene)), (&"boot-weakness".into(), 30), "{damaged:#}");
+    run(&scene, &["update"]);
+    scene.host.wait_committed("2.0.0");
+    let mended = status(&scene.host, "an update has mended the partition table");
+    assert_eq!((&mended["troubles"], exit_code(&scene)), (&serde_json::json!([]), 0), "{mended:#}");
 }
 
 #[test]

@@ -229,7 +229,7 @@ async fn a_cancelled_update_whose_step_never_began_gives_its_lock_back() {
 #[tokio::test]
 async fn a_trial_that_cannot_be_written_down_ends_in_the_old_slot() {
     let marks = PerSlot { a: host::GOOD, b: host::armed(2) };
-    let boot = BootTable { marks, next: SlotName::B, tries: host::TRIES };
+    let boot = BootTable { marks, next: SlotName::B, tries: host::TRIES, weakness: None };
     let facts = Facts { running: Some(SlotName::B), boot: Some(boot), ..host::facts() };
     let armed = State::Armed { plan: plan(), old_slot: SlotName::A, boot_id: "boot-0".into(), step: ArmedStep::Rebooting };
     let Rig { mut daemon, handle, _dir: dir } = rig_in(Model { state: armed, ..Model::default() }, facts.clone(), policy());

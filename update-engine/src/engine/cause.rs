@@ -111,6 +111,7 @@ causes! {
     Drain "drain" "a drain hook failed",
     StepBack "step-back" "the reboot has to wait for a gate, the lock or a person",
     BootControl "boot-control" "the boot table could not be read or written, or the slot must not be armed",
+    BootWeakness "boot-weakness" "one of the two copies of the boot table is damaged, or they differ",
     NotAttempted "not-attempted" "the host was rebooted, and its loader did not try the armed slot",
     UnknownArmed "unknown-armed" "a slot was armed, and nothing here knows by whom",
     Disarm "disarm" "a slot could not be disarmed",

@@ -83,7 +83,7 @@ impl Marks {
 }
 
 /// The boot table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootTable {
     /// Marks of both slots.
     pub marks: PerSlot<Marks>,
@@ -91,6 +91,8 @@ pub struct BootTable {
     pub next: SlotName,
     /// Tries a freshly armed slot has.
     pub tries: u8,
+    /// What is wrong with how it is stored, though it can be read; any change mends it.
+    pub weakness: Option<String>,
 }
 
 /// What is in a slot, as far as its record or its own files tell.

@@ -242,7 +242,7 @@ impl Engine {
     fn take_facts(&mut self, mut facts: Facts) {
         if facts.boot_id == self.facts.boot_id {
             facts.running = facts.running.or(self.facts.running);
-            facts.boot = facts.boot.or(self.facts.boot);
+            facts.boot = facts.boot.or_else(|| self.facts.boot.take());
         }
         self.facts = facts;
     }

@@ -408,6 +408,21 @@ fn a_way_back_that_is_given_up_is_no_update() {
 }
 
 #[test]
+fn a_boot_table_with_one_good_copy_is_said_and_forbids_nothing_until_a_change_mends_it() {
+    let mut host = Host::at("idle");
+    host.restart(|facts| facts.boot.as_mut().unwrap().weakness = Some("the backup is not valid".into()));
+    let weak = document(&mut host);
+    let words = "the backup is not valid: further damage may leave this host without a boot table; the next update mends it, or says why it cannot";
+    assert_eq!(weak.troubles, [crate::status::json::Trouble { code: "boot-weakness".into(), message: words.into() }]);
+    let begins = format!("Needs attention: {words}; 1.0.0 runs from slot a; next check in ");
+    assert!(weak.summary.starts_with(&begins), "{}", weak.summary);
+    host.wake();
+    assert_eq!(host.offered(2).last().unwrap(), "install b");
+    host.installed(Ok(()));
+    assert_eq!(document(&mut host).troubles, []);
+}
+
+#[test]
 fn news_that_are_old_forbid_nothing() {
     let mut host = Host::at("checking");
     host.nothing_new();

@@ -320,7 +320,7 @@ fn a_check_brings_fresh_facts_and_what_nobody_vouches_for_is_disarmed() {
     host.wake();
     assert_eq!(host.nothing_new(), list(""));
     host.disarmed(Ok(()));
-    assert_eq!(host.engine.facts().boot.unwrap().marks.b, BLANK);
+    assert_eq!(host.engine.facts().boot.as_ref().unwrap().marks.b, BLANK);
 }
 
 #[test]

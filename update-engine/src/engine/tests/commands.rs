@@ -460,12 +460,12 @@ fn a_late_answer_of_an_attempt_that_is_over_changes_nothing() {
     let before = host.engine.model().clone();
     let table = host.table(armed(TRIES));
     let late = [
-        Event::Installed { attempt: attempt.clone(), boot: Some(table), result: Ok(Default::default()) },
+        Event::Installed { attempt: attempt.clone(), boot: Some(table.clone()), result: Ok(Default::default()) },
         Event::ReadBack { attempt: attempt.clone(), result: Ok(Proof::Equal) },
         Event::Gates { attempt: attempt.clone(), stage: GateStage::BeforeLock, gates: vec![] },
         Event::Drained { attempt: attempt.clone(), result: Ok(()) },
         Event::RebootAcknowledged { attempt: attempt.clone(), result: Ok(()) },
-        Event::Armed { attempt: attempt.clone(), result: Ok(table) },
+        Event::Armed { attempt: attempt.clone(), result: Ok(table.clone()) },
         Event::Reboot { attempt: attempt.clone(), result: Err(fault("reboot")) },
         Event::Undrained { attempt: attempt.clone() },
         Event::Health { attempt: attempt.clone(), result: Ok(vec![]) },
@@ -478,5 +478,5 @@ fn a_late_answer_of_an_attempt_that_is_over_changes_nothing() {
     let answer = CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(offer(2)) };
     assert_eq!(host.checked(answer), list(""));
     assert_eq!(host.engine.model(), &before);
-    assert_eq!(host.engine.facts().boot.unwrap().marks.a, GOOD);
+    assert_eq!(host.engine.facts().boot.as_ref().unwrap().marks.a, GOOD);
 }

@@ -97,7 +97,7 @@ pub(crate) fn facts() -> Facts {
         },
         boot_id: "boot-1".into(),
         running: Some(SlotName::A),
-        boot: Some(BootTable { marks: PerSlot { a: GOOD, b: BLANK }, next: SlotName::A, tries: TRIES }),
+        boot: Some(BootTable { marks: PerSlot { a: GOOD, b: BLANK }, next: SlotName::A, tries: TRIES, weakness: None }),
         slots: PerSlot { a: content(1), b: Content::default() },
         capacity: BTreeMap::from([("root".to_owned(), 1 << 20)]),
         floor: FloorFacts::Known(Floor { floor: Sequence::ZERO, highest: sequence(1) }),
@@ -246,7 +246,7 @@ impl Host {
     /// A table with these marks on slot b, as seen from slot a.
     pub(crate) fn table(&self, b: Marks) -> BootTable {
         let next = if b.bootable && b.priority > 1 { SlotName::B } else { SlotName::A };
-        BootTable { marks: PerSlot { a: GOOD, b }, next, tries: TRIES }
+        BootTable { marks: PerSlot { a: GOOD, b }, next, tries: TRIES, weakness: None }
     }
 
     // What happens, one line each.
@@ -333,7 +333,12 @@ impl Host {
 
     pub(crate) fn commit_done(&mut self, result: Result<(), Fault>) -> Vec<String> {
         let mut facts = self.engine.facts().clone();
-        let boot = BootTable { marks: PerSlot { a: GOOD, b: Marks { priority: 2, ..GOOD } }, next: SlotName::B, tries: TRIES };
+        let boot = BootTable {
+            marks: PerSlot { a: GOOD, b: Marks { priority: 2, ..GOOD } },
+            next: SlotName::B,
+            tries: TRIES,
+            weakness: None,
+        };
         facts.boot = Some(boot);
         self.step(Event::CommitDone { attempt: self.attempt(), result: result.map(|()| Box::new(facts)) })
     }
@@ -471,7 +476,7 @@ pub(crate) fn in_old_slot(facts: &mut Facts, b: Marks) {
     facts.boot_id = "boot-2".into();
     facts.running = Some(SlotName::A);
     let next = if b.bootable { SlotName::B } else { SlotName::A };
-    facts.boot = Some(BootTable { marks: PerSlot { a: GOOD, b }, next, tries: TRIES });
+    facts.boot = Some(BootTable { marks: PerSlot { a: GOOD, b }, next, tries: TRIES, weakness: None });
 }
 
 /// Another boot, of the new slot.

@@ -90,7 +90,7 @@ impl World {
         };
         let (a, b) = (self.disk.bits.a, self.disk.bits.b);
         let next = if b.priority > a.priority { SlotName::B } else { SlotName::A };
-        BootTable { marks: PerSlot { a: marks(a), b: marks(b) }, next, tries: TRIES }
+        BootTable { marks: PerSlot { a: marks(a), b: marks(b) }, next, tries: TRIES, weakness: None }
     }
 
     pub(super) fn running_is_good(&self) -> bool {
