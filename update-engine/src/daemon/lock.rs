@@ -216,7 +216,7 @@ fn refusal(error: &Error) -> LockRefusal {
     let holder = |holder: &locksmith::fleetlock::HolderBody| LockHolder {
         id: holder.id.as_str().to_owned(),
         since: Some(holder.since.to_string()),
-        phase: Some(holder.phase.as_str().to_owned()),
+        phase: Some(holder.stands().to_owned()),
     };
     let place = refused.place.map(|place| format!(" (place {place} in the queue)")).unwrap_or_default();
     LockRefusal {

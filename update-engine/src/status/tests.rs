@@ -380,6 +380,22 @@ fn under_manual_without_a_lock_no_sentence_promises_a_reboot() {
 }
 
 #[test]
+fn a_lock_that_is_held_under_this_hosts_own_id_is_told_in_the_services_words() {
+    let own_id = policy(Strategy::Lock, true).lock.unwrap().id;
+    let mut host = Host::at("proven/lock");
+    let refusal = LockRefusal {
+        kind: "lock".into(),
+        message: format!("{own_id} is held by ada@vm in group \"default\" since 12:00"),
+        holders: vec![LockHolder { id: own_id.clone(), ..LockHolder::default() }],
+        ..LockRefusal::default()
+    };
+    host.step(Event::Lock { attempt: host.attempt(), result: Err(refusal) });
+    let summary = document(&mut host).summary;
+    let expected = format!("and waits to reboot: {own_id} is held by ada@vm in group \"default\" since 12:00; asked again in ");
+    assert!(summary.contains(&expected), "{summary}");
+}
+
+#[test]
 fn under_manual_with_a_lock_the_proof_is_followed_by_a_person() {
     let mut host = Host::with(policy(Strategy::Manual, true));
     host.wake();
