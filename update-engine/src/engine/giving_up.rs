@@ -62,9 +62,15 @@ impl Engine {
         let may_be_armed = plan.giving_up.as_ref().is_some_and(|why| why.disarm) && self.facts.running != Some(plan.slot);
         match (may_be_armed, plan.drained) {
             (true, _) => self.disarm(plan.slot),
-            (false, true) => vec![Effect::Undrain(plan)],
+            (false, true) => self.undrain(plan),
             (false, false) => self.given_up(plan, now),
         }
+    }
+
+    /// Undrains the host, unless that is being done.
+    pub(super) fn undrain(&mut self, plan: Plan) -> Vec<Effect> {
+        let under_way = std::mem::replace(&mut self.soft.undraining, true);
+        if under_way { Vec::new() } else { vec![Effect::Undrain(plan)] }
     }
 
     /// Disarms a slot, unless that is being done: its answer comes, and what waits for it goes on then.
@@ -126,11 +132,16 @@ impl Engine {
     }
 
     pub(super) fn on_undrained(&mut self, attempt: &str, now: &Now) -> Vec<Effect> {
+        self.soft.undraining = false;
         match self.model.state.clone() {
             State::Locked { plan, step: LockedStep::GivingUp, .. } | State::Armed { plan, step: ArmedStep::GivingUp, .. }
                 if plan.attempt == attempt =>
             {
                 self.given_up(Plan { drained: false, ..plan }, now)
+            }
+            // An earlier attempt's hooks were still running when this one's were to begin.
+            State::Locked { plan, step: LockedStep::GivingUp, .. } | State::Armed { plan, step: ArmedStep::GivingUp, .. } => {
+                self.go_on_giving_up(plan, now)
             }
             State::Fetching { plan, rewrites } if plan.attempt == attempt && plan.drained => {
                 self.unburden(Plan { drained: false, ..plan }, rewrites)

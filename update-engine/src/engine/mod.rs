@@ -92,6 +92,8 @@ pub struct Soft {
     pub health_warnings: Vec<String>,
     /// What the slot held that is about to be opened for writing; if it cannot be opened, it holds it still.
     pub before_writing: Option<CommittedSlot>,
+    /// The host is being undrained. Its hooks do not run twice at once.
+    pub undraining: bool,
     /// A slot is being disarmed. One at a time: a late one must not undo what came after it.
     pub disarming: bool,
     /// Attempts without an end, until the world can be seen and tells how they ended.

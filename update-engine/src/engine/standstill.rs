@@ -78,7 +78,7 @@ impl Engine {
     /// The slot is being written once more, after the lock was granted: that goes on, undrained and without the lock.
     pub(super) fn unburden(&mut self, mut plan: Plan, rewrites: u32) -> Vec<Effect> {
         if plan.drained {
-            return vec![Effect::Undrain(plan)];
+            return self.undrain(plan);
         }
         let mut effects = Vec::new();
         if let Some(claim) = plan.claim.take() {

@@ -215,7 +215,7 @@ impl Engine {
         let message = format!("slot {} runs although it was being written: somebody booted it by hand", plan.slot);
         let mut effects = self.fail(plan, &Fault::new(Cause::RunningSlot, message), now);
         if plan.drained {
-            effects.push(Effect::Undrain(plan.clone()));
+            effects.extend(self.undrain(plan.clone()));
         }
         effects.extend(self.settle_idle(running, now));
         effects
