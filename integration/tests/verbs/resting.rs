@@ -73,6 +73,21 @@ fn idle_because_the_record_of_an_update_cannot_be_had() {
 }
 
 #[test]
+fn idle_and_not_silenced_by_a_busy_mirror_when_another_gave_the_record() {
+    let busy = Fault::on("/mirror/*.release", FaultKind::Status { code: 503, retry_after_s: Some(20 * 3600) });
+    let scene = quiet_and_started(|publisher| {
+        let codebases = vec!["/mirror/".to_owned(), "/files/".to_owned()];
+        Script { codebases, ..next_release(publisher) }.fault(busy)
+    });
+    run(&scene, &["check"]);
+    assert!(scene.mock.recorded().iter().any(|request| request.path == "/mirror/2.0.0.release"), "the mirror was not asked");
+    let status = status(&scene.host, "idle, a mirror was busy");
+    assert_eq!(status["check"]["last_outcome"], "available", "{status:#}");
+    let next_at: jiff::Timestamp = status["check"]["next_at"].as_str().unwrap().parse().unwrap();
+    assert!(next_at < jiff::Timestamp::now() + Duration::from_secs(5 * 3600), "a mirror's Retry-After: {status:#}");
+}
+
+#[test]
 fn idle_because_the_server_holds_the_update_back() {
     let until = jiff::Timestamp::now() + Duration::from_secs(7200);
     let scene = quiet_and_started(|publisher| {

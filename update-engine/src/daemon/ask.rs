@@ -94,18 +94,18 @@ fn held(hold: &omaha::Hold) -> Hold {
 
 /// Fetches the record from the codebases in their order, until one gives a record that verifies. One that is bad tells more
 /// than one that could not be had.
-async fn fetch_offer(shared: &Shared, update: &Update, mut again: AskAgain) -> CheckAnswer {
+async fn fetch_offer(shared: &Shared, update: &Update, again: AskAgain) -> CheckAnswer {
     let version = update.version.to_string();
     let record_name = PackageName::record_of(&update.version);
     let mut missing = Fault::new(Cause::RecordFetch, "the answer has no codebase");
+    let mut busy_s = None;
     let mut bad = None;
     for codebase in &update.codebases {
         let url = codebase.url_of(&record_name);
         let bytes = match fetch_record(shared, &url).await {
             Ok(bytes) => bytes,
             Err(fault) => {
-                // A server of files that is busy is left alone as long as one of checks.
-                again.retry_after_s = again.retry_after_s.max(fault.retry_after_s);
+                busy_s = busy_s.max(fault.retry_after_s);
                 missing = fault;
                 continue;
             }
@@ -123,7 +123,11 @@ async fn fetch_offer(shared: &Shared, update: &Update, mut again: AskAgain) -> C
     }
     match bad {
         Some(fault) => CheckAnswer::BadRecord { again, version, fault },
-        None => CheckAnswer::NoRecord { again, version, fault: missing },
+        None => {
+            // Only where nobody gave a record: no server of files may silence the update server.
+            let again = AskAgain { retry_after_s: again.retry_after_s.max(busy_s), ..again };
+            CheckAnswer::NoRecord { again, version, fault: missing }
+        }
     }
 }
 
