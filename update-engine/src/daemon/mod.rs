@@ -43,6 +43,9 @@ use waiting::Waiting;
 
 pub use start::{StartError, run};
 
+/// How long a work of one run is waited for before another run begins.
+const LET_GO: Duration = Duration::from_secs(30);
+
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -70,6 +73,7 @@ struct Daemon {
     waiting: Waiting,
     /// This process has the lock of the state folder.
     has_state_lock: bool,
+    looks_at_state_dir: bool,
     broken: mpsc::UnboundedReceiver<&'static str>,
     breaker: mpsc::UnboundedSender<&'static str>,
     ended: Option<End>,
@@ -80,8 +84,8 @@ struct Daemon {
 enum End {
     /// With the daemon.
     Whole(Ended),
-    /// The state folder can be used now: everything starts from what its journal says.
-    StateDirUsable,
+    /// The state folder can be used now, or turned out to lie on a slot: everything starts from what is there.
+    Anew,
 }
 
 /// Something that runs beside the loop.
@@ -99,6 +103,8 @@ enum Settled {
     Delivery { id: i64, result: Result<outbox::Acknowledged, Fault> },
     /// An inspection moved on.
     Inspecting { id: String, progress: Progress },
+    /// The state folder was looked at.
+    StateDir { is_usable: bool },
     /// `verify` or `adopt` ended.
     Inspection { id: String, inspection: Box<inspect::Inspection> },
 }
@@ -127,6 +133,7 @@ impl Daemon {
             works: Vec::new(),
             waiting: Waiting::default(),
             has_state_lock: false,
+            looks_at_state_dir: false,
             broken,
             breaker,
             ended: None,
@@ -140,6 +147,7 @@ impl Daemon {
         self.step(Event::Started { facts, orphans });
         loop {
             if let Some(ended) = self.ended {
+                self.let_go(ended).await;
                 return ended;
             }
             let sleep = self.sleep();
@@ -149,14 +157,33 @@ impl Daemon {
                 Some(request) = self.commands.recv() => self.answer(request),
                 Some(done) = self.refresh.recv() => self.show_now(done),
                 Some(work) = self.broken.recv() => return End::Whole(Ended::Broken(work)),
-                () = sleep => self.woke().await,
+                () = sleep => self.woke(),
                 _ = stop.recv() => return End::Whole(Ended::Stopped),
             }
         }
     }
 
+    /// Another run begins in this process: whatever still changes the world must not do so beside it.
+    async fn let_go(&mut self, ended: End) {
+        if ended != End::Anew {
+            return;
+        }
+        for work in std::mem::take(&mut self.works) {
+            slots::stop(&work.cancel);
+            if let Some(hooks) = &work.hooks {
+                hooks.stop();
+            }
+            // What hangs cannot be waited for; what it would answer is for nobody.
+            let _ended_or_hangs = tokio::time::timeout(LET_GO, work.handle).await;
+        }
+    }
+
     /// One step of the engine, journalled, then its effects.
     fn step(&mut self, event: Event) {
+        if self.is_on_a_slot(&event) {
+            self.ended = Some(End::Anew);
+            return;
+        }
         let reboot_accepted = matches!(&event, Event::Reboot { result: Ok(()), .. });
         let before = self.engine.model().state.word();
         let effects = self.engine.step(event, &now());
@@ -164,6 +191,12 @@ impl Daemon {
         if reboot_accepted && self.engine.facts().image_mode {
             self.ended = Some(End::Whole(Ended::Rebooting));
         }
+    }
+
+    /// The disk was found only now, and the state folder lies on one of its slots: what was taken for the journal is none.
+    fn is_on_a_slot(&self, event: &Event) -> bool {
+        let (Event::Checked { facts, .. } | Event::FactsChanged { facts }) = event else { return false };
+        !self.journal.is_stand_in() && facts.troubles.iter().any(|trouble| trouble.code == Cause::StateDir)
     }
 
     /// What follows every change of the engine. A journal that cannot be written is tried again by the clock, not by every event.
@@ -330,17 +363,26 @@ impl Daemon {
         Some(Gate { gate: "pause".to_owned(), closed: Some(reason), until: pause.until.map(|until| until.to_string()) })
     }
 
-    async fn woke(&mut self) {
+    fn woke(&mut self) {
         if self.waiting.retry_at.is_some_and(|then| then <= now().mono) {
-            if self.journal.is_stand_in() && start::can_start_anew(self.shared.settings.clone(), self.has_state_lock).await {
-                self.ended = Some(End::StateDirUsable);
-                return;
+            if self.journal.is_stand_in() {
+                self.look_at_state_dir();
             }
             self.commit();
         }
         self.deliver();
         self.step(Event::Woke);
         self.end_standstill();
+    }
+
+    /// Beside the loop: a folder on a file system that hangs must not hold it up.
+    fn look_at_state_dir(&mut self) {
+        if std::mem::replace(&mut self.looks_at_state_dir, true) {
+            return;
+        }
+        let look = start::can_start_anew(self.shared.settings.clone(), self.has_state_lock);
+        let work = async move { Settled::StateDir { is_usable: look.await } };
+        tokio::spawn(self.must_answer("the look at the state folder", self.settler.clone(), work));
     }
 
     fn sleep(&self) -> impl Future<Output = ()> + use<> {
@@ -384,6 +426,12 @@ impl Daemon {
 
     fn settle(&mut self, settled: Settled) {
         match settled {
+            Settled::StateDir { is_usable } => {
+                self.looks_at_state_dir = false;
+                if is_usable {
+                    self.ended = Some(End::Anew);
+                }
+            }
             Settled::Inspecting { id, progress } => {
                 self.publisher.inspection_moved(&id, &progress, &now());
                 self.publish(self.engine.model().state.word());
@@ -451,6 +499,10 @@ impl Daemon {
     }
 
     fn inspect(&mut self, what: inspect::What) -> Result<Accepted, Rejected> {
+        if let (inspect::What::Adopt(_), Some(fault)) = (&what, &self.waiting.fault) {
+            let message = format!("nothing can be written down ({}): see `updatectl status`", fault.message);
+            return Err(Rejected::new(Rejection::StateDir, message));
+        }
         let busy = self.engine.model().state.plan().is_some();
         if busy && matches!(what, inspect::What::Adopt(_)) {
             let message = "an update is under way: wait for it, or `updatectl cancel` first";

@@ -285,13 +285,14 @@ pub(super) async fn mark_bad(shared: Shared, plan: Plan) -> Event {
     Event::MarkedBad { attempt, result }
 }
 
-/// Raises the floor, then marks the running slot good: a host that loses power between the two does the second again.
+/// Marks the running slot good, then raises the floor: a host that loses power between the two does both again. The other way
+/// round, a slot that could not be marked good would have taken the old one's keys, and the floor below it, away for nothing.
 pub(super) async fn commit(shared: Shared, plan: Plan, channel: Option<String>) -> Event {
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
         let ground = running_on(&shared.world, &plan)?;
-        raise_floor(&shared.world, &plan)?;
         World::boot_control(&ground.disk)?.mark_good(&ground.running).map_err(|error| boot_fault(&error))?;
+        raise_floor(&shared.world, &plan)?;
         Ok(Box::new(shared.world.look(channel.as_deref())))
     })
     .await;

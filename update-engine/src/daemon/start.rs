@@ -73,7 +73,7 @@ pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
         if let End::Whole(ended) = run_once(settings.clone(), &loaded.files, &mut stop).await? {
             return Ok(ended);
         }
-        tracing::info!(state_dir = %settings.state_dir.display(), "the state folder can be used: starting anew from its journal");
+        tracing::info!(state_dir = %settings.state_dir.display(), "starting anew, from what the state folder is now");
     }
 }
 

@@ -16,7 +16,7 @@ use crate::engine::Model;
 use crate::engine::cause::Cause;
 use crate::engine::effect::{LockOutcome, Scan};
 use crate::engine::event::LockGrant;
-use crate::engine::facts::{BootTable, Facts, PerSlot};
+use crate::engine::facts::{BootTable, Facts, PerSlot, Trouble};
 use crate::engine::model::Progress;
 use crate::engine::policy::{Policy, Strategy};
 use crate::engine::state::{ArmedStep, Claim, GivingUp, Kind, LockedStep, Target, Waiting as Step, WayBack};
@@ -119,7 +119,7 @@ async fn a_journal_that_cannot_be_written_is_not_tried_by_every_event() {
     }
     assert_eq!((daemon.waiting.retry_at, daemon.waiting.rows.len()), (Some(first_retry), 1));
     daemon.waiting.retry_at = Some(Mono(0));
-    daemon.woke().await;
+    daemon.woke();
     assert_eq!((daemon.waiting.fault.clone(), daemon.waiting.rows.len()), (None, 0));
 }
 
@@ -175,11 +175,11 @@ async fn a_lock_goes_back_though_nothing_can_be_written_down() {
     daemon.journal.refuse_writes(true);
     daemon.step(Event::Lock { attempt: "5d1c".into(), result: Ok(LockGrant { fence: None }) });
     assert!(matches!(daemon.waiting.effects.as_slice(), [Effect::Drain(_)]), "{:?}", daemon.waiting.effects);
-    daemon.woke().await;
+    daemon.woke();
     assert!(matches!(daemon.engine.model().state, State::Locked { step: LockedStep::Draining, .. }), "ten minutes are not over");
 
     daemon.waiting.patience_ms = 0;
-    daemon.woke().await;
+    daemon.woke();
     until(&mut daemon, "undrained and released", |daemon| {
         daemon.engine.model().state.word() != "locked" && daemon.outbox.releases_waiting() == 0
     })
@@ -191,7 +191,7 @@ async fn a_lock_goes_back_though_nothing_can_be_written_down() {
     // Told once more when it can be written down: the journal has it then, and the server knows it already.
     daemon.journal.refuse_writes(false);
     daemon.waiting.retry_at = Some(Mono(0));
-    daemon.woke().await;
+    daemon.woke();
     until(&mut daemon, "released by the journal", |daemon| daemon.outbox.releases_waiting() == 0).await;
     assert!(asked.recv().await.unwrap().contains("5d1c"));
     let rows = daemon.journal.outbox().unwrap();
@@ -218,7 +218,7 @@ async fn a_cancelled_update_whose_step_never_began_gives_its_lock_back() {
     daemon.journal.refuse_writes(true);
     daemon.waiting.patience_ms = 0;
     daemon.after("locked", vec![Effect::AcknowledgeReboot(plan)]);
-    daemon.woke().await;
+    daemon.woke();
     until(&mut daemon, "abandoned", |daemon| {
         matches!(daemon.engine.model().state, State::Idle) && daemon.outbox.releases_waiting() == 0
     })
@@ -240,7 +240,7 @@ async fn a_trial_that_cannot_be_written_down_ends_in_the_old_slot() {
     assert_eq!(handle.status.borrow().troubles[0].code, "state-dir");
 
     daemon.waiting.patience_ms = 0;
-    daemon.woke().await;
+    daemon.woke();
     // Without a disk the slot cannot be marked; the loader's tries bring the old one back all the same.
     until(&mut daemon, "rebooting", |daemon| daemon.engine.soft().reboot_accepted_at.is_some()).await;
     assert!(dir.path().join("rebooted").exists());
@@ -257,7 +257,7 @@ async fn a_reboot_that_got_lost_is_asked_for_again_though_nothing_can_be_written
     daemon.journal.refuse_writes(true);
     daemon.waiting.patience_ms = 0;
     daemon.after("armed", vec![Effect::Reboot(plan())]);
-    daemon.woke().await;
+    daemon.woke();
     until(&mut daemon, "asked for again", |_| rebooted.exists()).await;
     assert_eq!(daemon.engine.model().state.word(), "armed");
 }
@@ -271,7 +271,7 @@ async fn a_slot_that_nobody_vouches_for_is_disarmed_though_nothing_can_be_writte
     daemon.step(Event::Started { facts: Box::new(facts), orphans: Vec::new() });
     assert!(matches!(daemon.waiting.effects.as_slice(), [Effect::Disarm(SlotName::B)]), "{:?}", daemon.waiting.effects);
     daemon.waiting.patience_ms = 0;
-    daemon.woke().await;
+    daemon.woke();
     assert!(daemon.waiting.effects.is_empty());
     // Without a disk it cannot be; that it was tried is what is asked here.
     until(&mut daemon, "disarmed, or not", |daemon| !daemon.engine.soft().disarming).await;
@@ -290,7 +290,7 @@ async fn whoever_asks_again_and_again_does_not_put_off_what_the_journal_waits_fo
     assert_eq!(daemon.waiting.retry_at, Some(next_try));
     // What was refused was taken back: there is nothing new to write, and still the journal cannot be written.
     daemon.waiting.retry_at = Some(Mono(0));
-    daemon.woke().await;
+    daemon.woke();
     assert_eq!(handle.status.borrow().troubles[0].code, "state-dir");
     assert!(daemon.waiting.fault.is_some());
 }
@@ -303,7 +303,7 @@ async fn a_check_that_is_held_up_is_not_forgotten_when_the_way_back_is_taken() {
     daemon.waiting.patience_ms = 0;
     let check = Effect::Check(crate::engine::state::Request::timer());
     daemon.after("proven", vec![check, Effect::Gates { plan: plan(), stage: crate::engine::effect::GateStage::BeforeLock }]);
-    daemon.woke().await;
+    daemon.woke();
     assert!(daemon.waiting.effects.iter().any(|effect| matches!(effect, Effect::Check(_))), "{:?}", daemon.waiting.effects);
     assert!(!daemon.waiting.effects.iter().any(|effect| matches!(effect, Effect::Gates { .. })));
 }
@@ -315,7 +315,7 @@ async fn a_host_that_nobody_waits_for_waits_for_its_journal() {
     daemon.journal.refuse_writes(true);
     daemon.waiting.patience_ms = 0;
     daemon.after("fetching", vec![Effect::Install { plan: plan(), scan: Scan::All }]);
-    daemon.woke().await;
+    daemon.woke();
     assert_eq!(daemon.engine.model().state, fetching);
     assert_eq!(daemon.waiting.effects.len(), 1);
 }
@@ -368,12 +368,26 @@ async fn a_state_folder_that_can_be_used_again_begins_a_new_run() {
     assert!(trouble.message.starts_with("state folder /x: read-only"), "{}", trouble.message);
 
     daemon.waiting.retry_at = Some(Mono(0));
-    daemon.woke().await;
+    daemon.woke();
+    until(&mut daemon, "looked at", |daemon| !daemon.looks_at_state_dir).await;
     assert_eq!(daemon.ended, None);
+    let adopted = obey(&mut daemon, Command::Adopt { release: "/x.release".into() }).await.unwrap_err();
+    assert_eq!(adopted.code, Rejection::StateDir, "nothing can be founded there");
     std::fs::remove_dir(&file).unwrap();
     daemon.waiting.retry_at = Some(Mono(0));
-    daemon.woke().await;
-    assert_eq!(daemon.ended, Some(End::StateDirUsable));
+    daemon.woke();
+    until(&mut daemon, "usable", |daemon| daemon.ended.is_some()).await;
+    assert_eq!(daemon.ended, Some(End::Anew));
+}
+
+#[tokio::test]
+async fn a_state_folder_that_turns_out_to_lie_on_a_slot_is_left_alone_from_then_on() {
+    let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
+    let trouble = Trouble { code: Cause::StateDir, message: "state_dir /x lies on slot a".into() };
+    let facts = Facts { troubles: vec![trouble], ..host::facts() };
+    let before = daemon.engine.model().clone();
+    daemon.step(Event::FactsChanged { facts: Box::new(facts) });
+    assert_eq!((daemon.ended, daemon.engine.model()), (Some(End::Anew), &before));
 }
 
 #[tokio::test]

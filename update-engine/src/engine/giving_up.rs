@@ -46,6 +46,7 @@ impl Engine {
     }
 
     fn take_way_back(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
+        self.soft.reboot_accepted_at = None;
         let state = match self.model.state.clone() {
             State::Armed { old_slot, boot_id, .. } => {
                 State::Armed { plan: plan.clone(), old_slot, boot_id, step: ArmedStep::GivingUp }

@@ -5,6 +5,7 @@ use crate::engine::effect::{Effect, ReportKind, Row, Scan};
 use crate::engine::event::{Fault, Fetched, Proof};
 use crate::engine::facts::{BootTable, Marks};
 use crate::engine::policy::{MAX_REWRITES, Strategy};
+use crate::engine::standstill::burdens_others;
 use crate::engine::state::{Kind, Plan, State, Waiting, WayBack};
 use crate::engine::time::Now;
 use crate::engine::{Engine, row};
@@ -71,7 +72,12 @@ impl Engine {
         let message = match plan.kind {
             Kind::Update if rewrites < MAX_REWRITES => {
                 self.enter(State::Fetching { plan: plan.clone(), rewrites: rewrites + 1 });
-                return vec![Effect::Install { plan, scan: Scan::All }];
+                let mut effects = vec![Effect::Install { plan: plan.clone(), scan: Scan::All }];
+                // Nobody waits for a download: after a restart the lock may be held, and the host drained.
+                if burdens_others(&plan) {
+                    effects.extend(self.unburden(plan, rewrites + 1));
+                }
+                return effects;
             }
             Kind::Update => format!("the disk does not keep what is written to slot {}: {detail}", plan.slot),
             Kind::Rollback | Kind::Found => {

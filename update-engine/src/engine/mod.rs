@@ -84,6 +84,8 @@ pub struct Soft {
     pub background_check: Option<Request>,
     /// When the slot was read back, while that proof can still be used to arm it.
     pub proven_at: Option<Mono>,
+    /// The reboot command runs.
+    pub reboot_asked: bool,
     /// When a reboot was accepted.
     pub reboot_accepted_at: Option<Wall>,
     /// An accepted reboot is overdue: from then on it can be cancelled.
@@ -177,6 +179,9 @@ impl Engine {
 
     /// The pause or wait of the present state is over.
     fn on_alarm(&mut self, now: &Now) -> Vec<Effect> {
+        if self.is_blind_after_reboot() {
+            return self.leave_unseen(now);
+        }
         // Every check brings a new look at the world; with it this goes on.
         let Some(running) = self.sighted() else { return Vec::new() };
         match &self.model.state {

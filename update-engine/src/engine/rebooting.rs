@@ -419,7 +419,9 @@ impl Engine {
     }
 
     pub(super) fn on_reboot(&mut self, attempt: &str, result: Result<(), Fault>, now: &Now) -> Vec<Effect> {
-        if !self.is_current(attempt) {
+        self.soft.reboot_asked = false;
+        // Who sees nothing takes nothing back, and asks again by its alarm.
+        if !self.is_current(attempt) || self.is_blind_after_reboot() {
             return Vec::new();
         }
         match (self.model.state.clone(), result) {
@@ -452,6 +454,7 @@ impl Engine {
     /// again: a shutdown that goes on is not disturbed by that, and one that got lost would hold the fleet's lock for ever.
     pub(super) fn reboot_is_late(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
         self.say_reboot_is_late(None, now);
+        self.soft.reboot_asked = true;
         vec![Effect::Reboot(plan)]
     }
 

@@ -11,8 +11,11 @@ use crate::engine::time::Now;
 use crate::engine::{Engine, row};
 
 impl Engine {
-    /// Somebody waits for this host: it is on trial, holds the lock or is drained.
+    /// Somebody waits for this host: it is on trial, holds the lock or is drained. Who cannot see which slot runs takes nothing back.
     pub fn must_not_stand_still(&self) -> bool {
+        if self.sighted().is_none() {
+            return false;
+        }
         match &self.model.state {
             State::Trial { .. } | State::Locked { .. } => true,
             State::Committed { plan } => !self.facts.marks(plan.slot).is_some_and(|marks| marks.good),
@@ -35,7 +38,7 @@ impl Engine {
             Effect::Undrain(_) | Effect::Stop(_) => burdened,
             Effect::MarkBad(_) => on_trial,
             // A reboot that was accepted and got lost is asked for again: the journal has that step.
-            Effect::Reboot(_) => on_trial || self.soft.reboot_accepted_at.is_some(),
+            Effect::Reboot(_) => on_trial || self.soft.reboot_accepted_at.is_some() || self.is_blind_after_reboot(),
             _ => false,
         }
     }
@@ -111,7 +114,7 @@ impl Engine {
     }
 }
 
-fn burdens_others(plan: &Plan) -> bool {
+pub(super) fn burdens_others(plan: &Plan) -> bool {
     plan.drained || plan.claim.as_ref().is_some_and(|claim| claim.granted)
 }
 
@@ -192,10 +195,9 @@ mod tests {
     fn a_slot_that_is_written_once_more_goes_on_without_the_lock() {
         let mut host = Host::at("locked/draining");
         host.restart(|_| ());
-        host.differs();
-        assert_eq!(host.state(), "fetching/again");
         assert!(host.plan().drained && host.plan().claim.is_some_and(|claim| claim.granted));
-        assert_eq!(host.step(told(false)), list("undrain"));
+        assert_eq!(host.differs(), list("install b again, undrain"));
+        assert_eq!(host.step(told(false)), list(""), "that is under way");
         assert_eq!(host.undrained(), list("release aborted, update"));
         assert_eq!((host.state(), host.plan().claim, host.engine.must_not_stand_still()), ("fetching/again", None, false));
     }

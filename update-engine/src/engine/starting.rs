@@ -10,7 +10,8 @@ use crate::engine::effect::{Effect, Outcome, Row, Scan};
 use crate::engine::event::{Fault, Orphan};
 use crate::engine::facts::{Facts, Marks};
 use crate::engine::model::About;
-use crate::engine::policy::LONGEST_WAIT_MS;
+use crate::engine::policy::{LONGEST_WAIT_MS, MAX_BAD_BOOTS};
+use crate::engine::rebooting::REBOOT_LATE_MS;
 use crate::engine::row;
 use crate::engine::state::{Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Target, WayBack};
 use crate::engine::time::Now;
@@ -19,7 +20,33 @@ use crate::engine::time::Now;
 /// for for ever.
 const MAX_REPEATED_CHECKS: u32 = 3;
 
+/// How long a host that was rebooted into a new slot may be blind before it goes back.
+const BLIND_MS: u64 = 10 * 60_000;
+
 impl Engine {
+    /// The host was rebooted to try a slot, and it cannot be seen whether that one runs: its image may be what makes it blind.
+    pub fn is_blind_after_reboot(&self) -> bool {
+        self.sighted().is_none()
+            && match &self.model.state {
+                State::Armed { boot_id, .. } | State::Locked { boot_id, step: LockedStep::Arming, .. } => {
+                    *boot_id != self.facts.boot_id
+                }
+                State::Trial { .. } | State::Committed { .. } => true,
+                _ => false,
+            }
+    }
+
+    /// Nothing can be marked by whoever sees nothing, but the loader counts the boots of a slot on trial: a reboot brings the old
+    /// one back.
+    pub(super) fn leave_unseen(&mut self, now: &Now) -> Vec<Effect> {
+        let Some(plan) = self.model.state.plan().cloned() else { return Vec::new() };
+        let boots = self.count_bad_boot(&plan);
+        self.set_alarm(REBOOT_LATE_MS, now);
+        let message = format!("the host was rebooted into {}, and it could not be seen which slot runs", plan.version);
+        self.remember_error(&Fault::new(Cause::RunningSlotUnknown, message), About::Attempt, now);
+        if boots > MAX_BAD_BOOTS { Vec::new() } else { vec![Effect::Reboot(plan)] }
+    }
+
     pub(super) fn on_started(&mut self, facts: Facts, orphans: Vec<Orphan>, now: &Now) -> Vec<Effect> {
         self.facts = facts;
         self.soft.orphans = orphans;
@@ -40,6 +67,9 @@ impl Engine {
             // Nothing may be written or marked before the world is seen: the next check looks again.
             if matches!(self.model.state, State::Checking { .. }) {
                 self.enter(State::Idle);
+            }
+            if self.is_blind_after_reboot() {
+                self.set_alarm(BLIND_MS, now);
             }
             return Vec::new();
         };

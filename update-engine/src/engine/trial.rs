@@ -92,7 +92,7 @@ impl Engine {
     }
 
     /// Once for each boot, however often the daemon is started in it.
-    fn count_bad_boot(&mut self, plan: &Plan) -> u32 {
+    pub(super) fn count_bad_boot(&mut self, plan: &Plan) -> u32 {
         let boot_id = &self.facts.boot_id;
         let known = self.model.bad_boots.take().filter(|known| known.attempt == plan.attempt);
         let count = known.map_or(1, |known| known.count.saturating_add(u32::from(known.boot_id != *boot_id)));

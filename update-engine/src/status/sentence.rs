@@ -27,7 +27,9 @@ const SOON: [&str; 2] = [": tried again soon", ", and it is tried again soon"];
 pub(super) fn summary(input: &Input<'_>) -> String {
     let trouble = view::troubles(input).into_iter().next();
     let state = match (&trouble, input.state()) {
-        (Some(_), State::Idle | State::Checking { .. }) => format!("{}; {}", running(input), after_trouble(input)),
+        (Some(_), State::Idle | State::Checking { .. }) if view::forbids_updates(input) => {
+            format!("{}; {}", running(input), until_mended(input))
+        }
         _ => by_state(input),
     };
     let clauses = [
@@ -48,6 +50,9 @@ fn paused(input: &Input<'_>, pause: &Pause) -> String {
 
 fn by_state(input: &Input<'_>) -> String {
     let plan = input.state().plan();
+    if let Some(plan) = plan.filter(|_| input.engine.is_blind_after_reboot()) {
+        return blind_after_reboot(input, plan);
+    }
     if let Some((plan, why)) = plan.and_then(|plan| Some((plan, plan.giving_up.as_ref()?))) {
         return giving_up(input, plan, why);
     }
@@ -83,6 +88,22 @@ fn by_state(input: &Input<'_>) -> String {
         State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => after_boot(input),
         State::Failed { plan, code, .. } => failed(input, plan.as_ref(), &code.word()),
     }
+}
+
+/// Which slot runs is what the trouble before it is about.
+fn blind_after_reboot(input: &Input<'_>, plan: &Plan) -> String {
+    let again = when(input, input.engine.model().alarm.as_ref());
+    format!(
+        "the host was rebooted into {}, and it cannot be seen whether that runs: unless it can, it reboots {again}, so that the boot loader goes back to {}",
+        plan.version,
+        way_back(plan)
+    )
+}
+
+/// What a host on trial goes back to.
+fn way_back(plan: &Plan) -> String {
+    let is_known = plan.from_version != "unknown";
+    if is_known { plan.from_version.clone() } else { format!("slot {}", plan.slot.other()) }
 }
 
 fn idle(input: &Input<'_>) -> String {
@@ -137,11 +158,8 @@ fn left_by_a_person(input: &Input<'_>) -> String {
     })
 }
 
-/// What is waited for while something forbids every update, or is only to be said.
-fn after_trouble(input: &Input<'_>) -> String {
-    if !view::forbids_updates(input) {
-        return next_check(input);
-    }
+/// What is waited for while something forbids every update.
+fn until_mended(input: &Input<'_>) -> String {
     let (engine, facts) = (input.engine, input.facts());
     let blind = facts.running.is_none() || facts.boot.is_none();
     let look = if engine.policy().has_server || blind {
@@ -256,7 +274,12 @@ fn giving_up(input: &Input<'_>, plan: &Plan, why: &GivingUp) -> String {
 pub(super) fn without_journal(input: &Input<'_>) -> String {
     let Some(until) = input.standstill_until.filter(|_| input.engine.must_not_stand_still()) else { return String::new() };
     let what = match input.state() {
-        State::Trial { plan, .. } | State::Committed { plan } => format!("the host goes back to {}", plan.from_version),
+        State::Trial { plan, .. } | State::Committed { plan } => {
+            if !input.facts().marks(plan.slot.other()).is_some_and(|marks| marks.bootable) {
+                return String::new();
+            }
+            format!("the host goes back to {}", way_back(plan))
+        }
         _ => "what was done for the reboot is taken back, and the lock given back".to_owned(),
     };
     match input.now.mono.until(until) {
@@ -269,7 +292,7 @@ pub(super) fn without_journal(input: &Input<'_>) -> String {
 fn after_boot(input: &Input<'_>) -> String {
     let stuck = stuck(input);
     if let (State::Trial { plan, verdict: Some(reason) }, Some(message)) = (input.state(), late(input)) {
-        let (version, reason, from) = (&plan.version, end(reason), &plan.from_version);
+        let (version, reason, from) = (&plan.version, end(reason), way_back(plan));
         return format!(
             "needs attention: {version} is unhealthy ({reason}) and the host should have gone back to {from}: {message}"
         );
@@ -286,7 +309,7 @@ fn after_boot(input: &Input<'_>) -> String {
         }
         (_, Some((message, again))) => format!("needs attention: {message}; tried again {again}; {}", running(input)),
         (State::Trial { plan, verdict: Some(reason) }, None) => {
-            let (version, reason, from) = (&plan.version, end(reason), &plan.from_version);
+            let (version, reason, from) = (&plan.version, end(reason), way_back(plan));
             format!("{version} is unhealthy ({reason}): rebooting, going back to {from}{}", accepted(input))
         }
         (State::Trial { plan, verdict: None }, None) if input.journal_fault.is_some() => {
@@ -297,7 +320,9 @@ fn after_boot(input: &Input<'_>) -> String {
         }
         (State::Trial { plan, .. }, None) => format!(
             "{} runs from slot {} on trial: its health is being checked; if it is healthy it is kept, otherwise the host goes back to {}",
-            plan.version, plan.slot, plan.from_version
+            plan.version,
+            plan.slot,
+            way_back(plan)
         ),
         (State::RolledBack { plan, why }, None) => format!(
             "{} rolled back to {} ({}); its slot is being disarmed, then the host rests",

@@ -408,6 +408,35 @@ fn under_manual_with_a_lock_the_proof_is_followed_by_a_person() {
 }
 
 #[test]
+fn a_disarm_that_fails_after_a_late_reboot_was_cancelled_is_said() {
+    let mut host = Host::at("armed/rebooting");
+    host.reboot(Ok(()));
+    host.wake();
+    host.reboot(Ok(()));
+    host.order(Command::Cancel);
+    host.disarmed(Err(fault("boot-control")));
+    let document = document(&mut host);
+    assert!(
+        document.summary.starts_with("Needs attention: a slot could not be disarmed: it broke: boot-control"),
+        "{document:?}"
+    );
+    assert_eq!(document.exit_class(), ExitClass::Attention);
+}
+
+#[test]
+fn a_host_that_is_blind_after_its_reboot_says_that_it_goes_back_and_when() {
+    let mut host = Host::at("armed/rebooting");
+    host.restart(|facts| {
+        in_new_slot(facts, armed(2));
+        facts.running = None;
+        facts.troubles = vec![Trouble { code: Cause::RunningSlotUnknown, message: "no root= on the command line".into() }];
+    });
+    let summary = document(&mut host).summary;
+    let expected = "Needs attention: no root= on the command line; the host was rebooted into 1.1.0, and it cannot be seen whether that runs: unless it can, it reboots in 10 min (at 12:1";
+    assert!(summary.starts_with(expected) && summary.ends_with(", so that the boot loader goes back to 1.0.0."), "{summary}");
+}
+
+#[test]
 fn a_way_back_that_is_given_up_is_no_update() {
     let mut host = Host::at("written/rollback");
     host.read_back(Ok(Proof::Equal));
@@ -445,5 +474,5 @@ fn news_that_are_old_forbid_nothing() {
     host.pass_ms(61 * 86_400_000);
     let summary = document(&mut host).summary;
     assert!(summary.starts_with("Needs attention: no update server was reached for 61 days: "), "{summary}");
-    assert!(summary.ends_with("; 1.0.0 runs from slot a; next check now."), "{summary}");
+    assert!(summary.ends_with("; up to date: 1.0.0 runs from slot a; next check now."), "{summary}");
 }

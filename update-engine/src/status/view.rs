@@ -112,10 +112,13 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
             ),
         );
     }
-    for trouble in &input.facts().troubles {
+    // What is wrong with the state folder as a whole is said once, and what is missing in it is not lost.
+    let folder = input.journal_fault.map(|fault| fault.message.as_str()).unwrap_or_default();
+    for trouble in input.facts().troubles.iter().filter(|trouble| !folder.contains(&trouble.message)) {
         say(&trouble.code, trouble.message.clone());
     }
-    if matches!(input.facts().floor, FloorFacts::Lost { .. }) && input.facts().boot.is_some() {
+    let is_lost = matches!(input.facts().floor, FloorFacts::Lost { .. }) && input.journal_fault.is_none();
+    if is_lost && input.facts().boot.is_some() {
         say(&Cause::FloorLost, "the state folder of this host was lost, and with it the lowest release it may run: `updatectl adopt RELEASE` with the record of the running release begins it anew".to_owned());
     }
     if let Some(weakness) = input.facts().boot.as_ref().and_then(|boot| boot.weakness.as_ref()) {

@@ -47,8 +47,16 @@ impl Slots<'_> {
 
     /// arm = top priority, T 3, S 0, and in the same write a blank running slot becomes one that the loader can go back to.
     pub(super) fn arm(&self, slot: &SlotEntry, running: &SlotEntry) -> Result<Changes, GptError> {
-        let mut changes = self.lifted(running)?;
-        let rivals = self.rivals(slot.index, &changes)?;
+        let (priority, mut changes) = self.top(slot.index, self.lifted(running)?)?;
+        let armed = self.table.attributes(slot.index)?.with_priority(priority).with_tries(Tries::ARMED).without_success();
+        changes.push((slot.index, armed));
+        Ok(changes)
+    }
+
+    /// The priority that puts an entry before all others, and `changes` with what that takes: renumbered rivals, if they are at
+    /// the maximum.
+    fn top(&self, index: u32, mut changes: Changes) -> Result<(Priority, Changes), GptError> {
+        let rivals = self.rivals(index, &changes)?;
         let top = rivals.iter().map(|(_, attributes)| attributes.priority()).max().unwrap_or(Priority::ZERO);
         let priority = match Priority::new(top.get() + 1) {
             Some(next) => next.max(Priority::LOWEST_ARMED),
@@ -60,15 +68,21 @@ impl Slots<'_> {
                 Priority::MAX
             }
         };
-        let armed = self.table.attributes(slot.index)?.with_priority(priority).with_tries(Tries::ARMED).without_success();
-        changes.push((slot.index, armed));
-        Ok(changes)
+        Ok((priority, changes))
     }
 
-    /// mark_good = S 1, T 0, and nothing else.
+    /// mark_good = S 1, T 0, and nothing else; but a slot that was marked bad before has lost its rank, and gets it back, or the next
+    /// boot would take the other one.
     pub(super) fn mark_good(&self, running: &SlotEntry) -> Result<Changes, GptError> {
         let attributes = self.table.attributes(running.index)?;
-        Ok(vec![(running.index, attributes.with_success().with_tries(Tries::ZERO))])
+        let good = attributes.with_success().with_tries(Tries::ZERO);
+        let changes = vec![(running.index, good)];
+        if loader_choice(&self.state(&changes)?) == Some(&running.name) {
+            return Ok(changes);
+        }
+        let (priority, mut changes) = self.top(running.index, Vec::new())?;
+        changes.push((running.index, good.with_priority(priority)));
+        Ok(changes)
     }
 
     /// mark_bad = P 1, T 0, S 0: no loader chooses it, and it is told from a slot that was disarmed (P 0) and from one whose tries
@@ -223,6 +237,13 @@ mod tests {
     fn mark_good_sets_success_clears_tries_and_touches_nothing_else() {
         let mark = |table: &Table| after(table, |slots, [_, b]| slots.mark_good(b).unwrap());
         assert_eq!(mark(&disk((3, 0, true), (9, 2, false), (2, 1, true))), [(3, 0, true), (9, 0, true), (2, 1, true)]);
+    }
+
+    #[test]
+    fn a_slot_that_is_marked_good_after_it_was_marked_bad_is_the_next_one_again() {
+        let mark = |table: &Table| after(table, |slots, [_, b]| slots.mark_good(b).unwrap());
+        assert_eq!(mark(&disk((1, 0, true), (1, 0, false), BLANK)), [(1, 0, true), (2, 0, true), BLANK]);
+        assert_eq!(mark(&disk((15, 0, true), (1, 0, false), BLANK)), [(2, 0, true), (15, 0, true), BLANK]);
     }
 
     #[test]

@@ -401,6 +401,9 @@ fn design_11_10_a_shutdown_under_way_keeps_the_lock_for_the_next_boot() {
     assert_eq!(host.reboot(Err(fault("reboot"))), list(""));
     assert!(host.state() == "armed/rebooting" && host.plan().claim.is_some_and(|claim| claim.granted));
     assert_eq!((host.wake(), host.last_error()), (list("reboot"), "reboot-late"));
+    // Nothing is taken back beside a reboot command that runs.
+    assert_eq!(host.refused(Command::Cancel), "busy");
+    host.reboot(Err(fault("reboot")));
     assert_eq!(host.order(Command::Cancel), list("stop, disarm b"));
 }
 

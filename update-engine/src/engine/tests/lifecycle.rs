@@ -3,6 +3,7 @@
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, Row};
 use crate::engine::event::{AskAgain, CheckAnswer, Event, Proof};
+use crate::engine::facts::Facts;
 use crate::engine::model::Ended;
 use crate::engine::policy::Strategy;
 
@@ -28,6 +29,38 @@ fn design_4_3_nothing_is_done_while_it_is_not_known_which_slot_runs() {
             assert_eq!(host.refused(command), "running-slot-unknown", "blind in {state}");
         }
     }
+}
+
+/// An image from which its own slot cannot be seen.
+#[test]
+fn p8_a_host_that_is_blind_after_its_reboot_goes_back_by_the_loaders_tries() {
+    let mut host = Host::at("armed/rebooting");
+    let blind = |tries| {
+        move |facts: &mut Facts| {
+            in_new_slot(facts, armed(tries));
+            facts.boot_id = format!("boot-{}", 9 - tries);
+            facts.running = None;
+        }
+    };
+    for tries in [2, 1] {
+        assert_eq!(host.restart(blind(tries)), list(""));
+        let mut effects = host.wake();
+        for _ in 0..5 {
+            if effects != list("check") {
+                break;
+            }
+            host.step(Event::Checked {
+                facts: Box::new(host.facts.clone()),
+                answer: Box::new(CheckAnswer::NoUpdate { again: AskAgain::default(), hold: None }),
+            });
+            effects = host.wake();
+        }
+        assert_eq!((effects, host.last_error()), (list("reboot"), "running-slot-unknown"));
+        host.reboot(Ok(()));
+    }
+    // The loader went back, and the old slot sees.
+    let effects = host.restart(|facts| in_old_slot(facts, SPENT));
+    assert_eq!(host.state(), "rolled-back", "{effects:?}");
 }
 
 #[test]

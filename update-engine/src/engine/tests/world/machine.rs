@@ -342,15 +342,18 @@ impl World {
             return Event::CommitDone { attempt, result: Err(Fault::new(Cause::RunningSlot, "another slot runs")) };
         }
         assert!(self.vouched.contains(&attempt), "marked good without health");
-        if plan.sequence.get() > 0 {
-            self.disk.floor.highest = self.disk.floor.highest.max(plan.sequence);
-        }
         if self.faults.effects_fail && self.dice.one_in(12) {
             return Event::CommitDone { attempt, result: Err(Fault::new(Cause::StateDir, "the disk is full")) };
         }
         let bits = self.disk.bits.get_mut(self.running);
         bits.good = true;
         bits.tries = 0;
+        if self.faults.effects_fail && self.dice.one_in(12) {
+            return Event::CommitDone { attempt, result: Err(Fault::new(Cause::StateDir, "the floor cannot be written")) };
+        }
+        if plan.sequence.get() > 0 {
+            self.disk.floor.highest = self.disk.floor.highest.max(plan.sequence);
+        }
         Event::CommitDone { attempt, result: Ok(Box::new(self.facts())) }
     }
 
