@@ -58,7 +58,11 @@ fn idle_after_a_check_that_failed() {
 #[test]
 fn idle_because_the_record_of_an_update_cannot_be_had() {
     let busy = || Fault::on("*.release", FaultKind::Status { code: 503, retry_after_s: Some(20 * 3600) });
-    let scene = quiet_and_started(|publisher| next_release(publisher).fault(busy()));
+    let gone = Fault::on("/mirror/*.release", FaultKind::Status { code: 404, retry_after_s: None });
+    let scene = quiet_and_started(|publisher| {
+        let codebases = vec!["/mirror/".to_owned(), "/files/".to_owned()];
+        Script { codebases, ..next_release(publisher) }.fault(gone).fault(busy())
+    });
     let update = scene.host.updatectl(&["update"]);
     assert_eq!(update.status.code(), Some(1), "{}", transcript(&update));
     words_in(&transcript(&update), &["2.0.0 is offered, but its record could not be fetched", "2.0.0.release", "503"]);
@@ -70,6 +74,27 @@ fn idle_because_the_record_of_an_update_cannot_be_had() {
     scene.mock.set_script(next_release(&scene.publisher)).unwrap();
     run(&scene, &["update"]);
     scene.host.wait_committed("2.0.0");
+}
+
+#[test]
+fn idle_because_the_record_of_an_update_will_never_come() {
+    let never = [
+        Fault::on("*.release", FaultKind::Status { code: 404, retry_after_s: None }),
+        Fault::on("*.release", FaultKind::Redirect { to: "/files/2.0.0.release".into(), code: 302 }),
+    ];
+    for fault in never {
+        let scene = quiet_and_started(|publisher| next_release(publisher).fault(fault));
+        assert_eq!(scene.host.updatectl(&["update"]).status.code(), Some(1));
+        let status = status(&scene.host, "idle, the record will never come");
+        let words = ["Needs attention: 2.0.0 is offered, but its record could not be fetched: ", "2.0.0.release", "1.0.0 runs"];
+        says(&status["summary"], &words);
+        assert!(is_moment(&status["check"]["next_at"]), "it goes on asking: {status:#}");
+        assert_eq!((&status["check"]["last_outcome"], exit_code(&scene)), (&"failed".into(), 30), "{status:#}");
+        scene.mock.set_script(next_release(&scene.publisher)).unwrap();
+        run(&scene, &["update"]);
+        scene.host.wait_committed("2.0.0");
+        assert_eq!(exit_code(&scene), 0);
+    }
 }
 
 #[test]

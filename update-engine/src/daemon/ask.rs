@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::daemon::{Shared, blocking};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
-use crate::engine::event::{AskAgain, CheckAnswer, Fault, Offer};
+use crate::engine::event::{AskAgain, CheckAnswer, Fault, Lack, Offer};
 use crate::engine::facts::Facts;
 use crate::engine::model::Hold;
 use crate::engine::state::{Origin, Request, Source};
@@ -98,15 +98,19 @@ async fn fetch_offer(shared: &Shared, update: &Update, again: AskAgain) -> Check
     let version = update.version.to_string();
     let record_name = PackageName::record_of(&update.version);
     let mut missing = Fault::new(Cause::RecordFetch, "the answer has no codebase");
+    let mut lack = Lack::Lasting;
     let mut busy_s = None;
     let mut bad = None;
     for codebase in &update.codebases {
         let url = codebase.url_of(&record_name);
         let bytes = match fetch_record(shared, &url).await {
             Ok(bytes) => bytes,
-            Err(fault) => {
-                busy_s = busy_s.max(fault.retry_after_s);
-                missing = fault;
+            Err(error) => {
+                if !error.is_final() {
+                    lack = Lack::Passing;
+                }
+                missing = fetch_fault(Cause::RecordFetch, &error);
+                busy_s = busy_s.max(missing.retry_after_s);
                 continue;
             }
         };
@@ -126,15 +130,14 @@ async fn fetch_offer(shared: &Shared, update: &Update, again: AskAgain) -> Check
         None => {
             // Only where nobody gave a record: no server of files may silence the update server.
             let again = AskAgain { retry_after_s: again.retry_after_s.max(busy_s), ..again };
-            CheckAnswer::NoRecord { again, version, fault: missing }
+            CheckAnswer::NoRecord { again, version, fault: missing, lack }
         }
     }
 }
 
-async fn fetch_record(shared: &Shared, url: &str) -> Result<Vec<u8>, Fault> {
-    let fault = |error| fetch_fault(Cause::RecordFetch, &error);
-    let address = Address::parse(url).map_err(fault)?;
-    shared.fetcher.get_capped(&address.into(), MAX_RECORD_BYTES).await.map_err(fault)
+async fn fetch_record(shared: &Shared, url: &str) -> Result<Vec<u8>, FetchError> {
+    let address = Address::parse(url)?;
+    shared.fetcher.get_capped(&address.into(), MAX_RECORD_BYTES).await
 }
 
 /// Checks a record's signatures with this image's keys, and keeps its bytes for the attempt.

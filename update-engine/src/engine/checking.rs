@@ -2,7 +2,7 @@
 
 use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, ReportKind, Row, Scan};
-use crate::engine::event::{AskAgain, CheckAnswer, Fault, Offer};
+use crate::engine::event::{AskAgain, CheckAnswer, Fault, Lack, Offer};
 use crate::engine::facts::Facts;
 use crate::engine::model::{About, CheckOutcome, Hold, NewestRecord};
 use crate::engine::plan::{Decision, check_target, decide};
@@ -67,7 +67,7 @@ impl Engine {
     fn on_answer(&mut self, answer: CheckAnswer, request: &Request, beside: bool, now: &Now) -> Vec<Effect> {
         match answer {
             CheckAnswer::Failed { fault, .. } => self.check_failed(&fault, now),
-            CheckAnswer::NoRecord { version, fault, .. } => self.record_missing(&version, fault, now),
+            CheckAnswer::NoRecord { version, fault, lack, .. } => self.record_missing(&version, fault, lack, now),
             CheckAnswer::BadRecord { version, fault, .. } => self.refuse_offer(&version, &fault, now),
             CheckAnswer::NoUpdate { hold, .. } => self.no_update(hold, now),
             CheckAnswer::Offer { offer, .. } => self.on_offer(&offer, request, beside, now),
@@ -120,18 +120,27 @@ impl Engine {
     }
 
     fn check_failed(&mut self, fault: &Fault, now: &Now) -> Vec<Effect> {
+        self.check_failed_about(About::Check, fault, now)
+    }
+
+    fn check_failed_about(&mut self, about: About, fault: &Fault, now: &Now) -> Vec<Effect> {
         // Without a server a check is only a look at the world.
         if self.policy.has_server {
-            self.remember_error(fault, About::Check, now);
+            self.remember_error(fault, about, now);
         }
         self.check_ended(CheckOutcome::Failed, format!("failed: {}", fault.message), now)
     }
 
-    /// A server of files that is down says nothing about the release: no alarm, as with an update server that is.
-    fn record_missing(&mut self, version: &str, fault: Fault, now: &Now) -> Vec<Effect> {
+    /// A server of files that is down says nothing about the release: no alarm, as with an update server that is. A release
+    /// whose record will never come is one that nobody else would ever hear of.
+    fn record_missing(&mut self, version: &str, fault: Fault, lack: Lack, now: &Now) -> Vec<Effect> {
         self.model.check.hold = None;
+        let about = match lack {
+            Lack::Passing => About::Check,
+            Lack::Lasting => About::Offer,
+        };
         let message = format!("{version} is offered, but its record could not be fetched: {}", fault.message);
-        self.check_failed(&Fault { message, ..fault }, now)
+        self.check_failed_about(about, &Fault { message, ..fault }, now)
     }
 
     fn no_update(&mut self, hold: Option<Hold>, now: &Now) -> Vec<Effect> {

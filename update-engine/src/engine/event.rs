@@ -207,6 +207,8 @@ pub enum CheckAnswer {
         version: String,
         /// Why not.
         fault: Fault,
+        /// Whether it may come by itself.
+        lack: Lack,
     },
     /// No answer, or one that is none.
     Failed {
@@ -215,6 +217,15 @@ pub enum CheckAnswer {
         /// The server's `Retry-After`.
         retry_after_s: Option<u64>,
     },
+}
+
+/// Whether a record that nobody gave may come by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// A server is down, busy or out of reach.
+    Passing,
+    /// Every server stands by it (no such file, no right to it): only whoever publishes can mend that.
+    Lasting,
 }
 
 /// When a server that answered wants to be asked again, in its own words: the later of the two counts, each within its bounds.

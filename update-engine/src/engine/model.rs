@@ -186,7 +186,7 @@ pub enum About {
     /// Asking the server; the next good answer clears it.
     #[default]
     Check,
-    /// A record that must not be installed; the next good answer clears it.
+    /// A record that must not be installed, or that no server will ever give; the next good answer clears it.
     Offer,
     /// An attempt; the next committed one clears it.
     Attempt,

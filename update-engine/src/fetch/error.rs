@@ -153,7 +153,16 @@ impl Fault {
     pub const fn is_passing(&self) -> bool {
         match self {
             Self::Dns { .. } | Self::Connect { .. } | Self::NoAnswer { .. } | Self::Transfer { .. } => true,
-            Self::Status { status, retry_after: None, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
+            Self::Status { status, retry_after: None, .. } => passes(*status),
+            _ => false,
+        }
+    }
+
+    /// Whether the source stands by it: it says the same until somebody changes something there.
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::Status { status, retry_after: None, .. } => !passes(*status),
+            Self::Redirect { .. } | Self::Encoded { .. } | Self::TooLarge { .. } => true,
             _ => false,
         }
     }
@@ -185,6 +194,11 @@ impl Fault {
     pub(super) fn of_body(error: &reqwest::Error) -> Self {
         Self::Transfer { cause: root_cause(error) }
     }
+}
+
+/// A server says so of the moment, not of the file.
+const fn passes(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500..=599)
 }
 
 fn retry_words(retry_after: Option<Duration>) -> String {
@@ -293,6 +307,15 @@ impl FetchError {
         }
     }
 
+    /// Whether asking again brings the same until somebody changes something there.
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::At { fault, .. } => fault.is_final(),
+            Self::Address { .. } => true,
+            _ => false,
+        }
+    }
+
     /// When the server wants to be asked again.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -309,4 +332,29 @@ fn list(tried: &[(String, Option<Fault>)]) -> String {
         None => format!("{place}: not at fault"),
     };
     tried.iter().map(line).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16, retry_after: Option<Duration>) -> Fault {
+        Fault::Status { status, expected: "200", retry_after }
+    }
+
+    #[test]
+    fn a_source_stands_by_what_is_not_of_the_moment() {
+        for final_status in [204, 300, 400, 401, 403, 404, 410, 451] {
+            assert!(status(final_status, None).is_final(), "{final_status}");
+            assert!(!status(final_status, Some(Duration::from_secs(5))).is_final(), "{final_status}: it names a time");
+        }
+        for of_the_moment in [408, 425, 429, 500, 503, 511] {
+            assert!(!status(of_the_moment, None).is_final(), "{of_the_moment}");
+        }
+        assert!(Fault::TooLarge { cap: 1 }.is_final() && Fault::Redirect { why: String::new() }.is_final());
+        assert!(Fault::Encoded { got: "gzip".into() }.is_final());
+        for cause in ["a connection", "a name"].map(str::to_owned) {
+            assert!(!Fault::Connect { cause: cause.clone() }.is_final() && !Fault::Dns { cause }.is_final());
+        }
+    }
 }

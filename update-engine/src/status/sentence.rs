@@ -132,9 +132,10 @@ fn idle(input: &Input<'_>) -> String {
 
 /// An offer that was refused is told with its version.
 fn last_failure<'a>(input: &Input<'a>, error: &'a LastError) -> &'a str {
-    let message = end(&error.message);
-    let result = input.engine.model().check.last_result.as_deref().unwrap_or_default();
-    if error.about == About::Offer && end(result).ends_with(message) { end(result) } else { message }
+    let (message, check) = (end(&error.message), &input.engine.model().check);
+    let result = check.last_result.as_deref().map(end).unwrap_or_default();
+    let refused = error.about == About::Offer && check.last_outcome == Some(CheckOutcome::Refused);
+    if refused && result.ends_with(message) { result } else { message }
 }
 
 /// What went back is not tried again by itself: who reads that it failed wants to know.

@@ -4,7 +4,7 @@ use manifests::version::Sequence;
 
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
-use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Offer};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Lack, Offer};
 use crate::engine::facts::Content;
 use crate::engine::model::{About, CheckOutcome, Hold};
 use crate::engine::plan::{Decision, decide};
@@ -270,6 +270,7 @@ fn an_update_whose_record_cannot_be_had_is_a_failed_check_and_no_alarm() {
         again: AskAgain { poll_interval_s: Some(7200), retry_after_s },
         version: "1.1.0".into(),
         fault: Fault::new(Cause::Http(503), "http://files/: HTTP status 503"),
+        lack: Lack::Passing,
     };
     let waits_min = [None, None, Some(20 * 3600)].map(|retry_after_s| {
         host.wake();
@@ -284,6 +285,29 @@ fn an_update_whose_record_cannot_be_had_is_a_failed_check_and_no_alarm() {
     let error = host.engine.model().last_error.clone().unwrap();
     let words = "1.1.0 is offered, but its record could not be fetched: http://files/: HTTP status 503";
     assert_eq!((error.code, error.message.as_str(), error.about), (Cause::Http(503), words, About::Check));
+}
+
+#[test]
+fn an_update_whose_record_no_server_will_ever_give_is_an_error_about_the_offer() {
+    let missing = || CheckAnswer::NoRecord {
+        again: AskAgain::default(),
+        version: "1.1.0".into(),
+        fault: Fault::new(Cause::Http(404), "http://files/: HTTP status 404"),
+        lack: Lack::Lasting,
+    };
+    let mut host = Host::at("checking");
+    let waits_min = [(); 2].map(|()| {
+        host.checked(missing());
+        let wait = host.engine.next_wake().unwrap().0 - host.mono;
+        host.wake();
+        wait / 60_000
+    });
+    assert!((10..=13).contains(&waits_min[0]) && (20..=25).contains(&waits_min[1]), "as after any error: {waits_min:?}");
+    let error = host.engine.model().last_error.clone().unwrap();
+    let words = "1.1.0 is offered, but its record could not be fetched: http://files/: HTTP status 404";
+    assert_eq!((error.code, error.message.as_str(), error.about), (Cause::Http(404), words, About::Offer));
+    host.nothing_new();
+    assert_eq!(host.last_error(), "");
 }
 
 #[test]
