@@ -1,12 +1,11 @@
-//! The way to the reboot through other people's hands: gates, the lock, drain hooks, the reboot command.
+//! The way to the reboot through other people's hands: gates, the lock, drain hooks.
 
 use std::time::Duration;
 
 use locksmith::client::{BaseUrl, Client, Error, Grant, Meaning, Options, Ticket, Token};
 use locksmith::names::{AttemptId, GroupName, HostId, Label};
 use locksmith::semaphore;
-use tokio::process::Command;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::daemon::Shared;
 use crate::durable;
@@ -18,8 +17,6 @@ use crate::engine::state::{Claim, Plan};
 use crate::hooks::{self, AfterFailure, GateAnswer, HookContext, Stop, TimeLimit};
 use crate::world::chain;
 
-/// Time the reboot command has: it only asks the system for a reboot.
-const REBOOT_COMMAND_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often a draining host shows that it is alive, when the server did not say.
 const RENEW_EVERY: Duration = Duration::from_secs(30);
 /// Longest a whole folder of drain hooks may take.
@@ -170,42 +167,6 @@ pub(super) async fn release(shared: &Shared, attempt: &str, claim: &Claim, outco
             let fault = Fault::new(Cause::Lock, format!("group {}: {error}", claim.group));
             Err(fault.not_before(error.retry_after().map(|wait| wait.as_secs())))
         }
-    }
-}
-
-/// Runs the configured reboot command. Accepted is not rebooted: the engine waits for the new boot.
-pub(super) async fn reboot(shared: Shared, plan: Plan) -> Event {
-    let result = run_reboot_command(&shared, &plan).await;
-    Event::Reboot { attempt: plan.attempt, result }
-}
-
-async fn run_reboot_command(shared: &Shared, plan: &Plan) -> Result<(), Fault> {
-    let command = &shared.settings.reboot.command;
-    let shown = command.join(" ");
-    let Some((program, arguments)) = command.split_first() else {
-        return Err(Fault::new(Cause::Reboot, "[reboot] command is empty"));
-    };
-    let mut child = Command::new(program);
-    child
-        .args(arguments)
-        .env("OTA_ATTEMPT", &plan.attempt)
-        .env("OTA_SLOT", plan.slot.as_str())
-        .stdin(std::process::Stdio::null());
-    // The command's output would outlive the daemon in image mode: it goes where the daemon's own goes.
-    let status = match timeout(REBOOT_COMMAND_TIMEOUT, child.status()).await {
-        // It may be waiting in the middle of a shutdown, or have been ended by one: neither is a refusal (design 11.10). It is left
-        // alone; a reboot that does not come is asked for again.
-        Err(_elapsed) => {
-            tracing::warn!(attempt = %plan.attempt, "`{shown}` has not ended within {} s", REBOOT_COMMAND_TIMEOUT.as_secs());
-            return Ok(());
-        }
-        Ok(Err(error)) => return Err(Fault::new(Cause::Reboot, format!("`{shown}` could not be started: {error}"))),
-        Ok(Ok(status)) => status,
-    };
-    if status.success() || status.code().is_none() {
-        Ok(())
-    } else {
-        Err(Fault::new(Cause::Reboot, format!("the reboot was refused: `{shown}` ended with {status}")))
     }
 }
 

@@ -10,6 +10,7 @@ mod judge;
 mod lock;
 mod outbox;
 mod publish;
+mod reboot;
 mod shared;
 mod slots;
 mod start;
@@ -284,7 +285,7 @@ impl Daemon {
             Effect::Disarm(slot) => self.spawn("disarming", None, slots::disarm(shared, slot)),
             Effect::Commit(plan) => self.spawn("the commit", None, slots::commit(shared, plan, channel)),
             Effect::MarkBad(plan) => self.spawn("marking the slot bad", None, slots::mark_bad(shared, plan)),
-            Effect::Reboot(plan) => self.spawn("the reboot command", None, lock::reboot(shared, plan)),
+            Effect::Reboot(plan) => self.spawn("the reboot command", None, reboot::reboot(shared, plan)),
             Effect::Health(plan) => self.spawn_for("the health check", &plan.clone(), judge::health(shared, plan)),
             Effect::Stop(attempt) => self.stop(&attempt),
             Effect::Row(row) => self.waiting.rows.push(row),

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::config::Settings;
+use crate::daemon::reboot::RebootCommand;
 use crate::daemon::slots::Tokens;
 use crate::engine::Event;
 use crate::engine::facts::{Facts, PerSlot};
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub(super) events: mpsc::Sender<Event>,
     /// Held by the one work that has the inactive slot in its hands.
     pub(super) slot_turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) reboot_command: Arc<RebootCommand>,
     grant: Arc<Mutex<Option<Grant>>>,
     facts: Arc<Mutex<Facts>>,
     read_back: Arc<Mutex<PerSlot<Option<ReadBack>>>>,
@@ -45,6 +47,7 @@ impl Shared {
             tokens: Arc::default(),
             events,
             slot_turn: Arc::default(),
+            reboot_command: Arc::default(),
             grant: Arc::default(),
             facts: Arc::new(Mutex::new(facts)),
             read_back: Arc::default(),

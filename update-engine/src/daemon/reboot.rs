@@ -1,0 +1,185 @@
+//! The reboot command.
+//!
+//! Promises: however often the reboot is asked for, one run of the daemon has at most one command that hangs (P10): it is waited for
+//! again instead of being joined by another. Never: takes a command that hangs or is killed for a refusal, because it may be waiting in
+//! the middle of a shutdown, or have been ended by one (design 11.10).
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::daemon::Shared;
+use crate::engine::Event;
+use crate::engine::cause::Cause;
+use crate::engine::event::Fault;
+use crate::engine::state::Plan;
+
+/// Time the reboot command has: it only asks the system for a reboot.
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Runs the configured reboot command. Accepted is not rebooted: the engine waits for the new boot.
+pub(super) async fn reboot(shared: Shared, plan: Plan) -> Event {
+    let result = shared.reboot_command.run(&shared.settings.reboot.command, &plan, TIMEOUT).await;
+    Event::Reboot { attempt: plan.attempt, result }
+}
+
+/// The command that was started last, as long as it has not ended.
+#[derive(Debug, Default)]
+pub(super) struct RebootCommand(Mutex<Option<Running>>);
+
+#[derive(Debug)]
+struct Running {
+    attempt: String,
+    child: Child,
+}
+
+impl RebootCommand {
+    async fn run(&self, command: &[String], plan: &Plan, patience: Duration) -> Result<(), Fault> {
+        let shown = command.join(" ");
+        let mut last = self.0.lock().await;
+        let mut running = match last.take().and_then(|running| running.still_for(plan)) {
+            Some(running) => running,
+            None => Running::start(command, plan)?,
+        };
+        match timeout(patience, running.child.wait()).await {
+            Err(_elapsed) => {
+                tracing::warn!(attempt = %plan.attempt, "`{shown}` has not ended within {} s", patience.as_secs());
+                *last = Some(running);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Fault::new(Cause::Reboot, format!("it cannot be learned how `{shown}` ended: {error}"))),
+            Ok(Ok(status)) if is_refusal(status) => {
+                Err(Fault::new(Cause::Reboot, format!("the reboot was refused: `{shown}` ended with {status}")))
+            }
+            Ok(Ok(_accepted)) => Ok(()),
+        }
+    }
+}
+
+impl Running {
+    fn start(command: &[String], plan: &Plan) -> Result<Self, Fault> {
+        let fault = |message| Fault::new(Cause::Reboot, message);
+        let (program, arguments) = command.split_first().ok_or_else(|| fault("[reboot] command is empty".to_owned()))?;
+        // The command's output would outlive the daemon in image mode: it goes where the daemon's own goes.
+        let started = Command::new(program)
+            .args(arguments)
+            .env("OTA_ATTEMPT", &plan.attempt)
+            .env("OTA_SLOT", plan.slot.as_str())
+            .stdin(Stdio::null())
+            .spawn();
+        let child = started.map_err(|error| fault(format!("`{}` could not be started: {error}", command.join(" "))))?;
+        Ok(Self { attempt: plan.attempt.clone(), child })
+    }
+
+    /// It has not ended, and is of this attempt. Nobody wants a reboot of another one any more.
+    fn still_for(mut self, plan: &Plan) -> Option<Self> {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return None;
+        }
+        if self.attempt == plan.attempt {
+            return Some(self);
+        }
+        // An error means that it has just ended.
+        let _ended = self.child.start_kill();
+        None
+    }
+}
+
+/// Only a command that ends by itself and says so.
+fn is_refusal(status: ExitStatus) -> bool {
+    status.code().is_some_and(|code| code != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Instant;
+
+    use manifests::release::SlotName;
+    use manifests::version::Version;
+
+    use super::*;
+    use crate::engine::state::{Kind, Target};
+    use crate::engine::tests::host;
+    use crate::engine::time::Wall;
+
+    const MOMENT: Duration = Duration::from_millis(400);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn plan(attempt: &str) -> Plan {
+        let version = Version::parse("1.1.0").unwrap();
+        let target = Target { slot: SlotName::B, version, sequence: host::sequence(2), digest: host::digest(2) };
+        Plan::without_payload(attempt.into(), Kind::Update, target, "1.0.0".into(), Wall(0))
+    }
+
+    /// Hangs until there is a file `go`, then fails; leaves a line in `began` for every start.
+    fn hanging(dir: &Path) -> Vec<String> {
+        let dir = dir.display();
+        let script = format!(
+            "echo $OTA_ATTEMPT $OTA_SLOT >> {dir}/began; while [ -d {dir} ] && [ ! -e {dir}/go ]; do sleep 0.02; done; exit 3"
+        );
+        vec!["sh".into(), "-c".into(), script]
+    }
+
+    async fn began(dir: &Path, lines: usize) -> Vec<String> {
+        let asked = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(dir.join("began")).unwrap_or_default();
+            let begun: Vec<String> = text.lines().map(str::to_owned).collect();
+            if begun.len() >= lines {
+                return begun;
+            }
+            assert!(asked.elapsed() < LONG, "only {begun:?} began");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_hangs_is_no_refusal_and_is_not_joined_by_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (command, reboots) = (hanging(dir.path()), RebootCommand::default());
+        for _ in 0..4 {
+            assert_eq!(reboots.run(&command, &plan("5d1c"), MOMENT).await, Ok(()));
+            assert_eq!(began(dir.path(), 1).await, ["5d1c b"]);
+        }
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        for starts in [1, 2] {
+            let refused = reboots.run(&command, &plan("5d1c"), LONG).await.unwrap_err();
+            assert!(refused.message.ends_with("ended with exit status: 3"), "{refused}");
+            assert_eq!(began(dir.path(), starts).await.len(), starts, "one that has ended is started again");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_hangs_for_an_attempt_that_is_over_is_ended_and_says_nothing_of_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let reboots = RebootCommand::default();
+        assert_eq!(reboots.run(&hanging(dir.path()), &plan("old"), MOMENT).await, Ok(()));
+        began(dir.path(), 1).await;
+        let id = reboots.0.lock().await.as_ref().and_then(|running| running.child.id()).unwrap();
+        assert_eq!(reboots.run(&["true".to_owned()], &plan("new"), LONG).await, Ok(()));
+        let asked = Instant::now();
+        while Path::new(&format!("/proc/{id}/cmdline")).exists() {
+            assert!(asked.elapsed() < LONG, "it goes on");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_started_or_fails_is_named() {
+        let reboots = RebootCommand::default();
+        let cases: [(&[&str], &str); 3] = [
+            (&[], "[reboot] command is empty"),
+            (&["/no/such/program", "now"], "`/no/such/program now` could not be started: No such file"),
+            (&["false"], "the reboot was refused: `false` ended with exit status: 1"),
+        ];
+        for (command, words) in cases {
+            let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
+            let fault = reboots.run(&command, &plan("5d1c"), LONG).await.unwrap_err();
+            assert!(fault.message.starts_with(words) && fault.code == Cause::Reboot, "{fault}");
+        }
+    }
+}
