@@ -84,6 +84,8 @@ pub struct Soft {
     pub background_check: Option<Request>,
     /// When the slot was read back, while that proof can still be used to arm it.
     pub proven_at: Option<Mono>,
+    /// A reboot was asked for because it could not be seen which slot runs: until that comes, or does not, nothing else begins.
+    pub leaves_unseen: bool,
     /// The reboot command runs.
     pub reboot_asked: bool,
     /// When a reboot was accepted.
@@ -179,6 +181,10 @@ impl Engine {
 
     /// The pause or wait of the present state is over.
     fn on_alarm(&mut self, now: &Now) -> Vec<Effect> {
+        // The reboot that was asked for has not come.
+        if std::mem::replace(&mut self.soft.leaves_unseen, false) && self.sighted().is_some() {
+            return self.settle(now);
+        }
         if self.is_blind_after_reboot() {
             return self.leave_unseen(now);
         }
@@ -242,7 +248,7 @@ impl Engine {
 
     /// The slot that runs, when that and the boot table are known. Without it nothing is written and nothing is marked.
     fn sighted(&self) -> Option<SlotName> {
-        self.facts.running.filter(|_| self.facts.boot.is_some())
+        self.facts.running.filter(|_| self.facts.boot.is_some() && !self.soft.leaves_unseen)
     }
 
     /// Within a boot the running slot does not change: a look that fails does not make it unknown again.

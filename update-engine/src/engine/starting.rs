@@ -44,7 +44,8 @@ impl Engine {
         self.set_alarm(REBOOT_LATE_MS, now);
         let message = format!("the host was rebooted into {}, and it could not be seen which slot runs", plan.version);
         self.remember_error(&Fault::new(Cause::RunningSlotUnknown, message), About::Attempt, now);
-        if boots > MAX_BAD_BOOTS { Vec::new() } else { vec![Effect::Reboot(plan)] }
+        self.soft.leaves_unseen = boots <= MAX_BAD_BOOTS;
+        if self.soft.leaves_unseen { vec![Effect::Reboot(plan)] } else { Vec::new() }
     }
 
     pub(super) fn on_started(&mut self, facts: Facts, orphans: Vec<Orphan>, now: &Now) -> Vec<Effect> {

@@ -207,6 +207,8 @@ pub(super) struct World {
     mono: u64,
     wall: i64,
     reboot_at: Option<u64>,
+    /// The attempt whose reboot was accepted while it held the lock, until the daemon is started again.
+    going_down: Option<String>,
     timer_checks: u64,
     starts: u64,
     began: u64,
@@ -262,6 +264,7 @@ impl World {
             mono: 1_000,
             wall: host::NOON.0,
             reboot_at: None,
+            going_down: None,
             timer_checks: 0,
             starts: 0,
             began: 1_000,
@@ -378,7 +381,11 @@ impl World {
 
     fn deliver_event(&mut self) {
         let at = usize::try_from(self.dice.below(u64::try_from(self.process.events.len()).unwrap())).unwrap();
-        let event = self.process.events.remove(at);
+        let event = match self.process.events.remove(at) {
+            // The daemon counts when it tells.
+            Event::Outbox { .. } => Event::Outbox { releases_waiting: u32::try_from(self.disk.outbox.len()).unwrap() },
+            event => event,
+        };
         self.step(event);
     }
 
@@ -519,6 +526,8 @@ impl World {
 
     fn start_daemon(&mut self) {
         self.starts += 1;
+        // A daemon that knows of no shutdown asks gates and lock again, and may take the reboot back.
+        self.going_down = None;
         let lost = self.faults.lost_journals && self.dice.one_in(4);
         if lost {
             self.note(|_| "the journal is lost".into());
@@ -541,9 +550,11 @@ impl World {
         if orphans.is_empty() && self.dice.one_in(4) {
             self.start_twice(&facts);
         }
+        // Before anything else the daemon tells what its outbox holds.
+        let now = self.now();
+        let effects = self.process.engine.step(Event::Outbox { releases_waiting }, &now);
+        assert_eq!(words::effects(&effects), Vec::<String>::new());
         self.step(Event::Started { facts: Box::new(facts), orphans });
-        // The start itself may have been killed: then another one has told it.
-        self.process.events.push(Event::Outbox { releases_waiting });
     }
 
     /// As JSON, as the journal does; not every time, because that is most of the work of a sequence.

@@ -12,6 +12,9 @@ use manifests::release::SlotName;
 
 impl World {
     pub(super) fn power_cycle(&mut self, why: &str) {
+        if let Some(attempt) = self.going_down.take() {
+            assert!(self.holders.contains_key(&attempt), "P5: the host goes down without the lock it took for that");
+        }
         self.reboot_at = None;
         self.boots += 1;
         // A reboot undrains by itself: services start anew.
@@ -109,7 +112,8 @@ impl World {
         let effect = self.process.in_flight.remove(at);
         let fails_before = self.faults.effects_fail && self.dice.one_in(10);
         let answer = if fails_before { self.failed(&effect) } else { self.do_effect(&effect) };
-        let fails_after = self.faults.effects_fail && self.dice.one_in(25);
+        // A reboot command that ends with an error has begun no shutdown.
+        let fails_after = self.faults.effects_fail && self.dice.one_in(25) && !matches!(effect, Effect::Reboot(_));
         let answer = if fails_after { self.failed(&effect) } else { answer };
         match self.survival() {
             Survival::Lives => self.process.events.extend(answer),
@@ -151,7 +155,10 @@ impl World {
                 Event::Armed { attempt: plan.attempt.clone(), result: Err(fault()) }
             }
             Effect::Reboot(plan) => {
-                self.reboot_at = None;
+                // A shutdown that is under way refuses another one, and goes on.
+                if self.going_down.is_none() {
+                    self.reboot_at = None;
+                }
                 Event::Reboot { attempt: plan.attempt.clone(), result: Err(fault()) }
             }
             Effect::Disarm(_) => Event::Disarmed { result: Err(fault()) },
@@ -194,7 +201,13 @@ impl World {
             Effect::Reboot(plan) => {
                 // One in eight that are accepted never comes.
                 let comes = !(self.faults.effects_fail && self.dice.one_in(8));
-                self.reboot_at = comes.then(|| self.mono + 5_000 + self.dice.below(20_000));
+                // Some shutdowns are held up for longer than the daemon waits before it asks again.
+                let longest = self.dice.pick(&[20_000, 20_000, 1_200_000]);
+                self.reboot_at = comes.then(|| self.mono + 5_000 + self.dice.below(longest));
+                let takes_lock = !plan.forced && self.holders.get(&plan.attempt) == Some(&Phase::Rebooting);
+                // One that saw nothing after its reboot may see again before it goes down, and be done.
+                let is_meant = takes_lock && !self.process.engine.is_blind_after_reboot();
+                self.going_down = (comes && is_meant).then(|| plan.attempt.clone());
                 Some(Event::Reboot { attempt: plan.attempt.clone(), result: Ok(()) })
             }
             Effect::Health(plan) => {
