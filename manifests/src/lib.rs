@@ -7,6 +7,7 @@
 //! anything an Omaha answer says (it is advice about where to look).
 
 pub mod digest;
+pub mod foreign;
 pub mod keyring;
 pub mod limits;
 pub mod omaha;

@@ -10,9 +10,9 @@ use crate::format::{FrameName, Kind, Source};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Not a payload at all.
-    #[error("not a payload: expected the magic \"OTAPAYLD\" at byte 0, got {got:?}")]
+    #[error("not a payload: expected the magic \"OTAPAYLD\" at byte 0, got {got}")]
     Magic {
-        /// First bytes, lossy.
+        /// What it is instead, as [`describe`](manifests::foreign::describe) says it.
         got: String,
     },
     /// A later format.

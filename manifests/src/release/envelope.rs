@@ -1,6 +1,7 @@
 //! The file around a record: header, signed part, signatures, window tables.
 
 use crate::digest::Sha256Digest;
+use crate::foreign::describe;
 use crate::keyring::{KeyId, Keyring, SecretKey, SignatureFault};
 use crate::limits::{MAX_RECORD_BYTES, MAX_SIGNATURES, MAX_SIGNED_BYTES, MAX_WINDOWS};
 use crate::release::{Record, RecordError};
@@ -86,7 +87,7 @@ impl Envelope {
         let total = length_of(bytes);
         let magic_is_right = bytes.get(..8).is_some_and(|magic| magic == MAGIC);
         if !magic_is_right {
-            return Err(RecordError::Magic { got: String::from_utf8_lossy(&bytes[..bytes.len().min(8)]).into_owned() });
+            return Err(RecordError::Magic { got: describe(bytes) });
         }
         if total < HEADER_BYTES {
             return Err(RecordError::Length { expected: HEADER_BYTES, got: total });

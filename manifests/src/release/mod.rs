@@ -66,7 +66,7 @@ pub enum RecordError {
     /// Not a record at all.
     #[error("not a release record: expected the magic \"OTARECv1\" at byte 0, got {got:?}")]
     Magic {
-        /// First bytes, lossy.
+        /// What it is instead, as [`describe`](crate::foreign::describe) says it.
         got: String,
     },
     /// Shorter than its header says, or longer.

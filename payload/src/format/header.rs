@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use manifests::digest::Sha256Digest;
+use manifests::foreign::describe;
 
 use crate::error::Error;
 use crate::limits::{HEADER_BYTES, MAX_TABLE_BYTES};
@@ -22,7 +23,7 @@ impl Header {
     /// Reads the header from the first bytes of a payload, 64 or more.
     pub fn parse(first: &[u8]) -> Result<Self, Error> {
         if !first.starts_with(MAGIC) {
-            return Err(Error::Magic { got: String::from_utf8_lossy(&first[..first.len().min(8)]).into_owned() });
+            return Err(Error::Magic { got: describe(first) });
         }
         let Some(bytes) = first.first_chunk::<HEADER_BYTES>() else {
             return Err(Error::Length { part: "the payload's header", expected: 64, got: len_u64(first) });

@@ -284,8 +284,9 @@ fn a_header_alone_tells_the_publishers_payload_from_another() {
 fn what_is_no_payload_says_so() {
     let (payload, _) = full(&[("root", &image())], &options(1, 4));
     let message = |bytes: &[u8]| Header::parse(bytes).unwrap_err().to_string();
-    assert_eq!(message(b""), "not a payload: expected the magic \"OTAPAYLD\" at byte 0, got \"\"");
-    assert!(message(b"OTARECv1 and more").contains("got \"OTARECv1\""));
+    assert_eq!(message(b""), "not a payload: expected the magic \"OTAPAYLD\" at byte 0, got an empty file");
+    assert!(message(b"OTARECv1\x09\0\0").ends_with("got a file that begins with \"OTARECv1\""));
+    assert!(message(b"<html>").ends_with("got a text file"));
     assert!(message(&payload[..63]).contains("header is 63 bytes long, expected 64"));
     let with = |at: usize, bytes: &[u8]| {
         let mut changed = payload[..64].to_vec();

@@ -88,11 +88,11 @@ pub enum Error {
         source: Box<payload::Error>,
     },
     /// A file that is neither a record nor a payload.
-    #[error("{}: expected a release record (\"OTARECv1\") or a payload (\"OTAPAYLD\"), got a file that begins with {got:?}", path.display())]
+    #[error("{}: expected a release record (\"OTARECv1\") or a payload (\"OTAPAYLD\"), got {got}", path.display())]
     Unknown {
         /// The file.
         path: PathBuf,
-        /// Its first bytes, lossy.
+        /// What it is instead, as [`describe`](manifests::foreign::describe) says it.
         got: String,
     },
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use manifests::digest::Sha256Digest;
+use manifests::foreign::{HEAD_BYTES, describe};
 use manifests::keyring::KeyId;
 use manifests::release::{Notes, Record, SlotName};
 use payload::format::{FrameTable, ImageEntry};
@@ -120,20 +121,20 @@ pub struct KindSummary {
 /// Reads what a record or payload file says, whichever it is.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let (file, length) = open_sized(path)?;
-    let mut magic = [0; 8];
-    let magic = &mut magic[..usize::try_from(length).map_or(8, |length| length.min(8))];
-    file.read_exact_at(magic, 0).map_err(Error::file("read", path))?;
-    match &*magic {
-        b"OTARECv1" => {
+    let mut head = [0; HEAD_BYTES];
+    let head = &mut head[..usize::try_from(length).map_or(HEAD_BYTES, |length| length.min(HEAD_BYTES))];
+    file.read_exact_at(head, 0).map_err(Error::file("read", path))?;
+    match head.get(..8) {
+        Some(b"OTARECv1") => {
             let envelope = read_envelope(path)?;
             let record = envelope.record_untrusted().map_err(Error::record(path))?;
             Ok(Inspection::Record(Box::new(summarise_record(record, envelope.digest(), envelope.claimed_signers().collect()))))
         }
-        b"OTAPAYLD" => {
+        Some(b"OTAPAYLD") => {
             let table = FrameTable::read_unbound(&file, length).map_err(Error::payload(path))?;
             Ok(Inspection::Payload(summarise_payload(&table)))
         }
-        other => Err(Error::Unknown { path: path.to_owned(), got: String::from_utf8_lossy(other).into_owned() }),
+        _ => Err(Error::Unknown { path: path.to_owned(), got: describe(head) }),
     }
 }
 
