@@ -197,7 +197,7 @@ impl PublicKey {
     }
 
     /// Strict verification (no small-order points, canonical encodings only).
-    fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         self.key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
     }
 }

@@ -53,33 +53,47 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// Adds a signature over the signed part.
+    /// Adds a signature over the signed part. One in the name of this key that does not verify is damaged or forged, and hosts would
+    /// refuse the record for it: it goes.
+    ///
+    /// # Errors
+    /// [`RecordError::AlreadySigned`] if the key has truly signed; [`RecordError::TooManySignatures`].
     pub fn sign(&mut self, key: &SecretKey) -> Result<(), RecordError> {
-        let id = key.public().id();
-        if self.signatures.iter().any(|(known, _)| *known == id) {
+        let public = key.public();
+        let id = public.id();
+        let mut in_its_name = self.signatures.iter().filter(|(claimed, _)| *claimed == id).peekable();
+        if in_its_name.peek().is_some() && in_its_name.all(|(_, signature)| public.verifies(&self.signed, signature)) {
             return Err(RecordError::AlreadySigned { key: id });
         }
-        self.signatures.push((id, key.sign(&self.signed)));
-        self.signatures.sort_by_key(|(id, _)| *id);
-        check_caps(&self.lengths())
+        let mut signatures = self.signatures.clone();
+        signatures.retain(|(claimed, _)| *claimed != id);
+        signatures.push((id, key.sign(&self.signed)));
+        self.set_signatures(signatures)
     }
 
     /// Takes over the signatures of `other`, which is the same release, by keys that have not signed here. They are not checked.
     ///
     /// # Errors
-    /// [`RecordError::OtherRelease`] if it is another release; a cap if there are too many.
+    /// [`RecordError::OtherRelease`] if it is another release; [`RecordError::TooManySignatures`].
     pub fn take_signatures(&mut self, other: &Self) -> Result<(), RecordError> {
         let (expected, got) = (self.digest(), other.digest());
         if expected != got {
             return Err(RecordError::OtherRelease { expected, got });
         }
+        let mut signatures = self.signatures.clone();
         for signature in &other.signatures {
-            if !self.signatures.iter().any(|(known, _)| *known == signature.0) {
-                self.signatures.push(*signature);
+            if !signatures.iter().any(|(known, _)| *known == signature.0) {
+                signatures.push(*signature);
             }
         }
-        self.signatures.sort_by_key(|(id, _)| *id);
-        check_caps(&self.lengths())
+        self.set_signatures(signatures)
+    }
+
+    fn set_signatures(&mut self, mut signatures: Vec<(KeyId, [u8; 64])>) -> Result<(), RecordError> {
+        check_signature_count(signatures.len())?;
+        signatures.sort_by_key(|(id, _)| *id);
+        self.signatures = signatures;
+        Ok(())
     }
 
     /// Cuts a file into its parts by the lengths in its header.
@@ -174,6 +188,15 @@ impl Envelope {
             length_of(&self.tables),
         ]
     }
+}
+
+/// Refuses more signatures than a record may carry.
+///
+/// # Errors
+/// [`RecordError::TooManySignatures`].
+pub fn check_signature_count(count: usize) -> Result<(), RecordError> {
+    let got = u64::try_from(count).unwrap_or(u64::MAX);
+    if got <= MAX_SIGNATURES { Ok(()) } else { Err(RecordError::TooManySignatures { limit: MAX_SIGNATURES, got }) }
 }
 
 fn check_caps(lengths: &[u64; 3]) -> Result<(), RecordError> {

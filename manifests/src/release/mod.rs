@@ -53,7 +53,7 @@ mod record;
 mod strict_json;
 mod table;
 
-pub use envelope::{Envelope, Release};
+pub use envelope::{Envelope, Release, check_signature_count};
 pub use record::{DEFAULT_BOARD, Image, Notes, Record, SlotName, Verity};
 pub use table::WindowTable;
 
@@ -64,7 +64,7 @@ use crate::keyring::{KeyId, join};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Not a record at all.
-    #[error("not a release record: expected the magic \"OTARECv1\" at byte 0, got {got:?}")]
+    #[error("not a release record: expected the magic \"OTARECv1\" at byte 0, got {got}")]
     Magic {
         /// What it is instead, as [`describe`](crate::foreign::describe) says it.
         got: String,
@@ -98,6 +98,14 @@ pub enum RecordError {
         got: u64,
     },
     /// Nobody signed.
+    /// More signatures than a record may carry.
+    #[error("expected at most {limit} signatures, got {got}")]
+    TooManySignatures {
+        /// The cap.
+        limit: u64,
+        /// How many there would be.
+        got: u64,
+    },
     #[error("the record carries no signature: expected {threshold} by distinct trusted keys")]
     Unsigned {
         /// How many are needed.

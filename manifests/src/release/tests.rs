@@ -168,6 +168,35 @@ fn signatures_of_the_same_release_are_taken_over_and_of_another_are_not() {
 }
 
 #[test]
+fn a_key_replaces_what_was_signed_in_its_name_and_does_not_verify() {
+    let whole = Envelope::parse(&signed(&record(), &[1, 2])).unwrap();
+    let mut damaged = whole.clone();
+    damaged.signatures.iter_mut().filter(|(id, _)| *id == key(2).public().id()).for_each(|(_, signature)| signature[0] ^= 1);
+    let forged = damaged.verify(&keyring(&[1, 2], 1));
+    assert_eq!(forged, Err(RecordError::Forged { key: key(2).public().id() }));
+    let mut twice = damaged.clone();
+    twice.signatures.push(whole.signatures.iter().copied().find(|(id, _)| *id == key(2).public().id()).unwrap());
+    for mut envelope in [damaged, twice] {
+        envelope.sign(&key(2)).unwrap();
+        assert_eq!(envelope, whole);
+        assert!(matches!(envelope.sign(&key(2)), Err(RecordError::AlreadySigned { .. })));
+    }
+}
+
+#[test]
+fn more_signatures_than_a_record_may_carry_are_refused_and_change_nothing() {
+    let seeds: Vec<u8> = (1..=32).collect();
+    let full = Envelope::parse(&signed(&record(), &seeds)).unwrap();
+    let mut ours = full.clone();
+    let expected = Err(RecordError::TooManySignatures { limit: 32, got: 33 });
+    assert_eq!(ours.sign(&key(99)), expected);
+    assert_eq!(ours, full);
+    let mut other = Envelope::parse(&signed(&record(), &[99])).unwrap();
+    assert_eq!(other.take_signatures(&full), expected);
+    assert_eq!(other.claimed_signers().count(), 1);
+}
+
+#[test]
 fn duplicate_and_unknown_fields_are_refused_and_extensions_ignored() {
     let json = json_of(&record());
     assert!(signed_json(&json).is_ok());

@@ -1,7 +1,6 @@
 //! Building a release: images become `VERSION.payload`, and a signed `VERSION.release` that names every window of them.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +14,7 @@ use payload::format::FrameTable;
 
 use super::Error;
 use super::files::{PendingFile, nameless, open_image, remove_leftovers};
-use super::folder::{of_the_same_sequence, put_in_place, refuse_another, take_signatures};
+use super::folder::{of_the_same_sequence, put_in_place, ready, refuse_another};
 
 /// An image to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +28,10 @@ pub struct ImageFile {
 /// What becomes of files of the same version that stand in the folder already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// They stay: the build is refused, unless it makes the very same release.
+    /// They stay: the build is refused, unless it makes the very same release, which keeps the signatures that others have added.
     Keep,
-    /// They are replaced, whatever they are. Hosts that have seen the old release refuse the new one.
+    /// They are replaced, whatever they are: of the very same release, too, only the signatures by the keys given are left. Hosts that
+    /// have seen another release of that version refuse the new one.
     Replace,
 }
 
@@ -133,8 +133,12 @@ pub struct BuiltRelease {
     pub record: Record,
     /// Digest that names the release.
     pub digest: Sha256Digest,
-    /// Who signed: the keys given, and all that had signed this release where it stood already.
+    /// The keys given, which have signed it.
     pub signers: Vec<KeyId>,
+    /// The other keys whose signatures it carries, taken over from where it stood already. They were not checked.
+    pub claimed_signers: Vec<KeyId>,
+    /// Keys whose signatures stood there and were dropped, as [`Existing::Replace`] says.
+    pub dropped_signers: Vec<KeyId>,
     /// The record of this very release was there before.
     pub was_there: bool,
     /// Other releases of the folder that have its sequence, as far as they could be read: hosts that run one refuse the other.
@@ -144,7 +148,7 @@ pub struct BuiltRelease {
 }
 
 /// Builds a release and signs it with `keys` (none: signatures are to be added by [`super::sign_record`]), of which it must not revoke
-/// all. If this very release is there already, it keeps the signatures that others have added to it.
+/// all. What becomes of a release that is there already is for [`BuildSpec::existing`] to say.
 pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn FnMut(Progress)) -> Result<BuiltRelease, Error> {
     let images =
         spec.images.iter().map(|image| open_image(&image.name, &image.path)).collect::<Result<Vec<(File, u64)>, Error>>()?;
@@ -152,7 +156,7 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
     let payload_path = spec.out_dir.join(format!("{}.payload", spec.version));
     let record_path = spec.out_dir.join(format!("{}.release", spec.version));
     if spec.existing == Existing::Keep {
-        refuse_another(&record_path, &payload_path, &rehearsed)?;
+        refuse_another(&record_path, &payload_path, &rehearsed, keys)?;
     }
 
     std::fs::create_dir_all(&spec.out_dir).map_err(Error::file("create the folder", &spec.out_dir))?;
@@ -160,17 +164,24 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
     let (payload_file, Built { windows, table }) = build_payload(spec, &images, &payload_path, progress)?;
 
     let record = spec.record(windows, Some(table.header().table_sha256()));
-    let mut envelope = signed(&record, keys).map_err(Error::Unfit)?;
-    let was_there = take_signatures(&record_path, &mut envelope)?;
-    let bytes = envelope.to_bytes();
-    let mut record_file = if was_there { PendingFile::replacing(&record_path)? } else { PendingFile::create(&record_path)? };
-    record_file.file().write_all(&bytes).map_err(Error::file("write", &record_path))?;
-    put_in_place(payload_file, record_file, spec.existing, was_there)?;
-
-    let record_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let envelope = signed(&record, keys).map_err(Error::Unfit)?;
     let (digest, signers) = (envelope.digest(), envelope.claimed_signers().collect());
-    let same_sequence = of_the_same_sequence(&spec.out_dir, &record, digest)?;
-    Ok(BuiltRelease { record_path, payload_path, record_bytes, record, digest, signers, was_there, same_sequence, table })
+    let payload_file = ready(payload_file, &record_path, &envelope, spec.existing)?;
+    let placed = put_in_place(payload_file, &record_path, envelope, spec.existing)?;
+
+    Ok(BuiltRelease {
+        same_sequence: of_the_same_sequence(&spec.out_dir, &record, digest)?,
+        record_path,
+        payload_path,
+        record_bytes: u64::try_from(placed.bytes.len()).unwrap_or(u64::MAX),
+        record,
+        digest,
+        signers,
+        claimed_signers: placed.claimed_signers,
+        dropped_signers: placed.dropped_signers,
+        was_there: placed.was_there,
+        table,
+    })
 }
 
 /// Makes and signs the record with tables of nothing, so that a name or a key that does not fit is an error now and not after

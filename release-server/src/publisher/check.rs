@@ -10,21 +10,36 @@ use payload::apply::{Fault, NoSources};
 use payload::format::FrameTable;
 
 use super::Error;
-use super::files::{open_sized, read_capped, refuse_endless, replace};
+use super::files::{lock_folder_of, open_sized, read_capped, refuse_endless, replace};
 
 /// Verifies a record file against a keyring.
 pub fn check_record(path: &Path, keyring: &Keyring) -> Result<Release, Error> {
     read_envelope(path)?.verify(keyring).map_err(Error::record(path))
 }
 
-/// Adds signatures to a record file and returns what was signed and by whom, all signers counted. The release keeps its digest. A
-/// file that no host would read is not signed.
-pub fn sign_record(path: &Path, keys: &[SecretKey]) -> Result<(Record, Vec<KeyId>), Error> {
+/// What was signed.
+#[derive(Debug)]
+pub struct SignedRecord {
+    /// What the record says.
+    pub record: Record,
+    /// The keys that have signed now.
+    pub signers: Vec<KeyId>,
+    /// The other keys whose signatures it carries. They were not checked.
+    pub claimed_signers: Vec<KeyId>,
+}
+
+/// Adds signatures to a record file. The release keeps its digest, and the file the signatures it has, but for those in the name of
+/// one of `keys` that do not verify. A file that no host would read is not signed.
+pub fn sign_record(path: &Path, keys: &[SecretKey]) -> Result<SignedRecord, Error> {
+    refuse_endless(path)?;
+    let _lock = lock_folder_of(path)?;
     let mut envelope = read_envelope(path)?;
     let record = envelope.record_untrusted().map_err(Error::record(path))?;
     keys.iter().try_for_each(|key| envelope.sign(key)).map_err(Error::record(path))?;
     replace(path, &envelope.to_bytes())?;
-    Ok((record, envelope.claimed_signers().collect()))
+    let ids: Vec<KeyId> = keys.iter().map(|key| key.public().id()).collect();
+    let (signers, claimed_signers) = envelope.claimed_signers().partition(|signer| ids.contains(signer));
+    Ok(SignedRecord { record, signers, claimed_signers })
 }
 
 /// What became of a payload.

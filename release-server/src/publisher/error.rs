@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use manifests::keyring::KeyError;
 use manifests::release::RecordError;
@@ -31,6 +32,28 @@ pub enum Error {
     ReleaseExists {
         /// The file in the way.
         path: PathBuf,
+    },
+    /// Something stands in the place of the record that is none, or a damaged one.
+    #[error("{}: expected no file, or the record of the same release, got one that cannot be read: {reason}", path.display())]
+    UnreadableRecord {
+        /// The file in the way.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The record of this release stands beside a payload that is not what it names.
+    #[error("{}: expected the payload that the record beside it names, got other bytes: it was damaged or cut short", path.display())]
+    DamagedPayload {
+        /// The file in the way.
+        path: PathBuf,
+    },
+    /// Another run changes a record of the folder.
+    #[error("{}: another program has locked this folder, for more than {} seconds by now", folder.display(), waited.as_secs())]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// Something that could be waited on for ever, or read for ever.
     #[error("{}: expected a regular file or a block device, got {got}", path.display())]

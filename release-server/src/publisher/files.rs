@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::Error;
 
@@ -18,6 +19,12 @@ const ENTRIES_LOOKED_AT: usize = 100_000;
 
 /// What stands where a file should, if it is one.
 pub(crate) const A_DIRECTORY: &str = "a directory";
+
+/// Longest wait for another run that changes a record of the same folder. It takes moments, unless that run was stopped.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Time between two looks whether it is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Bytes of two files that are compared at once.
 const COMPARED: usize = 256 * 1024;
@@ -190,6 +197,26 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     pending.finish()
 }
 
+/// Keeps other runs from changing a record as long as the answer is held: between the reading of a record and the renaming of the
+/// changed one into its place, nobody adds what would be lost. Where the file system has no locks, nothing is kept away.
+pub(super) fn lock_folder_of(record: &Path) -> Result<File, Error> {
+    // A link leads to the folder that is written to.
+    let place = record.canonicalize().unwrap_or_else(|_| record.to_owned());
+    lock(folder_of(&place), PATIENCE)
+}
+
+fn lock(folder: &Path, patience: Duration) -> Result<File, Error> {
+    let file = File::open(folder).map_err(Error::file("open the folder", folder))?;
+    let started = Instant::now();
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        if started.elapsed() >= patience {
+            return Err(Error::Busy { folder: folder.to_owned(), waited: patience });
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(file)
+}
+
 /// A file without a name, on the same file system as `place`: it vanishes when the program ends, however that happens.
 pub(super) fn nameless(place: &Path) -> Result<File, Error> {
     let (file, path) = create_beside(place, "blobs")?;
@@ -250,8 +277,12 @@ fn is_pending_name(name: &str) -> bool {
 
 /// A new name is durable only once its folder is.
 fn sync_folder(path: &Path) -> Result<(), Error> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::file("sync the folder", folder))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -328,6 +359,28 @@ mod tests {
         for (one, other, same) in [("", "", true), ("a", "a", true), ("a", "b", false), ("a", "ab", false), ("ab", "a", false)] {
             assert_eq!(same_bytes(one.as_bytes(), other.as_bytes()).unwrap(), same, "{one:?} {other:?}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_locked_by_one_at_a_time_and_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = dir.path().join("a.release");
+        let held = lock_folder_of(&record).unwrap();
+        let refused = lock(dir.path(), Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(refused, Error::Busy { .. }), "{refused}");
+        drop(held);
+        lock(dir.path(), Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_link_locks_the_folder_that_it_leads_to() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("there")).unwrap();
+        std::fs::write(dir.path().join("there/a.release"), "x").unwrap();
+        std::os::unix::fs::symlink("there/a.release", dir.path().join("latest.release")).unwrap();
+        let _held = lock_folder_of(&dir.path().join("latest.release")).unwrap();
+        assert!(lock(&dir.path().join("there"), Duration::ZERO).is_err());
+        lock(dir.path(), Duration::ZERO).unwrap();
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! The folder that releases are built into: what stands there already, and what a build may put there.
 
-use std::io;
+use std::collections::BTreeSet;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use manifests::digest::Sha256Digest;
-use manifests::release::{Envelope, Record};
+use manifests::keyring::{KeyId, SecretKey};
+use manifests::release::{Envelope, Record, check_signature_count};
 
 use super::check::read_envelope;
-use super::files::{Met, PendingFile, refuse_endless};
+use super::files::{Met, PendingFile, lock_folder_of, refuse_endless};
 use super::{Error, Existing};
 
 /// Entries of the folder that are looked at for another record of the same sequence.
@@ -15,55 +17,113 @@ const ENTRIES_LOOKED_AT: usize = 10_000;
 /// Records that are read for it.
 const RECORDS_READ: usize = 1000;
 
-/// Refuses early what [`put_in_place`] would refuse after minutes of compressing: a record that already says something else, and
-/// what is no file.
-pub(super) fn refuse_another(record: &Path, payload: &Path, rehearsed: &Record) -> Result<(), Error> {
+/// Refuses early what [`ready`] and [`put_in_place`] would refuse after minutes of compressing: a record that already says something
+/// else, or has no room for the signatures of `keys`, and what is no file.
+pub(super) fn refuse_another(record: &Path, payload: &Path, rehearsed: &Record, keys: &[SecretKey]) -> Result<(), Error> {
     if is_there(payload) {
         refuse_endless(payload)?;
     }
     if !is_there(record) {
         return Ok(());
     }
-    let there = read_envelope(record).and_then(|envelope| envelope.record_untrusted().map_err(Error::record(record)));
-    let there = match there {
-        Ok(there) => there,
-        Err(Error::Record { .. } | Error::TooLong { .. }) => return Err(Error::ReleaseExists { path: record.to_owned() }),
-        Err(error) => return Err(error),
-    };
+    let envelope = read_envelope(record).map_err(unreadable)?;
+    let there = envelope.record_untrusted().map_err(Error::record(record)).map_err(unreadable)?;
     // What only the build finds out is left out of the comparison.
     let same = Record { images: rehearsed.images.clone(), payload_table_sha256: None, ..there } == *rehearsed;
-    if same { Ok(()) } else { Err(Error::ReleaseExists { path: record.to_owned() }) }
+    if !same {
+        return Err(Error::ReleaseExists { path: record.to_owned() });
+    }
+    let signers: BTreeSet<KeyId> = envelope.claimed_signers().chain(keys.iter().map(|key| key.public().id())).collect();
+    check_signature_count(signers.len()).map_err(Error::record(record))
 }
 
-/// If the record that stands there is this release already, others may have signed it since: takes over their signatures, and tells
-/// whether it is.
-pub(super) fn take_signatures(record: &Path, envelope: &mut Envelope) -> Result<bool, Error> {
-    match read_envelope(record) {
-        Ok(there) if there.digest() == envelope.digest() => {
-            envelope.take_signatures(&there).map_err(Error::record(record))?;
-            Ok(true)
-        }
-        // What else stands there is for the others here to judge.
-        _ => Ok(false),
+/// What is no record stands in the place of one.
+fn unreadable(error: Error) -> Error {
+    match error {
+        Error::Record { path, reason } => Error::UnreadableRecord { path, reason: reason.to_string() },
+        Error::TooLong { path, limit } => Error::UnreadableRecord { path, reason: format!("it has more than {limit} bytes") },
+        other => other,
     }
 }
 
-/// Puts both files in their places. Both are durable, and known to be allowed there, before the first of them is moved; the payload
-/// is that first one, so that a record never stands beside a missing payload.
-pub(super) fn put_in_place(
+/// A payload that is durable beside its place, and allowed there.
+pub(super) struct ReadyPayload(PendingFile);
+
+/// Makes a payload durable and compares it with what stands in its place, which takes minutes for large images: before
+/// [`put_in_place`], so that nobody waits for it who signs. `record` is the place of the record, `envelope` what is to stand there.
+pub(super) fn ready(
     mut payload: PendingFile,
-    mut record: PendingFile,
+    record: &Path,
+    envelope: &Envelope,
     existing: Existing,
-    is_this_release: bool,
-) -> Result<(), Error> {
-    for (file, may_differ) in [(&mut payload, false), (&mut record, is_this_release)] {
-        file.sync()?;
-        if existing == Existing::Keep && !may_differ && file.meets()? == Met::Another {
-            return Err(Error::ReleaseExists { path: file.place().to_owned() });
-        }
+) -> Result<ReadyPayload, Error> {
+    payload.sync()?;
+    if existing == Existing::Replace || payload.meets()? != Met::Another {
+        return Ok(ReadyPayload(payload));
     }
-    payload.finish()?;
-    record.finish()
+    let path = payload.place().to_owned();
+    let is_this_release = read_envelope(record).is_ok_and(|there| there.digest() == envelope.digest());
+    Err(if is_this_release { Error::DamagedPayload { path } } else { Error::ReleaseExists { path } })
+}
+
+/// A record that was put in its place.
+#[derive(Debug)]
+pub(super) struct PlacedRecord {
+    /// Its bytes.
+    pub(super) bytes: Vec<u8>,
+    /// The record of this very release was there before.
+    pub(super) was_there: bool,
+    /// Keys whose signatures were taken over from there, unchecked.
+    pub(super) claimed_signers: Vec<KeyId>,
+    /// Keys whose signatures stood there and do not any more.
+    pub(super) dropped_signers: Vec<KeyId>,
+}
+
+/// Puts both files in their places; the payload first, so that a record never stands beside a missing one. If the record that stands
+/// there is this release already, others may have signed it, up to this moment: [`Existing`] says what becomes of their signatures.
+pub(super) fn put_in_place(
+    payload: ReadyPayload,
+    record: &Path,
+    mut envelope: Envelope,
+    existing: Existing,
+) -> Result<PlacedRecord, Error> {
+    let _lock = lock_folder_of(record)?;
+    let there = standing(record, envelope.digest(), existing)?;
+    let others = there.as_ref().map_or_else(Vec::new, |there| signers_besides(there, &envelope));
+    let (claimed_signers, dropped_signers) = match (&there, existing) {
+        (Some(there), Existing::Keep) => {
+            envelope.take_signatures(there).map_err(Error::record(record))?;
+            (others, Vec::new())
+        }
+        _ => (Vec::new(), others),
+    };
+    let was_there = there.is_some();
+    let bytes = envelope.to_bytes();
+    let mut record_file = if was_there { PendingFile::replacing(record)? } else { PendingFile::create(record)? };
+    record_file.file().write_all(&bytes).map_err(Error::file("write", record))?;
+    record_file.sync()?;
+    payload.0.finish()?;
+    record_file.finish()?;
+    Ok(PlacedRecord { bytes, was_there, claimed_signers, dropped_signers })
+}
+
+/// The record that stands there, if it is the release of this digest. Any other is refused, or is to be replaced.
+fn standing(record: &Path, digest: Sha256Digest, existing: Existing) -> Result<Option<Envelope>, Error> {
+    if !is_there(record) {
+        return Ok(None);
+    }
+    match read_envelope(record) {
+        Ok(there) if there.digest() == digest => Ok(Some(there)),
+        _ if existing == Existing::Replace => Ok(None),
+        Ok(_) => Err(Error::ReleaseExists { path: record.to_owned() }),
+        Err(error) => Err(unreadable(error)),
+    }
+}
+
+/// Distinct keys that claim to have signed `there` and have not signed `here`.
+fn signers_besides(there: &Envelope, here: &Envelope) -> Vec<KeyId> {
+    let claimed: BTreeSet<KeyId> = there.claimed_signers().collect();
+    claimed.into_iter().filter(|claimed| here.claimed_signers().all(|signer| signer != *claimed)).collect()
 }
 
 /// Other records of the folder with the same sequence, by the order of their names: hosts that run one of these releases refuse the
@@ -87,4 +147,89 @@ pub(super) fn of_the_same_sequence(folder: &Path, record: &Record, digest: Sha25
 
 fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::release::{Image, WindowTable};
+    use manifests::version::{Sequence, Version};
+
+    use super::*;
+    use crate::publisher::sign_record;
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_seed(&[seed; 32])
+    }
+
+    fn id(seed: u8) -> KeyId {
+        key(seed).public().id()
+    }
+
+    fn envelope(signers: &[u8]) -> Envelope {
+        let table = WindowTable::new(4096, vec![Sha256Digest::of(&[0; 4096])]).unwrap();
+        let mut envelope = Envelope::unsigned(&Record {
+            product: "{demo}".into(),
+            arch: "x86_64".into(),
+            board: "demo".into(),
+            version: Version::parse("1.0.0").unwrap(),
+            sequence: Sequence::new(1).unwrap(),
+            created: "2026-01-31T00:00:00Z".parse().unwrap(),
+            not_below: Sequence::ZERO,
+            minimum_source: None,
+            channels: vec![],
+            urgent: false,
+            revoked_keys: vec![],
+            payload_table_sha256: None,
+            notes: None,
+            images: vec![Image { name: "root".into(), slot: None, table, verity: None }],
+        })
+        .unwrap();
+        signers.iter().for_each(|seed| envelope.sign(&key(*seed)).unwrap());
+        envelope
+    }
+
+    /// A record signed by the first key, and its payload, both in their places; and the same payload made anew.
+    fn standing_release(folder: &Path) -> (PathBuf, PendingFile) {
+        let (record, payload) = (folder.join("1.0.0.release"), folder.join("1.0.0.payload"));
+        std::fs::write(&record, envelope(&[1]).to_bytes()).unwrap();
+        std::fs::write(&payload, "payload").unwrap();
+        let mut again = PendingFile::create(&payload).unwrap();
+        again.file().write_all(b"payload").unwrap();
+        (record, again)
+    }
+
+    #[test]
+    fn a_signature_that_is_added_while_the_payload_is_compared_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (record, payload) = standing_release(dir.path());
+        let payload = ready(payload, &record, &envelope(&[1]), Existing::Keep).unwrap();
+        sign_record(&record, &[key(2)]).unwrap();
+        let placed = put_in_place(payload, &record, envelope(&[1]), Existing::Keep).unwrap();
+        assert_eq!((placed.was_there, placed.claimed_signers, placed.dropped_signers), (true, vec![id(2)], vec![]));
+        assert_eq!(read_envelope(&record).unwrap(), envelope(&[1, 2]));
+    }
+
+    #[test]
+    fn a_record_that_is_replaced_tells_whose_signatures_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (record, payload) = standing_release(dir.path());
+        let payload = ready(payload, &record, &envelope(&[1]), Existing::Replace).unwrap();
+        sign_record(&record, &[key(2)]).unwrap();
+        let placed = put_in_place(payload, &record, envelope(&[1]), Existing::Replace).unwrap();
+        assert_eq!((placed.was_there, placed.claimed_signers, placed.dropped_signers), (true, vec![], vec![id(2)]));
+        assert_eq!(read_envelope(&record).unwrap(), envelope(&[1]));
+    }
+
+    #[test]
+    fn another_release_that_appears_meanwhile_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (record, payload) = standing_release(dir.path());
+        let payload = ready(payload, &record, &envelope(&[1]), Existing::Keep).unwrap();
+        let other = Record { urgent: true, ..envelope(&[]).record_untrusted().unwrap() };
+        let other = Envelope::unsigned(&other).unwrap().to_bytes();
+        std::fs::write(&record, &other).unwrap();
+        let refused = put_in_place(payload, &record, envelope(&[1]), Existing::Keep).unwrap_err();
+        assert!(matches!(refused, Error::ReleaseExists { .. }), "{refused}");
+        assert_eq!(std::fs::read(&record).unwrap(), other);
+    }
 }

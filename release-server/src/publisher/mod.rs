@@ -31,7 +31,7 @@ mod inspect;
 mod keys;
 
 pub use build::{BuildSpec, BuiltRelease, Existing, ImageFile, build_release};
-pub use check::{CheckedPayload, PayloadOrigin, check_payload, check_record, sign_record};
+pub use check::{CheckedPayload, PayloadOrigin, SignedRecord, check_payload, check_record, sign_record};
 pub use error::Error;
 pub(crate) use files::A_DIRECTORY;
 pub use files::read_text;

@@ -97,7 +97,7 @@ pub(super) struct BuildArgs {
     /// Folder for VERSION.release and VERSION.payload
     #[arg(long, value_name = "DIR")]
     pub(super) out: PathBuf,
-    /// Replace a release of that version that is there and is another one; without this it is refused
+    /// Replace what is there of that version: another release, which is refused without this, and signatures that others have added
     #[arg(long)]
     pub(super) replace: bool,
     /// Architecture of the images, as `uname -m` says it on the hosts; the default is the same on every build machine

@@ -15,6 +15,13 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
         Error::ReleaseExists { .. } => {
             Some("give it a new --version and --sequence, or another --out; --replace if no host has seen the old one")
         }
+        Error::UnreadableRecord { .. } => Some(
+            "--replace writes it anew, signed by the keys given only; if it is no damage, give a new --version and --sequence, or another --out",
+        ),
+        Error::DamagedPayload { .. } => {
+            Some("remove it and build again: the release, and the signatures others have added, stay the same")
+        }
+        Error::Busy { .. } => Some("wait for the releasectl that works there, and look for one that was stopped"),
         Error::NotAFile { got: A_DIRECTORY, .. } => Some("give the file itself, such as VERSION.release"),
         Error::NotAFile { .. } => Some("save it to a file first: records and payloads are read more than once"),
         Error::TooLong { .. } => Some("is it the right file? `releasectl inspect FILE` says what a file is"),
@@ -23,7 +30,8 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
         }
         Error::NoDice { .. } => None,
         Error::Key(error) => for_key(error),
-        Error::Unfit(error) | Error::Record { reason: error, .. } => for_record(error),
+        Error::Unfit(error) => for_unfit(error),
+        Error::Record { reason: error, .. } => for_record(error),
         Error::Payload { source, .. } => for_payload(source),
         Error::Unknown { .. } => Some("give a VERSION.release or VERSION.payload as `releasectl build` writes them"),
     }
@@ -58,6 +66,16 @@ const fn for_key(error: &KeyError) -> Option<&'static str> {
     }
 }
 
+const fn for_unfit(error: &RecordError) -> Option<&'static str> {
+    match error {
+        RecordError::RevokesItsSigners { .. } => Some(
+            "give the next key as well; if that is elsewhere, build it --unsigned, or with the next key, and add the others with `releasectl sign`",
+        ),
+        RecordError::TooManySignatures { .. } => None,
+        error => for_record(error),
+    }
+}
+
 const fn for_record(error: &RecordError) -> Option<&'static str> {
     match error {
         RecordError::Magic { .. } => Some("is it the right file? `releasectl inspect FILE` says what a file is"),
@@ -68,6 +86,9 @@ const fn for_record(error: &RecordError) -> Option<&'static str> {
         RecordError::RevokesItsSigners { .. } => {
             Some("let a key sign that stays: a key is revoked by a release that the next keys have signed, too")
         }
+        RecordError::TooManySignatures { .. } => Some(
+            "`releasectl build --replace` of the same input makes the record anew, signed by the keys given only: the release stays the same",
+        ),
         RecordError::AlreadySigned { .. } => Some("give each key once; a threshold counts distinct keys"),
         RecordError::Forged { .. } | RecordError::Table { .. } | RecordError::Length { .. } => {
             Some("fetch the record again from its publisher; never install one that stays like this")

@@ -136,7 +136,16 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
             format!("{} has the sequence {} as well: hosts that run one refuse the other", other.display(), args.sequence);
         warn(&message, "give each release of a product, architecture and board a --sequence of its own");
     }
-    let is_left = built.signers.iter().any(|signer| !args.revoked_keys.contains(signer));
+    if !built.dropped_signers.is_empty() {
+        let record = built.record_path.display();
+        let dropped = report::join(&built.dropped_signers);
+        warn(
+            &format!("{record}: --replace has dropped the signatures claimed by {dropped}"),
+            &format!("releasectl sign {record} --key FILE, with each of these keys that should have signed"),
+        );
+    }
+    let mut signers = built.signers.iter().chain(&built.claimed_signers);
+    let is_left = signers.any(|signer| !args.revoked_keys.contains(signer));
     if args.unsigned && !args.revoked_keys.is_empty() && !is_left {
         let record = built.record_path.display();
         warn(
@@ -149,12 +158,13 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
 
 fn sign(args: &SignArgs, json: bool) -> Result<Outcome, Failure> {
     let keys = read_keys(&args.keys)?;
-    let (record, signers) = publisher::sign_record(&args.release, &keys)?;
-    if let Err(error) = record.check_signers_stay(signers.iter().copied(), NonZeroU32::MIN) {
+    let signed = publisher::sign_record(&args.release, &keys)?;
+    let signers = signed.signers.iter().chain(&signed.claimed_signers).copied();
+    if let Err(error) = signed.record.check_signers_stay(signers, NonZeroU32::MIN) {
         let path = args.release.display();
         warn(&format!("{path}: {error}"), &format!("releasectl sign {path} --key FILE, with the next key"));
     }
-    Ok(Outcome::good(report::signed(&args.release, &record, &signers, json)))
+    Ok(Outcome::good(report::signed(&args.release, &signed, json)))
 }
 
 fn verify(args: &VerifyArgs, json: bool) -> Result<Outcome, Failure> {

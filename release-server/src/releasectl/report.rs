@@ -11,6 +11,7 @@ use super::words::{chain, count, harmless, percent, size};
 use super::{hints, json_line};
 use crate::publisher::{
     BuiltRelease, CheckedPayload, Error, GeneratedKey, ImageSummary, Inspection, PayloadOrigin, PayloadSummary, RecordSummary,
+    SignedRecord,
 };
 
 /// Most faults shown of one payload; the numbers count them all.
@@ -35,17 +36,18 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
             "record": path(&built.record_path), "record_bytes": built.record_bytes,
             "payload": path(&built.payload_path), "payload_bytes": header.total_len(), "payload_table_sha256": header.table_sha256(),
             "image_bytes": image_bytes, "digest": built.digest, "version": record.version, "sequence": record.sequence,
-            "signers": built.signers, "was_there": built.was_there,
+            "signers": built.signers, "claimed_signers": built.claimed_signers, "dropped_signers": built.dropped_signers,
+            "was_there": built.was_there,
             "same_sequence": built.same_sequence.iter().map(|other| path(other)).collect::<Vec<_>>(),
         }));
     }
     let title = title(record);
-    let (payload_bytes, signers) = (header.total_len(), join(&built.signers));
+    let payload_bytes = header.total_len();
     let said = if built.was_there { " is this release already".to_owned() } else { format!("  {}", size(built.record_bytes)) };
     let lines = [
         title,
         format!("  digest   {}", built.digest),
-        format!("  record   {}{said}, signed by {signers}", built.record_path.display()),
+        format!("  record   {}{said}, {}", built.record_path.display(), signatures(&built.signers, &built.claimed_signers)),
         format!(
             "  payload  {}  {}, {} of the images' {}",
             built.payload_path.display(),
@@ -57,13 +59,15 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
     lines.join("\n") + "\n"
 }
 
-pub(super) fn signed(file: &Path, record: &Record, signers: &[KeyId], as_json: bool) -> String {
+pub(super) fn signed(file: &Path, signed: &SignedRecord, as_json: bool) -> String {
+    let SignedRecord { record, signers, claimed_signers } = signed;
     if as_json {
-        return json_line(
-            &json!({"record": path(file), "version": record.version, "sequence": record.sequence, "signers": signers}),
-        );
+        return json_line(&json!({
+            "record": path(file), "version": record.version, "sequence": record.sequence, "signers": signers,
+            "claimed_signers": claimed_signers,
+        }));
     }
-    format!("{}\n  record   {}  signed by {}\n", title(record), file.display(), join(signers))
+    format!("{}\n  record   {}  {}\n", title(record), file.display(), signatures(signers, claimed_signers))
 }
 
 fn title(record: &Record) -> String {
@@ -71,10 +75,18 @@ fn title(record: &Record) -> String {
     format!("release {version} of {product}, sequence {sequence}, for {arch}/{board}")
 }
 
-fn join(ids: &[KeyId]) -> String {
-    if ids.is_empty() {
-        return "nobody yet".to_owned();
+/// Who signed: what is known, and what a file only claims.
+fn signatures(signers: &[KeyId], claimed: &[KeyId]) -> String {
+    let claims = || format!("claimed by {} (not checked)", join(claimed));
+    match (signers, claimed) {
+        ([], []) => "signed by nobody yet".to_owned(),
+        (_, []) => format!("signed by {}", join(signers)),
+        ([], _) => claims(),
+        _ => format!("signed by {}; {}", join(signers), claims()),
     }
+}
+
+pub(super) fn join(ids: &[KeyId]) -> String {
     ids.iter().map(KeyId::to_string).collect::<Vec<_>>().join(", ")
 }
 
