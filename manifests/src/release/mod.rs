@@ -27,7 +27,8 @@
 //!   names the release, is the same bytes in every record that passes (test `a_surplus_signature_is_all_that_can_change`).
 //! * No record passes that would not pass again once what it revokes is revoked: a host that commits it could not vouch for what it
 //!   runs. Signatures by keys that the keyring lacks count here, since the new image brings the next keys
-//!   ([`Record::check_signers_stay`]).
+//!   ([`Record::check_signers_stay`]). Such a signature is a claim that anybody on the way can add: against a publisher's mistake this
+//!   rule is enough; against an adversary the guard is the new image's health check, which verifies its own record with its own keys.
 //!
 //! ```
 //! # use manifests::{keyring::*, release::*, version::*};
@@ -97,7 +98,6 @@ pub enum RecordError {
         /// The header's number.
         got: u64,
     },
-    /// Nobody signed.
     /// More signatures than a record may carry.
     #[error("expected at most {limit} signatures, got {got}")]
     TooManySignatures {
@@ -106,6 +106,7 @@ pub enum RecordError {
         /// How many there would be.
         got: u64,
     },
+    /// Nobody signed.
     #[error("the record carries no signature: expected {threshold} by distinct trusted keys")]
     Unsigned {
         /// How many are needed.
