@@ -18,12 +18,17 @@ struct Daemon {
 
 impl Daemon {
     fn start(dir: &Path, more: &[&str]) -> Self {
+        Self::start_telling(dir, more, Stdio::null())
+    }
+
+    /// The same, with its messages going to `stderr`.
+    fn start_telling(dir: &Path, more: &[&str], stderr: Stdio) -> Self {
         let mut child = Command::new(DAEMON)
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(dir)
             .args(more)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -296,11 +301,16 @@ fn the_group_of_the_environment_is_that_of_every_command_about_one() {
     let in_web = |args: &[&str]| {
         let mut command = Command::new(CTL);
         let command = command.args(args).env("LOCKSMITHCTL_SERVER", &daemon.url).env("LOCKSMITHCTL_GROUP", "web");
-        text(&command.output().unwrap().stdout)
+        let output = command.output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
+        text(&output.stdout)
     };
     in_web(&["lock", "h1"]);
-    assert!(in_web(&["history"]).contains(" held "), "{}", in_web(&["history"]));
-    assert!(!in_web(&["history", "default"]).contains(" held "), "a word on the command line counts more");
+    let events = |args: &[&str]| -> Vec<String> {
+        in_web(args).lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect()
+    };
+    assert_eq!(events(&["history"]), ["held", "created"]);
+    assert_eq!(events(&["history", "default"]), ["created"], "a word on the command line counts more");
 }
 
 #[test]
@@ -314,6 +324,51 @@ fn what_was_granted_survives_a_kill_and_the_group_keeps_its_max() {
     daemon.child.wait().unwrap();
     let daemon = Daemon::start(dir.path(), &["--group", "web=2"]);
     assert_eq!(daemon.out(&["status", "web", "--json"]), before);
+}
+
+#[test]
+fn one_group_that_cannot_be_used_does_not_keep_the_service_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let groups = ["--group", "app=1", "--group", "web=2", "--group", "zoo=3"];
+    let mut daemon = Daemon::start(dir.path(), &groups[..4]);
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+    let other_program = rusqlite::Connection::open(dir.path().join("locksmith.sqlite")).unwrap();
+    other_program.execute("UPDATE groups SET document = '{}' WHERE name = 'web'", []).unwrap();
+    drop(other_program);
+
+    let log = dir.path().join("log");
+    let stderr = std::fs::File::create(&log).unwrap();
+    let daemon = Daemon::start_telling(dir.path(), &groups, stderr.into());
+    assert_eq!(daemon.out(&["lock", "h1", "--group", "app"]), "");
+    assert_eq!(daemon.out(&["status", "zoo"]), "Available: 3\nMax: 3\n", "one named after it is made all the same");
+    let (code, message) = failure(&daemon.ctl(&["lock", "h1", "--group", "web"]));
+    assert!(code == Some(1) && message.contains("(503 unusable_group)"), "{message}");
+    let log = std::fs::read_to_string(log).unwrap();
+    let of_web = |level: &str| -> Vec<&str> {
+        log.lines().filter(|line| line.contains(level)).inspect(|line| assert!(line.contains("group=web"), "{log}")).collect()
+    };
+    assert!(matches!(of_web("ERROR")[..], [line] if line.contains("unusable document for group \"web\"")), "{log}");
+    assert!(matches!(of_web("WARN")[..], [line] if line.contains("its --group is left aside")), "{log}");
+}
+
+#[test]
+fn a_group_too_many_does_not_keep_the_service_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path(), &[]);
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+    let other_program = rusqlite::Connection::open(dir.path().join("locksmith.sqlite")).unwrap();
+    let many = "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) \
+                INSERT INTO groups SELECT 'g' || i, 1, document FROM groups, n WHERE name = 'default'";
+    assert_eq!(other_program.execute(many, []).unwrap(), 999);
+    drop(other_program);
+    let log = dir.path().join("log");
+    let daemon = Daemon::start_telling(dir.path(), &["--group", "web=2"], std::fs::File::create(&log).unwrap().into());
+    assert_eq!(daemon.out(&["status", "g1000"]), "Available: 1\nMax: 1\n");
+    let log = std::fs::read_to_string(log).unwrap();
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
+    assert!(matches!(errors[..], [line] if line.contains("the group is not made") && line.contains("group=web")), "{log}");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use clap::Parser;
 use locksmith::names::GroupName;
 use locksmith::semaphore::Max;
 use locksmith::server::{Ensured, Server, Settings, Tokens};
-use locksmith::store::Store;
 use locksmith::store::sqlite::{OpenError, SqliteStore};
+use locksmith::store::{Store, StoreError};
 use rusqlite::ErrorCode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -196,7 +196,7 @@ async fn serve(args: &Args, store: SqliteStore, settings: Settings) -> Result<()
         ..failed(format!("cannot listen on {}: {error}", args.listen))
     })?;
     let address = listener.local_addr().map_err(|error| failed(format!("cannot listen: {error}")))?;
-    let store_failed = |error: locksmith::store::StoreError| failed(error.to_string());
+    let store_failed = |error: StoreError| failed(error.to_string());
     let first_start = store.groups().await.map_err(store_failed)?.is_empty();
     let server = Server::start(store, settings).await.map_err(store_failed)?;
     make_groups(args, &server, first_start).await?;
@@ -208,24 +208,29 @@ async fn serve(args: &Args, store: SqliteStore, settings: Settings) -> Result<()
 }
 
 async fn make_groups<S: Store>(args: &Args, server: &Server<S>, first_start: bool) -> Result<(), Failure> {
-    let ensure =
-        async |name: &GroupName, max: Max| server.ensure_group(name, max).await.map_err(|error| failed(error.to_string()));
+    let store_failed = |error: StoreError| failed(error.to_string());
     for (name, max) in &args.groups {
-        match ensure(name, *max).await? {
-            Ensured::Created => tracing::info!(group = %name, %max, "group made"),
-            Ensured::Exists(found) if found == *max => {}
-            Ensured::Exists(found) => tracing::warn!(
+        match server.ensure_group(name, *max).await {
+            Ok(Ensured::Created) => tracing::info!(group = %name, %max, "group made"),
+            Ok(Ensured::Exists(found)) if found == *max => {}
+            Ok(Ensured::Exists(found)) => tracing::warn!(
                 group = %name, max = %found, asked = %max,
                 "the group exists with another max, which it keeps; change it with: locksmithctl set-max {max} {}",
                 name.as_option()
             ),
-            Ensured::TooMany => return Err(failed(format!("cannot make group {name}: the store is full of groups"))),
+            // What is one group's trouble is not the others': their hosts need the service.
+            Ok(Ensured::TooMany) => tracing::error!(group = %name, "the group is not made: the store has as many as it takes"),
+            // The group's own task says what is wrong with it.
+            Err(StoreError::Document { .. }) => {
+                tracing::warn!(group = %name, "the group cannot be used, so its --group is left aside; the others are served");
+            }
+            Err(error) => return Err(store_failed(error)),
         }
     }
     if first_start {
         let name = GroupName::parse("default").map_err(|error| failed(error.to_string()))?;
         let max = Max::new(1).map_err(|error| failed(error.to_string()))?;
-        ensure(&name, max).await?;
+        server.ensure_group(&name, max).await.map_err(store_failed)?;
     }
     Ok(())
 }
