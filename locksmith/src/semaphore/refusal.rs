@@ -101,8 +101,11 @@ fn occupied(group: &GroupName, holder: &Holder) -> String {
     }
     let version = holder.facts.version.as_ref().map_or_else(String::new, |version| format!(" for {version}"));
     format!(
-        "{id} itself holds a place in group \"{group}\"{version} ({} since {}): wait until it is back, or hold under another id",
-        holder.phase, holder.phase_since
+        "{id} itself holds a place in group \"{group}\"{version} ({} since {}): wait until it is back, or hold under another id; \
+         if it is gone for good, free it with: {}",
+        holder.phase,
+        holder.phase_since,
+        unlock(group, id)
     )
 }
 

@@ -320,7 +320,7 @@ fn an_operators_hold_is_no_other_operators() {
 }
 
 #[test]
-fn an_operator_is_told_to_wait_for_a_host_that_updates_not_to_break_its_lock() {
+fn an_operator_is_told_to_wait_for_a_host_that_updates_and_to_break_its_lock_only_if_it_is_gone() {
     let mut bench = Bench::new(1);
     let version = Some(Label::parse("version", "2.0").unwrap());
     let facts = Facts { version, ..Facts::default() };
@@ -332,7 +332,7 @@ fn an_operator_is_told_to_wait_for_a_host_that_updates_not_to_break_its_lock() {
     assert_eq!(
         words(&mut bench),
         "a itself holds a place in group \"g\" for 2.0 (draining since 2023-11-14T22:13:20Z): wait until it is back, or hold \
-         under another id"
+         under another id; if it is gone for good, free it with: locksmithctl unlock --group g -- a"
     );
     bench.ask_at(&reboot("a", "a1", None), at(60));
     assert!(words(&mut bench).contains("(rebooting since 2023-11-14T22:14:20Z)"));

@@ -156,7 +156,7 @@ struct Settled {
     folded: Folded,
     revision: Revision,
     now: Moment,
-    /// Whether it is written, or nothing had to be.
+    /// Whether something was written.
     written: bool,
 }
 
