@@ -2,13 +2,13 @@
 
 use std::fmt::Debug;
 
-use locksmith::api::{GroupBody, GroupList, HistoryBody, Hold, MaxChanged, NewGroup, NewMax, Unlock};
+use locksmith::api::{GroupBody, GroupList, Held, HistoryBody, Hold, MaxChanged, NewGroup, NewMax, Unlock};
 use locksmith::client::BaseUrl;
 use locksmith::client::meaning::{self, RawAnswer, Reading};
 use locksmith::fleetlock::{Body, GrantBody, Question, RefusalBody, ReleasedBody, Request};
 use locksmith::names::{AttemptId, HostId, Label};
 use locksmith::semaphore::queue::Queue;
-use locksmith::semaphore::{Answer, Document, Facts, Max, Moment, Mono, Op, decide};
+use locksmith::semaphore::{Answer, Document, Facts, Max, Moment, Mono, Op, UNNAMED, decide};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -44,6 +44,7 @@ pub fn answer(data: &[u8]) {
     same_again::<NewGroup>(data);
     same_again::<NewMax>(data);
     same_again::<Hold>(data);
+    same_again::<Held>(data);
     same_again::<Unlock>(data);
     if let Ok(text) = std::str::from_utf8(data) {
         base_url(text);
@@ -110,6 +111,7 @@ pub fn document(data: &[u8]) {
             Op::Release { id: id.clone(), attempt: attempt.clone(), outcome: None },
             Op::Expire { id: id.clone(), fence, renewals: 0 },
             Op::Hold { id: id.clone(), by: by.clone() },
+            Op::Hold { id: id.clone(), by: Label::parse("by", UNNAMED).expect("a label") },
             Op::Free { id: id.clone(), reason: None, by: by.clone() },
             Op::SetMax { max: Max::new(1).expect("a maximum"), by },
         ];
@@ -126,7 +128,7 @@ pub fn document(data: &[u8]) {
 fn check_decision(document: &Document, op: &Op) {
     let now = Moment { wall: "2026-01-01T00:00:00Z".parse().expect("a time"), mono: Mono::START };
     let decision = decide(document, 7, &Queue::default(), op, now);
-    check_hold(decision.document.as_ref().unwrap_or(document), op, &decision.answer);
+    check_hold(document, decision.document.as_ref().unwrap_or(document), op, &decision.answer);
     let Some(after) = &decision.document else { return };
     check_stored(after);
     let most = usize::try_from(after.max().get()).expect("at most 1,000").max(document.holders().len());
@@ -136,12 +138,15 @@ fn check_decision(document: &Document, op: &Op) {
     }
 }
 
-/// A hold is granted to one operator, and to no host.
-fn check_hold(after: &Document, op: &Op, answer: &Answer) {
+/// A hold is granted to one operator, and to no host; one without a name is confirmed to nobody.
+fn check_hold(before: &Document, after: &Document, op: &Op, answer: &Answer) {
     let Answer::Granted(_) = answer else { return };
     let held_by = |id: &HostId| after.holder(id).expect("who was granted a place holds it").by.as_ref();
     match op {
-        Op::Hold { id, by } => assert_eq!(held_by(id), Some(by)),
+        Op::Hold { id, by } => {
+            assert_eq!(held_by(id), Some(by));
+            assert!(by.as_str() != UNNAMED || before.holder(id).is_none(), "{op:?} is confirmed");
+        }
         Op::Take { id, .. } | Op::Renew { id, .. } | Op::Reboot { id, .. } => assert_eq!(held_by(id), None, "{op:?}"),
         _ => panic!("{op:?} was granted a place"),
     }

@@ -7,7 +7,7 @@
 //! | `GET /v1/groups/G` | [`GroupBody`] |
 //! | `GET /v1/groups/G/history?limit=N` | [`HistoryBody`] |
 //! | `PUT /v1/groups/G/max` with [`NewMax`] | [`MaxChanged`] |
-//! | `POST /v1/groups/G/lock` with [`Hold`] | [`GrantBody`](crate::fleetlock::GrantBody) with `fence` only |
+//! | `POST /v1/groups/G/lock` with [`Hold`] | [`Held`] |
 //! | `POST /v1/groups/G/unlock` with [`Unlock`] | [`HolderBody`] of whom it freed |
 //!
 //! What changes something needs FleetLock's header `fleet-lock-protocol: true`, as hosts send it, and no `Origin`: so that
@@ -143,9 +143,19 @@ pub struct MaxChanged {
 pub struct Hold {
     /// The host.
     pub id: String,
-    /// Who takes it, for the history.
+    /// Who takes it. Who asks again under the same word is told that he holds it; without one, nobody is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+}
+
+/// A place that is held in the name of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The number of the grant.
+    pub fence: u64,
+    /// Since when the asker held it already; none if it was taken now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub already_since: Option<Timestamp>,
 }
 
 /// Frees a holder, whatever its attempt.

@@ -105,8 +105,7 @@ pub struct Ota {
     pub deadline_s: Option<u64>,
 }
 
-/// The yes of a locksmithd to a pre-reboot. For a host without an attempt only `phase` is set, for an operator who holds a
-/// place only `fence`.
+/// The yes of a locksmithd to a pre-reboot. For a host without an attempt only `phase` is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantBody {
     /// The attempt that holds the place: the asker's own.

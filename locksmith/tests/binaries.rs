@@ -124,7 +124,12 @@ fn an_operator_looks_locks_is_refused_changes_the_max_and_unlocks() {
     let daemon = Daemon::start(&dir.path().join("data"), &[]);
     assert_eq!(daemon.out(&["status"]), "Available: 1\nMax: 1\n");
     assert_eq!(daemon.out(&["lock", "host-a"]), "");
-    assert_eq!(daemon.out(&["lock", "host-a"]), "", "a holder may lock again");
+    let again = daemon.ctl(&["lock", "host-a"]);
+    assert_eq!((again.status.code(), text(&again.stdout).as_str()), (Some(0), ""), "a holder may lock again");
+    assert_eq!(
+        steady(&text(&again.stderr), &daemon.url),
+        "host-a is held already by you (ada@MACHINE) since TIME in group default\n"
+    );
     let expected = "\
 Available: 0
 Max: 1
@@ -200,7 +205,29 @@ fn two_operators_do_not_share_a_hold() {
          h1 is held by ada@MACHINE in group \"web\" since TIME; lock another id, or end that hold first with: \
          locksmithctl unlock --group web -- h1\n"
     );
-    assert_eq!(daemon.out(&["lock", "h1", "--group", "web"]), "", "who holds it may ask again");
+    let again = daemon.ctl(&["lock", "h1", "--group", "web"]);
+    assert_eq!(again.status.code(), Some(0), "who holds it may ask again");
+    assert!(text(&again.stderr).starts_with("h1 is held already by you (ada@"), "{}", text(&again.stderr));
+}
+
+#[test]
+fn an_operator_whose_name_is_not_in_the_environment_is_a_number_on_a_machine() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &[]);
+    let locked = Command::new(CTL)
+        .args(["lock", "h1"])
+        .env("LOCKSMITHCTL_SERVER", &daemon.url)
+        .env("SUDO_USER", "")
+        .env_remove("USER")
+        .env_remove("LOGNAME")
+        .status()
+        .unwrap();
+    assert!(locked.success());
+    let uid = std::fs::metadata("/proc/self").unwrap().uid();
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let json: serde_json::Value = serde_json::from_str(&daemon.out(&["status", "default", "--json"])).unwrap();
+    assert_eq!(json["holders"][0]["by"], format!("uid{uid}@{}", machine.trim()));
 }
 
 #[test]

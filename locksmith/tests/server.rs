@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use locksmith::api::GroupBody;
+use locksmith::api::{GroupBody, Held};
 use locksmith::client::{BaseUrl, Client, Error, Grant, Meaning, Options, Refused, Released, Ticket, Token};
 use locksmith::fleetlock::RefusalBody;
 use locksmith::names::{AttemptId, GroupName, HostId, Label};
 use locksmith::semaphore::history::{Entry, Event};
-use locksmith::semaphore::{Facts, Max, Outcome, Phase};
+use locksmith::semaphore::{Facts, Max, Outcome, Phase, UNNAMED};
 use locksmith::server::{Ensured, Server, Settings, Tokens};
 use locksmith::store::Store;
 use locksmith::store::memory::{Fault, MemoryStore};
@@ -598,7 +598,7 @@ async fn operators_free_hold_and_make_groups_and_all_of_it_is_in_the_history() {
     let again = refused(admin.unlock(&group(), &dead, None).await);
     assert_eq!((again.status, again.kind.as_str()), (404, "no_such_holder"));
     let held = admin.hold(&group(), &HostId::parse("kept").unwrap()).await.unwrap();
-    assert!(held.fence.is_some() && held.phase.is_none(), "{held:?}");
+    assert_eq!((held.fence, held.already_since), (server.look().await.holders[0].fence, None));
     admin.set_max(&group(), Max::new(3).unwrap()).await.unwrap();
     let history = server.history().await;
     let told = |event: Event| history.iter().find(|entry| entry.event == event).unwrap();
@@ -634,6 +634,28 @@ async fn a_hosts_boot_neither_ends_nor_uses_an_operators_hold() {
     assert_eq!(server.holders().await, ["zincati-1"]);
     admin.unlock(&group(), &id, None).await.unwrap();
     assert_eq!(server.post("/v1/pre-reboot", FLEETLOCK, FOREIGN).await.0, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_holds_a_place_is_told_since_when_if_the_server_knows_his_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::in_dir(dir.path(), 3).await;
+    let (client, base) = (client(), server.base());
+    let id = |text| HostId::parse(text).unwrap();
+    let ada = client.admin(&base, Some("ada@desk".to_owned()));
+    let taken = ada.hold(&group(), &id("h1")).await.unwrap();
+    assert_eq!(taken.already_since, None);
+    let since = server.look().await.holders[0].since;
+    assert_eq!(ada.hold(&group(), &id("h1")).await.unwrap(), Held { already_since: Some(since), ..taken });
+    for nobody in [None, Some(UNNAMED.to_owned())] {
+        let admin = client.admin(&base, nobody);
+        let host = id(if server.holders().await.len() == 1 { "h2" } else { "h3" });
+        admin.hold(&group(), &host).await.unwrap();
+        let again = refused(admin.hold(&group(), &host).await);
+        assert_eq!((again.status, again.kind.as_str()), (409, "id_in_use"));
+        assert!(again.value.starts_with(&format!("{host} is held by an operator in group \"web\" since")), "{}", again.value);
+    }
     server.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -59,7 +60,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Hold a place in the name of a host; prints nothing when it is held
+    /// Hold a place in the name of a host; prints nothing when it was taken
     Lock {
         /// The host's id (its machine id)
         #[arg(value_name = "ID", value_parser = HostId::parse)]
@@ -241,10 +242,7 @@ fn client(args: &Args, base: &BaseUrl) -> Result<Client, Failure> {
 async fn act(verb: &Verb, admin: &Admin<'_>) -> Result<String, Failure> {
     match verb {
         Verb::Status { group, json } => status(admin, group.as_ref(), *json).await,
-        Verb::Lock { id, of } => match admin.hold(&of.group, id).await {
-            Ok(_) => Ok(String::new()),
-            Err(error) => Err(refused("locking", &of.group, error)),
-        },
+        Verb::Lock { id, of } => lock(admin, id, &of.group).await,
         Verb::Unlock { id, of, reason } => unlock(admin, id, &of.group, reason.as_ref()).await,
         Verb::SetMax { max, of } => set_max(admin, *max, &of.group).await,
         Verb::Pause(_) => Err(not_in_this_build("pause", "let no more hosts reboot with: locksmithctl set-max 0 --group GROUP")),
@@ -290,6 +288,16 @@ async fn status(admin: &Admin<'_>, group: Option<&GroupName>, json: bool) -> Res
 
 async fn list(admin: &Admin<'_>) -> Result<GroupList, Failure> {
     admin.groups().await.map_err(|error| Failure { hint: hint(&error, None), ..failed(error.to_string()) })
+}
+
+async fn lock(admin: &Admin<'_>, id: &HostId, group: &GroupName) -> Result<String, Failure> {
+    let held = admin.hold(group, id).await.map_err(|error| refused("locking", group, error))?;
+    if let Some(since) = held.already_since {
+        // It may be another person's under the same name, who would be surprised by an unlock.
+        let you = operator().map_or_else(String::new, |by| format!(" ({by})"));
+        let _ = writeln!(io::stderr(), "{id} is held already by you{you} since {since} in group {group}");
+    }
+    Ok(String::new())
 }
 
 async fn unlock(admin: &Admin<'_>, id: &HostId, group: &GroupName, reason: Option<&Reason>) -> Result<String, Failure> {
@@ -470,13 +478,18 @@ fn hint(error: &Error, group: Option<&GroupName>) -> Option<String> {
     }
 }
 
-/// Who acts, for the history: `user@machine`, as far as it is known.
+/// Who acts: `user@machine`. Without a user in the environment the number of this process's, so that two machines are told
+/// apart at least.
 fn operator() -> Option<String> {
-    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok())?;
+    let named = ["SUDO_USER", "USER", "LOGNAME"].iter().filter_map(|name| std::env::var(name).ok());
+    let numbered = || std::fs::metadata("/proc/self").map(|own| format!("uid{}", own.uid()));
+    let user = named.map(|name| graphic(&name)).find(|name| !name.is_empty()).or_else(|| numbered().ok())?;
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let text = format!("{user}@{}", machine.trim());
-    let text: String = text.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
-    (!text.is_empty()).then_some(text)
+    Some(format!("{user}@{}", graphic(&machine)).chars().take(64).collect())
+}
+
+fn graphic(text: &str) -> String {
+    text.chars().filter(char::is_ascii_graphic).collect()
 }
 
 fn max(text: &str) -> Result<Max, String> {

@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 
 use super::meaning::{self, RawAnswer, Reading};
 use super::{Asked, BaseUrl, Client, Error};
-use crate::api::{GroupBody, GroupList, HistoryBody, Hold, MaxChanged, NewGroup, NewMax, Unlock};
-use crate::fleetlock::{GrantBody, HolderBody};
+use crate::api::{GroupBody, GroupList, Held, HistoryBody, Hold, MaxChanged, NewGroup, NewMax, Unlock};
+use crate::fleetlock::HolderBody;
 use crate::names::{GroupName, HostId};
 use crate::semaphore::Max;
 
@@ -57,8 +57,9 @@ impl Admin<'_> {
         self.send(Method::PUT, &["v1", "groups", group.as_str(), "max"], &body).await
     }
 
-    /// Takes a place in the name of a host.
-    pub async fn hold(&self, group: &GroupName, id: &HostId) -> Result<GrantBody, Error> {
+    /// Takes a place in the name of a host. Asking again is answered with the same hold, but only to whom the server can
+    /// tell from others.
+    pub async fn hold(&self, group: &GroupName, id: &HostId) -> Result<Held, Error> {
         let body = Hold { id: id.to_string(), by: self.by.clone() };
         self.send(Method::POST, &["v1", "groups", group.as_str(), "lock"], &body).await
     }

@@ -1,7 +1,8 @@
 //! One decision after another, each a short function of what stands in the document and the queue.
 //!
 //! An operator's hold (a holder with `by`) is no grant of the host in whose name it is: only [`Op::Free`] ends it, and
-//! [`Op::Hold`] confirms it to that operator alone, as two who share a hold would end it for each other. The host itself
+//! [`Op::Hold`] confirms it to that operator alone, as two who share a hold would end it for each other; for the same
+//! reason the hold of an operator without a name is confirmed to nobody. The host itself
 //! is refused the place as in use, by name of the operator, so it does not reboot under a maintenance; its release answers
 //! as for one that holds nothing, because foreign clients release at every boot and must not fail on it. The other way
 //! round, a place that a host holds is no hold: [`Op::Hold`] refuses it, as that host's release would end it behind the
@@ -9,7 +10,7 @@
 
 use super::history::{Entry, Event};
 use super::queue::Queue;
-use super::{Answer, Decision, Document, Facts, Granted, Holder, Max, Moment, Op, Outcome, Phase, Refusal};
+use super::{Answer, Decision, Document, Facts, Granted, Holder, Max, Moment, Op, Outcome, Phase, Refusal, UNNAMED};
 use crate::names::{AttemptId, HostId, Label, Reason};
 
 /// What a decision is made upon.
@@ -146,7 +147,7 @@ impl On<'_> {
 
     fn hold(&self, id: &HostId, by: &Label) -> Decision {
         match self.document.holder(id) {
-            Some(holder) if holder.by.as_ref() == Some(by) => {
+            Some(holder) if holder.by.as_ref() == Some(by) && by.as_str() != UNNAMED => {
                 unchanged(Answer::Granted(Granted { fence: holder.fence, phase: holder.phase }))
             }
             Some(holder) => refused(Refusal::Occupied(Box::new(holder.clone()))),

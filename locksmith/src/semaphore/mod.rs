@@ -54,6 +54,10 @@ use queue::Queue;
 pub use refusal::Refusal;
 pub use time::{Moment, Mono};
 
+/// What an operator is called of whom nothing is known: whoever is called so may be anybody, so a hold of his is confirmed
+/// to nobody.
+pub const UNNAMED: &str = "an operator";
+
 /// What may be asked of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -108,7 +112,7 @@ pub enum Op {
     Hold {
         /// In whose name.
         id: HostId,
-        /// Who does it; the same word is the same operator, who asks again.
+        /// Who does it; the same word is the same operator, who asks again, unless it is [`UNNAMED`].
         by: Label,
     },
     /// An operator frees a holder whatever its attempt and phase.

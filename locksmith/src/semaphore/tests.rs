@@ -320,6 +320,22 @@ fn an_operators_hold_is_no_other_operators() {
 }
 
 #[test]
+fn a_hold_of_an_operator_without_a_name_is_confirmed_to_nobody() {
+    let mut bench = Bench::new(2);
+    let hold = |by: &str| Op::Hold { id: id("a"), by: Label::parse("by", by).unwrap() };
+    bench.fence(&hold(UNNAMED));
+    for by in [UNNAMED, "ada@desk"] {
+        let refusal = bench.refusal(&hold(by));
+        assert_eq!(
+            refusal.sentence(&GroupName::parse("g").unwrap(), &bench.document, None),
+            "a is held by an operator in group \"g\" since 2023-11-14T22:13:20Z; lock another id, or end that hold first with: \
+             locksmithctl unlock --group g -- a"
+        );
+    }
+    assert_eq!(bench.holders(), ["a"]);
+}
+
+#[test]
 fn an_operator_is_told_to_wait_for_a_host_that_updates_and_to_break_its_lock_only_if_it_is_gone() {
     let mut bench = Bench::new(1);
     let version = Some(Label::parse("version", "2.0").unwrap());

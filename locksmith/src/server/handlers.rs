@@ -23,13 +23,13 @@ use super::problem::{Kind, Problem};
 use super::watched::Unwell;
 use super::{Ensured, Shared};
 use crate::api::{
-    DEFAULT_HISTORY, GroupBody, GroupList, GroupSummary, HistoryBody, Hold, LISTED_WAITERS, MaxChanged, NewGroup, NewMax, SCHEMA,
-    Unlock, WaiterBody,
+    DEFAULT_HISTORY, GroupBody, GroupList, GroupSummary, Held, HistoryBody, Hold, LISTED_WAITERS, MaxChanged, NewGroup, NewMax,
+    SCHEMA, Unlock, WaiterBody,
 };
 use crate::fleetlock::{GrantBody, HEADER, HEADER_VALUE, HolderBody, MAX_BODY_BYTES, Question, ReleasedBody, Request};
 use crate::names::{AttemptId, GroupName, HostId, Label, NameError, Reason};
 use crate::semaphore::history::MAX_ENTRIES;
-use crate::semaphore::{Answer, Granted, Max, MaxError, Op, Phase};
+use crate::semaphore::{Answer, Granted, Max, MaxError, Op, Phase, UNNAMED};
 use crate::store::{Store, StoreError};
 
 /// Longest time a body may take to arrive.
@@ -191,11 +191,13 @@ async fn set_max<S: Store>(State(shared): State<Arc<Shared<S>>>, group: InPath, 
 
 async fn hold<S: Store>(State(shared): State<Arc<Shared<S>>>, group: InPath, request: HttpRequest) -> Answered {
     let (name, handle, asked) = shared.act::<Hold>(group, request).await?;
-    let op = Op::Hold { id: HostId::parse(&asked.id)?, by: operator(asked.by.as_deref())? };
+    let id = HostId::parse(&asked.id)?;
+    let op = Op::Hold { id: id.clone(), by: operator(asked.by.as_deref())? };
     let verdict = decide(&handle, op).await?;
     match verdict.answer {
         Answer::Granted(Granted { fence, .. }) => {
-            Ok(Json(GrantBody { attempt: None, fence: Some(fence), phase: None, lease_s: None }).into_response())
+            let already_since = verdict.upon.holder(&id).map(|holder| holder.since);
+            Ok(Json(Held { fence, already_since }).into_response())
         }
         _ => Err(unexpected(&name, &verdict)),
     }
@@ -310,7 +312,7 @@ fn number(size: usize) -> u64 {
 }
 
 fn operator(by: Option<&str>) -> Result<Label, Problem> {
-    Ok(Label::parse("by", by.unwrap_or("an operator"))?)
+    Ok(Label::parse("by", by.unwrap_or(UNNAMED))?)
 }
 
 // ---- Service
