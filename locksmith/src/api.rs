@@ -18,7 +18,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fleetlock::HolderBody;
+use crate::fleetlock::{HolderBody, listed};
 use crate::names::{GroupName, HostId};
 use crate::semaphore::history::Entry;
 
@@ -80,7 +80,8 @@ pub struct GroupBody {
     pub max: u32,
     /// How many places are free.
     pub available: u64,
-    /// Who holds one, in the order of their grants.
+    /// Who holds one, in the order of their grants. In JSON each has `stands` too, its [`HolderBody::stands`].
+    #[serde(serialize_with = "listed")]
     pub holders: Vec<HolderBody>,
     /// Who waits, first come first; at most [`LISTED_WAITERS`].
     pub waiting: Vec<WaiterBody>,

@@ -25,7 +25,7 @@
 //! Never: lets an attempt id into a body that goes to anybody but its owner.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::names::{AttemptId, GroupName, HostId, Label, NameError, Tag};
 use crate::semaphore::{Facts, Holder, MAX_DEADLINE_S, Op, Outcome, Phase, stands};
@@ -137,7 +137,7 @@ pub struct RefusalBody {
     /// A sentence for a person.
     pub value: String,
     /// Who holds the places; at most [`LISTED_HOLDERS`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "listed")]
     pub holders: Vec<HolderBody>,
     /// How many hold one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -314,6 +314,18 @@ impl HolderBody {
     }
 }
 
+/// Holders as they stand in a list: with [`HolderBody::stands`] beside the phase, so that no reader has to know when that says
+/// nothing.
+pub(crate) fn listed<S: Serializer>(holders: &[HolderBody], list: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Listed<'a> {
+        #[serde(flatten)]
+        holder: &'a HolderBody,
+        stands: &'static str,
+    }
+    list.collect_seq(holders.iter().map(|holder| Listed { holder, stands: holder.stands() }))
+}
+
 impl From<&Holder> for HolderBody {
     fn from(holder: &Holder) -> Self {
         Self {
@@ -384,6 +396,27 @@ mod tests {
             assert_eq!(op.unwrap(), expected);
             assert_eq!(outcome.as_str(), word);
         }
+    }
+
+    #[test]
+    fn a_list_of_holders_says_what_each_place_is_taken_for() {
+        let holder = |by: Option<&str>| HolderBody {
+            id: id(),
+            tag: None,
+            since: Timestamp::UNIX_EPOCH,
+            phase: Phase::Rebooting,
+            phase_since: Timestamp::UNIX_EPOCH,
+            fence: 7,
+            product: None,
+            version: None,
+            deadline_s: None,
+            by: by.map(|by| Label::parse("by", by).unwrap()),
+        };
+        let holders = [holder(None), holder(Some("ada@desk"))];
+        let written = listed(&holders, serde_json::value::Serializer).unwrap();
+        let words: Vec<_> = written.as_array().unwrap().iter().map(|holder| (&holder["phase"], &holder["stands"])).collect();
+        assert_eq!(words, [(&"rebooting".into(), &"rebooting".into()), (&"rebooting".into(), &"held".into())]);
+        assert_eq!(serde_json::from_value::<[HolderBody; 2]>(written.clone()).unwrap(), holders);
     }
 
     #[test]

@@ -263,6 +263,7 @@ fn json_is_for_programs() {
     let web = json(&["status", "web", "--json"]);
     assert_eq!((&web["schema"], &web["group"], &web["max"]), (&1.into(), &"web".into(), &2.into()));
     assert_eq!((&web["available"], &web["holders"][0]["id"]), (&1.into(), &"host-a".into()));
+    assert_eq!(web["holders"][0]["stands"], "held", "no program has to know that an operator's hold is no reboot");
     let all = json(&["status", "--json"]);
     assert_eq!(all["groups"].as_array().unwrap().len(), 2);
     assert_eq!(json(&["group", "list", "--json"]), all);
@@ -312,9 +313,15 @@ default  1          1    0        0
 group web cannot be shown: {reason}
 "
     );
-    assert_eq!(daemon.out(&["status"]), expected);
-    assert_eq!(daemon.out(&["group", "list"]), expected);
-    let json: serde_json::Value = serde_json::from_str(&daemon.out(&["status", "--json"])).unwrap();
+    let partly = |args: &[&str]| {
+        let output = daemon.ctl(args);
+        let told = "error: 1 of 2 groups cannot be shown\nhint: see why with: locksmithctl status web\n";
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), told), "{args:?}");
+        text(&output.stdout)
+    };
+    assert_eq!(partly(&["status"]), expected);
+    assert_eq!(partly(&["group", "list"]), expected);
+    let json: serde_json::Value = serde_json::from_str(&partly(&["status", "--json"])).unwrap();
     assert_eq!((&json["groups"][0]["group"], &json["troubled"][0]["value"]), (&"default".into(), &reason.clone().into()));
     let (code, message) = failure(&daemon.ctl(&["status", "web"]));
     assert_eq!(code, Some(1));

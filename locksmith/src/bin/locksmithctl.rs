@@ -31,7 +31,7 @@ Examples:
   locksmithctl lock e0f3745b                 hold a place in a host's name, so that nobody else reboots
   locksmithctl history                       who rebooted when, and how it ended
 
-Exit status: 0 done, 1 failed, 2 wrong usage.";
+Exit status: 0 done, 1 failed (status and group list: some group cannot be shown), 2 wrong usage.";
 
 /// Arguments of locksmithctl.
 #[derive(Debug, Parser)]
@@ -186,6 +186,8 @@ struct OfGroup {
 
 /// Why a command failed, and what to do.
 struct Failure {
+    /// What is data all the same, for standard output.
+    shown: String,
     message: String,
     hint: Option<String>,
     code: u8,
@@ -202,7 +204,9 @@ fn main() -> ExitCode {
     };
     match run(&args).and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { message, hint, code }) => {
+        Err(Failure { shown, message, hint, code }) => {
+            // Neither is worth hiding the other.
+            let _ = print(&shown);
             let mut stderr = io::stderr().lock();
             let _ = writeln!(stderr, "error: {message}");
             if let Some(hint) = hint {
@@ -214,7 +218,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<String, Failure> {
-    let base = BaseUrl::parse(&args.server).map_err(|error| Failure { message: error.to_string(), hint: None, code: 2 })?;
+    let base = BaseUrl::parse(&args.server).map_err(|error| Failure { code: 2, ..failed(error.to_string()) })?;
     let client = client(args, &base)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -265,7 +269,7 @@ async fn act(verb: &Verb, admin: &Admin<'_>) -> Result<String, Failure> {
         }
         Verb::Group(GroupVerb::List { json }) => {
             let list = list(admin).await?;
-            if *json { to_json(&list) } else { Ok(groups_text(&list)) }
+            show(&list, *json)
         }
     }
 }
@@ -276,14 +280,23 @@ async fn status(admin: &Admin<'_>, group: Option<&GroupName>, json: bool) -> Res
         None => {
             let list = list(admin).await?;
             match list.groups.as_slice() {
-                _ if json => return to_json(&list),
-                [only] if list.troubled.is_empty() => only.group.clone(),
-                _ => return Ok(groups_text(&list)),
+                [only] if list.troubled.is_empty() && !json => only.group.clone(),
+                _ => return show(&list, json),
             }
         }
     };
     let body = admin.group(&group).await.map_err(|error| refused("reading", &group, error))?;
     if json { to_json(&body) } else { Ok(status_text(&body)) }
+}
+
+/// All groups; where one cannot be shown, that is a failure with what can be.
+fn show(list: &GroupList, json: bool) -> Result<String, Failure> {
+    let shown = if json { to_json(list)? } else { groups_text(list) };
+    let Some(first) = list.troubled.first() else { return Ok(shown) };
+    let troubled = list.troubled.len();
+    let message = format!("{troubled} of {} groups cannot be shown", troubled.saturating_add(list.groups.len()));
+    let how = format!("see why with: locksmithctl status {}", first.group.as_last_word());
+    Err(Failure { shown, hint: Some(how), ..failed(message) })
 }
 
 async fn list(admin: &Admin<'_>) -> Result<GroupList, Failure> {
@@ -448,7 +461,8 @@ fn refused(doing: &str, group: &GroupName, error: Error) -> Failure {
 
 /// The interfaces name it and this build does not have it; `instead` does nearly the same.
 fn not_in_this_build(name: &str, instead: &str) -> Failure {
-    Failure { message: format!("{name} is not available in this build"), hint: Some(instead.to_owned()), code: 2 }
+    let message = format!("{name} is not available in this build");
+    Failure { hint: Some(instead.to_owned()), code: 2, ..failed(message) }
 }
 
 fn hint(error: &Error, group: Option<&GroupName>) -> Option<String> {
@@ -498,5 +512,5 @@ fn max(text: &str) -> Result<Max, String> {
 }
 
 fn failed(message: String) -> Failure {
-    Failure { message, hint: None, code: 1 }
+    Failure { shown: String::new(), message, hint: None, code: 1 }
 }
