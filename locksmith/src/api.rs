@@ -109,6 +109,14 @@ pub struct HistoryBody {
     pub group: GroupName,
     /// Newest first.
     pub entries: Vec<Entry>,
+    /// How many beside these cannot be read; usually none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unreadable: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Makes a group.

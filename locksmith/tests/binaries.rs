@@ -329,6 +329,22 @@ group web cannot be shown: {reason}
 }
 
 #[test]
+fn what_of_a_history_cannot_be_read_is_counted_and_hides_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), &[]);
+    daemon.out(&["set-max", "2"]);
+    let other_program = rusqlite::Connection::open(dir.path().join("locksmith.sqlite")).unwrap();
+    other_program.execute("INSERT INTO history (group_name, entry) VALUES ('default', '{}')", []).unwrap();
+    let shown = daemon.out(&["history"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    let [_, changed, created, unreadable] = lines[..] else { panic!("{shown}") };
+    assert!(changed.contains(" max-changed ") && created.contains(" created "), "{shown}");
+    assert_eq!(unreadable, "and 1 that cannot be read: damaged, or of a newer locksmithd");
+    let json: serde_json::Value = serde_json::from_str(&daemon.out(&["history", "--json"])).unwrap();
+    assert_eq!((json["entries"].as_array().map(Vec::len), &json["unreadable"]), (Some(2), &1.into()));
+}
+
+#[test]
 fn the_group_of_the_environment_is_that_of_every_command_about_one() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), &["--group", "web=2"]);

@@ -304,8 +304,7 @@ async fn a_store_that_can_be_read_but_not_written_is_not_healthy_until_something
     assert_eq!(server.get("/healthz").await.0, 200, "nobody has to be refused once more before it is well again");
     assert_eq!(server.get("/healthz").await.0, 200);
     assert_eq!(store.writes(), made + 1, "once is enough");
-    let after = server.look().await;
-    assert_eq!(GroupBody { revision: after.revision, ..before }, after, "and what was written changes nothing");
+    assert_eq!(server.look().await, before, "and what was written changes nothing");
     server.stop().await;
 }
 
@@ -426,6 +425,7 @@ async fn a_group_that_cannot_be_used_hides_no_other_group() {
     let db = GroupName::parse("db").unwrap();
     admin.create_group(&db, Max::new(2).unwrap()).await.unwrap();
     other_program.execute("UPDATE groups SET document = '{\"format\":9}' WHERE name = 'web'", []).unwrap();
+    other_program.execute("INSERT INTO groups SELECT 'no name', 1, document FROM groups WHERE name = 'db'", []).unwrap();
 
     let list = admin.groups().await.unwrap();
     assert_eq!(list.groups.iter().map(|group| (group.group.as_str(), group.max)).collect::<Vec<_>>(), [("db", 2)]);

@@ -9,7 +9,7 @@ use locksmith::semaphore::queue::Queue;
 use locksmith::semaphore::{Document, Facts, Max, Moment, Mono, Op, decide};
 use locksmith::store::memory::MemoryStore;
 use locksmith::store::sqlite::SqliteStore;
-use locksmith::store::{Expected, Revision, Store, Stored, Swap, Write};
+use locksmith::store::{Expected, History, Revision, Store, Stored, Swap, Write};
 
 fn group(name: &str) -> GroupName {
     GroupName::parse(name).unwrap()
@@ -45,7 +45,7 @@ async fn make<S: Store>(store: &S, name: &str) -> Revision {
 
 async fn an_unknown_group_is_absent_not_an_error<S: Store>(store: S) {
     assert_eq!(store.get(&group("nope")).await.unwrap(), None);
-    assert_eq!(store.history(&group("nope"), 10).await.unwrap(), []);
+    assert_eq!(store.history(&group("nope"), 10).await.unwrap(), History::default());
     assert_eq!(store.groups().await.unwrap(), []);
 }
 
@@ -55,7 +55,7 @@ async fn what_was_swapped_in_is_read_back<S: Store>(store: S) {
     let second = done(store.swap(&group("g"), Expected::At(first), write.clone()).await.unwrap());
     let expected = Stored { document: write.document, revision: second };
     assert_eq!(store.get(&group("g")).await.unwrap(), Some(expected));
-    assert_eq!(store.history(&group("g"), 10).await.unwrap(), write.history);
+    assert_eq!(store.history(&group("g"), 10).await.unwrap().entries, write.history);
 }
 
 async fn a_swap_upon_anything_but_the_newest_revision_is_lost_and_writes_nothing<S: Store>(store: S) {
@@ -73,7 +73,7 @@ async fn a_swap_upon_anything_but_the_newest_revision_is_lost_and_writes_nothing
         assert_eq!(swap, Swap::Lost, "{stale:?}");
     }
     assert_eq!(store.get(&group("g")).await.unwrap(), before);
-    assert_eq!(store.history(&group("g"), 10).await.unwrap(), []);
+    assert_eq!(store.history(&group("g"), 10).await.unwrap().entries, []);
     let missing = store.swap(&group("other"), Expected::At(second), with_max(1)).await.unwrap();
     assert_eq!(missing, Swap::Lost);
     assert_eq!(store.get(&group("other")).await.unwrap(), None);
@@ -95,7 +95,7 @@ async fn groups_do_not_touch_each_other_and_are_listed_in_order<S: Store>(store:
     assert_eq!(store.groups().await.unwrap(), [group("A.1-x"), group("db"), group("web")]);
     let web = store.get(&group("web")).await.unwrap().unwrap();
     assert_eq!(web.document, with_max(1).document);
-    assert_eq!(store.history(&group("web"), 10).await.unwrap(), []);
+    assert_eq!(store.history(&group("web"), 10).await.unwrap().entries, []);
 }
 
 async fn history_is_newest_first_and_bounded<S: Store>(store: S) {
@@ -109,13 +109,31 @@ async fn history_is_newest_first_and_bounded<S: Store>(store: S) {
         let write = Write { history: chunk.iter().map(entry).collect(), ..with_max(1) };
         revision = done(store.swap(&group("g"), Expected::At(revision), write).await.unwrap());
     }
-    let all = store.history(&group("g"), usize::MAX).await.unwrap();
+    let all = store.history(&group("g"), usize::MAX).await.unwrap().entries;
     assert_eq!(all.len(), MAX_ENTRIES);
     let expected: Vec<u32> = numbers.iter().rev().take(MAX_ENTRIES).copied().collect();
     assert_eq!(all.iter().map(number).collect::<Vec<_>>(), expected);
-    let some = store.history(&group("g"), 3).await.unwrap();
+    let some = store.history(&group("g"), 3).await.unwrap().entries;
     assert_eq!(some[..], all[..3]);
     assert!(all.iter().all(|entry| entry.event == Event::Created));
+}
+
+async fn a_rehearsal_changes_nothing_that_can_be_seen<S: Store>(store: S) {
+    store.rehearse().await.unwrap();
+    assert_eq!(store.groups().await.unwrap(), [], "it needs no group");
+    let first = make(&store, "g").await;
+    let second = done(store.swap(&group("g"), Expected::At(first), with_holder("h")).await.unwrap());
+    let seen = async || (store.get(&group("g")).await.unwrap(), store.history(&group("g"), 10).await.unwrap());
+    let before = seen().await;
+    for _ in 0..3 {
+        store.rehearse().await.unwrap();
+    }
+    assert_eq!(seen().await, before);
+    assert_eq!(store.groups().await.unwrap(), [group("g")]);
+    assert!(
+        done(store.swap(&group("g"), Expected::At(second), with_max(2)).await.unwrap()) > second,
+        "nobody loses a swap to it"
+    );
 }
 
 async fn of_many_swaps_upon_one_revision_exactly_one_is_done<S: Store>(store: S) {
@@ -170,6 +188,7 @@ suites! {
     revisions_rise_over_all_groups
     groups_do_not_touch_each_other_and_are_listed_in_order
     history_is_newest_first_and_bounded
+    a_rehearsal_changes_nothing_that_can_be_seen
     of_many_swaps_upon_one_revision_exactly_one_is_done
 }
 

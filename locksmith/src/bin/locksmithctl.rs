@@ -396,7 +396,11 @@ fn history_text(history: &HistoryBody) -> String {
             details(entry),
         ]
     });
-    table(&["TIME", "EVENT", "MACHINE ID", "VERSION", "ATTEMPT", "DETAILS"], rows)
+    let mut text = table(&["TIME", "EVENT", "MACHINE ID", "VERSION", "ATTEMPT", "DETAILS"], rows);
+    if history.unreadable > 0 {
+        text += &format!("and {} that cannot be read: damaged, or of a newer locksmithd\n", history.unreadable);
+    }
+    text
 }
 
 fn details(entry: &Entry) -> String {

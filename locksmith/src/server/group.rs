@@ -456,7 +456,9 @@ mod tests {
             fail().await;
             assert_eq!(holders(&handle).await, 1);
         }
-        assert_eq!(log.errors(), 1, "neither a look in between nor a supervisor begins a new trouble");
+        watched.check().await.unwrap();
+        fail().await;
+        assert_eq!(log.errors(), 1, "neither a look in between nor a supervisor begins a new trouble, nor a rehearsal ends one");
         assert!(matches!(handle.decide(renew.clone()).await.unwrap().answer, Answer::Granted(_)));
         fail().await;
         assert_eq!(log.errors(), 2, "a trouble after something was written is a new one");

@@ -20,7 +20,6 @@ use super::auth::Role;
 use super::group::{GroupHandle, Look, Trouble, Verdict};
 use super::metrics::{self, Endpoint, Scraped};
 use super::problem::{Kind, Problem};
-use super::watched::Unwell;
 use super::{Ensured, Shared};
 use crate::api::{
     DEFAULT_HISTORY, GroupBody, GroupList, GroupSummary, Held, HistoryBody, Hold, LISTED_WAITERS, MaxChanged, NewGroup, NewMax,
@@ -30,7 +29,7 @@ use crate::fleetlock::{GrantBody, HEADER, HEADER_VALUE, HolderBody, MAX_BODY_BYT
 use crate::names::{AttemptId, GroupName, HostId, Label, NameError, Reason};
 use crate::semaphore::history::MAX_ENTRIES;
 use crate::semaphore::{Answer, Granted, Max, MaxError, Op, Phase, UNNAMED};
-use crate::store::{Store, StoreError};
+use crate::store::{History, Store, StoreError};
 
 /// Longest time a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -175,8 +174,8 @@ async fn show_history<S: Store>(
     let Query(query) = query.map_err(|error| Problem::new(Kind::BadRequest, error.body_text()))?;
     let (name, _) = shared.named(group).await?;
     let limit = query.limit.unwrap_or(DEFAULT_HISTORY).min(MAX_ENTRIES);
-    let entries = in_time(shared.store.history(&name, limit)).await?;
-    Ok(Json(HistoryBody { schema: SCHEMA, group: name, entries }).into_response())
+    let History { entries, unreadable } = in_time(shared.store.history(&name, limit)).await?;
+    Ok(Json(HistoryBody { schema: SCHEMA, group: name, entries, unreadable: number(unreadable) }).into_response())
 }
 
 async fn set_max<S: Store>(State(shared): State<Arc<Shared<S>>>, group: InPath, request: HttpRequest) -> Answered {
@@ -397,15 +396,6 @@ fn unexpected(group: &GroupName, verdict: &Verdict) -> Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         Trouble::from(error).into()
-    }
-}
-
-impl From<Unwell> for Problem {
-    fn from(unwell: Unwell) -> Self {
-        match unwell {
-            Unwell::Out(error) => error.into(),
-            Unwell::Untried => Self::new(Kind::StoreOut, unwell.to_string()),
-        }
     }
 }
 

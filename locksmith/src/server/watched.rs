@@ -1,8 +1,8 @@
 //! A store that remembers whether the last change it was asked for could be made, and says in the log when it is out.
 //!
-//! Promises: while the last change failed, [`Watched::check`] answers only after another one was made, so a service that
+//! Promises: while the last change failed, [`Watched::check`] answers only after one was made or rehearsed, so a service that
 //! cannot grant or free anything is never called healthy, and is called so again by itself once it can. Whoever asks, and
-//! however often, the log says seldom that the store is out, until something is written again.
+//! however often, the log says seldom that the store is out, until a change is made again.
 //! Never: writes to a store whose last change went well, or changes what a document says.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +12,7 @@ use tokio::time::Instant;
 
 use super::seldom::Seldom;
 use crate::names::GroupName;
-use crate::semaphore::history::Entry;
-use crate::store::{Expected, Store, StoreError, Stored, Swap, Write};
+use crate::store::{Expected, History, Store, StoreError, Stored, Swap, Write};
 
 /// A store, and how its last change went.
 #[derive(Debug)]
@@ -22,15 +21,6 @@ pub(super) struct Watched<S> {
     /// A disk that is full can be read all the same.
     changes_fail: AtomicBool,
     trouble: Mutex<Seldom>,
-}
-
-/// Why a store is not well.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Unwell {
-    #[error(transparent)]
-    Out(#[from] StoreError),
-    #[error("the last change could not be written, and there is no group to try another one with")]
-    Untried,
 }
 
 impl<S: Store> Watched<S> {
@@ -47,24 +37,13 @@ impl<S: Store> Watched<S> {
         answer
     }
 
-    /// Reads from the store, and where the last change failed, makes one that changes nothing.
-    pub(super) async fn check(&self) -> Result<(), Unwell> {
-        let groups = self.groups().await?;
-        if !self.changes_fail.load(Ordering::Relaxed) {
-            return Ok(());
+    /// Reads from the store, and where the last change failed, rehearses one.
+    pub(super) async fn check(&self) -> Result<(), StoreError> {
+        self.groups().await?;
+        if self.changes_fail.load(Ordering::Relaxed) {
+            self.rehearse().await?;
         }
-        for group in &groups {
-            match self.get(group).await {
-                Ok(Some(Stored { document, revision })) => {
-                    // Lost to somebody whose change was made meanwhile, which says as much.
-                    self.swap(group, Expected::At(revision), Write { document, history: Vec::new() }).await?;
-                    return Ok(());
-                }
-                Ok(None) | Err(StoreError::Document { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(Unwell::Untried)
+        Ok(())
     }
 }
 
@@ -90,7 +69,16 @@ impl<S: Store> Store for Watched<S> {
         self.noted(self.store.groups().await)
     }
 
-    async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
+    async fn history(&self, group: &GroupName, limit: usize) -> Result<History, StoreError> {
         self.noted(self.store.history(group, limit).await)
+    }
+
+    /// Ends no trouble in the log: that a change can be made is known when one is.
+    async fn rehearse(&self) -> Result<(), StoreError> {
+        let rehearsed = self.noted(self.store.rehearse().await);
+        if rehearsed.is_ok() {
+            self.changes_fail.store(false, Ordering::Relaxed);
+        }
+        rehearsed
     }
 }

@@ -1,14 +1,14 @@
 //! A store for tests.
 //!
-//! Fault model: it forgets everything with the process, and fails exactly as its script says: each swap takes the next
-//! [`Fault`] off the script, if there is one. Everything hangs while it is told to. It keeps count of what it wrote.
+//! Fault model: it forgets everything with the process, and fails exactly as its script says: each swap and each rehearsal
+//! takes the next [`Fault`] off the script, if there is one. Everything hangs while it is told to. It keeps count of what it wrote.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{Expected, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
+use super::{Expected, History, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
 use crate::names::GroupName;
 use crate::semaphore::history::{Entry, MAX_ENTRIES};
 
@@ -57,7 +57,7 @@ impl MemoryStore {
         self.hanging.send_replace(hanging);
     }
 
-    /// How many swaps changed something.
+    /// How many swaps changed something, and how many rehearsals went well.
     pub fn writes(&self) -> u64 {
         self.lock().revision
     }
@@ -130,11 +130,24 @@ impl Store for MemoryStore {
         Ok(self.up()?.groups.keys().take(MAX_GROUPS).cloned().collect())
     }
 
-    async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
+    async fn history(&self, group: &GroupName, limit: usize) -> Result<History, StoreError> {
         self.answers().await;
         let inner = self.up()?;
         let entries = inner.history.get(group).into_iter().flatten();
-        Ok(entries.rev().take(limit).cloned().collect())
+        Ok(History { entries: entries.rev().take(limit).cloned().collect(), unreadable: 0 })
+    }
+
+    async fn rehearse(&self) -> Result<(), StoreError> {
+        self.answers().await;
+        let mut inner = self.up()?;
+        match inner.script.pop_front().unwrap_or(Fault::None) {
+            Fault::Refused | Fault::LostAnswer => Err(out("its script says so")),
+            // There is nobody to lose a rehearsal to.
+            Fault::Lost | Fault::None => {
+                inner.revision = inner.revision.saturating_add(1);
+                Ok(())
+            }
+        }
     }
 }
 

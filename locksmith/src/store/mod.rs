@@ -1,4 +1,4 @@
-//! Where the documents of the groups lie: read, and compare-and-swap. Nothing else.
+//! Where the documents of the groups lie: read, and compare-and-swap; and whether it could.
 //!
 //! Promises every store gives (one suite, `tests/store_conformance.rs`, is run over all of them)
 //! - [`Store::swap`] changes a document only if it is still the one that was read, and when it answers
@@ -6,6 +6,8 @@
 //! - A [`Revision`] rises with every change anywhere in the store and is never given twice, not even to a document that
 //!   was deleted and made anew (no ABA).
 //! - An error says nothing about whether the change happened: whoever asked must read again.
+//! - What cannot be read hides nothing else: an unusable document is its group's trouble, an entry that cannot be read is
+//!   counted, and a group whose very name cannot be read is left out, as nobody could ask for it.
 //!
 //! Never: a lease, a timer, a retry or a decision.
 
@@ -61,6 +63,15 @@ pub struct Write {
     pub history: Vec<Entry>,
 }
 
+/// What a store remembers of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// Newest first.
+    pub entries: Vec<Entry>,
+    /// How many entries beside these cannot be read: damaged, or of a newer locksmithd.
+    pub unreadable: usize,
+}
+
 /// Why a store could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -95,8 +106,12 @@ pub trait Store: Send + Sync + 'static {
     /// The names of all groups, in order, at most [`MAX_GROUPS`].
     fn groups(&self) -> impl Future<Output = Result<Vec<GroupName>, StoreError>> + Send;
 
-    /// The newest entries of a group's history, newest first, at most `limit`.
-    fn history(&self, group: &GroupName, limit: usize) -> impl Future<Output = Result<Vec<Entry>, StoreError>> + Send;
+    /// The newest entries of a group's history, at most `limit` with those that cannot be read.
+    fn history(&self, group: &GroupName, limit: usize) -> impl Future<Output = Result<History, StoreError>> + Send;
+
+    /// Writes as much as the largest change of any group does, durably, and takes it back: what could be rehearsed can be
+    /// done. No document, no history and no document's revision is another afterwards.
+    fn rehearse(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 impl<S: Store> Store for std::sync::Arc<S> {
@@ -112,7 +127,11 @@ impl<S: Store> Store for std::sync::Arc<S> {
         self.as_ref().groups().await
     }
 
-    async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
+    async fn history(&self, group: &GroupName, limit: usize) -> Result<History, StoreError> {
         self.as_ref().history(group, limit).await
+    }
+
+    async fn rehearse(&self) -> Result<(), StoreError> {
+        self.as_ref().rehearse().await
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! clock(only, revision)              one row: the number of the last change anywhere
 //! groups(name, revision, document)   document: the JSON of semaphore::Document
-//! history(seq, group_name, entry)    entry: the JSON of semaphore::history::Entry; 1,000 newest per group
+//! history(seq, group_name, entry)    entry: the JSON of semaphore::history::Entry; 1,000 newest per group. One of the
+//!                                    group '', which there cannot be, is left of a rehearsal and means nothing
 //! user_version = 1                   the schema's number; a higher one is refused by name
 //! ```
 //!
@@ -19,16 +20,16 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::Mutex;
 
-use super::{Expected, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
+use super::{Expected, History, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
 use crate::names::GroupName;
-use crate::semaphore::Document;
 use crate::semaphore::history::{Entry, MAX_ENTRIES};
+use crate::semaphore::{Document, DocumentError};
 
 const DATABASE: &str = "locksmith.sqlite";
 const LOCK: &str = "locksmithd.lock";
@@ -49,6 +50,10 @@ const CREATE: &str = "
 
 /// Longest wait for a reader from outside (a backup, a curious operator) that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a rehearsal writes beside as much as the largest document: a hundred history entries, which is a round of a group's
+/// task, and whatever lies between pages.
+const REHEARSED_BYTES: usize = 32 << 10;
 
 /// Why a data folder could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +107,9 @@ pub enum OpenError {
 pub struct SqliteStore {
     file: PathBuf,
     connection: Arc<Mutex<Connection>>,
+    /// What cannot be read lies there until somebody acts: it is said once.
+    names_said: Once,
+    history_said: Once,
     /// Dropped last: while it is held nobody else opens the folder.
     _lock: File,
 }
@@ -116,7 +124,13 @@ impl SqliteStore {
         private(&file).map_err(io("cannot make the database in it"))?;
         let connection = open_database(&file)?;
         sync_dir(dir).map_err(io("cannot sync it"))?;
-        Ok(Self { file, connection: Arc::new(Mutex::new(connection)), _lock: lock })
+        Ok(Self {
+            file,
+            connection: Arc::new(Mutex::new(connection)),
+            names_said: Once::new(),
+            history_said: Once::new(),
+            _lock: lock,
+        })
     }
 
     /// Runs a piece of work on the connection, off the runtime's threads, one at a time.
@@ -161,30 +175,51 @@ impl Store for SqliteStore {
     }
 
     async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
-        self.run(|connection| {
+        let found = self.run(|connection| {
             let mut statement = connection.prepare_cached("SELECT name FROM groups ORDER BY name LIMIT ?1")?;
-            let names = statement.query_map([sql_size(MAX_GROUPS)], |row| row.get::<_, String>(0))?;
-            names.map(|name| name_in(&name?)).collect()
-        })
-        .await
+            let names = statement.query_map([sql_size(MAX_GROUPS)], |row| Ok(bytes_in(row, 0)?.and_then(name_in)))?;
+            Ok(names.collect::<Result<Vec<Option<GroupName>>, _>>()?)
+        });
+        let found = found.await?;
+        let total = found.len();
+        let names: Vec<GroupName> = found.into_iter().flatten().collect();
+        if let Some(unreadable) = total.checked_sub(names.len()).filter(|unreadable| *unreadable > 0) {
+            let say = || tracing::error!(store = self.place(), unreadable, "groups whose names cannot be read are left out");
+            self.names_said.call_once(say);
+        }
+        Ok(names)
     }
 
-    async fn history(&self, group: &GroupName, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        let group = group.clone();
-        self.run(move |connection| {
+    async fn history(&self, group: &GroupName, limit: usize) -> Result<History, StoreError> {
+        let of = group.clone();
+        let found = self.run(move |connection| {
             let mut statement =
                 connection.prepare_cached("SELECT entry FROM history WHERE group_name = ?1 ORDER BY seq DESC LIMIT ?2")?;
-            let rows = statement.query_map(params![group.as_str(), sql_size(limit)], |row| row.get::<_, String>(0))?;
-            rows.map(|entry| Ok(from_json::<Entry>(&entry?)?)).collect()
-        })
-        .await
+            let entry = |row: &Row<'_>| Ok(bytes_in(row, 0)?.and_then(|bytes| serde_json::from_slice(bytes).ok()));
+            let rows = statement.query_map(params![of.as_str(), sql_size(limit)], entry)?;
+            Ok(rows.collect::<Result<Vec<Option<Entry>>, _>>()?)
+        });
+        let found = found.await?;
+        let total = found.len();
+        let entries: Vec<Entry> = found.into_iter().flatten().collect();
+        let unreadable = total.saturating_sub(entries.len());
+        if unreadable > 0 {
+            let say =
+                || tracing::warn!(store = self.place(), %group, unreadable, "history entries that cannot be read are left out");
+            self.history_said.call_once(say);
+        }
+        Ok(History { entries, unreadable })
+    }
+
+    async fn rehearse(&self) -> Result<(), StoreError> {
+        self.run(rehearse).await
     }
 }
 
 /// What can go wrong on the connection's thread.
 enum Failure {
     Database(rusqlite::Error),
-    Document { group: String, source: crate::semaphore::DocumentError },
+    Document { group: String, source: DocumentError },
 }
 
 impl From<rusqlite::Error> for Failure {
@@ -195,10 +230,15 @@ impl From<rusqlite::Error> for Failure {
 
 fn read(connection: &Connection, group: &GroupName) -> Result<Option<Stored>, Failure> {
     let mut statement = connection.prepare_cached("SELECT revision, document FROM groups WHERE name = ?1")?;
-    let row = statement.query_row([group.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).optional()?;
-    let Some((revision, text)) = row else { return Ok(None) };
-    let document = Document::from_json(&text).map_err(|source| Failure::Document { group: group.to_string(), source })?;
-    Ok(Some(Stored { document, revision: revision_in(revision)? }))
+    let stored = |row: &Row<'_>| Ok(stored_in(row.get(0)?, bytes_in(row, 1)?.unwrap_or_default()));
+    let stored = statement.query_row([group.as_str()], stored).optional()?;
+    stored.transpose().map_err(|source| Failure::Document { group: group.to_string(), source })
+}
+
+fn stored_in(revision: i64, document: &[u8]) -> Result<Stored, DocumentError> {
+    let text = std::str::from_utf8(document).map_err(|error| DocumentError::Malformed(error.to_string()))?;
+    let revision = u64::try_from(revision).map_err(|_| DocumentError::Malformed(format!("its revision is {revision}")))?;
+    Ok(Stored { document: Document::from_json(text)?, revision: Revision(revision) })
 }
 
 fn swap_in(transaction: &Transaction<'_>, group: &GroupName, expected: Expected, write: &Write) -> Result<Swap, Failure> {
@@ -238,6 +278,21 @@ fn append(transaction: &Transaction<'_>, group: &GroupName, history: &[Entry]) -
              (SELECT seq FROM history WHERE group_name = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
         )?
         .execute(params![group.as_str(), sql_size(MAX_ENTRIES)])?;
+    Ok(())
+}
+
+/// In two transactions: what is written and taken back in one, SQLite does not write.
+fn rehearse(connection: &mut Connection) -> Result<(), Failure> {
+    const FORGET: &str = "DELETE FROM history WHERE group_name = ''";
+    const WRITE: &str = "
+        INSERT INTO history (group_name, entry)
+        SELECT '', hex(zeroblob((?1 + coalesce(max(length(CAST(document AS BLOB))), 0)) / 2)) FROM groups";
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute(FORGET, [])?;
+    transaction.execute("UPDATE clock SET revision = revision + 1", [])?;
+    transaction.execute(WRITE, [sql_size(REHEARSED_BYTES)])?;
+    transaction.commit()?;
+    connection.execute(FORGET, [])?;
     Ok(())
 }
 
@@ -327,17 +382,18 @@ fn holder_of(lock: &mut File) -> String {
     }
 }
 
-fn name_in(name: &str) -> Result<GroupName, Failure> {
-    GroupName::parse(name).map_err(|error| Failure::Database(unreadable(error.to_string())))
+/// The bytes of a text, which another program may have written: that they are one is for whoever reads it to find.
+fn bytes_in<'a>(row: &'a Row<'_>, column: usize) -> Result<Option<&'a [u8]>, rusqlite::Error> {
+    Ok(row.get_ref(column)?.as_bytes().ok())
+}
+
+fn name_in(bytes: &[u8]) -> Option<GroupName> {
+    GroupName::parse(std::str::from_utf8(bytes).ok()?).ok()
 }
 
 fn revision_in(number: i64) -> Result<Revision, Failure> {
     let number = u64::try_from(number).map_err(|_| Failure::Database(unreadable(format!("revision {number} is negative"))))?;
     Ok(Revision(number))
-}
-
-fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, rusqlite::Error> {
-    serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Result<String, rusqlite::Error> {
@@ -435,12 +491,70 @@ mod tests {
         let expected = ["host-a 4 rebooting Some(600)", "host-b 5 draining None", "host-c 6 rebooting None"];
         assert_eq!((stored.revision, stored.document.max().get()), (Revision(7), 3));
         assert_eq!(holders, expected);
-        let events: Vec<&str> = store.history(&web, 100).await.unwrap().iter().map(|entry| entry.event.as_str()).collect();
+        let events: Vec<&str> =
+            store.history(&web, 100).await.unwrap().entries.iter().map(|entry| entry.event.as_str()).collect();
         let expected = ["held", "max-changed", "forced-unlock", "lease-expired", "released", "rebooting", "granted", "created"];
         assert_eq!(events, expected);
         let write = Write { document: stored.document, history: Vec::new() };
         let swap = store.swap(&web, Expected::At(Revision(7)), write).await.unwrap();
         assert_eq!(swap, Swap::Done(Revision(8)));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_hides_nothing_else_and_stops_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let (web, db) = (GroupName::parse("web").unwrap(), GroupName::parse("db").unwrap());
+        let document = Document::new(crate::semaphore::Max::new(1).unwrap());
+        let history = vec![Entry::created(document.max(), "2026-01-01T00:00:00Z".parse().unwrap())];
+        let write = Write { document, history };
+        store.swap(&web, Expected::Absent, write.clone()).await.unwrap();
+        store.swap(&db, Expected::Absent, write.clone()).await.unwrap();
+        let other_program = Connection::open(dir.path().join(DATABASE)).unwrap();
+        let damage = "
+            INSERT INTO groups SELECT 'a b', 1, document FROM groups WHERE name = 'db';
+            INSERT INTO groups SELECT CAST(x'ff' AS TEXT), 1, document FROM groups WHERE name = 'db';
+            UPDATE groups SET document = CAST(x'7bff' AS TEXT) WHERE name = 'web';
+            INSERT INTO history (group_name, entry) VALUES ('db', '{\"event\":\"invented\"}'), ('db', CAST(x'ff' AS TEXT))";
+        other_program.execute_batch(damage).unwrap();
+        assert_eq!(store.groups().await.unwrap(), [db.clone(), web.clone()]);
+        let unusable = store.get(&web).await.unwrap_err();
+        assert!(matches!(unusable, StoreError::Document { .. }), "{unusable}");
+        assert_eq!(store.history(&db, 100).await.unwrap(), History { entries: write.history.clone(), unreadable: 2 });
+        store.rehearse().await.unwrap();
+        other_program.execute("UPDATE groups SET revision = -1 WHERE name = 'db'", []).unwrap();
+        let unusable = store.get(&db).await.unwrap_err().to_string();
+        assert!(unusable.ends_with("group \"db\": the document is not what locksmith writes: its revision is -1"), "{unusable}");
+    }
+
+    #[tokio::test]
+    async fn a_rehearsal_needs_the_room_of_a_change_even_where_less_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let web = GroupName::parse("web").unwrap();
+        let document = Document::new(crate::semaphore::Max::new(1).unwrap());
+        let entry = Entry::created(document.max(), "2026-01-01T00:00:00Z".parse().unwrap());
+        let write = |entries| Write { document: document.clone(), history: vec![entry.clone(); entries] };
+        let Swap::Done(mut revision) = store.swap(&web, Expected::Absent, write(0)).await.unwrap() else { panic!("lost") };
+        let room_for = async |pages: i64| {
+            let connection = store.connection.lock().await;
+            let used: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+            connection.pragma_update_and_check(None, "max_page_count", used + pages, |row| row.get::<_, i64>(0)).unwrap();
+        };
+        // As a disk with room for what is there already.
+        room_for(0).await;
+        let full = store.swap(&web, Expected::At(revision), write(100)).await.unwrap_err().to_string();
+        assert!(full.ends_with("is out: database or disk is full"), "{full}");
+        for _ in 0..2 {
+            assert_eq!(store.rehearse().await.unwrap_err().to_string(), full);
+            let small = store.swap(&web, Expected::At(revision), write(0)).await.unwrap();
+            revision = if let Swap::Done(next) = small { next } else { panic!("lost") };
+        }
+        room_for(1000).await;
+        store.rehearse().await.unwrap();
+        let connection = store.connection.lock().await;
+        let rows: i64 = connection.query_row("SELECT count(*) FROM history", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0, "nothing of a rehearsal is left");
     }
 
     #[test]
