@@ -201,8 +201,8 @@ impl TimeLimit {
     }
 }
 
-/// Tells hooks that they are no longer wanted.
-#[derive(Debug)]
+/// Tells hooks that they are no longer wanted. All clones tell the same ones.
+#[derive(Debug, Clone)]
 pub struct Stopper(watch::Sender<bool>);
 
 /// Learns that hooks are no longer wanted.

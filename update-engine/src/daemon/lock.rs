@@ -14,7 +14,7 @@ use crate::engine::cause::Cause;
 use crate::engine::effect::{GateStage, LockOutcome};
 use crate::engine::event::{Fault, Gate, LockGrant, LockHolder, LockRefusal};
 use crate::engine::state::{Claim, Plan};
-use crate::hooks::{self, AfterFailure, GateAnswer, HookContext, Stop, TimeLimit};
+use crate::hooks::{self, AfterFailure, GateAnswer, HookContext, Stop, Stopper, TimeLimit};
 use crate::world::chain;
 
 /// How often a draining host shows that it is alive, when the server did not say.
@@ -28,21 +28,20 @@ pub(super) async fn gates(shared: Shared, plan: Plan, stage: GateStage, pause: O
     let folder = shared.settings.reboot.hooks_dir.join("gate.d");
     let limit = TimeLimit { each: shared.settings.health.hook_timeout, until: None };
     let hook_context = context(&plan);
-    let run = hooks::run(&folder, &hook_context, limit, AfterFailure::GoOn);
+    let (stopper, mut stop) = hooks::stopper();
+    let run = hooks::run_until(&folder, &hook_context, limit, AfterFailure::GoOn, &mut stop);
     // Hooks may take longer than the lease lasts.
-    let results = tokio::select! {
-        results = run => results,
-        lost = keep_alive(&shared, &plan), if stage == GateStage::BeforeFlip => {
-            gates.push(closed("lock", lost.message));
-            return Event::Gates { attempt: plan.attempt, stage, gates };
-        }
+    let results = match stage {
+        GateStage::BeforeFlip => while_held(&shared, &plan, run, &stopper).await,
+        GateStage::BeforeLock | GateStage::BeforeReboot => Ok(run.await),
     };
     match results {
-        Ok(results) => gates.extend(results.iter().map(|result| match result.gate() {
+        Err(lost) => gates.push(closed("lock", lost.message)),
+        Ok(Ok(results)) => gates.extend(results.iter().map(|result| match result.gate() {
             GateAnswer::Go => open("hook"),
             GateAnswer::NotNow { reason } => closed("hook", reason),
         })),
-        Err(error) => gates.push(closed("hook", chain(&error))),
+        Ok(Err(error)) => gates.push(closed("hook", chain(&error))),
     }
     Event::Gates { attempt: plan.attempt, stage, gates }
 }
@@ -82,18 +81,31 @@ pub(super) async fn ask(shared: Shared, plan: Plan) -> Event {
 }
 
 /// Runs `drain.d` until they have ended or are told to stop, and renews the lock meanwhile: one that is lost ends the draining.
-pub(super) async fn drain(shared: Shared, plan: Plan, mut stop: Stop) -> Event {
+pub(super) async fn drain(shared: Shared, plan: Plan, stopper: Stopper, mut stop: Stop) -> Event {
     let folder = shared.settings.reboot.hooks_dir.join("drain.d");
     let limit = TimeLimit { each: shared.settings.health.hook_timeout, until: Some(Instant::now() + DRAIN_TIMEOUT) };
     let hook_context = context(&plan);
     let run = hooks::run_until(&folder, &hook_context, limit, AfterFailure::Stop, &mut stop);
-    let result = tokio::select! {
-        results = run => results.map_err(|error| Fault::new(Cause::Drain, chain(&error))).and_then(|results| {
-            results.iter().find(|result| !result.is_ok()).map_or(Ok(()), |failed| Err(Fault::new(Cause::Drain, failed.words())))
-        }),
-        fault = keep_alive(&shared, &plan) => Err(fault),
-    };
+    let ended = while_held(&shared, &plan, run, &stopper).await;
+    let result = ended.and_then(|results| {
+        let results = results.map_err(|error| Fault::new(Cause::Drain, chain(&error)))?;
+        results.iter().find(|result| !result.is_ok()).map_or(Ok(()), |failed| Err(Fault::new(Cause::Drain, failed.words())))
+    });
     Event::Drained { attempt: plan.attempt, result }
+}
+
+/// Runs hooks to their end. When the lock is lost they are told to stop, and have the time that hooks have for that: what comes
+/// next must not meet them.
+async fn while_held<T>(shared: &Shared, plan: &Plan, hooks: impl Future<Output = T>, stopper: &Stopper) -> Result<T, Fault> {
+    let mut hooks = std::pin::pin!(hooks);
+    tokio::select! {
+        results = &mut hooks => Ok(results),
+        lost = keep_alive(shared, plan) => {
+            stopper.stop();
+            hooks.await;
+            Err(lost)
+        }
+    }
 }
 
 /// Renews the lock for ever; ends only when the server says that it is lost.

@@ -301,7 +301,7 @@ impl Daemon {
 
     fn drain(&mut self, plan: Plan) {
         let (stopper, stop) = hooks::stopper();
-        self.spawn_for("draining", &plan.clone(), lock::drain(self.shared.clone(), plan, stop));
+        self.spawn_for("draining", &plan.clone(), lock::drain(self.shared.clone(), plan, stopper.clone(), stop));
         if let Some(work) = self.works.last_mut() {
             work.hooks = Some(stopper);
         }

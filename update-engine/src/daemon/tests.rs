@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use locksmith::client::{BaseUrl, Grant, Ticket};
+use locksmith::names::{AttemptId, GroupName, HostId};
 use manifests::keyring::SecretKey;
 use manifests::release::SlotName;
 use manifests::version::Version;
@@ -14,7 +16,7 @@ use super::*;
 use crate::control::ControlHandle;
 use crate::engine::Model;
 use crate::engine::cause::Cause;
-use crate::engine::effect::{LockOutcome, Scan};
+use crate::engine::effect::{GateStage, LockOutcome, Scan};
 use crate::engine::event::LockGrant;
 use crate::engine::facts::{BootTable, Facts, PerSlot, Trouble};
 use crate::engine::model::Progress;
@@ -302,7 +304,7 @@ async fn a_check_that_is_held_up_is_not_forgotten_when_the_way_back_is_taken() {
     daemon.journal.refuse_writes(true);
     daemon.waiting.patience_ms = 0;
     let check = Effect::Check(crate::engine::state::Request::timer());
-    daemon.after("proven", vec![check, Effect::Gates { plan: plan(), stage: crate::engine::effect::GateStage::BeforeLock }]);
+    daemon.after("proven", vec![check, Effect::Gates { plan: plan(), stage: GateStage::BeforeLock }]);
     daemon.woke();
     assert!(daemon.waiting.effects.iter().any(|effect| matches!(effect, Effect::Check(_))), "{:?}", daemon.waiting.effects);
     assert!(!daemon.waiting.effects.iter().any(|effect| matches!(effect, Effect::Gates { .. })));
@@ -436,6 +438,41 @@ async fn a_cancelled_drain_ends_with_its_hooks() {
     assert!(cancelled.elapsed() < Duration::from_secs(2), "{:?}", cancelled.elapsed());
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!survived.exists(), "what the hook had started went on");
+}
+
+#[tokio::test]
+async fn a_hook_has_its_time_to_stop_when_the_lock_is_lost() {
+    let (url, mut asked) = lock_server_that("409 Conflict", "{\"kind\":\"not_held\",\"value\":\"4f3c holds no place\"}").await;
+    let Rig { daemon, handle: _handle, _dir: dir } = rig(Model::default(), policy());
+    let (shared, plan) = (daemon.shared.clone(), with_claim(url.clone(), true));
+    let ticket = Ticket {
+        base_url: BaseUrl::parse(&url).unwrap(),
+        group: GroupName::parse("default").unwrap(),
+        id: HostId::parse("4f3c").unwrap(),
+        attempt: AttemptId::parse("5d1c").unwrap(),
+    };
+    shared.remember_grant(Grant { ticket, fence: Some(1), phase: None, lease_s: Some(4) });
+    let tidied = ["drain.d", "gate.d"].map(|name| {
+        let (folder, tidied) = (dir.path().join("hooks").join(name), dir.path().join(name));
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = format!("#!/bin/sh\ntrap 'sleep 1; touch {}; exit 0' TERM\nwhile :; do sleep 0.05; done\n", tidied.display());
+        std::fs::write(folder.join("10-slow"), text).unwrap();
+        std::fs::set_permissions(folder.join("10-slow"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        tidied
+    });
+
+    let (stopper, stop) = hooks::stopper();
+    let drained = lock::drain(shared.clone(), plan.clone(), stopper, stop).await;
+    let Event::Drained { result: Err(fault), .. } = drained else { panic!("{drained:?}") };
+    assert_eq!(fault.code, Cause::LockLost);
+    assert!(tidied[0].exists(), "the drain hook was killed at once");
+
+    let looked = lock::gates(shared, plan, GateStage::BeforeFlip, None).await;
+    let Event::Gates { gates, .. } = looked else { panic!("{looked:?}") };
+    let closed: Vec<&str> = gates.iter().filter(|gate| gate.closed.is_some()).map(|gate| gate.gate.as_str()).collect();
+    assert_eq!(closed, ["lock"]);
+    assert!(tidied[1].exists(), "the gate's hook was killed at once");
+    assert!(asked.try_recv().is_ok(), "the lock was never renewed");
 }
 
 async fn ask(handle: &ControlHandle, command: Command) -> Result<Accepted, Rejected> {
