@@ -115,6 +115,12 @@ fn records() -> io::Result<()> {
     let key = SecretKey::from_seed(&[7; 32]);
     seed("key_file", "public", key.public().to_text("release 2026"))?;
     seed("key_file", "secret", key.to_text("release 2026"))?;
+    let behind =
+        |text: &str| text.split_once('\n').map(|(comment, key)| format!("{} {comment}\n", key.trim())).unwrap_or_default();
+    seed("key_file", "public-behind", behind(&key.public().to_text("release 2026")))?;
+    seed("key_file", "secret-behind", behind(&key.to_text("release 2026")))?;
+    let by_hand = key.public().to_text("release 2026").replace("# ed25519 public key, id", "## ED25519 PUBLIC KEY; ID:");
+    seed("key_file", "by-hand", by_hand)?;
     seed("key_file", "two", format!("{}\n{}", key.public().to_text("a"), key.public().to_text("b")))
 }
 

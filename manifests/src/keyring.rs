@@ -5,10 +5,11 @@
 //! public key, or the private seed), alone or followed by a comment that begins with a blank and `#`. Blanks at the ends of a line
 //! do not count. Anything else refuses the file.
 //!
-//! A comment that begins with `ed25519 public key` or `ed25519 PRIVATE key` says what the file holds, and what follows it as
-//! `, id KEYID:` which key: [`PublicKey::to_text`] and [`SecretKey::to_text`] write both. A file that says it holds the other half
-//! of a pair is refused, and so is one that names another key than it has. The bytes alone would not tell: half of all private
-//! seeds are public keys of somebody else, too.
+//! A comment that begins with `ed25519 public key` or `ed25519 PRIVATE key`, on a line of its own or behind the key, says what the
+//! file holds, and what follows it as `, id KEYID:` which key: [`PublicKey::to_text`] and [`SecretKey::to_text`] write both. People
+//! write such lines, too: upper and lower case are one, so are several `#`, and an id is one of 16 hex digits only. A file that says it
+//! holds the other half of a pair is refused, and so is one that names another key than it has. The bytes alone would not tell: half of
+//! all private seeds are public keys of somebody else, too.
 //!
 //! Promises: one key counts once however often it stands in the folder or signs; a threshold of 0 cannot be built; an empty
 //! keyring is an error, never "anything goes".
@@ -99,12 +100,12 @@ pub enum KeyError {
         file: String,
     },
     /// The file says that it holds another key.
-    #[error("{file}: expected the key {stated:?} that its comment names, got {id}: the comment or the key was changed")]
+    #[error("{file}: expected the key {stated} that its comment names, got {id}: the comment or the key was changed")]
     OtherId {
         /// Name of the file.
         file: String,
         /// The id in the comment.
-        stated: String,
+        stated: KeyId,
         /// Id of the key that is there.
         id: KeyId,
     },
@@ -360,19 +361,19 @@ impl Half {
 }
 
 /// A key file cut up: 32 bytes, and what its comments say they are.
-struct KeyFile<'a> {
+struct KeyFile {
     bytes: Zeroizing<[u8; 32]>,
-    statements: Vec<Statement<'a>>,
+    statements: Vec<Statement>,
 }
 
 /// `ed25519 public key, id 0123456789abcdef: …`, the comment that says what a key file holds.
-struct Statement<'a> {
+struct Statement {
     half: Half,
-    id: Option<&'a str>,
+    id: Option<KeyId>,
 }
 
-impl<'a> KeyFile<'a> {
-    fn parse(file: &str, text: &'a [u8]) -> Result<Self, KeyError> {
+impl KeyFile {
+    fn parse(file: &str, text: &[u8]) -> Result<Self, KeyError> {
         let malformed = |got: &str| KeyError::Malformed { file: file.to_owned(), got: got.to_owned() };
         if u64::try_from(text.len()).map_or(true, |len| len > MAX_KEY_FILE_BYTES) {
             return Err(malformed("a file of more than 4096 bytes"));
@@ -385,13 +386,13 @@ impl<'a> KeyFile<'a> {
             (None, _) => return Err(malformed("no key line")),
             (Some(_), Some(_)) => return Err(malformed("more than one key line")),
         };
-        let mut words = line.split_whitespace();
-        let word = words.next().unwrap_or_default();
-        if words.next().is_some_and(|next| !next.starts_with('#')) {
+        let (word, behind) = line.split_once(char::is_whitespace).unwrap_or((line, "#"));
+        let behind = behind.trim_start();
+        if !behind.starts_with('#') {
             return Err(malformed("more than one word (a comment begins with #)"));
         }
         let bytes = decode_key(word).map_err(|got| malformed(&got))?;
-        let comments = lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#'));
+        let comments = lines().filter(|line| line.starts_with('#')).chain([behind]);
         Ok(Self { bytes, statements: comments.filter_map(Statement::parse).collect() })
     }
 
@@ -401,27 +402,27 @@ impl<'a> KeyFile<'a> {
 
     /// Refuses a file that names another key than it has.
     fn check_id(&self, file: &str, id: KeyId) -> Result<(), KeyError> {
-        const CHARS_SHOWN: usize = 32;
-        match self.statements.iter().filter_map(|statement| statement.id).find(|stated| KeyId::from_hex(stated) != Some(id)) {
+        match self.statements.iter().filter_map(|statement| statement.id).find(|stated| *stated != id) {
             None => Ok(()),
-            Some(stated) => {
-                Err(KeyError::OtherId { file: file.to_owned(), stated: stated.chars().take(CHARS_SHOWN).collect(), id })
-            }
+            Some(stated) => Err(KeyError::OtherId { file: file.to_owned(), stated, id }),
         }
     }
 }
 
-impl<'a> Statement<'a> {
-    /// Reads a comment; one that says nothing about a key is none. People write these lines, too: upper and lower case are one.
-    fn parse(comment: &'a str) -> Option<Self> {
-        let mut words = comment.split_whitespace();
+impl Statement {
+    /// Reads a comment; one that says nothing about a key is none. People write these lines, too, in their own case and with their own
+    /// marks between the words; what follows `id` may be the rest of a sentence.
+    fn parse(comment: &str) -> Option<Self> {
+        let text = comment.trim_start_matches(|c: char| c == '#' || c.is_whitespace());
+        let mut words = text.split_whitespace().map(|word| word.trim_matches([',', ':', ';']));
         let is = |word: &str, expected: &str| word.eq_ignore_ascii_case(expected);
         words.next().filter(|word| is(word, "ed25519"))?;
         let named = words.next()?;
         let half = [Half::Public, Half::Private].into_iter().find(|half| is(named, half.word()))?;
-        words.next().filter(|word| is(word.trim_end_matches([',', ':']), "key"))?;
-        let id = if words.next() == Some("id") { words.next() } else { None };
-        Some(Self { half, id: id.map(|id| id.trim_end_matches(':')) })
+        words.next().filter(|word| is(word, "key"))?;
+        let names_one = words.next().is_some_and(|word| is(word, "id"));
+        let id = if names_one { words.next().and_then(KeyId::from_hex) } else { None };
+        Some(Self { half, id })
     }
 }
 
@@ -498,16 +499,55 @@ mod tests {
     fn a_file_that_names_another_key_than_it_has_is_refused() {
         let [ours, theirs] = [1, 2].map(|n| secret(n).public().id().to_string());
         for text in [secret(1).to_text("x").to_string(), secret(1).public().to_text("x")] {
-            for other in [theirs.as_str(), "", "0123"] {
-                let text = text.replace(&ours, other);
+            for (from, to) in [("id", "id"), (", id", " ID"), (", id ", ",\tid: "), ("# ", "##"), ("# ", " # #")] {
+                let text = text.replace(from, to).replace(&ours, &theirs);
                 let outcome = match SecretKey::parse("a", text.as_bytes()) {
                     Err(KeyError::Public { .. }) => PublicKey::parse("a", text.as_bytes()).map(drop),
                     other => other.map(drop),
                 };
-                let expected = KeyError::OtherId { file: "a".into(), stated: other.into(), id: secret(1).public().id() };
+                let stated = secret(2).public().id();
+                let expected = KeyError::OtherId { file: "a".into(), stated, id: secret(1).public().id() };
                 assert_eq!(outcome, Err(expected), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn what_people_write_about_the_right_key_is_not_taken_for_another_id() {
+        let word = BASE64.encode(secret(7).public().key.as_bytes());
+        let id = secret(7).public().id().to_string();
+        for comment in [
+            format!("# ed25519 public key {id}"),
+            "# ed25519 public key id of the 2026 release team".to_owned(),
+            "# ed25519 public key, id".to_owned(),
+            format!("# ed25519 public key, id 0x{id}"),
+            format!("# ed25519 public key, id {id}, of 2026"),
+            format!("## ED25519 PUBLIC KEY; ID: {};", id.to_uppercase()),
+        ] {
+            for text in [format!("{comment}\n{word}\n"), format!("{word} {comment}\n")] {
+                assert_eq!(PublicKey::parse("x.pub", text.as_bytes()).unwrap(), secret(7).public(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_comment_behind_the_key_says_counts_too() {
+        let (ours, theirs) = (secret(7).public().id(), secret(8).public().id());
+        // The seed of a key whose bytes are a public key of somebody else, too: they alone would pass.
+        let seed = (0..=u8::MAX).find(|seed| VerifyingKey::from_bytes(&[*seed; 32]).is_ok_and(|key| !key.is_weak())).unwrap();
+        let word = BASE64.encode([seed; 32]);
+        let private = |comment: &str| PublicKey::parse("k.pub", format!("{word}{comment}\n").as_bytes());
+        assert!(private("").is_ok() && private(" # our ed25519 PRIVATE key").is_ok());
+        for comment in [" # ed25519 PRIVATE key", "\t## ed25519 PRIVATE key; id", " # # Ed25519 private key: of 2026"] {
+            let id = secret(seed).public().id();
+            assert_eq!(private(comment), Err(KeyError::Private { file: "k.pub".into(), id }), "{comment}");
+        }
+        let public = BASE64.encode(secret(7).public().key.as_bytes());
+        let text = format!("{public} # ed25519 public key, id {theirs}: x");
+        let expected = KeyError::OtherId { file: "k.pub".into(), stated: theirs, id: ours };
+        assert_eq!(PublicKey::parse("k.pub", text.as_bytes()), Err(expected));
+        let text = text.replace(&theirs.to_string(), &ours.to_string());
+        assert!(matches!(SecretKey::parse("k.key", text.as_bytes()), Err(KeyError::Public { .. })));
     }
 
     #[test]

@@ -1048,7 +1048,7 @@ fn a_private_key_in_a_keyring_is_said_and_not_trusted() {
         "verify out/1.0.0.release --keyring keyring",
         1,
         &format!(
-            "error: keyring/k.pub: expected the key \"{id}\" that its comment names, got 34750f98bd59fcfc: the comment or the key was changed\n\
+            "error: keyring/k.pub: expected the key {id} that its comment names, got 34750f98bd59fcfc: the comment or the key was changed\n\
              hint: take the file from its owner again; never trust or use one that stays like this\n"
         ),
     );
