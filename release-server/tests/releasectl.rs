@@ -953,6 +953,32 @@ fn a_private_key_that_others_can_read_is_warned_of() {
 }
 
 #[test]
+fn commands_to_copy_are_quoted() {
+    let desk = Desk::new();
+    fs::copy(desk.path("one.key"), desk.path("our own.key")).unwrap();
+    fs::set_permissions(desk.path("our own.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let one = "34750f98bd59fcfc";
+    let built = desk
+        .command(&build_line("1.0.0", 1, &format!("{SIGNED} --key two.key --revoke-key {one}")).replace("--out out", ""))
+        .args(["--out", "out of it"])
+        .output()
+        .unwrap();
+    assert!(built.status.success());
+    let unsigned = build_line("1.0.0", 1, &format!("--unsigned --created 2026-01-31T00:00:00Z --revoke-key {one} --replace"));
+    let again = desk.command(&unsigned.replace("--out out", "")).args(["--out", "out of it"]).output().unwrap();
+    let signed = desk.command("sign --key").args(["our own.key", "out of it/1.0.0.release"]).output().unwrap();
+    for (output, expected) in [
+        (&again, "hint: releasectl sign 'out of it/1.0.0.release' --key FILE, with each of these keys that should have signed\n"),
+        (&again, "hint: releasectl sign 'out of it/1.0.0.release' --key FILE, with the next key\n"),
+        (&signed, "hint: chmod 600 'our own.key'\n"),
+        (&signed, "hint: releasectl sign 'out of it/1.0.0.release' --key FILE, with the next key\n"),
+    ] {
+        let said = messages(&output.stderr);
+        assert!(output.status.success() && said.contains(expected), "{said}");
+    }
+}
+
+#[test]
 fn a_file_that_is_no_key_is_refused() {
     let desk = Desk::new();
     let hint = "hint: a private key is NAME.key, a public key NAME.pub, both as `releasectl key generate` writes them\n";

@@ -12,6 +12,7 @@ mod words;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -141,7 +142,7 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
         let dropped = report::join(&built.dropped_signers);
         warn(
             &format!("{record}: --replace has dropped the signatures claimed by {dropped}"),
-            &format!("releasectl sign {record} --key FILE, with each of these keys that should have signed"),
+            &format!("{}, with each of these keys that should have signed", sign_command(&built.record_path)),
         );
     }
     let mut signers = built.signers.iter().chain(&built.claimed_signers);
@@ -150,7 +151,7 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
         let record = built.record_path.display();
         warn(
             &format!("{record}: hosts take it only if enough keys sign it that it does not revoke"),
-            &format!("releasectl sign {record} --key FILE, with the next key"),
+            &format!("{}, with the next key", sign_command(&built.record_path)),
         );
     }
     Ok(Outcome::good(report::built(&built, json)))
@@ -162,9 +163,14 @@ fn sign(args: &SignArgs, json: bool) -> Result<Outcome, Failure> {
     let signers = signed.signers.iter().chain(&signed.claimed_signers).copied();
     if let Err(error) = signed.record.check_signers_stay(signers, NonZeroU32::MIN) {
         let path = args.release.display();
-        warn(&format!("{path}: {error}"), &format!("releasectl sign {path} --key FILE, with the next key"));
+        warn(&format!("{path}: {error}"), &format!("{}, with the next key", sign_command(&args.release)));
     }
     Ok(Outcome::good(report::signed(&args.release, &signed, json)))
+}
+
+/// What adds a signature to a record, but for the key.
+fn sign_command(record: &Path) -> String {
+    format!("releasectl sign {} --key FILE", words::shell_word(record))
 }
 
 fn verify(args: &VerifyArgs, json: bool) -> Result<Outcome, Failure> {
@@ -181,13 +187,15 @@ fn verify(args: &VerifyArgs, json: bool) -> Result<Outcome, Failure> {
     Ok(Outcome { good: report.good(), text: if json { report.to_json() } else { report.to_words() } })
 }
 
-fn read_keys(paths: &[std::path::PathBuf]) -> Result<Vec<SecretKey>, Failure> {
+fn read_keys(paths: &[PathBuf]) -> Result<Vec<SecretKey>, Failure> {
     let mut keys = Vec::new();
     for path in paths {
         let loaded = publisher::read_secret_key(path)?;
         if let Some(mode) = loaded.exposed_mode {
-            let path = path.display();
-            warn(&format!("{path}: others can read this private key (mode {mode:04o})"), &format!("chmod 600 {path}"));
+            warn(
+                &format!("{}: others can read this private key (mode {mode:04o})", path.display()),
+                &format!("chmod 600 {}", words::shell_word(path)),
+            );
         }
         keys.push(loaded.key);
     }

@@ -1,5 +1,7 @@
 //! Numbers, errors and foreign text as people read them.
 
+use std::path::Path;
+
 /// `17.4 MiB`; below 1 KiB `12 bytes`.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -31,6 +33,16 @@ pub(super) fn count(number: u64, noun: &str) -> String {
 /// Text from a file that nobody vouches for: no control characters reach the terminal.
 pub(super) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A path as a word of a command that can be copied into a shell.
+pub(super) fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=~".contains(c);
+    if !text.is_empty() && !text.starts_with('~') && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// An error and its causes on one line.
@@ -71,6 +83,16 @@ mod tests {
     #[test]
     fn parts_read_well() {
         assert_eq!([percent(174, 1000), percent(1, 3), percent(2, 1), percent(1, 0)], ["17.4 %", "33.3 %", "200.0 %", "0.0 %"]);
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        for path in ["", "a", "out/1.0.0.release", "a b/it's", "~root/a", "$(id)`id`", "a\"b\\c;d&e*", "schön/k.key", "#a\nb"] {
+            let word = shell_word(Path::new(path));
+            let shell = std::process::Command::new("sh").args(["-c", &format!("printf %s {word}")]).output().unwrap();
+            assert_eq!(String::from_utf8(shell.stdout).unwrap(), path, "{word}");
+        }
+        assert_eq!(shell_word(Path::new("out/1.0.0~rc1.release")), "out/1.0.0~rc1.release", "no quotes where none are needed");
     }
 
     #[test]
