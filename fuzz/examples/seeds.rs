@@ -202,7 +202,7 @@ mod lock {
 
     use locksmith::names::{AttemptId, HostId, Label};
     use locksmith::semaphore::queue::Queue;
-    use locksmith::semaphore::{Document, Facts, Max, Moment, Mono, Op, decide};
+    use locksmith::semaphore::{Document, Facts, Max, Moment, Mono, Op, UNNAMED, decide};
 
     use super::seed;
 
@@ -232,7 +232,7 @@ mod lock {
         ] {
             seed("fleetlock_reply", name, bytes)?;
         }
-        let holder = r#"{"id":"h","tag":"0123abcd","since":"2026-01-01T00:00:00Z","phase":"draining","phase_since":"2026-01-01T00:00:00Z","fence":7}"#;
+        let holder = r#"{"id":"h","tag":"0123abcd","since":"2026-01-01T00:00:00Z","phase":"draining","phase_since":"2026-01-01T00:00:00Z","fence":7,"stands":"draining"}"#;
         let group = r#""schema":1,"group":"g","max":2,"available":1"#;
         for (name, body) in [
             ("grant", r#"{"attempt":"a-1","fence":7,"phase":"rebooting","lease_s":30}"#.to_owned()),
@@ -251,7 +251,8 @@ mod lock {
                 ),
             ),
             ("groups", format!(r#"{{"schema":1,"groups":[{{{},"holders_total":1,"waiting_total":0}}]}}"#, &group[11..])),
-            ("history", r#"{"schema":1,"group":"g","entries":[]}"#.to_owned()),
+            ("history", r#"{"schema":1,"group":"g","entries":[],"unreadable":1}"#.to_owned()),
+            ("held", r#"{"fence":7,"already_since":"2026-01-01T00:00:00Z"}"#.to_owned()),
             ("max", r#"{"old_max":1,"max":2,"by":"me"}"#.to_owned()),
             ("hold", r#"{"id":"h","by":"me","reason":"disk","group":"g","max":1}"#.to_owned()),
             ("url", "https://user:secret@locks.example:8085/base".to_owned()),
@@ -268,6 +269,9 @@ mod lock {
         let attempt = AttemptId::parse("a-1").expect("an attempt");
         let mut document = Document::new(Max::new(3).expect("a maximum"));
         seed("lock_document", "empty", document.to_json().expect("JSON"))?;
+        let hold = Op::Hold { id: id("h-1"), by: Label::parse("by", UNNAMED).expect("a label") };
+        let held = decide(&document, 1, &Queue::default(), &hold, now).document.expect("a hold");
+        seed("lock_document", "unnamed-hold", held.to_json().expect("JSON"))?;
         for op in [
             Op::Take { id: id("h-1"), attempt: Some(attempt.clone()), facts: facts.clone() },
             Op::Take { id: id("h-2"), attempt: None, facts: facts.clone() },
