@@ -2,16 +2,18 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use integration::locksmith::Locksmith;
 use integration::rig::Spec;
+use manifests::release::Envelope;
 use serde_json::Value;
 use server_mock::{Answer, AnswerKind, Fault, FaultKind, NoUpdate, Script};
 
 use crate::contract::status;
 use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small, words_in};
-use crate::stage::{exit_code, is_moment, locked, nothing_new, quiet, quiet_and_started, run, start, transcript};
+use crate::stage::{exit_code, fails, is_moment, locked, nothing_new, quiet, quiet_and_started, run, start, transcript};
 
 #[test]
 fn idle_and_never_checked() {
@@ -95,6 +97,44 @@ fn idle_because_the_record_of_an_update_will_never_come() {
         scene.host.wait_committed("2.0.0");
         assert_eq!(exit_code(&scene), 0);
     }
+}
+
+/// From now on the record of 2.0.0 cannot be kept: root may write where nobody else may, but not over a folder.
+fn keep_no_record(scene: &Scene) -> PathBuf {
+    let record = fs::read(scene.publisher.files.join("2.0.0.release")).unwrap();
+    let digest = Envelope::parse(&record).unwrap().digest();
+    let in_its_place = scene.host.dir.join(format!("state/offers/{digest}.release"));
+    fs::create_dir_all(in_its_place.join("full")).unwrap();
+    in_its_place
+}
+
+#[test]
+fn a_record_from_a_file_that_cannot_be_kept_is_no_success_without_a_server_either() {
+    let mut scene = quiet(&Options::default(), next_release);
+    let config = fs::read_to_string(scene.host.dir.join("config.toml")).unwrap();
+    let url = config.lines().find(|line| line.starts_with("url = ")).unwrap();
+    scene.host.edit_config(url, "url = \"\"");
+    scene.start();
+    scene.host.wait_for("it is up", |status| status["state"] == "idle");
+    keep_no_record(&scene);
+    let files = ["release", "payload"].map(|kind| scene.publisher.files.join(format!("2.0.0.{kind}")).display().to_string());
+    words_in(&fails(&scene, 1, &["install", &files[0], &files[1]]), &["failed: ", "state/offers"]);
+}
+
+#[test]
+fn idle_because_the_record_of_an_update_cannot_be_kept() {
+    let scene = quiet_and_started(next_release);
+    let in_its_place = keep_no_record(&scene);
+    assert_eq!(scene.host.updatectl(&["update"]).status.code(), Some(1));
+    let status = status(&scene.host, "idle, the record could not be kept");
+    let words = ["Needs attention: 2.0.0 is offered, but its record could not be checked and kept here: ", "state/offers"];
+    says(&status["summary"], &words);
+    assert!(!status["summary"].as_str().unwrap().contains("refused"), "{status:#}");
+    assert_eq!((&status["last_error"]["code"], exit_code(&scene)), (&"state-dir".into(), 30), "{status:#}");
+    assert_eq!(status["check"]["last_outcome"], "failed", "{status:#}");
+    fs::remove_dir_all(in_its_place).unwrap();
+    run(&scene, &["update"]);
+    scene.host.wait_committed("2.0.0");
 }
 
 #[test]

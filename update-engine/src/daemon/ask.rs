@@ -52,7 +52,8 @@ async fn from_files(shared: &Shared, release: &str, payload: &str) -> CheckAnswe
     let source = Source { urls: vec![payload.to_owned()], size: 0 };
     match verified(shared, &bytes).await {
         Ok(release) => CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(offer(&release, None, source)) },
-        Err(fault) => CheckAnswer::BadRecord { again: AskAgain::default(), version: release.to_owned(), fault },
+        Err(Unverified::Bad(fault)) => CheckAnswer::BadRecord { again: AskAgain::default(), version: release.to_owned(), fault },
+        Err(Unverified::Here(fault)) => CheckAnswer::Failed { fault, retry_after_s: None },
     }
 }
 
@@ -119,7 +120,9 @@ async fn fetch_offer(shared: &Shared, update: &Update, again: AskAgain) -> Check
                 let offer = offer(&release, Some(version), payload_source(update));
                 return CheckAnswer::Offer { again, offer: Box::new(offer) };
             }
-            Err(fault) => {
+            // The next server's record could not be used either.
+            Err(Unverified::Here(fault)) => return CheckAnswer::NoRecord { again, version, fault, lack: Lack::Here },
+            Err(Unverified::Bad(fault)) => {
                 let message = format!("{}: {}", crate::config::hide_credentials(&url), fault.message);
                 bad = Some(Fault { message, ..fault });
             }
@@ -140,15 +143,24 @@ async fn fetch_record(shared: &Shared, url: &str) -> Result<Vec<u8>, FetchError>
     shared.fetcher.get_capped(&address.into(), MAX_RECORD_BYTES).await
 }
 
+/// Why a record that was had is of no use.
+enum Unverified {
+    /// It is bad.
+    Bad(Fault),
+    /// This host cannot check it, or cannot keep it: that says nothing about the record.
+    Here(Fault),
+}
+
 /// Checks a record's signatures with this image's keys, and keeps its bytes for the attempt.
-async fn verified(shared: &Shared, bytes: &[u8]) -> Result<Release, Fault> {
+async fn verified(shared: &Shared, bytes: &[u8]) -> Result<Release, Unverified> {
     let (world, bytes) = (shared.world.clone(), bytes.to_vec());
+    let bad = |error: RecordError| Unverified::Bad(record_fault(&error));
     blocking(move || {
-        let keyring = world.keyring()?;
-        let envelope = Envelope::parse(&bytes).map_err(|error| record_fault(&error))?;
-        let release = envelope.verify(&keyring).map_err(|error| record_fault(&error))?;
+        let keyring = world.keyring().map_err(Unverified::Here)?;
+        let envelope = Envelope::parse(&bytes).map_err(bad)?;
+        let release = envelope.verify(&keyring).map_err(bad)?;
         let keep = world.records().keep_offer(release.digest(), &bytes);
-        keep.map_err(|error| Fault::new(Cause::StateDir, chain(&error)))?;
+        keep.map_err(|error| Unverified::Here(Fault::new(Cause::StateDir, chain(&error))))?;
         Ok(release)
     })
     .await

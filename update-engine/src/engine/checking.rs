@@ -131,15 +131,16 @@ impl Engine {
         self.check_ended(CheckOutcome::Failed, format!("failed: {}", fault.message), now)
     }
 
-    /// A server of files that is down says nothing about the release: no alarm, as with an update server that is. A release
-    /// whose record will never come is one that nobody else would ever hear of.
+    /// A server of files that is down says nothing about the release: no alarm, as with an update server that is. Of a release
+    /// whose record will never come, or is of no use here, nobody would ever hear otherwise.
     fn record_missing(&mut self, version: &str, fault: Fault, lack: Lack, now: &Now) -> Vec<Effect> {
         self.model.check.hold = None;
-        let about = match lack {
-            Lack::Passing => About::Check,
-            Lack::Lasting => About::Offer,
+        let (about, missed) = match lack {
+            Lack::Passing => (About::Check, "fetched"),
+            Lack::Lasting => (About::Offer, "fetched"),
+            Lack::Here => (About::Offer, "checked and kept here"),
         };
-        let message = format!("{version} is offered, but its record could not be fetched: {}", fault.message);
+        let message = format!("{version} is offered, but its record could not be {missed}: {}", fault.message);
         self.check_failed_about(about, &Fault { message, ..fault }, now)
     }
 
@@ -258,6 +259,7 @@ impl Engine {
     }
 
     fn refuse_offer(&mut self, version: &str, fault: &Fault, now: &Now) -> Vec<Effect> {
+        self.model.check.hold = None;
         // What is refused as a matter of course is a result of the check, not an error of this host.
         if matches!(fault.code, Cause::OlderRelease | Cause::RefusedRelease | Cause::OtherVersion) {
             self.clear_check_error();

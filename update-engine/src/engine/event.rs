@@ -199,7 +199,7 @@ pub enum CheckAnswer {
         /// What was wrong.
         fault: Fault,
     },
-    /// An update is offered, and nobody gave its record: nothing is known of it yet.
+    /// An update is offered, and its record could not be had, checked or kept: nothing is known of it yet.
     NoRecord {
         /// When to ask again.
         again: AskAgain,
@@ -207,7 +207,7 @@ pub enum CheckAnswer {
         version: String,
         /// Why not.
         fault: Fault,
-        /// Whether it may come by itself.
+        /// Whose trouble that is.
         lack: Lack,
     },
     /// No answer, or one that is none.
@@ -219,13 +219,15 @@ pub enum CheckAnswer {
     },
 }
 
-/// Whether a record that nobody gave may come by itself.
+/// Whose trouble a record is that could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lack {
-    /// A server is down, busy or out of reach.
+    /// Of a server that is down, busy or out of reach: it may come by itself.
     Passing,
     /// Every server stands by it (no such file, no right to it): only whoever publishes can mend that.
     Lasting,
+    /// It was had, and this host cannot check it, or cannot keep it.
+    Here,
 }
 
 /// When a server that answered wants to be asked again, in its own words: the later of the two counts, each within its bounds.

@@ -60,7 +60,7 @@ enum Goal {
     Inspection(Inspection),
     /// This version, on its way or running.
     Version(String),
-    /// The release of these files, unless it is refused.
+    /// The release of these files, unless it is refused or cannot be read.
     Files,
     /// No error.
     Rest,
@@ -85,7 +85,10 @@ impl Goal {
                 let target = status.target.as_ref().map(|target| target.version.as_str());
                 target != Some(version) && status.booted.version.as_deref() != Some(version)
             }
-            Self::Files => status.target.is_none() && status.check.last_outcome == Some(CheckOutcome::Refused),
+            Self::Files => {
+                let unusable = matches!(status.check.last_outcome, Some(CheckOutcome::Refused | CheckOutcome::Failed));
+                status.target.is_none() && unusable
+            }
             Self::Inspection(_) | Self::Rest => false,
         };
         let words = if result.is_empty() { "it was not taken up" } else { result };

@@ -311,6 +311,35 @@ fn an_update_whose_record_no_server_will_ever_give_is_an_error_about_the_offer()
 }
 
 #[test]
+fn a_record_that_is_of_no_use_here_is_a_failed_check_that_needs_attention() {
+    let mut host = Host::at("checking");
+    let fault = Fault::new(Cause::StateDir, "/state/x.release: No space left on device");
+    host.checked(CheckAnswer::NoRecord { again: AskAgain::default(), version: "1.1.0".into(), fault, lack: Lack::Here });
+    let error = host.engine.model().last_error.clone().unwrap();
+    let words = "1.1.0 is offered, but its record could not be checked and kept here: /state/x.release: No space left on device";
+    assert_eq!((error.code, error.message.as_str(), error.about), (Cause::StateDir, words, About::Offer));
+    assert_eq!(host.engine.model().check.last_outcome, Some(CheckOutcome::Failed));
+}
+
+#[test]
+fn an_offer_ends_a_hold_whatever_its_record_is_like() {
+    let again = AskAgain::default;
+    let offers = [
+        CheckAnswer::Offer { again: again(), offer: Box::new(offer(1)) },
+        CheckAnswer::BadRecord { again: again(), version: "1.1.0".into(), fault: fault("record-signature") },
+        CheckAnswer::NoRecord { again: again(), version: "1.1.0".into(), fault: fault("http-503"), lack: Lack::Passing },
+    ];
+    for answer in offers {
+        let mut host = Host::at("checking");
+        let hold = Some(Hold { reason: "rollout at 10 %".into(), ..Hold::default() });
+        host.checked(CheckAnswer::NoUpdate { again: again(), hold });
+        host.wake();
+        host.checked(answer.clone());
+        assert_eq!(host.engine.model().check.hold, None, "{answer:?}");
+    }
+}
+
+#[test]
 fn an_answer_that_kills_the_daemon_is_not_asked_for_for_ever() {
     let mut host = Host::new();
     host.order(Command::Check);
