@@ -69,7 +69,7 @@ impl BootState {
 
     /// Whether the running slot counts as good: it is marked good, or nothing is marked at all (a factory disk).
     ///
-    /// With another slot bootable, a blank running slot is one that was marked bad and waits for the reboot.
+    /// With another slot bootable, a blank running slot is one whose marks were taken away: it is on its way out, and no factory disk.
     #[must_use]
     pub fn running_is_good(&self, running: &SlotName) -> bool {
         let others_bootable = self.slots.iter().any(|slot| slot.name != *running && slot.bootable);

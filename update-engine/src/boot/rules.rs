@@ -135,8 +135,10 @@ mod tests {
             "refused to disarm slot a: the running slot b is not marked good, so there would be nothing to go back to"
         );
         assert!(may_arm(&trial, &a, &b).is_err());
-        let marked_bad = state(&[(1, 0, true), (0, 0, false)]);
+        let marked_bad = state(&[(1, 0, true), (1, 0, false)]);
         assert!(may_disarm(&marked_bad, &a, &b).is_err(), "b was marked bad and waits for its reboot");
+        let blank = state(&[(1, 0, true), (0, 0, false)]);
+        assert!(may_disarm(&blank, &a, &b).is_err(), "the marks of b were taken away");
     }
 
     #[test]
