@@ -5,7 +5,7 @@ set -euo pipefail
 # program or file => Debian package that brings it
 declare -A needs=(
     [cc]=gcc [/usr/include/stdio.h]=libc6-dev [make]=make [pkg-config]=pkg-config [git]=git [curl]=curl [mke2fs]=e2fsprogs [debugfs]=e2fsprogs
-    [debootstrap]=debootstrap [losetup]=mount [partx]=util-linux [sgdisk]=gdisk [zstd]=zstd [python3]=python3 [faketime]=faketime
+    [debootstrap]=debootstrap [losetup]=mount [partx]=util-linux [sgdisk]=gdisk [zstd]=zstd [python3]=python3
 )
 missing=()
 for program in "${!needs[@]}"; do
