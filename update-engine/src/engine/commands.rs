@@ -363,7 +363,7 @@ impl Engine {
                 Rejection::TooLate,
                 "the host is rebooting: if it still has not in five minutes, the reboot can be cancelled here",
             ),
-            State::Armed { step: ArmedStep::Rebooting, .. } if self.soft.reboot_asked => {
+            State::Armed { step: ArmedStep::Rebooting, .. } if self.soft.asks_reboot_again => {
                 reject(Rejection::Busy, "the reboot is being asked for once more just now: try again in a minute")
             }
             _ if self.sighted().is_none() => reject(Rejection::RunningSlotUnknown, NOT_SIGHTED),

@@ -86,8 +86,8 @@ pub struct Soft {
     pub proven_at: Option<Mono>,
     /// A reboot was asked for because it could not be seen which slot runs: until that comes, or does not, nothing else begins.
     pub leaves_unseen: bool,
-    /// The reboot command runs.
-    pub reboot_asked: bool,
+    /// An overdue reboot is being asked for again: its command has not answered yet.
+    pub asks_reboot_again: bool,
     /// When a reboot was accepted.
     pub reboot_accepted_at: Option<Wall>,
     /// An accepted reboot is overdue: from then on it can be cancelled.

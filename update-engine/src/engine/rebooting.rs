@@ -419,7 +419,7 @@ impl Engine {
     }
 
     pub(super) fn on_reboot(&mut self, attempt: &str, result: Result<(), Fault>, now: &Now) -> Vec<Effect> {
-        self.soft.reboot_asked = false;
+        self.soft.asks_reboot_again = false;
         // Who sees nothing takes nothing back, and asks again by its alarm.
         if !self.is_current(attempt) || self.is_blind_after_reboot() {
             return Vec::new();
@@ -454,7 +454,7 @@ impl Engine {
     /// again: a shutdown that goes on is not disturbed by that, and one that got lost would hold the fleet's lock for ever.
     pub(super) fn reboot_is_late(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
         self.say_reboot_is_late(None, now);
-        self.soft.reboot_asked = true;
+        self.soft.asks_reboot_again = true;
         vec![Effect::Reboot(plan)]
     }
 
