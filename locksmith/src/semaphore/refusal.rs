@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::queue::Place;
-use super::{Document, Holder};
+use super::{Document, Holder, UNNAMED};
 use crate::names::{GroupName, HostId, Tag};
 
 /// Holders named in a sentence; more are counted.
@@ -93,8 +93,9 @@ fn id_in_use(group: &GroupName, holder: &Holder) -> String {
 fn occupied(group: &GroupName, holder: &Holder) -> String {
     let id = &holder.id;
     if let Some(by) = &holder.by {
+        let perhaps = if by.as_str() == UNNAMED { " (which may be yours: it was taken without a name)" } else { "" };
         return format!(
-            "{id} is held by {by} in group \"{group}\" since {}; lock another id, or end that hold first with: {}",
+            "{id} is held by {by} in group \"{group}\" since {}{perhaps}; lock another id, or end that hold first with: {}",
             holder.since,
             unlock(group, id)
         );

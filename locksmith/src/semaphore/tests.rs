@@ -328,7 +328,8 @@ fn a_hold_of_an_operator_without_a_name_is_confirmed_to_nobody() {
         let refusal = bench.refusal(&hold(by));
         assert_eq!(
             refusal.sentence(&GroupName::parse("g").unwrap(), &bench.document, None),
-            "a is held by an operator in group \"g\" since 2023-11-14T22:13:20Z; lock another id, or end that hold first with: \
+            "a is held by an operator in group \"g\" since 2023-11-14T22:13:20Z (which may be yours: it was \
+             taken without a name); lock another id, or end that hold first with: \
              locksmithctl unlock --group g -- a"
         );
     }
