@@ -41,6 +41,9 @@ pub struct GroupList {
     /// Groups that are there but cannot be shown, in order of name; usually none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubled: Vec<TroubledGroup>,
+    /// How many groups beside these have a name that cannot be read; usually none. While there is one no group is made.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unreadable: u64,
 }
 
 /// A group that cannot be shown, and why.

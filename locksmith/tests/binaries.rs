@@ -329,6 +329,48 @@ group web cannot be shown: {reason}
 }
 
 #[test]
+fn while_a_groups_name_cannot_be_read_no_group_is_made_and_everybody_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Daemon::start(dir.path(), &["--group", "web=2"]));
+    let database = dir.path().join("locksmith.sqlite");
+    let other_program = rusqlite::Connection::open(&database).unwrap();
+    let rename = |from: &str, to: &str| {
+        assert_eq!(other_program.execute("UPDATE groups SET name = ?2 WHERE name = ?1", [from, to]).unwrap(), 1);
+    };
+    rename("default", "de fault");
+    rename("web", "we b");
+    let daemon = Daemon::start(dir.path(), &["--group", "web=2"]);
+    let output = daemon.ctl(&["status"]);
+    let told =
+        "error: 2 of 2 groups cannot be shown\nhint: mend the names in locksmithd's database, or restore it from a backup\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(1), told));
+    let shown = "2 group(s) have names that cannot be read, so their hosts are refused; until that is mended no group is made\n";
+    assert!(text(&output.stdout).ends_with(shown), "{}", text(&output.stdout));
+    let (code, message) = failure(&daemon.ctl(&["group", "create", "--max", "1", "web"]));
+    let why = "2 group(s) whose names cannot be read; a new group could be one of them";
+    assert!(code == Some(1) && message.contains("(503 unusable_group)") && message.contains(why), "{message}");
+    drop(daemon);
+    rename("de fault", "default");
+    rename("we b", "web");
+    let daemon = Daemon::start(dir.path(), &["--group", "web=2"]);
+    assert!(daemon.out(&["status"]).contains("web      2"), "{}", daemon.out(&["status"]));
+}
+
+#[test]
+fn a_first_start_that_failed_is_made_up_for() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Daemon::start(dir.path(), &["--group", "default=3", "--group", "web=2"]));
+    let other_program = rusqlite::Connection::open(dir.path().join("locksmith.sqlite")).unwrap();
+    let first: String =
+        other_program.query_row("SELECT name FROM groups ORDER BY revision LIMIT 1", [], |row| row.get(0)).unwrap();
+    assert_eq!(first, "default", "a start that fails after it made a group has made this one");
+    let max: u32 = other_program
+        .query_row("SELECT json_extract(document, '$.max') FROM groups WHERE name = 'default'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(max, 3);
+}
+
+#[test]
 fn what_of_a_history_cannot_be_read_is_counted_and_hides_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path(), &[]);

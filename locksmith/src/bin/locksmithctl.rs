@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use locksmith::api::{GroupBody, GroupList, HistoryBody, TroubledGroup};
 use locksmith::client::{Admin, BaseUrl, Client, Error, Meaning, Options, Token};
-use locksmith::names::{GroupName, HostId, Reason};
+use locksmith::names::{GroupName, HostId, MAX_NAME_BYTES, Reason};
 use locksmith::semaphore::history::Entry;
 use locksmith::semaphore::{MAX_PLACES, Max};
 use serde::Serialize;
@@ -280,7 +280,7 @@ async fn status(admin: &Admin<'_>, group: Option<&GroupName>, json: bool) -> Res
         None => {
             let list = list(admin).await?;
             match list.groups.as_slice() {
-                [only] if list.troubled.is_empty() && !json => only.group.clone(),
+                [only] if list.troubled.is_empty() && list.unreadable == 0 && !json => only.group.clone(),
                 _ => return show(&list, json),
             }
         }
@@ -292,10 +292,14 @@ async fn status(admin: &Admin<'_>, group: Option<&GroupName>, json: bool) -> Res
 /// All groups; where one cannot be shown, that is a failure with what can be.
 fn show(list: &GroupList, json: bool) -> Result<String, Failure> {
     let shown = if json { to_json(list)? } else { groups_text(list) };
-    let Some(first) = list.troubled.first() else { return Ok(shown) };
-    let troubled = list.troubled.len();
-    let message = format!("{troubled} of {} groups cannot be shown", troubled.saturating_add(list.groups.len()));
-    let how = format!("see why with: locksmithctl status {}", first.group.as_last_word());
+    let how = match list.troubled.first() {
+        None if list.unreadable == 0 => return Ok(shown),
+        None => "mend the names in locksmithd's database, or restore it from a backup".to_owned(),
+        Some(first) => format!("see why with: locksmithctl status {}", first.group.as_last_word()),
+    };
+    let troubled = u64::try_from(list.troubled.len()).unwrap_or(u64::MAX).saturating_add(list.unreadable);
+    let readable = u64::try_from(list.groups.len()).unwrap_or(u64::MAX);
+    let message = format!("{troubled} of {} groups cannot be shown", troubled.saturating_add(readable));
     Err(Failure { shown, hint: Some(how), ..failed(message) })
 }
 
@@ -381,6 +385,12 @@ fn groups_text(list: &GroupList) -> String {
     let mut text = table(&["GROUP", "AVAILABLE", "MAX", "HOLDERS", "WAITING"], rows);
     for TroubledGroup { group, value, .. } in &list.troubled {
         text += &format!("\ngroup {group} cannot be shown: {value}\n");
+    }
+    if list.unreadable > 0 {
+        let count = list.unreadable;
+        text += &format!(
+            "\n{count} group(s) have names that cannot be read, so their hosts are refused; until that is mended no group is made\n"
+        );
     }
     text
 }
@@ -503,7 +513,7 @@ fn operator() -> Option<String> {
     let numbered = || std::fs::metadata("/proc/self").map(|own| format!("uid{}", own.uid()));
     let user = named.map(|name| graphic(&name)).find(|name| !name.is_empty()).or_else(|| numbered().ok())?;
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Some(format!("{user}@{}", graphic(&machine)).chars().take(64).collect())
+    Some(format!("{user}@{}", graphic(&machine)).chars().take(MAX_NAME_BYTES).collect())
 }
 
 fn graphic(text: &str) -> String {

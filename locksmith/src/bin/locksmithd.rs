@@ -11,7 +11,7 @@ use locksmith::names::GroupName;
 use locksmith::semaphore::Max;
 use locksmith::server::{Ensured, Server, Settings, Tokens};
 use locksmith::store::sqlite::{OpenError, SqliteStore};
-use locksmith::store::{Store, StoreError};
+use locksmith::store::{Groups, Store, StoreError};
 use rusqlite::ErrorCode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -197,7 +197,7 @@ async fn serve(args: &Args, store: SqliteStore, settings: Settings) -> Result<()
     })?;
     let address = listener.local_addr().map_err(|error| failed(format!("cannot listen: {error}")))?;
     let store_failed = |error: StoreError| failed(error.to_string());
-    let first_start = store.groups().await.map_err(store_failed)?.is_empty();
+    let first_start = store.groups().await.map_err(store_failed)? == Groups::default();
     let server = Server::start(store, settings).await.map_err(store_failed)?;
     make_groups(args, &server, first_start).await?;
     let stop = stop_signal().map_err(|error| failed(format!("cannot wait for signals: {error}")))?;
@@ -207,30 +207,37 @@ async fn serve(args: &Args, store: SqliteStore, settings: Settings) -> Result<()
     Ok(())
 }
 
+/// Makes the groups that are asked for; on the first start `default` before all others, so that a start which fails half-way is a first
+/// one again.
 async fn make_groups<S: Store>(args: &Args, server: &Server<S>, first_start: bool) -> Result<(), Failure> {
-    let store_failed = |error: StoreError| failed(error.to_string());
-    for (name, max) in &args.groups {
-        match server.ensure_group(name, *max).await {
-            Ok(Ensured::Created) => tracing::info!(group = %name, %max, "group made"),
-            Ok(Ensured::Exists(found)) if found == *max => {}
-            Ok(Ensured::Exists(found)) => tracing::warn!(
-                group = %name, max = %found, asked = %max,
-                "the group exists with another max, which it keeps; change it with: locksmithctl set-max {max} {}",
-                name.as_option()
-            ),
-            // What is one group's trouble is not the others': their hosts need the service.
-            Ok(Ensured::TooMany) => tracing::error!(group = %name, "the group is not made: the store has as many as it takes"),
-            // The group's own task says what is wrong with it.
-            Err(StoreError::Document { .. }) => {
-                tracing::warn!(group = %name, "the group cannot be used, so its --group is left aside; the others are served");
-            }
-            Err(error) => return Err(store_failed(error)),
-        }
+    let default = GroupName::parse("default").map_err(|error| failed(error.to_string()))?;
+    if first_start && args.groups.iter().all(|(name, _)| *name != default) {
+        make_group(server, &default, Max::new(1).map_err(|error| failed(error.to_string()))?).await?;
     }
-    if first_start {
-        let name = GroupName::parse("default").map_err(|error| failed(error.to_string()))?;
-        let max = Max::new(1).map_err(|error| failed(error.to_string()))?;
-        server.ensure_group(&name, max).await.map_err(store_failed)?;
+    let (first, others): (Vec<_>, Vec<_>) = args.groups.iter().partition(|(name, _)| *name == default);
+    for (name, max) in first.into_iter().chain(others) {
+        make_group(server, name, *max).await?;
+    }
+    Ok(())
+}
+
+/// What is one group's trouble is not the others': their hosts need the service.
+async fn make_group<S: Store>(server: &Server<S>, name: &GroupName, max: Max) -> Result<(), Failure> {
+    match server.ensure_group(name, max).await {
+        Ok(Ensured::Created) => tracing::info!(group = %name, %max, "group made"),
+        Ok(Ensured::Exists(found)) if found == max => {}
+        Ok(Ensured::Exists(found)) => tracing::warn!(
+            group = %name, max = %found, asked = %max,
+            "the group exists with another max, which it keeps; change it with: locksmithctl set-max {max} {}",
+            name.as_option()
+        ),
+        Ok(Ensured::TooMany) => tracing::error!(group = %name, "the group is not made: the store has as many as it takes"),
+        // The group's own task says what is wrong with it.
+        Err(StoreError::Document { .. }) => {
+            tracing::warn!(group = %name, "the group cannot be used, so its --group is left aside; the others are served");
+        }
+        Err(error @ StoreError::UnreadableNames { .. }) => tracing::error!(group = %name, "the group is not made: {error}"),
+        Err(error @ StoreError::Unavailable { .. }) => return Err(failed(error.to_string())),
     }
     Ok(())
 }

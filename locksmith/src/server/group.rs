@@ -342,7 +342,7 @@ impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable { .. } => Self::StoreOut(error.to_string()),
-            StoreError::Document { .. } => Self::Unusable(error.to_string()),
+            StoreError::Document { .. } | StoreError::UnreadableNames { .. } => Self::Unusable(error.to_string()),
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::fleetlock::{GrantBody, HEADER, HEADER_VALUE, HolderBody, MAX_BODY_BYT
 use crate::names::{AttemptId, GroupName, HostId, Label, NameError, Reason};
 use crate::semaphore::history::MAX_ENTRIES;
 use crate::semaphore::{Answer, Granted, Max, MaxError, Op, Phase, UNNAMED};
-use crate::store::{History, Store, StoreError};
+use crate::store::{Groups, History, Store, StoreError};
 
 /// Longest time a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -221,8 +221,10 @@ async fn unlock<S: Store>(State(shared): State<Arc<Shared<S>>>, group: InPath, r
 impl<S: Store> Shared<S> {
     /// All groups: one that cannot be shown hides no other.
     async fn list(&self) -> Result<GroupList, Problem> {
-        let mut list = GroupList { schema: SCHEMA, groups: Vec::new(), troubled: Vec::new() };
-        for name in self.store.groups().await? {
+        let Groups { names, unreadable } = self.store.groups().await?;
+        let unreadable = number(unreadable);
+        let mut list = GroupList { schema: SCHEMA, groups: Vec::new(), troubled: Vec::new(), unreadable };
+        for name in names {
             match self.adopt(&name).look(0).await {
                 Ok(look) => list.groups.push(summary(&name, &look)),
                 Err(trouble) => list.troubled.push(Problem::from(trouble).of_group(name)),

@@ -97,7 +97,7 @@ impl<S: Store> Server<S> {
     /// on. Must be called within a tokio runtime.
     pub async fn start(store: S, settings: Settings) -> Result<Self, StoreError> {
         let store = Arc::new(Watched::new(store));
-        let names = store.groups().await?;
+        let names = store.groups().await?.names;
         let shared = Arc::new(Shared {
             store,
             settings,

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{Expected, History, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
+use super::{Expected, Groups, History, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
 use crate::names::GroupName;
 use crate::semaphore::history::{Entry, MAX_ENTRIES};
 
@@ -125,9 +125,9 @@ impl Store for MemoryStore {
         }
     }
 
-    async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
+    async fn groups(&self) -> Result<Groups, StoreError> {
         self.answers().await;
-        Ok(self.up()?.groups.keys().take(MAX_GROUPS).cloned().collect())
+        Ok(Groups { names: self.up()?.groups.keys().take(MAX_GROUPS).cloned().collect(), unreadable: 0 })
     }
 
     async fn history(&self, group: &GroupName, limit: usize) -> Result<History, StoreError> {

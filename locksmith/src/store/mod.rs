@@ -7,7 +7,8 @@
 //!   was deleted and made anew (no ABA).
 //! - An error says nothing about whether the change happened: whoever asked must read again.
 //! - What cannot be read hides nothing else: an unusable document is its group's trouble, an entry that cannot be read is
-//!   counted, and a group whose very name cannot be read is left out, as nobody could ask for it.
+//!   counted, and so is a group whose very name cannot be read. While there is one, no group is made: the new one could be it,
+//!   and its holders would be forgotten.
 //!
 //! Never: a lease, a timer, a retry or a decision.
 
@@ -63,6 +64,15 @@ pub struct Write {
     pub history: Vec<Entry>,
 }
 
+/// The groups of a store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Groups {
+    /// Their names, in order, at most [`MAX_GROUPS`].
+    pub names: Vec<GroupName>,
+    /// How many groups beside these have a name that cannot be read.
+    pub unreadable: usize,
+}
+
 /// What a store remembers of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
@@ -93,6 +103,17 @@ pub enum StoreError {
         /// What is wrong with it.
         source: DocumentError,
     },
+    /// A group cannot be made.
+    #[error(
+        "the store {place} has {unreadable} group(s) whose names cannot be read; a new group could be one of them, and let hosts \
+         reboot beside its holders, so none is made"
+    )]
+    UnreadableNames {
+        /// Which store.
+        place: String,
+        /// How many.
+        unreadable: usize,
+    },
 }
 
 /// A place for documents.
@@ -103,10 +124,10 @@ pub trait Store: Send + Sync + 'static {
     /// Replaces a group's document if it is still the expected one.
     fn swap(&self, group: &GroupName, expected: Expected, write: Write) -> impl Future<Output = Result<Swap, StoreError>> + Send;
 
-    /// The names of all groups, in order, at most [`MAX_GROUPS`].
-    fn groups(&self) -> impl Future<Output = Result<Vec<GroupName>, StoreError>> + Send;
+    /// All groups there are.
+    fn groups(&self) -> impl Future<Output = Result<Groups, StoreError>> + Send;
 
-    /// The newest entries of a group's history, at most `limit` with those that cannot be read.
+    /// The newest entries of a group's history that can be read, at most `limit`, and how many among and before them cannot.
     fn history(&self, group: &GroupName, limit: usize) -> impl Future<Output = Result<History, StoreError>> + Send;
 
     /// Writes as much as the largest change of any group does, durably, and takes it back: what could be rehearsed can be
@@ -123,7 +144,7 @@ impl<S: Store> Store for std::sync::Arc<S> {
         self.as_ref().swap(group, expected, write).await
     }
 
-    async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
+    async fn groups(&self) -> Result<Groups, StoreError> {
         self.as_ref().groups().await
     }
 

@@ -16,17 +16,18 @@
 //! [`super`].
 //! Never: repairs or replaces a file it cannot read.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::Mutex;
 
-use super::{Expected, History, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
+use super::{Expected, Groups, History, MAX_GROUPS, Revision, Store, StoreError, Stored, Swap, Write};
 use crate::names::GroupName;
 use crate::semaphore::history::{Entry, MAX_ENTRIES};
 use crate::semaphore::{Document, DocumentError};
@@ -51,9 +52,9 @@ const CREATE: &str = "
 /// Longest wait for a reader from outside (a backup, a curious operator) that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a rehearsal writes beside as much as the largest document: a hundred history entries, which is a round of a group's
-/// task, and whatever lies between pages.
-const REHEARSED_BYTES: usize = 32 << 10;
+/// What a rehearsal writes beside as much as the largest document: a round of a group's task adds up to a hundred holders of at most
+/// 1 KiB and as many entries of the history, and something lies between pages.
+const REHEARSED_BYTES: usize = 256 << 10;
 
 /// Why a data folder could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -107,9 +108,9 @@ pub enum OpenError {
 pub struct SqliteStore {
     file: PathBuf,
     connection: Arc<Mutex<Connection>>,
-    /// What cannot be read lies there until somebody acts: it is said once.
-    names_said: Once,
-    history_said: Once,
+    /// How much that cannot be read was told of, of the list of groups and of each group's history: it lies there until somebody
+    /// acts, and is said when it becomes more.
+    told: std::sync::Mutex<BTreeMap<Option<GroupName>, usize>>,
     /// Dropped last: while it is held nobody else opens the folder.
     _lock: File,
 }
@@ -124,13 +125,7 @@ impl SqliteStore {
         private(&file).map_err(io("cannot make the database in it"))?;
         let connection = open_database(&file)?;
         sync_dir(dir).map_err(io("cannot sync it"))?;
-        Ok(Self {
-            file,
-            connection: Arc::new(Mutex::new(connection)),
-            names_said: Once::new(),
-            history_said: Once::new(),
-            _lock: lock,
-        })
+        Ok(Self { file, connection: Arc::new(Mutex::new(connection)), told: std::sync::Mutex::default(), _lock: lock })
     }
 
     /// Runs a piece of work on the connection, off the runtime's threads, one at a time.
@@ -144,8 +139,18 @@ impl SqliteStore {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(Failure::Database(error))) => Err(self.out(&error)),
             Ok(Err(Failure::Document { group, source })) => Err(StoreError::Document { place: self.place(), group, source }),
+            Ok(Err(Failure::Names { unreadable })) => Err(StoreError::UnreadableNames { place: self.place(), unreadable }),
             Err(error) => Err(self.out(&error)),
         }
+    }
+
+    fn is_news(&self, of: Option<&GroupName>, unreadable: usize) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = told.get(&of.cloned()).copied().unwrap_or_default();
+        if unreadable > before {
+            told.insert(of.cloned(), unreadable);
+        }
+        unreadable > before
     }
 
     fn out(&self, reason: &dyn std::fmt::Display) -> StoreError {
@@ -174,39 +179,23 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn groups(&self) -> Result<Vec<GroupName>, StoreError> {
-        let found = self.run(|connection| {
-            let mut statement = connection.prepare_cached("SELECT name FROM groups ORDER BY name LIMIT ?1")?;
-            let names = statement.query_map([sql_size(MAX_GROUPS)], |row| Ok(bytes_in(row, 0)?.and_then(name_in)))?;
-            Ok(names.collect::<Result<Vec<Option<GroupName>>, _>>()?)
-        });
-        let found = found.await?;
-        let total = found.len();
-        let names: Vec<GroupName> = found.into_iter().flatten().collect();
-        if let Some(unreadable) = total.checked_sub(names.len()).filter(|unreadable| *unreadable > 0) {
-            let say = || tracing::error!(store = self.place(), unreadable, "groups whose names cannot be read are left out");
-            self.names_said.call_once(say);
+    async fn groups(&self) -> Result<Groups, StoreError> {
+        let Read { found: names, unreadable } = self.run(|connection| names_in(connection)).await?;
+        if self.is_news(None, unreadable) {
+            tracing::error!(
+                store = self.place(),
+                unreadable,
+                "groups whose names cannot be read are not served, and no group is made beside them: mend the names, or restore a backup"
+            );
         }
-        Ok(names)
+        Ok(Groups { names, unreadable })
     }
 
     async fn history(&self, group: &GroupName, limit: usize) -> Result<History, StoreError> {
         let of = group.clone();
-        let found = self.run(move |connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT entry FROM history WHERE group_name = ?1 ORDER BY seq DESC LIMIT ?2")?;
-            let entry = |row: &Row<'_>| Ok(bytes_in(row, 0)?.and_then(|bytes| serde_json::from_slice(bytes).ok()));
-            let rows = statement.query_map(params![of.as_str(), sql_size(limit)], entry)?;
-            Ok(rows.collect::<Result<Vec<Option<Entry>>, _>>()?)
-        });
-        let found = found.await?;
-        let total = found.len();
-        let entries: Vec<Entry> = found.into_iter().flatten().collect();
-        let unreadable = total.saturating_sub(entries.len());
-        if unreadable > 0 {
-            let say =
-                || tracing::warn!(store = self.place(), %group, unreadable, "history entries that cannot be read are left out");
-            self.history_said.call_once(say);
+        let Read { found: entries, unreadable } = self.run(move |connection| entries_in(connection, &of, limit)).await?;
+        if self.is_news(Some(group), unreadable) {
+            tracing::warn!(store = self.place(), %group, unreadable, "history entries that cannot be read are left out");
         }
         Ok(History { entries, unreadable })
     }
@@ -220,12 +209,46 @@ impl Store for SqliteStore {
 enum Failure {
     Database(rusqlite::Error),
     Document { group: String, source: DocumentError },
+    Names { unreadable: usize },
+}
+
+/// What was found of what is there.
+struct Read<T> {
+    found: Vec<T>,
+    unreadable: usize,
+}
+
+impl<T> Read<T> {
+    /// Reads until `limit` are found that can be read.
+    fn first(limit: usize, rows: impl Iterator<Item = Result<Option<T>, rusqlite::Error>>) -> Result<Self, Failure> {
+        let mut read = Self { found: Vec::new(), unreadable: 0 };
+        for row in rows {
+            match row? {
+                _ if read.found.len() >= limit => break,
+                Some(readable) => read.found.push(readable),
+                None => read.unreadable += 1,
+            }
+        }
+        Ok(read)
+    }
 }
 
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
         Self::Database(error)
     }
+}
+
+fn names_in(connection: &Connection) -> Result<Read<GroupName>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT name FROM groups ORDER BY name")?;
+    let names = statement.query_map([], |row| Ok(bytes_in(row, 0)?.and_then(name_in)))?;
+    Read::first(MAX_GROUPS, names)
+}
+
+fn entries_in(connection: &Connection, group: &GroupName, limit: usize) -> Result<Read<Entry>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT entry FROM history WHERE group_name = ?1 ORDER BY seq DESC")?;
+    let entry = |row: &Row<'_>| Ok(bytes_in(row, 0)?.and_then(|bytes| serde_json::from_slice(bytes).ok()));
+    Read::first(limit, statement.query_map([group.as_str()], entry)?)
 }
 
 fn read(connection: &Connection, group: &GroupName) -> Result<Option<Stored>, Failure> {
@@ -246,12 +269,17 @@ fn swap_in(transaction: &Transaction<'_>, group: &GroupName, expected: Expected,
     let next: i64 = transaction.prepare_cached("SELECT revision + 1 FROM clock")?.query_row([], |row| row.get(0))?;
     let revision = revision_in(next)?;
     let changed = match expected {
-        Expected::Absent => transaction
-            .prepare_cached(
-                "INSERT INTO groups SELECT ?1, ?2, ?3 WHERE (SELECT count(*) FROM groups) < ?4
-                 ON CONFLICT (name) DO NOTHING",
-            )?
-            .execute(params![group.as_str(), next, document, sql_size(MAX_GROUPS)])?,
+        Expected::Absent => {
+            let Read { found, unreadable } = names_in(transaction)?;
+            match unreadable {
+                0 if found.len() < MAX_GROUPS => transaction
+                    .prepare_cached("INSERT INTO groups VALUES (?1, ?2, ?3) ON CONFLICT (name) DO NOTHING")?
+                    .execute(params![group.as_str(), next, document])?,
+                0 => 0,
+                _ if found.contains(group) => 0,
+                _ => return Err(Failure::Names { unreadable }),
+            }
+        }
         Expected::At(Revision(expected)) => transaction
             .prepare_cached("UPDATE groups SET revision = ?2, document = ?3 WHERE name = ?1 AND revision = ?4")?
             .execute(params![group.as_str(), next, document, i64::try_from(expected).unwrap_or(-1)])?,
@@ -517,14 +545,40 @@ mod tests {
             UPDATE groups SET document = CAST(x'7bff' AS TEXT) WHERE name = 'web';
             INSERT INTO history (group_name, entry) VALUES ('db', '{\"event\":\"invented\"}'), ('db', CAST(x'ff' AS TEXT))";
         other_program.execute_batch(damage).unwrap();
-        assert_eq!(store.groups().await.unwrap(), [db.clone(), web.clone()]);
+        assert_eq!(store.groups().await.unwrap(), Groups { names: vec![db.clone(), web.clone()], unreadable: 2 });
         let unusable = store.get(&web).await.unwrap_err();
         assert!(matches!(unusable, StoreError::Document { .. }), "{unusable}");
-        assert_eq!(store.history(&db, 100).await.unwrap(), History { entries: write.history.clone(), unreadable: 2 });
+        for limit in [1, 100] {
+            let history = History { entries: write.history.clone(), unreadable: 2 };
+            assert_eq!(store.history(&db, limit).await.unwrap(), history, "the newest entries cannot be read");
+        }
         store.rehearse().await.unwrap();
         other_program.execute("UPDATE groups SET revision = -1 WHERE name = 'db'", []).unwrap();
         let unusable = store.get(&db).await.unwrap_err().to_string();
         assert!(unusable.ends_with("group \"db\": the document is not what locksmith writes: its revision is -1"), "{unusable}");
+    }
+
+    #[tokio::test]
+    async fn no_group_is_made_that_could_be_one_whose_name_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let (web, db) = (GroupName::parse("web").unwrap(), GroupName::parse("db").unwrap());
+        let write = Write { document: Document::new(crate::semaphore::Max::new(1).unwrap()), history: vec![] };
+        for group in [&web, &db] {
+            store.swap(group, Expected::Absent, write.clone()).await.unwrap();
+        }
+        let other_program = Connection::open(dir.path().join(DATABASE)).unwrap();
+        let rename = |from: &str, to: &str| {
+            assert_eq!(other_program.execute("UPDATE groups SET name = ?2 WHERE name = ?1", [from, to]).unwrap(), 1);
+        };
+        rename("web", "we b");
+        let refused = store.swap(&web, Expected::Absent, write.clone()).await.unwrap_err();
+        assert!(matches!(refused, StoreError::UnreadableNames { unreadable: 1, .. }), "{refused}");
+        assert_eq!(store.get(&web).await.unwrap(), None);
+        assert_eq!(store.swap(&db, Expected::Absent, write.clone()).await.unwrap(), Swap::Lost, "that one is there");
+        rename("we b", "web");
+        assert_eq!(store.swap(&web, Expected::Absent, write).await.unwrap(), Swap::Lost);
+        assert_eq!(store.groups().await.unwrap(), Groups { names: vec![db, web], unreadable: 0 });
     }
 
     #[tokio::test]
