@@ -286,7 +286,7 @@ fn what_is_no_payload_says_so() {
     let message = |bytes: &[u8]| Header::parse(bytes).unwrap_err().to_string();
     assert_eq!(message(b""), "not a payload: expected the magic \"OTAPAYLD\" at byte 0, got an empty file");
     assert!(message(b"OTARECv1\x09\0\0").ends_with("got a file that begins with \"OTARECv1\""));
-    assert!(message(b"<html>").ends_with("got a text file"));
+    assert!(message(b"<html>").ends_with("got a web page or other XML"));
     assert!(message(&payload[..63]).contains("header is 63 bytes long, expected 64"));
     let with = |at: usize, bytes: &[u8]| {
         let mut changed = payload[..64].to_vec();
