@@ -2,7 +2,7 @@
 
 use crate::digest::Sha256Digest;
 use crate::foreign::describe;
-use crate::keyring::{KeyId, Keyring, SecretKey, SignatureFault};
+use crate::keyring::{KeyId, Keyring, PublicKey, SecretKey, SignatureFault};
 use crate::limits::{MAX_RECORD_BYTES, MAX_SIGNATURES, MAX_SIGNED_BYTES, MAX_WINDOWS};
 use crate::release::{Record, RecordError};
 
@@ -61,14 +61,19 @@ impl Envelope {
     pub fn sign(&mut self, key: &SecretKey) -> Result<(), RecordError> {
         let public = key.public();
         let id = public.id();
-        let mut in_its_name = self.signatures.iter().filter(|(claimed, _)| *claimed == id).peekable();
-        if in_its_name.peek().is_some() && in_its_name.all(|(_, signature)| public.verifies(&self.signed, signature)) {
+        if self.claimed_signers().any(|claimed| claimed == id) && !self.has_false_signature_of(&public) {
             return Err(RecordError::AlreadySigned { key: id });
         }
         let mut signatures = self.signatures.clone();
         signatures.retain(|(claimed, _)| *claimed != id);
         signatures.push((id, key.sign(&self.signed)));
         self.set_signatures(signatures)
+    }
+
+    /// Whether it carries a signature in the name of this key that does not verify: damaged or forged.
+    pub fn has_false_signature_of(&self, key: &PublicKey) -> bool {
+        let id = key.id();
+        self.signatures.iter().any(|(claimed, signature)| *claimed == id && !key.verifies(&self.signed, signature))
     }
 
     /// Takes over the signatures of `other`, which is the same release, by keys that have not signed here. They are not checked.

@@ -13,8 +13,8 @@ use payload::build::{Built, Options, Progress};
 use payload::format::FrameTable;
 
 use super::Error;
-use super::files::{PendingFile, nameless, open_image, remove_leftovers};
-use super::folder::{of_the_same_sequence, put_in_place, ready, refuse_another};
+use super::files::{PendingFile, lock_folder_of, nameless, open_image, remove_leftovers};
+use super::folder::{Allowed, of_the_same_sequence, put_in_place, ready, refuse_another};
 
 /// An image to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub struct ImageFile {
 pub enum Existing {
     /// They stay: the build is refused, unless it makes the very same release, which keeps the signatures that others have added.
     Keep,
-    /// They are replaced, whatever they are: of the very same release, too, only the signatures by the keys given are left. Hosts that
-    /// have seen another release of that version refuse the new one.
+    /// They are replaced, whatever they are, but for the very same release as above. Hosts that have seen another release of that
+    /// version refuse the new one.
     Replace,
 }
 
@@ -68,6 +68,8 @@ pub struct BuildSpec {
     pub out_dir: PathBuf,
     /// What becomes of a release of that version that is there already.
     pub existing: Existing,
+    /// Of the very same release that is there already, only the signatures by the keys given are left.
+    pub drop_signatures: bool,
     /// How to compress.
     pub options: Options,
 }
@@ -95,6 +97,7 @@ impl BuildSpec {
             images: Vec::new(),
             out_dir: out_dir.to_owned(),
             existing: Existing::Keep,
+            drop_signatures: false,
             options: Options::default(),
         }
     }
@@ -137,8 +140,12 @@ pub struct BuiltRelease {
     pub signers: Vec<KeyId>,
     /// The other keys whose signatures it carries, taken over from where it stood already. They were not checked.
     pub claimed_signers: Vec<KeyId>,
-    /// Keys whose signatures stood there and were dropped, as [`Existing::Replace`] says.
+    /// Keys whose signatures stood there and were dropped, as [`BuildSpec::drop_signatures`] says.
     pub dropped_signers: Vec<KeyId>,
+    /// The keys given in whose names false signatures stood there, which are gone: somebody or something changed the file.
+    pub mended_signers: Vec<KeyId>,
+    /// Beside the record of this very release stood a payload that was not its own, which is gone.
+    pub mended_payload: bool,
     /// The record of this very release was there before.
     pub was_there: bool,
     /// Other releases of the folder that have its sequence, as far as they could be read: hosts that run one refuse the other.
@@ -155,11 +162,12 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
     let rehearsed = rehearse(spec, keys, &images)?;
     let payload_path = spec.out_dir.join(format!("{}.payload", spec.version));
     let record_path = spec.out_dir.join(format!("{}.release", spec.version));
-    if spec.existing == Existing::Keep {
-        refuse_another(&record_path, &payload_path, &rehearsed, keys)?;
-    }
+    let allowed = Allowed { existing: spec.existing, drop_signatures: spec.drop_signatures };
+    refuse_another(&record_path, &payload_path, &rehearsed, keys, allowed)?;
 
     std::fs::create_dir_all(&spec.out_dir).map_err(Error::file("create the folder", &spec.out_dir))?;
+    // Whoever keeps it locked for longer would be met after minutes of compressing.
+    drop(lock_folder_of(&record_path)?);
     remove_leftovers(&spec.out_dir)?;
     let (payload_file, Built { windows, table }) = build_payload(spec, &images, &payload_path, progress)?;
 
@@ -167,7 +175,7 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
     let envelope = signed(&record, keys).map_err(Error::Unfit)?;
     let (digest, signers) = (envelope.digest(), envelope.claimed_signers().collect());
     let payload_file = ready(payload_file, &record_path, &envelope, spec.existing)?;
-    let placed = put_in_place(payload_file, &record_path, envelope, spec.existing)?;
+    let placed = put_in_place(payload_file, &record_path, envelope, keys, allowed)?;
 
     Ok(BuiltRelease {
         same_sequence: of_the_same_sequence(&spec.out_dir, &record, digest)?,
@@ -179,6 +187,8 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
         signers,
         claimed_signers: placed.claimed_signers,
         dropped_signers: placed.dropped_signers,
+        mended_signers: placed.mended_signers,
+        mended_payload: placed.mended_payload,
         was_there: placed.was_there,
         table,
     })

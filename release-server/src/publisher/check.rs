@@ -26,6 +26,8 @@ pub struct SignedRecord {
     pub signers: Vec<KeyId>,
     /// The other keys whose signatures it carries. They were not checked.
     pub claimed_signers: Vec<KeyId>,
+    /// The keys in whose names it carried false signatures, which are gone: somebody or something changed the file.
+    pub mended_signers: Vec<KeyId>,
 }
 
 /// Adds signatures to a record file. The release keeps its digest, and the file the signatures it has, but for those in the name of
@@ -35,11 +37,18 @@ pub fn sign_record(path: &Path, keys: &[SecretKey]) -> Result<SignedRecord, Erro
     let _lock = lock_folder_of(path)?;
     let mut envelope = read_envelope(path)?;
     let record = envelope.record_untrusted().map_err(Error::record(path))?;
+    let mended_signers = falsely_named(&envelope, keys);
     keys.iter().try_for_each(|key| envelope.sign(key)).map_err(Error::record(path))?;
     replace(path, &envelope.to_bytes())?;
     let ids: Vec<KeyId> = keys.iter().map(|key| key.public().id()).collect();
     let (signers, claimed_signers) = envelope.claimed_signers().partition(|signer| ids.contains(signer));
-    Ok(SignedRecord { record, signers, claimed_signers })
+    Ok(SignedRecord { record, signers, claimed_signers, mended_signers })
+}
+
+/// The keys in whose names it carries a signature that is not theirs.
+pub(super) fn falsely_named(envelope: &Envelope, keys: &[SecretKey]) -> Vec<KeyId> {
+    let public = keys.iter().map(SecretKey::public);
+    public.filter(|key| envelope.has_false_signature_of(key)).map(|key| key.id()).collect()
 }
 
 /// What became of a payload.

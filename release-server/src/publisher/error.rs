@@ -41,12 +41,6 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The record of this release stands beside a payload that is not what it names.
-    #[error("{}: expected the payload that the record beside it names, got other bytes: it was damaged or cut short", path.display())]
-    DamagedPayload {
-        /// The file in the way.
-        path: PathBuf,
-    },
     /// Another run changes a record of the folder.
     #[error("{}: another program has locked this folder, for more than {} seconds by now", folder.display(), waited.as_secs())]
     Busy {

@@ -97,9 +97,12 @@ pub(super) struct BuildArgs {
     /// Folder for VERSION.release and VERSION.payload
     #[arg(long, value_name = "DIR")]
     pub(super) out: PathBuf,
-    /// Replace what is there of that version: another release, which is refused without this, and signatures that others have added
+    /// Replace another release of that version that is there, which is refused without this
     #[arg(long)]
     pub(super) replace: bool,
+    /// Of this very release that is there already, keep only the signatures by the keys given
+    #[arg(long)]
+    pub(super) drop_signatures: bool,
     /// Architecture of the images, as `uname -m` says it on the hosts; the default is the same on every build machine
     #[arg(long, default_value = BuildSpec::DEFAULT_ARCH)]
     pub(super) arch: String,

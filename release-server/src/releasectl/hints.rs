@@ -18,10 +18,9 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
         Error::UnreadableRecord { .. } => Some(
             "--replace writes it anew, signed by the keys given only; if it is no damage, give a new --version and --sequence, or another --out",
         ),
-        Error::DamagedPayload { .. } => {
-            Some("remove it and build again: the release, and the signatures others have added, stay the same")
+        Error::Busy { .. } => {
+            Some("wait for the releasectl that works there, and look for one that was stopped; is it this script's own `flock`?")
         }
-        Error::Busy { .. } => Some("wait for the releasectl that works there, and look for one that was stopped"),
         Error::NotAFile { got: A_DIRECTORY, .. } => Some("give the file itself, such as VERSION.release"),
         Error::NotAFile { .. } => Some("save it to a file first: records and payloads are read more than once"),
         Error::TooLong { .. } => Some("is it the right file? `releasectl inspect FILE` says what a file is"),
@@ -87,7 +86,7 @@ const fn for_record(error: &RecordError) -> Option<&'static str> {
             Some("let a key sign that stays: a key is revoked by a release that the next keys have signed, too")
         }
         RecordError::TooManySignatures { .. } => Some(
-            "`releasectl build --replace` of the same input makes the record anew, signed by the keys given only: the release stays the same",
+            "`releasectl build --drop-signatures` of the same input makes the record anew, signed by the keys given only: the release stays the same",
         ),
         RecordError::AlreadySigned { .. } => Some("give each key once; a threshold counts distinct keys"),
         RecordError::Forged { .. } | RecordError::Table { .. } | RecordError::Length { .. } => {

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue};
-use manifests::keyring::SecretKey;
+use manifests::keyring::{KeyId, SecretKey};
 use payload::build::Options;
 
 use self::args::{BuildArgs, Cli, Command, InspectArgs, KeyCommand, SignArgs, VerifyArgs};
@@ -125,6 +125,7 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
         notes: args.notes()?,
         images: args.images.clone(),
         existing: if args.replace { Existing::Replace } else { Existing::Keep },
+        drop_signatures: args.drop_signatures,
         options: Options { level: args.level(), threads: args.threads(), ..Options::default() },
         ..BuildSpec::new(&args.app, args.version.clone(), args.sequence, args.created()?, &args.out)
     };
@@ -141,9 +142,17 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
         let record = built.record_path.display();
         let dropped = report::join(&built.dropped_signers);
         warn(
-            &format!("{record}: --replace has dropped the signatures claimed by {dropped}"),
+            &format!("{record}: --drop-signatures has dropped the signatures claimed by {dropped}"),
             &format!("{}, with each of these keys that should have signed", sign_command(&built.record_path)),
         );
+    }
+    warn_of_mended(&built.record_path, &built.mended_signers);
+    if built.mended_payload {
+        let message = format!(
+            "{}: what stood there was not the payload of the record beside it, and was replaced",
+            built.payload_path.display()
+        );
+        warn(&message, "it was damaged, or left by a build that was interrupted; hosts that were given it have refused it");
     }
     let mut signers = built.signers.iter().chain(&built.claimed_signers);
     let is_left = signers.any(|signer| !args.revoked_keys.contains(signer));
@@ -160,12 +169,22 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
 fn sign(args: &SignArgs, json: bool) -> Result<Outcome, Failure> {
     let keys = read_keys(&args.keys)?;
     let signed = publisher::sign_record(&args.release, &keys)?;
+    warn_of_mended(&args.release, &signed.mended_signers);
     let signers = signed.signers.iter().chain(&signed.claimed_signers).copied();
     if let Err(error) = signed.record.check_signers_stay(signers, NonZeroU32::MIN) {
         let path = args.release.display();
         warn(&format!("{path}: {error}"), &format!("{}, with the next key", sign_command(&args.release)));
     }
     Ok(Outcome::good(report::signed(&args.release, &signed, json)))
+}
+
+/// The owner of a key is the only one who can tell what was signed in his name.
+fn warn_of_mended(record: &Path, mended: &[KeyId]) {
+    if !mended.is_empty() {
+        let message =
+            format!("{}: signatures in the name of {} were false, and were replaced", record.display(), report::join(mended));
+        warn(&message, "the file was damaged or somebody else changed it: find out which before it is published");
+    }
 }
 
 /// What adds a signature to a record, but for the key.

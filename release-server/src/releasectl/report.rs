@@ -37,7 +37,7 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
             "payload": path(&built.payload_path), "payload_bytes": header.total_len(), "payload_table_sha256": header.table_sha256(),
             "image_bytes": image_bytes, "digest": built.digest, "version": record.version, "sequence": record.sequence,
             "signers": built.signers, "claimed_signers": built.claimed_signers, "dropped_signers": built.dropped_signers,
-            "was_there": built.was_there,
+            "mended_signers": built.mended_signers, "mended_payload": built.mended_payload, "was_there": built.was_there,
             "same_sequence": built.same_sequence.iter().map(|other| path(other)).collect::<Vec<_>>(),
         }));
     }
@@ -60,11 +60,11 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
 }
 
 pub(super) fn signed(file: &Path, signed: &SignedRecord, as_json: bool) -> String {
-    let SignedRecord { record, signers, claimed_signers } = signed;
+    let SignedRecord { record, signers, claimed_signers, mended_signers } = signed;
     if as_json {
         return json_line(&json!({
             "record": path(file), "version": record.version, "sequence": record.sequence, "signers": signers,
-            "claimed_signers": claimed_signers,
+            "claimed_signers": claimed_signers, "mended_signers": mended_signers,
         }));
     }
     format!("{}\n  record   {}  {}\n", title(record), file.display(), signatures(signers, claimed_signers))
