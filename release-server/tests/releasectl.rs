@@ -976,7 +976,8 @@ fn commands_to_copy_are_quoted() {
         .output()
         .unwrap();
     assert!(built.status.success());
-    let unsigned = build_line("1.0.0", 1, &format!("--unsigned --created 2026-01-31T00:00:00Z --revoke-key {one} --drop-signatures"));
+    let unsigned =
+        build_line("1.0.0", 1, &format!("--unsigned --created 2026-01-31T00:00:00Z --revoke-key {one} --drop-signatures"));
     let again = desk.command(&unsigned.replace("--out out", "")).args(["--out", "out of it"]).output().unwrap();
     let signed = desk.command("sign --key").args(["our own.key", "out of it/1.0.0.release"]).output().unwrap();
     for (output, expected) in [
