@@ -24,8 +24,8 @@ case $target in
   release_edits | key_file | floor_file) max_len=1024 ;;
   payload_decode | payload_blob) max_len=8192 ;;
   config_toml) extra=(-dict=dict/config.dict) ;;
-  mount_table | http_head) max_len=1024 ;;
-  fleetlock_* | lock_document | journal_model | control_command) extra=(-dict=dict/json.dict) ;;
+  mount_table | host_facts | http_head) max_len=1024 ;;
+  fleetlock_* | lock_document | journal_model | journal_rows | control_command) extra=(-dict=dict/json.dict) ;;
 esac
 
 binary=${FUZZ_BINARY:-}

@@ -296,6 +296,8 @@ mod host {
         commands()?;
         heads()?;
         mounts()?;
+        facts()?;
+        rows()?;
         tables()
     }
 
@@ -320,6 +322,31 @@ mod host {
         let overlay = "24 22 0:30 / / rw,relatime - overlay overlay rw,lowerdir=/a\\:b:/c,upperdir=/u,workdir=/w\n";
         seed("mount_table", "host", [root, odd].concat())?;
         seed("mount_table", "overlay", overlay)
+    }
+
+    fn facts() -> io::Result<()> {
+        seed(
+            "host_facts",
+            "command-line",
+            "BOOT_IMAGE=/vmlinuz root=PARTLABEL=root-a \"mount.usr=/dev/disk/by-label/a b\" quiet -- x=1\n",
+        )?;
+        seed("host_facts", "quoted", "root=\"PARTUUID=0fc63daf-8483-4772-8e79-3d69d8477de4\" usr=\"x")?;
+        let heading = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+        seed("host_facts", "swaps", format!("{heading}/dev/vda2    partition\t1024\t0\t-2\n/a\\040file\tfile\t8\t0\t-3\n"))?;
+        seed("host_facts", "os-release", "# x\nVERSION_ID=\"13\"\nIMAGE_VERSION='1.2.0'\nVERSION_ID=a\\\"b\n")
+    }
+
+    fn rows() -> io::Result<()> {
+        let claim = r#"{"url":"http://l/","group":"default","id":"h","fence":"7","granted":true}"#;
+        let report = r#"{"message":"report","kind":"rolled-back","attempt":"a","running_version":"1","from_version":"1","to_version":"2","code":"health","reason":"r"}"#;
+        let release = format!(r#"{{"message":"release","claim":{claim},"outcome":"rolled-back"}}"#);
+        serde_json::from_str::<update_engine::engine::state::Claim>(claim).map_err(io::Error::other)?;
+        for message in [report, &release] {
+            serde_json::from_str::<update_engine::journal::Message>(message).map_err(io::Error::other)?;
+        }
+        seed("journal_rows", "claim", claim)?;
+        seed("journal_rows", "report", report)?;
+        seed("journal_rows", "release", release)
     }
 
     fn config() -> io::Result<()> {

@@ -37,7 +37,7 @@ type Target = fn(&[u8]);
 /// Changed inputs tried for each seed.
 const ROUNDS: u32 = 40;
 
-const TARGETS: [(&str, Target); 20] = [
+const TARGETS: [(&str, Target); 22] = [
     ("config_toml", config::toml),
     ("control_command", host::command),
     ("fleetlock_answer", fleetlock::answer),
@@ -45,8 +45,10 @@ const TARGETS: [(&str, Target); 20] = [
     ("fleetlock_request", fleetlock::request),
     ("floor_file", host::floor),
     ("gpt", gpt::table),
+    ("host_facts", host::facts),
     ("http_head", http::head),
     ("journal_model", host::model),
+    ("journal_rows", host::rows),
     ("key_file", keys::file),
     ("lock_document", fleetlock::document),
     ("mount_table", host::mounts),

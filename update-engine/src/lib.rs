@@ -21,6 +21,7 @@ pub mod health;
 pub mod hooks;
 pub mod install;
 pub mod journal;
+pub mod os_release;
 pub mod records;
 pub mod report;
 pub mod slot;

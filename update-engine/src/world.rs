@@ -21,6 +21,7 @@ use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot, Trouble};
 use crate::floor::{FloorFile, load_image_floor};
+use crate::os_release;
 use crate::records::Records;
 use crate::slot::{self, Disk, DiskSpec, Mode, RunningSlot, SlotError, SlotSpec};
 
@@ -185,11 +186,7 @@ impl World {
 
     fn os_version(&self) -> OsVersion {
         let text = self.system_file("etc/os-release").or_else(|| self.system_file("usr/lib/os-release")).unwrap_or_default();
-        let value = |key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            line.map(|value| value.trim().trim_matches(['"', '\'']).chars().take(64).collect::<String>())
-                .filter(|value| !value.is_empty())
-        };
+        let value = |key| os_release::value(&text, key);
         OsVersion { image_version: value("IMAGE_VERSION"), version_id: value("VERSION_ID") }
     }
 

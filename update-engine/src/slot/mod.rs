@@ -20,6 +20,7 @@
 //! regions of that file and the running slot is what `sysroot/proc/cmdline` says.
 
 pub mod buffer;
+pub mod command_line;
 pub mod disk;
 mod error;
 mod ioctl;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::SlotError;
+use super::command_line::{self, Setting};
 use super::disk::{Disk, DiskIdentity, Mode, Place, SlotName, Target};
 use super::system::{Lineage, read_text};
 
@@ -141,12 +142,9 @@ enum Name<'a> {
     Other,
 }
 
-/// What stands behind `--` goes to init and is no word of the kernel's.
 fn hints<'a>(line: &'a str, words: &[&str]) -> Vec<Hint<'a>> {
-    let ours = line.split_ascii_whitespace().take_while(|word| *word != "--");
-    let pairs = ours.filter_map(|word| word.trim_matches('"').split_once('='));
-    let wanted = pairs.filter(|(word, _)| words.contains(word));
-    wanted.map(|(word, value)| Hint { word, value, name: name_in(value.trim_matches('"')) }).collect()
+    let wanted = command_line::settings(line).into_iter().filter(|setting| words.contains(&setting.word));
+    wanted.map(|Setting { word, value }| Hint { word, value, name: name_in(value) }).collect()
 }
 
 fn name_in(value: &str) -> Name<'_> {

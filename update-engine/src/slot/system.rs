@@ -216,10 +216,7 @@ impl SystemView {
         if !path.exists() {
             return Ok(Vec::new());
         }
-        let table = read_capped(&path, MOUNT_TABLE_CAP)?;
-        let lines = table.split(|&byte| byte == b'\n').skip(1);
-        let names = lines.filter_map(|line| line.split(|&byte| byte == b' ' || byte == b'\t').next());
-        Ok(names.filter(|name| !name.is_empty()).map(|name| PathBuf::from(OsString::from_vec(unescape(name)))).collect())
+        Ok(parse_swaps(&read_capped(&path, MOUNT_TABLE_CAP)?))
     }
 
     /// All loop devices that are bound to a file.
@@ -404,6 +401,13 @@ fn parse_mount(line: &[u8]) -> io::Result<Mount> {
         source: OsString::from_vec(unescape(source)),
         options: unescape(options),
     })
+}
+
+/// Reads `/proc/swaps`: the devices and files in its first column, below the heading.
+pub fn parse_swaps(table: &[u8]) -> Vec<PathBuf> {
+    let lines = table.split(|&byte| byte == b'\n').skip(1);
+    let names = lines.filter_map(|line| line.split(|&byte| byte == b' ' || byte == b'\t').next());
+    names.filter(|name| !name.is_empty()).map(|name| PathBuf::from(OsString::from_vec(unescape(name)))).collect()
 }
 
 /// mountinfo writes space, tab, newline and backslash as `\` and three octal digits.
