@@ -334,7 +334,8 @@ async fn the_flip_waits_for_an_acknowledgement_of_this_very_grant() {
         assert!(sentence(&double, &error).contains(why), "{why}: {error}");
         assert!(double.heard().contains(r#""fence":7"#));
     }
-    let grant = client().set_phase_rebooting(&held(&double), None).await.unwrap();
+    let acknowledged = client().set_phase_rebooting(&held(&double), None).await.unwrap();
+    let grant = acknowledged.grant();
     assert_eq!((grant.phase, grant.renew_every()), (Some(Phase::Rebooting), None));
 }
 

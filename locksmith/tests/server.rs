@@ -157,7 +157,8 @@ async fn a_host_goes_through_its_phases_and_its_story_is_in_the_history() {
     let grant = client().lock(&ticket, &facts).await.unwrap();
     assert_eq!((grant.phase, grant.lease_s), (Some(Phase::Draining), Some(120)));
     client().renew(&grant).await.unwrap();
-    let grant = client().set_phase_rebooting(&grant, Some(Duration::from_secs(600))).await.unwrap();
+    let acknowledged = client().set_phase_rebooting(&grant, Some(Duration::from_secs(600))).await.unwrap();
+    let grant = acknowledged.grant();
     let holder = &server.look().await.holders[0];
     assert_eq!((holder.phase, holder.deadline_s), (Phase::Rebooting, Some(600)));
     assert_eq!(holder.version.as_ref().unwrap().as_str(), "1.2.0", "what was told at first is kept");

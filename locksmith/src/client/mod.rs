@@ -238,9 +238,9 @@ impl Client {
     }
 
     /// Tells the server that the host is about to flip and reboot, and that it expects to be back within `deadline`.
-    /// **Flip only after this answered `Ok`**: then the change is durable at a locksmithd, and no lease can free the
+    /// **Flip only with what this answers**: then the change is durable at a locksmithd, and no lease can free the
     /// place any more. A plain server is asked for the lock again, which it must still grant.
-    pub async fn set_phase_rebooting(&self, held: &Grant, deadline: Option<Duration>) -> Result<Grant, Error> {
+    pub async fn set_phase_rebooting(&self, held: &Grant, deadline: Option<Duration>) -> Result<RebootAcknowledged, Error> {
         let facts = Facts { deadline_s: deadline.map(|deadline| deadline.as_secs().min(MAX_DEADLINE_S)), ..Facts::default() };
         let mut ota = draining(&held.ticket, &facts);
         ota.phase = Some(Phase::Rebooting.as_str().to_owned());
@@ -252,7 +252,7 @@ impl Client {
                 return Err(url.bad("it does not acknowledge that the host is about to reboot"));
             }
         }
-        grant(&held.ticket, &url, yes)
+        Ok(RebootAcknowledged { grant: grant(&held.ticket, &url, yes)? })
     }
 
     /// Gives the place back, or makes sure that this attempt holds none. Safe to repeat until it answers `Ok`.
@@ -290,6 +290,19 @@ impl Client {
         let raw = self.transport.ask(&ticket.base_url, Method::POST, &path, Some(body), MAX_BODY_BYTES).await?;
         asked.yes(&raw)?;
         Ok((asked, raw))
+    }
+}
+
+/// That a lock server knows that the host is about to reboot. [`Client::set_phase_rebooting`] alone makes one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RebootAcknowledged {
+    grant: Grant,
+}
+
+impl RebootAcknowledged {
+    /// The grant, as it stands now.
+    pub const fn grant(&self) -> &Grant {
+        &self.grant
     }
 }
 

@@ -16,6 +16,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use locksmith::client::RebootAcknowledged;
+
 pub use rules::loader_choice;
 
 use crate::slot::{Proven, RunningSlot, SlotError, SlotName};
@@ -87,18 +89,16 @@ pub struct Permit {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Basis {
-    Lock { attempt: String },
+    Lock(RebootAcknowledged),
     NoLockConfigured,
     Forced { attempt: String },
 }
 
 impl Permit {
-    /// The reboot lock is held for this attempt, and its server has acknowledged the step to `rebooting`.
-    ///
-    /// Only the code that got that acknowledgement may call this.
+    /// The reboot lock is held, and its server has acknowledged the step to `rebooting`.
     #[must_use]
-    pub fn from_lock(attempt: impl Into<String>) -> Self {
-        Self { basis: Basis::Lock { attempt: attempt.into() } }
+    pub fn from_lock(acknowledged: RebootAcknowledged) -> Self {
+        Self { basis: Basis::Lock(acknowledged) }
     }
 
     /// The configuration names no reboot lock.
@@ -121,7 +121,9 @@ impl Permit {
 impl fmt::Display for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.basis {
-            Basis::Lock { attempt } => write!(f, "reboot lock held for attempt {attempt}"),
+            Basis::Lock(acknowledged) => {
+                write!(f, "reboot lock held for attempt {}", acknowledged.grant().ticket.attempt.tag())
+            }
             Basis::NoLockConfigured => f.write_str("no reboot lock configured"),
             Basis::Forced { attempt } => write!(f, "forced by a person, without the reboot lock, for attempt {attempt}"),
         }

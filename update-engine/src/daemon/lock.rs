@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use locksmith::client::{BaseUrl, Client, Error, Grant, Meaning, Options, Ticket, Token};
+use locksmith::client::{BaseUrl, Client, Error, Grant, Meaning, Options, RebootAcknowledged, Ticket, Token};
 use locksmith::names::{AttemptId, GroupName, HostId, Label};
 use locksmith::semaphore;
 use tokio::time::Instant;
@@ -142,11 +142,12 @@ pub(super) async fn undrain(shared: Shared, plan: Plan) -> Event {
 
 /// Tells the lock server that the host reboots now. Only its durable acknowledgement permits the flip.
 pub(super) async fn acknowledge(shared: Shared, plan: Plan) -> Event {
-    let result = tell_rebooting(&shared, &plan).await.map_err(|error| Fault::new(Cause::Lock, error));
+    let acknowledged = tell_rebooting(&shared, &plan).await.map_err(|error| Fault::new(Cause::Lock, error));
+    let result = acknowledged.map(|acknowledged| shared.tokens.put_acknowledged(&plan.attempt, acknowledged));
     Event::RebootAcknowledged { attempt: plan.attempt, result }
 }
 
-async fn tell_rebooting(shared: &Shared, plan: &Plan) -> Result<(), String> {
+async fn tell_rebooting(shared: &Shared, plan: &Plan) -> Result<RebootAcknowledged, String> {
     let ticket = ticket(plan).map_err(|fault| fault.message)?;
     let fence = plan.claim.as_ref().and_then(|claim| claim.fence.as_ref()).and_then(|fence| fence.parse().ok());
     let grant = shared.grant_of(&plan.attempt).unwrap_or(Grant { ticket, fence, phase: None, lease_s: None });
@@ -154,7 +155,7 @@ async fn tell_rebooting(shared: &Shared, plan: &Plan) -> Result<(), String> {
     // Every try of the loader, each with its health deadline.
     let tries = u32::from(crate::boot::gpt::Tries::ARMED.get());
     let deadline = (shared.settings.health.deadline + BOOT_TIME).saturating_mul(tries);
-    client.set_phase_rebooting(&grant, Some(deadline)).await.map(drop).map_err(|error| error.to_string())
+    client.set_phase_rebooting(&grant, Some(deadline)).await.map_err(|error| error.to_string())
 }
 
 /// What one boot may take before the daemon runs.

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use locksmith::client::RebootAcknowledged;
 use manifests::release::{Image, Record, Release, SlotName};
 
 use crate::boot::{BootControl as _, BootError, BootState, Permit};
@@ -33,6 +34,7 @@ pub(super) struct Tokens {
 struct Earned {
     written: Option<(String, Written)>,
     proven: Option<(String, Proven)>,
+    acknowledged: Option<(String, RebootAcknowledged)>,
 }
 
 impl Tokens {
@@ -44,6 +46,9 @@ impl Tokens {
         }
         if earned.proven.as_ref().is_some_and(|(of, _)| Some(of.as_str()) != attempt) {
             earned.proven = None;
+        }
+        if earned.acknowledged.as_ref().is_some_and(|(of, _)| Some(of.as_str()) != attempt) {
+            earned.acknowledged = None;
         }
     }
 
@@ -65,6 +70,14 @@ impl Tokens {
 
     fn take_proven(&self, attempt: &str) -> Option<Proven> {
         self.lock().proven.take_if(|(of, _)| of == attempt).map(|(_, proven)| proven)
+    }
+
+    pub(super) fn put_acknowledged(&self, attempt: &str, acknowledged: RebootAcknowledged) {
+        self.lock().acknowledged = Some((attempt.to_owned(), acknowledged));
+    }
+
+    fn take_acknowledged(&self, attempt: &str) -> Option<RebootAcknowledged> {
+        self.lock().acknowledged.take_if(|(of, _)| of == attempt).map(|(_, acknowledged)| acknowledged)
     }
 
     /// A thread that panicked while holding the lock leaves nothing half-done here.
@@ -232,6 +245,7 @@ pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
             Fault::new(Cause::BootControl, "the slot was not read back in this run of the daemon: it is not armed")
         })?;
         let permit = permit(&shared, &plan)?;
+        tracing::info!(attempt = plan.attempt, slot = %plan.slot, %permit, "arming");
         let ground = shared.world.ground()?;
         remember_identity(&shared)?;
         let armed = World::boot_control(&ground.disk)?.arm(proven, permit, &ground.running);
@@ -243,10 +257,12 @@ pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
 
 fn permit(shared: &Shared, plan: &Plan) -> Result<Permit, Fault> {
     match (&plan.claim, &shared.settings.reboot.lock) {
-        (Some(claim), _) if claim.granted => Ok(Permit::from_lock(plan.attempt.clone())),
-        (Some(_), _) => {
-            Err(Fault::new(Cause::BootControl, "the reboot lock was asked for and is not granted: the slot is not armed"))
-        }
+        (Some(_), _) => shared.tokens.take_acknowledged(&plan.attempt).map(Permit::from_lock).ok_or_else(|| {
+            Fault::new(
+                Cause::BootControl,
+                "the lock server has not acknowledged the reboot in this run of the daemon: the slot is not armed",
+            )
+        }),
         (None, Some(_)) if plan.forced => Ok(Permit::forced_by_person(plan.attempt.clone())),
         (None, Some(_)) => {
             Err(Fault::new(Cause::BootControl, "a reboot lock is configured and was not taken: the slot is not armed"))

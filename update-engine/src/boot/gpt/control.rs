@@ -332,9 +332,9 @@ mod tests {
             let disarmed = rig.bytes();
             control.disarm(&name("b"), &running).unwrap();
             assert!(disarmed == rig.bytes());
-            control.arm(proven(&disk, &running), Permit::from_lock("x"), &running).unwrap();
+            control.arm(proven(&disk, &running), Permit::no_lock_configured(), &running).unwrap();
             let armed = rig.bytes();
-            control.arm(proven(&disk, &running), Permit::from_lock("x"), &running).unwrap();
+            control.arm(proven(&disk, &running), Permit::no_lock_configured(), &running).unwrap();
             control.self_test().unwrap();
             assert!(armed == rig.bytes());
             rig.boot(1);
