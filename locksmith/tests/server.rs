@@ -164,7 +164,7 @@ async fn a_host_goes_through_its_phases_and_its_story_is_in_the_history() {
     assert_eq!(holder.version.as_ref().unwrap().as_str(), "1.2.0", "what was told at first is kept");
     assert_eq!(client().release(&ticket, Outcome::Ok).await.unwrap(), Released::Freed);
     assert_eq!(client().release(&ticket, Outcome::Ok).await.unwrap(), Released::HeldNone);
-    assert_eq!(refused(client().renew(&grant).await).meaning, Meaning::NotHeld);
+    assert_eq!(refused(client().renew(grant).await).meaning, Meaning::NotHeld);
     let story: Vec<Event> = server.history().await.iter().rev().map(|entry| entry.event).collect();
     assert_eq!(story, [Event::Created, Event::Granted, Event::Rebooting, Event::Released]);
     assert_eq!(server.history().await[0].outcome, Some(Outcome::Ok));
