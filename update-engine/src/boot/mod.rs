@@ -246,7 +246,8 @@ pub trait BootControl: Send {
     /// [`BootError::Refused`] for the running slot, or while the running slot is not good: there would be nothing to go back to.
     fn arm(&mut self, proven: Proven, permit: Permit, running: &RunningSlot) -> Result<BootState, BootError>;
 
-    /// Marks the running slot good: its tries are not counted any more. Its priority stays.
+    /// Marks the running slot good: its tries are not counted any more. Its rank stays what arming made it; one that marking it bad
+    /// took away is given back. It never makes a slot the loader's choice that was not armed.
     ///
     /// # Errors
     /// [`BootError::Refused`] while another slot is armed, unless the running slot is itself on trial (R1).

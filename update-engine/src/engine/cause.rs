@@ -95,7 +95,7 @@ causes! {
     ImageTooLarge "image-too-large" "an image of the release does not fit into its slot",
     NoIdentity "no-identity" "the host has no machine id",
     RunningSlotUnknown "running-slot-unknown" "it is not known which slot runs, or the boot table cannot be read",
-    RunningSlot "running-slot" "another slot runs than the attempt expected",
+    RunningSlot "running-slot" "another slot runs than the attempt or the boot table expects",
     Slots "slots" "a slot could not be found, opened or read",
     StateDir "state-dir" "the state folder cannot be read or written",
     Journal "journal" "the journal could not be used as it was and was set aside",

@@ -221,6 +221,9 @@ impl Engine {
     }
 
     fn rollback_plan(&self, running: SlotName, now: &Now) -> Result<Plan, Rejected> {
+        if let Some(fault) = self.facts.started_by_hand() {
+            return Err(Rejected::new(Rejection::NothingToRollBackTo, fault.message));
+        }
         let slot = running.other();
         let Some(old) = self.model.committed.get(slot) else {
             return Err(Rejected::new(
@@ -287,7 +290,9 @@ impl Engine {
             return reject(Rejection::Busy, "an update is under way: marking the running slot would undo it");
         }
         if !self.is_on_trial(running) {
-            return reject(Rejection::NotOnTrial, "the running slot is neither good nor on trial: see `updatectl slots`");
+            let why = self.facts.started_by_hand().map(|fault| fault.message);
+            let why = why.unwrap_or_else(|| "the running slot is neither good nor on trial: see `updatectl slots`".to_owned());
+            return reject(Rejection::NotOnTrial, &why);
         }
         let mut effects = self.open_found_trial(running, now);
         let State::Trial { plan, .. } = self.model.state.clone() else {

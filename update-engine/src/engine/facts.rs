@@ -10,6 +10,7 @@ use manifests::version::Sequence;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::cause::Cause;
+use crate::engine::event::Fault;
 
 /// Who this host is, towards servers.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -168,6 +169,42 @@ impl Facts {
     /// Marks of a slot, when the table could be read.
     pub fn marks(&self, slot: SlotName) -> Option<Marks> {
         self.boot.as_ref().map(|boot| *boot.marks.get(slot))
+    }
+
+    /// Why the slot that runs is neither kept nor updated from, if nothing but a person's hand can have started it: it is not good, the
+    /// loader was not told to try it, and would start the other one. What was marked bad was armed once: as long as its record is
+    /// known, and not below the floor, it may still show that it is healthy.
+    pub fn started_by_hand(&self) -> Option<Fault> {
+        let running = self.running?;
+        let (marks, other) = (self.marks(running)?, self.marks(running.other())?);
+        let is_due = marks.good || marks.pending() || (marks.spent && !marks.marked_bad());
+        if is_due || !other.bootable {
+            return None;
+        }
+        let why =
+            if marks.marked_bad() { self.why_no_second_trial(running)? } else { "it was disarmed, or never armed".to_owned() };
+        let message = format!(
+            "slot {running} runs, and the boot table did not ask for it ({why}): it is not kept, nothing is updated from it, and the \
+             next boot starts slot {next}; from there `updatectl install RELEASE PAYLOAD` brings what is wanted",
+            next = running.other()
+        );
+        Some(Fault::new(Cause::RunningSlot, message))
+    }
+
+    fn why_no_second_trial(&self, slot: SlotName) -> Option<String> {
+        match (self.slots.get(slot).sequence, &self.floor) {
+            (None, _) => Some(
+                "it was marked bad, and no record says what it holds: `updatectl adopt RELEASE` names it, then its health decides"
+                    .to_owned(),
+            ),
+            (Some(_), FloorFacts::Lost { .. }) => {
+                Some("it was marked bad, and the lowest release this host may run is not known: `updatectl adopt RELEASE`".to_owned())
+            }
+            (Some(sequence), FloorFacts::Known(floor)) if sequence < floor.floor => {
+                Some(format!("it was marked bad, and its sequence {sequence} is below the floor {} of this host", floor.floor))
+            }
+            (Some(_), FloorFacts::Known(_)) => None,
+        }
     }
 
     /// What runs.

@@ -240,7 +240,8 @@ impl Engine {
             Some(_) if was_blind => self.settle(now),
             Some(running) => {
                 self.remember_running(running);
-                Vec::new()
+                // A slot that was marked bad may be judged once its record is known.
+                if matches!(self.model.state, State::Idle) { self.settle_idle(running, now) } else { Vec::new() }
             }
             None => Vec::new(),
         }

@@ -33,6 +33,9 @@ pub fn decide(offer: &Offer, request: &Request, facts: &Facts, model: &Model, no
     if runs_already(offer, facts) {
         return Decision::UpToDate;
     }
+    if let Some(fault) = facts.started_by_hand() {
+        return Decision::Refuse(fault);
+    }
     let checks = [
         check_announcement(offer),
         check_target(offer, facts),

@@ -160,10 +160,10 @@ impl Engine {
         Vec::new()
     }
 
-    /// The running slot is not good, and another one may be booted for it.
+    /// The running slot is not good, another one may be booted for it, and its health decides which.
     pub(super) fn is_on_trial(&self, running: SlotName) -> bool {
         let marks = self.facts.marks(running).unwrap_or_default();
-        marks.pending() || marks.spent || self.was_marked_bad(running)
+        (marks.pending() || marks.spent) && self.facts.started_by_hand().is_none()
     }
 
     /// A trial whose attempt this journal does not know, as an attempt of its own.

@@ -25,9 +25,11 @@ impl Engine {
     /// Takes up what a restart or an error interrupted.
     pub(super) fn resume_trial(&mut self, now: &Now) -> Vec<Effect> {
         match self.model.state.clone() {
-            // Of a trial that was only found it is not known who marked it, or why: its health decides.
+            // Of a trial that was only found it is not known who marked it bad, or why: its health decides, if it has a right to that.
             State::Trial { plan, verdict: None }
-                if plan.kind != Kind::Found && self.was_marked_bad(plan.slot) && !self.stays_all_the_same(&plan) =>
+                if (plan.kind != Kind::Found || self.facts.started_by_hand().is_some())
+                    && self.was_marked_bad(plan.slot)
+                    && !self.stays_all_the_same(&plan) =>
             {
                 let reason = "it was marked bad before it had shown that it is healthy".to_owned();
                 self.judge_unhealthy(plan, reason, now)

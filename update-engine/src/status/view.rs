@@ -117,6 +117,11 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
     for trouble in input.facts().troubles.iter().filter(|trouble| !folder.contains(&trouble.message)) {
         say(&trouble.code, trouble.message.clone());
     }
+    // A slot whose attempt is known is left by that.
+    let is_known = input.state().plan().is_some_and(|plan| Some(plan.slot) == input.facts().running);
+    if let Some(fault) = input.facts().started_by_hand().filter(|_| !is_known) {
+        say(&fault.code, fault.message);
+    }
     let is_lost = matches!(input.facts().floor, FloorFacts::Lost { .. }) && input.journal_fault.is_none();
     if is_lost && input.facts().boot.is_some() {
         say(&Cause::FloorLost, "the state folder of this host was lost, and with it the lowest release it may run: `updatectl adopt RELEASE` with the record of the running release begins it anew".to_owned());
@@ -141,7 +146,10 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
 /// Some trouble stands against every update, and is not only to be said.
 pub(super) fn forbids_updates(input: &Input<'_>) -> bool {
     let facts = input.facts();
-    input.journal_fault.is_some() || !facts.troubles.is_empty() || matches!(facts.floor, FloorFacts::Lost { .. })
+    input.journal_fault.is_some()
+        || !facts.troubles.is_empty()
+        || matches!(facts.floor, FloorFacts::Lost { .. })
+        || facts.started_by_hand().is_some()
 }
 
 /// Design 11.5: a host that is served old news, or none, says so; it is never stopped by it.

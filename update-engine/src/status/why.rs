@@ -182,7 +182,7 @@ fn reached(state: &State, gate: &str, stage: u8, passed: &str) -> WhyEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::tests::host::{Host, fault};
+    use crate::engine::tests::host::{BLANK, Host, fault, in_new_slot};
 
     #[test]
     fn a_release_that_was_given_up_is_named_with_what_would_be_tried() {
@@ -198,6 +198,31 @@ mod tests {
             "1.1.0 was given up on this host (it did not come up: the loader spent its tries and went back): \
              a newer release, or `updatectl update 1.1.0`, is tried"
         );
+    }
+
+    #[test]
+    fn a_slot_that_was_started_by_hand_says_what_it_is_and_what_to_do() {
+        let mut host = Host::new();
+        let now = host.now();
+        let chain = |host: &Host| {
+            let input =
+                Input { engine: &host.engine, server: "", journal_fault: None, standstill_until: None, reports_waiting: 0, now };
+            why(&input).into_iter().find(|entry| entry.gate == "host").unwrap()
+        };
+        assert_eq!(chain(&host).state, GateState::Passed);
+        in_new_slot(&mut host.facts, BLANK);
+        host.start(vec![]);
+        let said = chain(&host);
+        assert_eq!(said.state, GateState::Refused);
+        assert_eq!(
+            said.detail,
+            "slot b runs, and the boot table did not ask for it (it was disarmed, or never armed): it is not kept, nothing is \
+             updated from it, and the next boot starts slot a; from there `updatectl install RELEASE PAYLOAD` brings what is wanted"
+        );
+        // One whose attempt is known is left because of that, and not for want of a person.
+        let mut host = Host::at("trial");
+        host.restart(|facts| in_new_slot(facts, BLANK));
+        assert_eq!((host.state(), chain(&host).detail.contains("did not ask for it")), ("trial/verdict", false));
     }
 
     #[test]

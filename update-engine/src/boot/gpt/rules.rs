@@ -71,13 +71,13 @@ impl Slots<'_> {
         Ok((priority, changes))
     }
 
-    /// mark_good = S 1, T 0, and nothing else; but a slot that was marked bad before has lost its rank, and gets it back, or the next
-    /// boot would take the other one.
+    /// mark_good = S 1, T 0, and the rank stays; but a slot that was marked bad has lost the one it was armed with, and gets it back, or
+    /// the next boot would take the other one. A slot that was never armed, or was disarmed, gets none: only arming gives rank.
     pub(super) fn mark_good(&self, running: &SlotEntry) -> Result<Changes, GptError> {
         let attributes = self.table.attributes(running.index)?;
         let good = attributes.with_success().with_tries(Tries::ZERO);
         let changes = vec![(running.index, good)];
-        if loader_choice(&self.state(&changes)?) == Some(&running.name) {
+        if !is_marked_bad(attributes) || loader_choice(&self.state(&changes)?) == Some(&running.name) {
             return Ok(changes);
         }
         let (priority, mut changes) = self.top(running.index, Vec::new())?;
@@ -129,6 +129,11 @@ fn slot_boot(name: &SlotName, attributes: Attributes) -> SlotBoot {
         tries_left,
         pending: tries_left > 0 && !good,
     }
+}
+
+/// As [`Slots::mark_bad`] leaves it.
+fn is_marked_bad(attributes: Attributes) -> bool {
+    attributes == blank(attributes).with_priority(Priority::LOWEST)
 }
 
 fn blank(attributes: Attributes) -> Attributes {
@@ -244,6 +249,23 @@ mod tests {
         let mark = |table: &Table| after(table, |slots, [_, b]| slots.mark_good(b).unwrap());
         assert_eq!(mark(&disk((1, 0, true), (1, 0, false), BLANK)), [(1, 0, true), (2, 0, true), BLANK]);
         assert_eq!(mark(&disk((15, 0, true), (1, 0, false), BLANK)), [(2, 0, true), (15, 0, true), BLANK]);
+    }
+
+    #[test]
+    fn a_slot_that_nobody_armed_is_not_made_the_next_one_by_being_marked_good() {
+        let mark = |table: &Table| after(table, |slots, [_, b]| slots.mark_good(b).unwrap());
+        assert_eq!(mark(&disk((1, 0, true), BLANK, BLANK)), [(1, 0, true), (0, 0, true), BLANK], "started by hand");
+        assert_eq!(
+            mark(&disk((3, 0, true), (2, 0, false), BLANK)),
+            [(3, 0, true), (2, 0, true), BLANK],
+            "given up by the loader"
+        );
+        assert_eq!(
+            mark(&disk((3, 0, true), (1, 0, true), BLANK)),
+            [(3, 0, true), (1, 0, true), BLANK],
+            "good, and not the choice"
+        );
+        assert_eq!(mark(&disk(BLANK, BLANK, BLANK)), [BLANK, (0, 0, true), BLANK]);
     }
 
     #[test]

@@ -368,7 +368,7 @@ fn confirm_marks_a_trial_good_and_never_touches_an_armed_update() {
 
 #[test]
 fn confirm_keeps_a_running_slot_of_which_no_attempt_is_known() {
-    let mut host = Host::new();
+    let mut host = Host::at("checking");
     let mut facts = host.facts.clone();
     in_new_slot(&mut facts, SPENT);
     facts.boot_id = "boot-1".into();

@@ -6,15 +6,15 @@ use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
 use crate::engine::event::{Event, Orphan, Proof};
-use crate::engine::facts::{FloorFacts, Trouble};
+use crate::engine::facts::{Content, Facts, Floor, FloorFacts, Trouble};
 use crate::engine::model::CommittedSlot;
 use crate::engine::policy::Strategy;
 use crate::engine::state::Claim;
 use manifests::version::{Sequence, Version};
 
 use super::host::{
-    BLANK, GOOD, Host, NOON, SPENT, TRIES, armed, closed, content, digest, fault, in_new_slot, in_old_slot, list, offer, policy,
-    sequence,
+    BAD, BLANK, GOOD, Host, NOON, SPENT, TRIES, armed, closed, content, digest, fault, in_new_slot, in_old_slot, list, offer,
+    policy, sequence,
 };
 
 const TEN_YEARS_MS: i64 = 10 * 366 * 86_400_000;
@@ -91,9 +91,94 @@ fn design_11_1_a_running_slot_on_trial_is_judged_even_without_any_journal() {
 #[test]
 fn design_11_1_a_running_slot_that_was_marked_bad_is_not_taken_for_steady_after_a_lost_journal() {
     let mut host = Host::new();
-    in_new_slot(&mut host.facts, BLANK);
+    in_new_slot(&mut host.facts, BAD);
     assert_eq!(host.start(vec![]), list("open found 1.1.0, health"));
     assert_eq!(host.health(Err("nginx is down")), list("reboot"));
+}
+
+/// What a slot holds that nobody has asked the loader to start, and what is said of it.
+const BY_HAND: [(&str, fn(&mut Facts), &str); 5] = [
+    ("disarmed", |facts| in_new_slot(facts, BLANK), "disarmed, or never armed"),
+    (
+        "half-written",
+        |facts| {
+            in_new_slot(facts, BLANK);
+            facts.slots.b = Content::default();
+        },
+        "disarmed, or never armed",
+    ),
+    (
+        "marked bad, of no known record",
+        |facts| {
+            in_new_slot(facts, BAD);
+            facts.slots.b = Content::default();
+        },
+        "`updatectl adopt RELEASE` names it",
+    ),
+    (
+        "marked bad, below the floor",
+        |facts| {
+            in_new_slot(facts, BAD);
+            facts.floor = FloorFacts::Known(Floor { floor: sequence(3), highest: sequence(3) });
+        },
+        "its sequence 2 is below the floor 3",
+    ),
+    (
+        "marked bad, floor lost",
+        |facts| {
+            in_new_slot(facts, BAD);
+            facts.floor = FloorFacts::Lost { image: sequence(0) };
+        },
+        "is not known",
+    ),
+];
+
+#[test]
+fn p3_a_slot_that_a_person_started_by_hand_is_not_marked_good_and_nothing_is_updated_from_it() {
+    for (what, change, words) in BY_HAND {
+        let mut host = Host::new();
+        change(&mut host.facts);
+        assert_eq!((host.start(vec![]), host.state()), (list(""), "idle"), "{what}");
+        let fault = host.engine.facts().started_by_hand().unwrap();
+        assert!(fault.message.contains(words) && fault.message.contains("the next boot starts slot a"), "{what}: {fault}");
+        assert_eq!(host.refused(Command::Confirm), "not-on-trial", "{what}");
+        assert_eq!(host.refused(Command::Rollback), "nothing-to-roll-back-to", "{what}");
+        assert_eq!(host.wake(), list("check"), "{what}");
+        assert_eq!((host.offered(3), host.state(), host.last_error()), (list(""), "idle", "running-slot"), "{what}");
+    }
+}
+
+#[test]
+fn p3_a_slot_that_is_started_by_hand_while_it_is_written_is_left_alone() {
+    for (state, close) in [("fetching", ""), ("written", ""), ("proven/lock", "release aborted")] {
+        let mut host = Host::at(state);
+        let effects = host.restart(|facts| in_new_slot(facts, BLANK));
+        let expected = list("close failed running-slot, report failed").into_iter().chain(list(close)).collect::<Vec<_>>();
+        assert_eq!((effects, host.state()), (expected, "failed"), "{state}");
+        assert!(host.engine.facts().started_by_hand().is_some(), "{state}");
+    }
+}
+
+#[test]
+fn an_attempt_of_a_lost_journal_whose_disarmed_slot_is_started_by_hand_is_left_and_not_kept() {
+    let (mut host, effects) = start_with_orphan(|facts| in_old_slot(facts, BLANK));
+    assert_eq!((host.state(), effects), ("locked/giving-up", list("undrain")));
+    let effects = host.restart(|facts| {
+        in_new_slot(facts, BLANK);
+        facts.boot_id = "boot-3".into();
+    });
+    assert_eq!((host.state(), effects), ("trial/verdict", list("reboot")));
+}
+
+#[test]
+fn a_slot_that_was_marked_bad_is_judged_once_its_record_is_adopted() {
+    let mut host = Host::new();
+    in_new_slot(&mut host.facts, BAD);
+    host.facts.slots.b = Content::default();
+    assert_eq!(host.start(vec![]), list(""));
+    host.facts.slots.b = content(2);
+    let facts = Box::new(host.facts.clone());
+    assert_eq!((host.step(Event::FactsChanged { facts }), host.state()), (list("open found 1.1.0, health"), "trial"));
 }
 
 #[test]

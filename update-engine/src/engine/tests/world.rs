@@ -8,7 +8,7 @@
 //! - releases are good, unhealthy, or do not boot at all; downloads fail; slots rot before they are proven;
 //! - the journal cannot be written for a while, or not even be read: what cannot wait goes on without it after ten minutes;
 //! - the journal is lost but for its tables that never change form; the running slot or the boot table cannot be seen;
-//! - the wall clock jumps by ten years either way; a person gives any command at any moment.
+//! - the wall clock jumps by ten years either way; a person gives any command at any moment, or starts the other slot by hand.
 //!
 //! It checks after every step what must never happen, and panics with the seed when it does.
 
@@ -109,6 +109,7 @@ pub(super) struct Faults {
     pub(super) lost_journals: bool,
     pub(super) blind: bool,
     pub(super) full_disks: bool,
+    pub(super) boots_by_hand: bool,
 }
 
 impl Faults {
@@ -127,6 +128,7 @@ impl Faults {
             lost_journals: on() && on(),
             blind: on() && on(),
             full_disks: on() && on(),
+            boots_by_hand: on() && on(),
         }
     }
 
@@ -143,6 +145,7 @@ impl Faults {
         lost_journals: false,
         blind: false,
         full_disks: false,
+        boots_by_hand: false,
     };
 }
 
@@ -160,6 +163,8 @@ struct Disk {
     bits: PerSlot<Bits>,
     held: PerSlot<Held>,
     records: PerSlot<Option<u64>>,
+    /// What the slot holds was armed, with a proof and what else that takes, or was there from the beginning.
+    was_armed: PerSlot<bool>,
     floor: Floor,
     model: Model,
     refusals: Vec<crate::engine::model::Refusal>,
@@ -241,6 +246,7 @@ impl World {
             bits: PerSlot { a: good, b: BLANK },
             held: PerSlot { a: Held::Release(1), b: Held::Rubbish },
             records: PerSlot { a: Some(1), b: None },
+            was_armed: PerSlot { a: true, b: false },
             floor: Floor { floor: sequence(0), highest: sequence(1) },
             model: Model::default(),
             refusals: vec![],
@@ -305,6 +311,9 @@ impl World {
         }
         if self.faults.power_cuts && self.dice.one_in(60) {
             return self.power_cycle("power cut");
+        }
+        if self.faults.boots_by_hand && self.dice.one_in(60) {
+            return self.boot_by_hand();
         }
         if self.faults.kills && self.dice.one_in(40) {
             return self.kill();

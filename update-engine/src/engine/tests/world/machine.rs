@@ -15,11 +15,17 @@ impl World {
         if let Some(attempt) = self.going_down.take() {
             assert!(self.holders.contains_key(&attempt), "P5: the host goes down without the lock it took for that");
         }
+        self.check_choice();
+        let slot = self.load();
+        self.boot(slot, why);
+    }
+
+    fn boot(&mut self, slot: SlotName, why: &str) {
         self.reboot_at = None;
         self.boots += 1;
         // A reboot undrains by itself: services start anew.
         self.drained = false;
-        self.running = self.load();
+        self.running = slot;
         self.note(|world| format!("{why}: slot {} boots, {:?}", world.running, world.disk.bits));
         // Time since boot starts over.
         self.began = self.began.wrapping_sub(self.mono).wrapping_add(20_000);
@@ -30,13 +36,7 @@ impl World {
     /// The loader: the highest priority that is good or has tries left, the first of equals; a try is spent on one that is not good.
     pub(super) fn load(&mut self) -> SlotName {
         for _ in 0..64 {
-            let eligible = |bits: &Bits| bits.good || bits.tries > 0;
-            let (a, b) = (self.disk.bits.a, self.disk.bits.b);
-            let choice = match (eligible(&a), eligible(&b)) {
-                (true, true) if b.priority > a.priority => SlotName::B,
-                (true, _) | (false, false) => SlotName::A,
-                (false, true) => SlotName::B,
-            };
+            let choice = self.choice();
             let bits = self.disk.bits.get_mut(choice);
             if !bits.good && bits.tries > 0 {
                 bits.tries -= 1;
@@ -51,6 +51,27 @@ impl World {
             }
         }
         panic!("P1: nothing boots")
+    }
+
+    fn choice(&self) -> SlotName {
+        let eligible = |bits: &Bits| bits.good || bits.tries > 0;
+        let (a, b) = (self.disk.bits.a, self.disk.bits.b);
+        match (eligible(&a), eligible(&b)) {
+            (true, true) if b.priority > a.priority => SlotName::B,
+            (true, _) | (false, false) => SlotName::A,
+            (false, true) => SlotName::B,
+        }
+    }
+
+    /// A person picks the other slot in the loader's menu, which counts no try of that. What it holds comes up.
+    pub(super) fn boot_by_hand(&mut self) {
+        let other = self.running.other();
+        match *self.disk.held.get(other) {
+            Held::Release(number) if self.nature(number) != Nature::DoesNotBoot => drop(self.tried.insert(number)),
+            _ => return,
+        }
+        self.going_down = None;
+        self.boot(other, "a person starts the other slot");
     }
 
     /// The world as a look at it shows it.
@@ -92,8 +113,7 @@ impl World {
             priority: bits.priority,
         };
         let (a, b) = (self.disk.bits.a, self.disk.bits.b);
-        let next = if b.priority > a.priority { SlotName::B } else { SlotName::A };
-        BootTable { marks: PerSlot { a: marks(a), b: marks(b) }, next, tries: TRIES, weakness: None }
+        BootTable { marks: PerSlot { a: marks(a), b: marks(b) }, next: self.choice(), tries: TRIES, weakness: None }
     }
 
     pub(super) fn running_is_good(&self) -> bool {
@@ -137,6 +157,7 @@ impl World {
                 // It may have failed in the middle: the slot was disarmed and holds half an image.
                 *self.disk.held.get_mut(plan.slot) = Held::Rubbish;
                 *self.disk.bits.get_mut(plan.slot) = BLANK;
+                *self.disk.was_armed.get_mut(plan.slot) = false;
                 *self.disk.records.get_mut(plan.slot) = None;
                 self.process.proven = None;
                 Event::Installed { attempt: plan.attempt.clone(), boot: Some(self.table()), result: Err(fault()) }
@@ -258,6 +279,7 @@ impl World {
         }
         self.process.proven = None;
         *self.disk.bits.get_mut(plan.slot) = BLANK;
+        *self.disk.was_armed.get_mut(plan.slot) = false;
         *self.disk.records.get_mut(plan.slot) = None;
         *self.disk.held.get_mut(plan.slot) = Held::Release(plan.sequence.get());
         let rots = self.faults.effects_fail && self.dice.one_in(10);
@@ -329,15 +351,19 @@ impl World {
         if !self.running_is_good() {
             return Event::Armed { attempt, result: Err(Fault::new(Cause::BootControl, "the running slot is not good")) };
         }
-        let top = self.disk.bits.get(self.running).priority.max(self.disk.bits.get(plan.slot).priority) + 1;
-        let top = if top > 15 {
-            self.disk.bits.get_mut(self.running).priority = 2;
-            15
-        } else {
-            top
-        };
-        *self.disk.bits.get_mut(plan.slot) = Bits { priority: top, tries: TRIES, good: false };
+        *self.disk.bits.get_mut(plan.slot) = Bits { priority: self.top(plan.slot), tries: TRIES, good: false };
+        *self.disk.was_armed.get_mut(plan.slot) = true;
         Event::Armed { attempt, result: Ok(self.table()) }
+    }
+
+    /// The rank that puts a slot before the other one.
+    fn top(&mut self, slot: SlotName) -> u8 {
+        let top = self.disk.bits.a.priority.max(self.disk.bits.b.priority) + 1;
+        if top <= 15 {
+            return top;
+        }
+        self.disk.bits.get_mut(slot.other()).priority = 2;
+        15
     }
 
     pub(super) fn disarm(&mut self, slot: SlotName) -> Event {
@@ -358,9 +384,12 @@ impl World {
         if self.faults.effects_fail && self.dice.one_in(12) {
             return Event::CommitDone { attempt, result: Err(Fault::new(Cause::StateDir, "the disk is full")) };
         }
-        let bits = self.disk.bits.get_mut(self.running);
-        bits.good = true;
-        bits.tries = 0;
+        let bits = *self.disk.bits.get(self.running);
+        *self.disk.bits.get_mut(self.running) = Bits { good: true, tries: 0, ..bits };
+        if bits == BAD && self.choice() != self.running {
+            self.disk.bits.get_mut(self.running).priority = self.top(self.running);
+        }
+        self.check_choice();
         if self.faults.effects_fail && self.dice.one_in(12) {
             return Event::CommitDone { attempt, result: Err(Fault::new(Cause::StateDir, "the floor cannot be written")) };
         }

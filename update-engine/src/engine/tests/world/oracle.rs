@@ -72,6 +72,12 @@ impl World {
         }
     }
 
+    /// P3, P4: what the loader starts next was armed for that once, or was there from the beginning.
+    pub(super) fn check_choice(&self) {
+        let choice = self.table().next;
+        assert!(self.disk.was_armed.get(choice), "P3: slot {choice} is the next one, and nobody has armed it");
+    }
+
     /// P6: every lock that this host holds will be given back: by an attempt under way, or by the outbox.
     pub(super) fn check_claims(&self) {
         let plan = self.process.engine.model().state.plan();
@@ -172,6 +178,10 @@ impl World {
     pub(super) fn order_if_waiting(&mut self) {
         if self.process.engine.model().pause.is_some() {
             self.order(Command::Resume);
+        }
+        let is_idle = matches!(self.process.engine.model().state, State::Idle);
+        if is_idle && self.process.engine.facts().started_by_hand().is_some() {
+            self.power_cycle("a person does what status says");
         }
         let person = matches!(
             self.process.engine.model().state,
