@@ -22,7 +22,7 @@ use manifests::version::Sequence;
 use crate::durable;
 use crate::engine::facts::Floor;
 
-/// Most revoked keys kept.
+/// Most revoked keys kept. None is ever dropped: a release whose revocations have no room is not installed.
 const MAX_REVOKED: usize = 1024;
 /// Longest file read.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -59,6 +59,16 @@ pub enum FloorError {
         /// What stands there.
         got: String,
     },
+    /// More revoked keys than it may name.
+    #[error(
+        "the release revokes {new} keys that are not revoked yet, and there is room for {room}: {MAX_REVOKED} are kept, and none is ever forgotten"
+    )]
+    Full {
+        /// Keys to be added.
+        new: usize,
+        /// How many could be.
+        room: usize,
+    },
 }
 
 impl FloorFile {
@@ -79,13 +89,22 @@ impl FloorFile {
     }
 
     /// What committing `record` makes of it. Nothing ever sinks.
-    #[must_use]
-    pub fn raised_by(&self, record: &Record) -> Self {
+    ///
+    /// # Errors
+    /// [`FloorError::Full`] if it cannot remember all the keys that the record revokes.
+    pub fn raised_by(&self, record: &Record) -> Result<Self, FloorError> {
         let mut revoked = self.revoked.clone();
-        revoked.extend(record.revoked_keys.iter().filter(|key| !self.revoked.contains(key)));
-        revoked.truncate(MAX_REVOKED);
+        for key in &record.revoked_keys {
+            if !revoked.contains(key) {
+                revoked.push(*key);
+            }
+        }
+        if revoked.len() > MAX_REVOKED {
+            let room = MAX_REVOKED.saturating_sub(self.revoked.len());
+            return Err(FloorError::Full { new: revoked.len() - self.revoked.len(), room });
+        }
         let floor = Floor { floor: self.floor.floor.max(record.not_below), highest: self.floor.highest.max(record.sequence) };
-        Self { floor, revoked }
+        Ok(Self { floor, revoked })
     }
 
     fn to_text(&self) -> String {
@@ -224,24 +243,28 @@ mod tests {
 
     #[test]
     fn design_11_3_a_commit_raises_the_floor_and_nothing_sinks_it() {
-        let raised = floor(3, 12).raised_by(&record(14, 5, &[]));
+        let raised = floor(3, 12).raised_by(&record(14, 5, &[])).unwrap();
         assert_eq!(raised.floor, floor(5, 14).floor);
-        assert_eq!(raised.raised_by(&record(4, 1, &[])), raised);
+        assert_eq!(raised.raised_by(&record(4, 1, &[])).unwrap(), raised);
     }
 
     #[test]
-    fn design_11_4_revoked_keys_are_remembered_beside_the_floor_and_bounded() {
+    fn design_11_4_revoked_keys_are_remembered_beside_the_floor_and_none_is_ever_dropped() {
         let key = |byte| KeyId::from_bytes([byte; 8]);
-        let raised = floor(3, 12).raised_by(&record(14, 5, &[7, 8]));
+        let raised = floor(3, 12).raised_by(&record(14, 5, &[7, 8, 8])).unwrap();
         assert_eq!(raised.revoked, [key(7), key(8)]);
         let dir = tempfile::tempdir().unwrap();
         raised.store(dir.path()).unwrap();
         assert_eq!(FloorFile::load(dir.path()).unwrap(), Some(raised));
-        let many = FloorFile { revoked: vec![key(1); MAX_REVOKED], ..floor(3, 12) };
-        let many = many.raised_by(&record(14, 5, &[9]));
-        assert_eq!(many.revoked.len(), MAX_REVOKED);
-        many.store(dir.path()).unwrap();
-        assert_eq!(FloorFile::load(dir.path()).unwrap(), Some(many));
+        let numbered = |number: usize| KeyId::from_bytes(u64::try_from(number + 1_000_000).unwrap().to_be_bytes());
+        let nearly_full = FloorFile { revoked: (1..MAX_REVOKED).map(numbered).collect(), ..floor(3, 12) };
+        let full = nearly_full.raised_by(&record(14, 5, &[9])).unwrap();
+        assert_eq!((full.revoked.len(), full.revoked.last()), (MAX_REVOKED, Some(&key(9))));
+        full.store(dir.path()).unwrap();
+        assert_eq!(FloorFile::load(dir.path()).unwrap(), Some(full.clone()));
+        assert_eq!(full.raised_by(&record(15, 5, &[9])).unwrap().revoked, full.revoked, "nothing new");
+        let error = full.raised_by(&record(15, 5, &[9, 10, 11])).unwrap_err().to_string();
+        assert!(error.starts_with("the release revokes 2 keys that are not revoked yet, and there is room for 0"), "{error}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use manifests::keyring::{KeyId, Keyring, PublicKey};
 use manifests::limits::{MAX_KEY_FILE_BYTES, MAX_KEYS};
-use manifests::release::SlotName;
+use manifests::release::{Record, SlotName};
 use manifests::version::Sequence;
 
 use crate::boot::gpt::GptControl;
@@ -20,7 +20,7 @@ use crate::durable;
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot, Trouble};
-use crate::floor::{FloorFile, load_image_floor};
+use crate::floor::{FloorError, FloorFile, load_image_floor};
 use crate::os_release;
 use crate::records::Records;
 use crate::slot::{self, Disk, DiskSpec, Mode, RunningSlot, SlotError, SlotSpec};
@@ -81,8 +81,8 @@ impl World {
             self.keyring().map(drop).or_else(|fault| if fault.code == Cause::FloorUnreadable { Ok(()) } else { Err(fault) }),
             &mut troubles,
         );
-        let floor = self.floor(running, boot.as_ref(), &mut troubles);
         let slots = PerSlot { a: self.content(SlotName::A, running), b: self.content(SlotName::B, running) };
+        let floor = self.floor(running, boot.as_ref(), &slots, &mut troubles);
         Facts {
             image_mode: ground
                 .as_ref()
@@ -130,6 +130,36 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Raises the stored floor to what the slots that are marked good stand for, wherever a commit was cut short before it did.
+    pub fn raise_floor(&self, facts: &Facts) -> Result<(), Fault> {
+        let state_dir = &self.settings.state_dir;
+        let fault = |error: FloorError| Fault::new(Cause::StateDir, error.to_string());
+        if facts.troubles.iter().any(|trouble| trouble.code == Cause::StateDir) {
+            return Ok(());
+        }
+        // Lost, and with it what it said: only `adopt` may begin a new one.
+        let Some(file) = FloorFile::load(state_dir).map_err(fault)? else { return Ok(()) };
+        let raised = self.raised(&file, facts.boot.as_ref(), &facts.slots).map_err(fault)?;
+        if raised == file { Ok(()) } else { raised.store(state_dir).map_err(fault) }
+    }
+
+    /// There is room to remember every key that this release revokes.
+    pub fn has_room_for(&self, record: &Record) -> Result<(), Fault> {
+        let fault = |error: FloorError| Fault::new(Cause::StateDir, format!("{}: {error}", record.version));
+        let file = FloorFile::load(&self.settings.state_dir).map_err(fault)?.unwrap_or_default();
+        file.raised_by(record).map(drop).map_err(fault)
+    }
+
+    /// A slot is good because what it holds was committed.
+    fn raised(&self, file: &FloorFile, boot: Option<&BootTable>, slots: &PerSlot<Content>) -> Result<FloorFile, FloorError> {
+        let is_good = |slot: &SlotName| boot.is_some_and(|boot| boot.marks.get(*slot).good);
+        let committed = [SlotName::A, SlotName::B].into_iter().filter(is_good).filter_map(|slot| {
+            let (record, digest) = self.records.slot_record(slot)?;
+            (slots.get(slot).digest == Some(digest)).then_some(record)
+        });
+        committed.into_iter().try_fold(file.clone(), |file, record| file.raised_by(&record))
     }
 
     /// What tells one boot from the next. Without it a reboot could not be told from a restart of the daemon.
@@ -190,7 +220,14 @@ impl World {
         OsVersion { image_version: value("IMAGE_VERSION"), version_id: value("VERSION_ID") }
     }
 
-    fn floor(&self, running: Option<SlotName>, boot: Option<&BootTable>, troubles: &mut Vec<Trouble>) -> FloorFacts {
+    /// As it is stored, or as it will be once it is raised to what was committed.
+    fn floor(
+        &self,
+        running: Option<SlotName>,
+        boot: Option<&BootTable>,
+        slots: &PerSlot<Content>,
+        troubles: &mut Vec<Trouble>,
+    ) -> FloorFacts {
         let image = match load_image_floor(&self.settings.floor_file()) {
             Ok(image) => image,
             Err(error) => {
@@ -201,6 +238,7 @@ impl World {
         };
         match FloorFile::load(&self.settings.state_dir) {
             Ok(Some(file)) => {
+                let file = self.raised(&file, boot, slots).unwrap_or(file);
                 FloorFacts::Known(Floor { floor: file.floor.floor.max(image), highest: file.floor.highest.max(image) })
             }
             Ok(None) if is_factory(running, boot) => FloorFacts::Known(Floor { floor: image, highest: image }),
@@ -397,8 +435,10 @@ fn is_block_device(path: &Path) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use manifests::keyring::SecretKey;
+    use manifests::release::Envelope;
 
     use super::*;
+    use crate::engine::tests::host;
 
     /// A host without a disk, whose image brings one key.
     pub(crate) fn world_that_trusts(dir: &Path, key: &SecretKey) -> World {
@@ -428,7 +468,7 @@ pub(crate) mod tests {
 
     fn floor(world: &World, table: &BootTable) -> (FloorFacts, Vec<Trouble>) {
         let mut troubles = Vec::new();
-        let floor = world.floor(Some(SlotName::A), Some(table), &mut troubles);
+        let floor = world.floor(Some(SlotName::A), Some(table), &PerSlot::default(), &mut troubles);
         (floor, troubles)
     }
 
@@ -442,6 +482,61 @@ pub(crate) mod tests {
         for (a, b) in [(2, 0), (1, 2), (2, 1), (1, 1), (15, 0)] {
             assert_eq!(floor(&world, &table(a, b)).0, FloorFacts::Lost { image: Sequence::ZERO }, "priorities {a} and {b}");
         }
+    }
+
+    /// Records of 1.1.0 in both slots, a raising the floor to 1 and b to 2; a is good, b has these marks.
+    fn with_records(world: &World, b: Marks) -> Facts {
+        let mut facts = host::facts();
+        for (slot, number) in [(SlotName::A, 1), (SlotName::B, 2)] {
+            let mut record = host::record(number);
+            record.not_below = record.sequence;
+            record.revoked_keys = vec![KeyId::from_bytes([u8::try_from(number).unwrap(); 8])];
+            let envelope = Envelope::unsigned(&record).unwrap();
+            world.records().adopt(slot, &envelope.to_bytes()).unwrap();
+            facts.slots.get_mut(slot).digest = Some(envelope.digest());
+        }
+        facts.boot.as_mut().unwrap().marks = PerSlot { a: host::GOOD, b };
+        facts
+    }
+
+    #[test]
+    fn design_11_3_a_commit_that_was_cut_short_after_the_marks_raises_the_floor_at_the_next_start() {
+        let good = Marks { priority: 2, ..host::GOOD };
+        for (b, stands, revoked) in [(good, 2, 2), (host::armed(2), 1, 1), (host::SPENT, 1, 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let world = world(dir.path());
+            let mut facts = with_records(&world, b);
+            FloorFile::default().store(&world.settings().state_dir).unwrap();
+            let at = Sequence::new(stands).unwrap();
+            let raised = Floor { floor: at, highest: at };
+            // Whatever is stored, it counts from now on.
+            let counts = world.floor(Some(SlotName::A), facts.boot.as_ref(), &facts.slots, &mut Vec::new());
+            assert_eq!(counts, FloorFacts::Known(raised.clone()), "{b:?}");
+            world.raise_floor(&facts).unwrap();
+            let file = FloorFile::load(&world.settings().state_dir).unwrap().unwrap();
+            assert_eq!((&file.floor, file.revoked.len()), (&raised, revoked), "{b:?}");
+            world.raise_floor(&facts).unwrap();
+            assert_eq!(FloorFile::load(&world.settings().state_dir).unwrap(), Some(file));
+            // A slot that names itself otherwise than its record does stands for nothing.
+            facts.slots = PerSlot::default();
+            FloorFile::default().store(&world.settings().state_dir).unwrap();
+            world.raise_floor(&facts).unwrap();
+            assert_eq!(FloorFile::load(&world.settings().state_dir).unwrap(), Some(FloorFile::default()));
+        }
+    }
+
+    #[test]
+    fn a_floor_that_was_lost_is_not_begun_anew_by_raising_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let facts = with_records(&world, host::BLANK);
+        world.raise_floor(&facts).unwrap();
+        assert_eq!(FloorFile::load(&world.settings().state_dir).unwrap(), None);
+        // On a slot nothing is written.
+        FloorFile::default().store(&world.settings().state_dir).unwrap();
+        let on_a_slot = Trouble { code: Cause::StateDir, message: "state_dir lies on slot b".into() };
+        world.raise_floor(&Facts { troubles: vec![on_a_slot], ..facts }).unwrap();
+        assert_eq!(FloorFile::load(&world.settings().state_dir).unwrap(), Some(FloorFile::default()));
     }
 
     #[test]

@@ -43,9 +43,11 @@ pub(crate) fn may_mark_good(state: &BootState, running: &SlotName) -> Result<(),
     }
 }
 
-/// P1: marking the running slot bad must leave another one to boot.
+/// P1: marking the running slot bad must leave another one to boot. One that is good was kept: nobody leaves it any more.
 pub(crate) fn may_mark_bad(state: &BootState, running: &SlotName) -> Result<(), BootError> {
-    known(state, "mark bad", running)?;
+    if known(state, "mark bad", running)?.good {
+        return Err(refused("mark bad", running, "it was marked good".to_owned()));
+    }
     if state.slots.iter().any(|slot| slot.name != *running && slot.bootable) {
         return Ok(());
     }
@@ -161,6 +163,10 @@ mod tests {
         assert_eq!(
             may_mark_bad(&state(&[(0, 0, false), (2, 1, false)]), &b).unwrap_err().to_string(),
             "refused to mark bad slot b: no other slot is bootable"
+        );
+        assert_eq!(
+            may_mark_bad(&state(&[(1, 0, true), (2, 0, true)]), &b).unwrap_err().to_string(),
+            "refused to mark bad slot b: it was marked good"
         );
     }
 

@@ -22,11 +22,21 @@ use crate::world::chain;
 /// Longest time a check may take, with all the servers it asks: each request has a bound of its own, and there may be many.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// Looks at the world, asks the server (or reads the files), and verifies the record of what is offered.
+/// Looks at the world, asks the server (or reads the files), and verifies the record of what is offered. Nobody is asked while it
+/// cannot be written down what this host has committed: a release that it forbids must not be taken.
 pub(super) async fn check(shared: Shared, request: Request, channel: Option<String>) -> Event {
     let world = shared.world.clone();
-    let facts = blocking(move || world.look(channel.as_deref())).await;
+    let (facts, raised) = blocking(move || {
+        let facts = world.look(channel.as_deref());
+        let raised = world.raise_floor(&facts);
+        (facts, raised)
+    })
+    .await;
     let asked = async {
+        if let Err(fault) = raised {
+            let message = format!("the floor of this host could not be raised: {}", fault.message);
+            return CheckAnswer::Failed { fault: Fault { message, ..fault }, retry_after_s: None };
+        }
         match &request.origin {
             Origin::Files { release, payload } => from_files(&shared, release, payload).await,
             Origin::Timer => from_server(&shared, &facts, Initiator::Schedule).await,
@@ -159,6 +169,7 @@ async fn verified(shared: &Shared, bytes: &[u8]) -> Result<Release, Unverified> 
         let keyring = world.keyring().map_err(Unverified::Here)?;
         let envelope = Envelope::parse(&bytes).map_err(bad)?;
         let release = envelope.verify(&keyring).map_err(bad)?;
+        world.has_room_for(release.record()).map_err(Unverified::Here)?;
         let keep = world.records().keep_offer(release.digest(), &bytes);
         keep.map_err(|error| Unverified::Here(Fault::new(Cause::StateDir, chain(&error))))?;
         Ok(release)

@@ -211,7 +211,7 @@ fn found_floor_by(world: &World, record: &Record) -> Result<(), Fault> {
         FloorFacts::Lost { image } => image,
     };
     let base = before.unwrap_or(FloorFile { floor: Floor { floor: image, highest: image }, revoked: Vec::new() });
-    base.raised_by(record).store(state_dir).map_err(fault)
+    base.raised_by(record).and_then(|raised| raised.store(state_dir)).map_err(fault)
 }
 
 /// What of a slot is not as a record says; nothing if all of it is.

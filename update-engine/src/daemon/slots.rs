@@ -13,7 +13,7 @@ use crate::boot::{BootControl as _, BootError, BootState, Permit};
 use crate::daemon::{Shared, ask, blocking, inspect};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
-use crate::engine::event::{Fault, Proof};
+use crate::engine::event::{Fault, Marked, Proof};
 use crate::engine::facts::BootTable;
 use crate::engine::model::Progress;
 use crate::engine::state::{Kind, Plan};
@@ -307,9 +307,16 @@ pub(super) async fn commit(shared: Shared, plan: Plan, channel: Option<String>) 
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
         let ground = running_on(&shared.world, &plan)?;
-        World::boot_control(&ground.disk)?.mark_good(&ground.running).map_err(|error| boot_fault(&error))?;
-        raise_floor(&shared.world, &plan)?;
-        Ok(Box::new(shared.world.look(channel.as_deref())))
+        let marked = World::boot_control(&ground.disk)?.mark_good(&ground.running);
+        let mut facts = shared.world.look(channel.as_deref());
+        match marked {
+            Ok(state) => facts.boot = Some(boot_table(&state)?),
+            // What was cut short may have been done all the same: the table says.
+            Err(error) if facts.marks(plan.slot).is_some_and(|marks| marks.good) => tracing::warn!("{}", chain(&error)),
+            Err(error) => return Err(boot_fault(&error)),
+        }
+        let floor = shared.world.raise_floor(&facts);
+        Ok(Marked { facts: Box::new(facts), floor })
     })
     .await;
     Event::CommitDone { attempt, result }
@@ -324,20 +331,6 @@ fn running_on(world: &World, plan: &Plan) -> Result<Ground, Fault> {
     Err(Fault::new(Cause::RunningSlot, format!("slot {} runs, expected slot {}", ground.running.name(), plan.slot)))
 }
 
-fn raise_floor(world: &World, plan: &Plan) -> Result<(), Fault> {
-    let state_dir = &world.settings().state_dir;
-    let fault = |error: crate::floor::FloorError| Fault::new(Cause::StateDir, error.to_string());
-    let Some((record, _)) = world.records().slot_record(plan.slot).filter(|(_, digest)| *digest == plan.digest) else {
-        return Ok(());
-    };
-    let Some(file) = crate::floor::FloorFile::load(state_dir).map_err(fault)? else {
-        // Lost, and with it what it said: only `adopt` may begin a new one.
-        return Ok(());
-    };
-    let raised = file.raised_by(&record);
-    if raised == file { Ok(()) } else { raised.store(state_dir).map_err(fault) }
-}
-
 fn table_of(result: Result<BootState, BootError>) -> Result<BootTable, Fault> {
     result.map_err(|error| boot_fault(&error)).and_then(|state| boot_table(&state))
 }
@@ -350,16 +343,20 @@ pub(super) fn stop(cancel: &AtomicBool) {
 #[cfg(test)]
 mod tests {
     use manifests::digest::Sha256Digest;
-    use manifests::keyring::SecretKey;
+    use manifests::keyring::{KeyId, SecretKey};
     use manifests::release::{Envelope, WindowTable};
     use sha2::Digest as _;
 
     use super::*;
     use crate::boot::gpt::fixture::{DiskBuilder, unique_guid};
-    use crate::engine::state::Target;
+    use crate::daemon::write;
+    use crate::engine::effect::Scan;
+    use crate::engine::event::CheckAnswer;
+    use crate::engine::state::{Origin, Request, Target};
     use crate::engine::tests::host::{facts, record};
     use crate::engine::time::Wall;
     use crate::fetch::{Fetcher, Options};
+    use crate::floor::FloorFile;
     use crate::slot::InactiveSlot;
 
     const WINDOW: usize = 256 << 10;
@@ -429,6 +426,91 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_was_marked_good_says_so_though_its_floor_cannot_be_raised() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, plan) = host_with(dir.path(), &[0; 8192]);
+        let plan = Plan { slot: SlotName::A, ..plan };
+        shared.world.records().slot_holds(plan.slot, plan.digest).unwrap();
+        let state_dir = &shared.world.settings().state_dir;
+        FloorFile::default().store(state_dir).unwrap();
+        let in_the_way = state_dir.join("floor.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let marked = async || match commit(shared.clone(), plan.clone(), None).await {
+            Event::CommitDone { result, .. } => result.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let cut_short = marked().await;
+        assert!(cut_short.facts.marks(plan.slot).unwrap().good);
+        assert_eq!(cut_short.floor.unwrap_err().code, Cause::StateDir);
+
+        std::fs::remove_dir(in_the_way).unwrap();
+        marked().await.floor.unwrap();
+        assert_eq!(FloorFile::load(state_dir).unwrap().unwrap().floor.highest, plan.sequence);
+    }
+
+    /// What comes of a check of this record, read from a file.
+    async fn checked(shared: &Shared, dir: &std::path::Path, record: &Record) -> CheckAnswer {
+        let mut envelope = Envelope::unsigned(record).unwrap();
+        envelope.sign(&SecretKey::from_seed(&[1; 32])).unwrap();
+        let release = dir.join("new.release");
+        std::fs::write(&release, envelope.to_bytes()).unwrap();
+        let origin = Origin::Files { release: release.display().to_string(), payload: "/none".into() };
+        match ask::check(shared.clone(), Request { origin, ..Request::timer() }, None).await {
+            Event::Checked { answer, .. } => *answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn failed(answer: CheckAnswer) -> Fault {
+        match answer {
+            CheckAnswer::Failed { fault, .. } => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_release_whose_revocations_cannot_all_be_remembered_is_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, plan) = host_with(dir.path(), &[0; 8192]);
+        let mut record = record(3);
+        record.revoked_keys = vec![KeyId::from_bytes([9; 8])];
+        assert!(matches!(checked(&shared, dir.path(), &record).await, CheckAnswer::Offer { .. }));
+        let revoked = (0..1024_u64).map(|number| KeyId::from_bytes(number.to_be_bytes())).collect();
+        FloorFile { revoked, ..FloorFile::default() }.store(&shared.world.settings().state_dir).unwrap();
+        let fault = failed(checked(&shared, dir.path(), &record).await);
+        assert_eq!(fault.code, Cause::StateDir);
+        assert!(fault.message.starts_with("1.2.0: the release revokes 1 keys"), "{fault}");
+
+        // Nor is one written that was offered while there was room.
+        let mut envelope = Envelope::unsigned(&record).unwrap();
+        envelope.sign(&SecretKey::from_seed(&[1; 32])).unwrap();
+        let plan = Plan { digest: envelope.digest(), ..plan };
+        let disk = std::fs::read(&shared.world.settings().disk.device).unwrap();
+        match write::install(shared.clone(), plan, Scan::All, Arc::default()).await {
+            Event::Installed { boot: None, result: Err(same), .. } => assert_eq!(same, fault),
+            other => panic!("{other:?}"),
+        }
+        assert!(disk == std::fs::read(&shared.world.settings().disk.device).unwrap());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_for_while_the_floor_cannot_be_raised() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, plan) = host_with(dir.path(), &[0; 8192]);
+        // A factory disk: slot a counts as good.
+        shared.world.records().slot_holds(SlotName::A, plan.digest).unwrap();
+        let state_dir = &shared.world.settings().state_dir;
+        FloorFile::default().store(state_dir).unwrap();
+        let in_the_way = state_dir.join("floor.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let fault = failed(checked(&shared, dir.path(), &record(3)).await);
+        assert!(fault.message.starts_with("the floor of this host could not be raised:"), "{fault}");
+        std::fs::remove_dir(in_the_way).unwrap();
+        assert!(matches!(checked(&shared, dir.path(), &record(3)).await, CheckAnswer::Offer { .. }));
+        assert_eq!(FloorFile::load(state_dir).unwrap().unwrap().floor.highest, plan.sequence);
     }
 
     #[test]

@@ -97,7 +97,8 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
     let facts = blocking(move || looking.look(channel.as_deref())).await;
     if !journal.is_stand_in() {
         let first_facts = facts.clone();
-        if let Err(fault) = blocking(move || look.found_floor(&first_facts)).await {
+        let founded = move || look.found_floor(&first_facts).and_then(|()| look.raise_floor(&first_facts));
+        if let Err(fault) = blocking(founded).await {
             tracing::error!(code = %fault.code, "{fault}");
         }
     }

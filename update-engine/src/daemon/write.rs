@@ -44,6 +44,7 @@ struct Prepared {
 /// written before it is (R8).
 fn prepare(shared: &Shared, plan: &Plan) -> Result<Prepared, Fault> {
     let release = slots::release_of(&shared.world, plan)?;
+    shared.world.has_room_for(release.record())?;
     let previous = shared.world.records().slot_may_hold(plan.slot);
     // A proof of the slot holds it open.
     shared.tokens.clear();

@@ -48,7 +48,7 @@ pub enum Effect {
     Undrain(Plan),
     /// Probe health: answers `Health`.
     Health(Plan),
-    /// Raise the floor, keep the slot's record, mark the running slot good: answers `CommitDone`.
+    /// Mark the running slot good, then raise the floor: answers `CommitDone`.
     Commit(Plan),
     /// Mark the running slot bad: answers `MarkedBad`.
     MarkBad(Plan),

@@ -114,12 +114,12 @@ pub enum Event {
         /// Healthy (with warnings), or why not.
         result: Result<Vec<String>, String>,
     },
-    /// The floor was raised and the running slot marked good, read back; or not.
+    /// The running slot was marked good, read back, and the floor raised; or not.
     CommitDone {
         /// Whose.
         attempt: String,
-        /// Fresh facts.
-        result: Result<Box<Facts>, Fault>,
+        /// What was found afterwards; an error if it was not marked.
+        result: Result<Marked, Fault>,
     },
     /// The running slot was marked bad, or not.
     MarkedBad {
@@ -150,6 +150,15 @@ pub enum Event {
         /// The world.
         facts: Box<Facts>,
     },
+}
+
+/// The running slot was marked good.
+#[derive(Clone, Debug)]
+pub struct Marked {
+    /// Fresh facts, with the table that was read back.
+    pub facts: Box<Facts>,
+    /// Whether the floor was raised as well. One that was not is raised later: what is good stays.
+    pub floor: Result<(), Fault>,
 }
 
 /// An attempt whose end was never written down, because the journal that knew it was set aside.

@@ -11,7 +11,7 @@
 //! | Locked | drain, acknowledge `rebooting`, arm | done → Armed; gate closed → undrain, release, Proven; error → disarm, undrain, release, Failed | the claim, *before* asking for the lock |
 //! | Armed | reboot | new boot: new slot → Trial; old slot, tries spent → RolledBack; old slot, no try spent → Failed. Same boot: gates and lock again | plan, old slot, boot id |
 //! | Trial | health | healthy → Committed; not → mark this slot bad, reboot (bounded) | tries are the boot loader's |
-//! | Committed | raise the floor, mark good | read back → Idle | outbox rows |
+//! | Committed | mark good, raise the floor | read back → Idle | outbox rows |
 //! | RolledBack | disarm the slot that failed | read back → Idle | outbox rows, refusal |
 //! | Failed | timer | pause over → Idle | failures counted |
 

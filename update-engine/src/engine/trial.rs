@@ -5,8 +5,8 @@ use manifests::version::{Sequence, Version};
 
 use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, Outcome, Row};
-use crate::engine::event::Fault;
-use crate::engine::facts::{BootTable, Facts, Marks};
+use crate::engine::event::{Fault, Marked};
+use crate::engine::facts::{BootTable, Marks};
 use crate::engine::giving_up::rolled_back;
 use crate::engine::model::{About, BadBoots, CheckOutcome, CommittedSlot, Refusal};
 use crate::engine::policy::{MAX_BAD_BOOTS, MAX_REFUSALS};
@@ -120,17 +120,18 @@ impl Engine {
         vec![Effect::Commit(plan)]
     }
 
-    pub(super) fn on_commit_done(&mut self, attempt: &str, result: Result<Box<Facts>, Fault>, now: &Now) -> Vec<Effect> {
+    pub(super) fn on_commit_done(&mut self, attempt: &str, result: Result<Marked, Fault>, now: &Now) -> Vec<Effect> {
         if !self.is_current(attempt) {
             return Vec::new();
         }
         let State::Committed { plan } = self.model.state.clone() else { return Vec::new() };
-        let seen = result.and_then(|facts| {
+        let marked = result.and_then(|Marked { facts, floor }| {
             self.take_facts(*facts);
             let good = self.facts.marks(plan.slot).is_some_and(|marks| marks.good);
-            if good { Ok(()) } else { Err(Fault::new(Cause::MarkGood, format!("slot {} does not read back as good", plan.slot))) }
+            let not_good = || Fault::new(Cause::MarkGood, format!("slot {} does not read back as good", plan.slot));
+            if good { Ok(floor) } else { Err(not_good()) }
         });
-        match seen {
+        match marked {
             Err(fault) => {
                 let message =
                     format!("{} is healthy but could not be marked good ({}): tried again soon", plan.version, fault.message);
@@ -138,7 +139,18 @@ impl Engine {
                 self.set_alarm(self.policy.gate_retry_ms(None, now), now);
                 Vec::new()
             }
-            Ok(()) => self.committed(&plan),
+            Ok(floor) => {
+                let effects = self.committed(&plan);
+                if let Err(fault) = floor {
+                    let message = format!(
+                        "{} is kept, but the floor of this host could not be raised: {}; it is tried again at every check and start, \
+                         and nothing is installed before",
+                        plan.version, fault.message
+                    );
+                    self.remember_error(&Fault { message, ..fault }, About::Offer, now);
+                }
+                effects
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use crate::engine::Event;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
-use crate::engine::event::{AskAgain, CheckAnswer, Proof};
-use crate::engine::facts::Content;
+use crate::engine::event::{AskAgain, CheckAnswer, Marked, Proof};
+use crate::engine::facts::{Content, Marks};
 use crate::engine::policy::Strategy;
 
 use super::host::{GOOD, Host, SPENT, TRIES, armed, closed, fault, in_new_slot, list, offer, policy};
@@ -384,8 +384,26 @@ fn confirm_keeps_a_running_slot_of_which_no_attempt_is_known() {
 fn a_commit_that_does_not_read_back_as_good_is_none() {
     let mut host = Host::at("committed");
     let facts = host.engine.facts().clone();
-    let effects = host.step(Event::CommitDone { attempt: host.attempt(), result: Ok(Box::new(facts)) });
+    let effects =
+        host.step(Event::CommitDone { attempt: host.attempt(), result: Ok(Marked { facts: Box::new(facts), floor: Ok(()) }) });
     assert_eq!((effects, host.state(), host.last_error()), (list(""), "committed", "mark-good"));
+}
+
+#[test]
+fn a_slot_that_is_good_is_kept_though_the_floor_could_not_be_raised_and_nothing_can_be_journalled() {
+    let mut host = Host::at("committed");
+    let mut facts = host.engine.facts().clone();
+    facts.boot.as_mut().unwrap().marks.b = Marks { priority: 2, ..GOOD };
+    let floor = Err(fault("state-dir"));
+    let effects = host.step(Event::CommitDone { attempt: host.attempt(), result: Ok(Marked { facts: Box::new(facts), floor }) });
+    assert_eq!((effects, host.state()), (list("close committed, report committed, release ok"), "idle"));
+    let error = host.engine.model().last_error.clone().unwrap();
+    assert!(
+        error.message.starts_with("1.1.0 is kept, but the floor of this host could not be raised: it broke: state-dir"),
+        "{}",
+        error.message
+    );
+    assert!(!host.engine.must_not_stand_still(), "it would be marked bad and left");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use manifests::release::SlotName;
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
-use crate::engine::event::{Event, Orphan, Proof};
+use crate::engine::event::{Event, Marked, Orphan, Proof};
 use crate::engine::facts::{Content, Facts, Floor, FloorFacts, Trouble};
 use crate::engine::model::CommittedSlot;
 use crate::engine::policy::Strategy;
@@ -423,7 +423,8 @@ fn design_11_8_the_release_names_the_lock_that_was_asked_for_whatever_is_configu
     host.health(Ok(()));
     let mut facts = host.engine.facts().clone();
     facts.boot.as_mut().unwrap().marks.b = GOOD;
-    let effects = host.step_raw(Event::CommitDone { attempt: host.attempt(), result: Ok(Box::new(facts)) });
+    let effects = host
+        .step_raw(Event::CommitDone { attempt: host.attempt(), result: Ok(Marked { facts: Box::new(facts), floor: Ok(()) }) });
     let released = effects.iter().find_map(|effect| match effect {
         Effect::Row(Row::Release { claim, outcome: LockOutcome::Ok, .. }) => Some(claim.clone()),
         _ => None,

@@ -10,7 +10,7 @@ use manifests::version::{Sequence, Version};
 
 use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected};
-use crate::engine::event::{AskAgain, CheckAnswer, Fault, Fetched, Gate, LockGrant, LockRefusal, Offer, Orphan, Proof};
+use crate::engine::event::{AskAgain, CheckAnswer, Fault, Fetched, Gate, LockGrant, LockRefusal, Marked, Offer, Orphan, Proof};
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot};
 use crate::engine::policy::{LockSettings, Policy, Strategy};
 use crate::engine::state::{Plan, Source};
@@ -340,7 +340,10 @@ impl Host {
             weakness: None,
         };
         facts.boot = Some(boot);
-        self.step(Event::CommitDone { attempt: self.attempt(), result: result.map(|()| Box::new(facts)) })
+        self.step(Event::CommitDone {
+            attempt: self.attempt(),
+            result: result.map(|()| Marked { facts: Box::new(facts), floor: Ok(()) }),
+        })
     }
 
     /// The pending check brings release `number`; the timer's pause after failures is over.

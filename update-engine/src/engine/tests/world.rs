@@ -544,6 +544,9 @@ impl World {
             self.journal_was_lost = true;
         }
         let blank = self.outage_at_start();
+        if !blank {
+            self.raise_floor();
+        }
         let model = if blank { Model::default() } else { self.read_journal() };
         let facts = self.seen();
         let current = model.state.plan().map(|plan| plan.attempt.clone());

@@ -2,13 +2,16 @@
 
 use crate::engine::cause::Cause;
 use crate::engine::effect::Effect;
-use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Fetched, Gate, LockGrant, LockHolder, LockRefusal, Proof};
-use crate::engine::facts::{BootTable, Content, Facts, FloorFacts, Marks, PerSlot};
+use crate::engine::event::{
+    AskAgain, CheckAnswer, Event, Fault, Fetched, Gate, LockGrant, LockHolder, LockRefusal, Marked, Proof,
+};
+use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Marks, PerSlot};
 use crate::engine::state::{Origin, Plan, Request};
 
 use super::{BAD, BLANK, Bits, Held, Nature, Phase, Survival, World};
 use crate::engine::tests::host::{self, TRIES, digest, sequence, version};
 use manifests::release::SlotName;
+use manifests::version::Sequence;
 
 impl World {
     pub(super) fn power_cycle(&mut self, why: &str) {
@@ -99,7 +102,7 @@ impl World {
             running: Some(self.running),
             boot: Some(self.table()),
             slots: PerSlot { a: content(SlotName::A), b: content(SlotName::B) },
-            floor: FloorFacts::Known(self.disk.floor.clone()),
+            floor: FloorFacts::Known(self.raised_floor()),
             ..host::facts()
         }
     }
@@ -251,6 +254,7 @@ impl World {
     }
 
     pub(super) fn check(&mut self, request: &Request) -> Event {
+        self.raise_floor();
         let offered =
             if self.faults.effects_fail && self.dice.one_in(12) { self.dice.below(self.newest()) + 1 } else { self.newest() };
         let runs = *self.disk.records.get(self.running) == Some(offered);
@@ -390,20 +394,31 @@ impl World {
             self.disk.bits.get_mut(self.running).priority = self.top(self.running);
         }
         self.check_choice();
-        if self.faults.effects_fail && self.dice.one_in(12) {
-            return Event::CommitDone { attempt, result: Err(Fault::new(Cause::StateDir, "the floor cannot be written")) };
-        }
-        if plan.sequence.get() > 0 {
-            self.disk.floor.highest = self.disk.floor.highest.max(plan.sequence);
-        }
-        Event::CommitDone { attempt, result: Ok(Box::new(self.facts())) }
+        let floor = if self.faults.effects_fail && self.dice.one_in(12) {
+            Err(Fault::new(Cause::StateDir, "the floor cannot be written"))
+        } else {
+            self.raise_floor();
+            Ok(())
+        };
+        Event::CommitDone { attempt, result: Ok(Marked { facts: Box::new(self.facts()), floor }) }
+    }
+
+    /// To what the slots that are good stand for: after marking one, at every start and before every check.
+    pub(super) fn raise_floor(&mut self) {
+        self.disk.floor = self.raised_floor();
+    }
+
+    fn raised_floor(&self) -> Floor {
+        let good = |slot: &SlotName| self.disk.bits.get(*slot).good;
+        let held = [SlotName::A, SlotName::B].into_iter().filter(good).filter_map(|slot| *self.disk.records.get(slot));
+        Floor { highest: held.map(sequence).fold(self.disk.floor.highest, Sequence::max), ..self.disk.floor.clone() }
     }
 
     pub(super) fn mark_bad(&mut self, plan: &Plan) -> Event {
         let attempt = plan.attempt.clone();
         let other = self.running.other();
         let other_boots = self.disk.bits.get(other).good || self.disk.bits.get(other).tries > 0;
-        if plan.slot != self.running || !other_boots {
+        if plan.slot != self.running || !other_boots || self.running_is_good() {
             return Event::MarkedBad { attempt, result: Err(Fault::new(Cause::BootControl, "no other slot is bootable")) };
         }
         *self.disk.bits.get_mut(self.running) = BAD;
