@@ -54,11 +54,15 @@ impl Engine {
         if self.policy.has_server {
             self.model.check.since.get_or_insert(now.wall);
         }
-        // Waits of a state are earned again; only the pause after a failure is kept, within its boot.
+        self.forget_wait();
+        self.settle(now)
+    }
+
+    /// Waits of a state are earned again; only the pause after a failure is kept, within its boot.
+    fn forget_wait(&mut self) {
         if !matches!(self.model.state, State::Failed { .. }) {
             self.model.alarm = None;
         }
-        self.settle(now)
     }
 
     /// Takes up what the journal says was under way, as far as the world bears it out.
@@ -74,6 +78,8 @@ impl Engine {
             }
             return Vec::new();
         };
+        // What was waited for while nothing was seen is over, and must not be done a second time beside what is done now.
+        self.forget_wait();
         self.remember_running(running);
         let mut effects = self.take_in_orphans(running, now);
         effects.extend(self.settle_state(running, now));

@@ -7,6 +7,8 @@ use crate::engine::facts::Facts;
 use crate::engine::model::Ended;
 use crate::engine::policy::Strategy;
 
+use manifests::release::SlotName;
+
 use super::host::{BLANK, Host, SPENT, TRIES, armed, closed, facts, fault, in_new_slot, in_old_slot, list, offer, policy};
 
 #[test]
@@ -168,6 +170,20 @@ fn a_loader_that_ignores_its_marks_does_not_make_the_host_reboot_for_ever() {
     assert_eq!(host.wake(), list("health"));
     host.health(Ok(()));
     assert_eq!(host.commit_done(Ok(())), list("close committed, report committed, release ok"));
+}
+
+#[test]
+fn what_is_done_when_the_world_is_seen_again_is_not_done_a_second_time_by_the_alarm_of_before() {
+    let mut host = Host::at("trial/verdict");
+    let effects = host.restart(|facts| {
+        in_new_slot(facts, armed(TRIES - 2));
+        facts.boot_id = "boot-3".into();
+        facts.running = None;
+    });
+    assert_eq!((effects, host.engine.model().alarm.is_some()), (list(""), true));
+    let facts = Box::new(Facts { running: Some(SlotName::B), ..host.facts.clone() });
+    assert_eq!(host.step(Event::FactsChanged { facts }), list("mark bad"));
+    assert_eq!(host.engine.model().alarm, None, "it would ask for a second `mark bad`");
 }
 
 #[test]
