@@ -144,8 +144,11 @@ impl Engine {
             State::Locked { plan, step: LockedStep::GivingUp, .. } | State::Armed { plan, step: ArmedStep::GivingUp, .. } => {
                 self.go_on_giving_up(plan, now)
             }
-            State::Fetching { plan, rewrites } if plan.attempt == attempt && plan.drained => {
-                self.unburden(Plan { drained: false, ..plan }, rewrites)
+            // The slot is written once more meanwhile, and may even be proven already.
+            State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. }
+                if plan.attempt == attempt && plan.drained =>
+            {
+                self.unburden(Plan { drained: false, ..plan })
             }
             _ => Vec::new(),
         }

@@ -75,7 +75,7 @@ impl Engine {
                 let mut effects = vec![Effect::Install { plan: plan.clone(), scan: Scan::All }];
                 // Nobody waits for a download: after a restart the lock may be held, and the host drained.
                 if burdens_others(&plan) {
-                    effects.extend(self.unburden(plan, rewrites + 1));
+                    effects.extend(self.unburden(plan));
                 }
                 return effects;
             }

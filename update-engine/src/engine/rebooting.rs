@@ -15,6 +15,9 @@ use crate::engine::{Engine, row};
 /// After this long an accepted reboot that has not come is said aloud.
 pub(super) const REBOOT_LATE_MS: u64 = 5 * 60_000;
 
+/// What a drain waits for: hooks that drain and hooks that undrain must not run beside each other.
+const STILL_UNDRAINING: &str = "undrain hooks are still running";
+
 /// Why a release is refused that a person went back from.
 pub const LEFT_BY_A_PERSON: &str = "a person rolled it back";
 
@@ -59,7 +62,10 @@ impl Engine {
                 if self.all_open(gates, now) { self.acknowledge(plan, boot_id, now) } else { self.step_back(plan, now) }
             }
             (State::Armed { plan, old_slot, boot_id, step: ArmedStep::Gates }, GateStage::BeforeReboot) => {
-                if self.all_open(gates, now) {
+                if self.soft.undraining {
+                    self.note_closed("hook", STILL_UNDRAINING.to_owned(), now);
+                    self.wait_armed(plan, old_slot, boot_id, now)
+                } else if self.all_open(gates, now) {
                     self.drain_before_reboot(plan, old_slot, boot_id)
                 } else {
                     self.wait_armed(plan, old_slot, boot_id, now)
@@ -134,11 +140,15 @@ impl Engine {
     }
 
     fn step_back_because(&mut self, gate: &str, why: String, plan: Plan, now: &Now) -> Vec<Effect> {
+        self.note_closed(gate, why, now);
+        self.step_back(plan, now)
+    }
+
+    fn note_closed(&mut self, gate: &str, why: String, now: &Now) {
         let gate = Gate { gate: gate.to_owned(), closed: Some(why), until: None };
         self.soft.looked.retain(|known| known.gate != gate.gate);
         self.soft.looked.push(gate.clone());
         self.remember_closed(vec![gate], now);
-        self.step_back(plan, now)
     }
 
     /// Gates are open before the lock: ask for it, or go straight on where none is configured or a person forced it.
@@ -146,6 +156,9 @@ impl Engine {
         if !self.proof_is_fresh(now) {
             self.enter(State::Written { plan, rewrites: 0 });
             return self.resume_written();
+        }
+        if self.soft.undraining {
+            return self.step_back_because("hook", STILL_UNDRAINING.to_owned(), plan, now);
         }
         let mut effects = self.give_back_useless_claim(&mut plan);
         let Some(lock) = self.policy.lock.clone().filter(|_| !plan.forced) else {

@@ -70,7 +70,7 @@ impl Engine {
                 }
             }
             State::Armed { step: ArmedStep::Rebooting, .. } if !unstarted => Vec::new(),
-            State::Fetching { plan, rewrites } => self.unburden(plan, rewrites),
+            State::Fetching { plan, .. } => self.unburden(plan),
             state => match state.plan().cloned() {
                 Some(plan) => self.step_out(plan, fault, unstarted, now),
                 None => Vec::new(),
@@ -78,8 +78,8 @@ impl Engine {
         }
     }
 
-    /// The slot is being written once more, after the lock was granted: that goes on, undrained and without the lock.
-    pub(super) fn unburden(&mut self, mut plan: Plan, rewrites: u32) -> Vec<Effect> {
+    /// The slot is written once more, after the lock was granted: that goes on, undrained and without the lock.
+    pub(super) fn unburden(&mut self, mut plan: Plan) -> Vec<Effect> {
         if plan.drained {
             return self.undrain(plan);
         }
@@ -88,7 +88,9 @@ impl Engine {
             effects.push(self.release(&plan.attempt, claim, LockOutcome::Aborted));
         }
         effects.push(row(Row::Update(plan.clone())));
-        self.model.state = State::Fetching { plan, rewrites };
+        if let Some(known) = self.model.state.plan_mut() {
+            *known = plan;
+        }
         effects
     }
 
@@ -125,6 +127,8 @@ mod tests {
     use super::*;
     use crate::engine::Event;
     use crate::engine::cause::Cause;
+    use crate::engine::effect::GateStage;
+    use crate::engine::event::Proof;
     use crate::engine::tests::host::{BAD, BLANK, Host, in_old_slot, list};
     use crate::engine::tests::words::EVERY_STATE;
 
@@ -189,6 +193,37 @@ mod tests {
             let refused = told.iter().any(|effect| effect.starts_with("refuse"));
             assert_eq!(refused, left == BAD, "{state}: {told:?}");
         }
+    }
+
+    /// Rewritten after a restart in the middle of the way to the reboot, and still being undrained.
+    fn undraining_beside_the_proof() -> Host {
+        let mut host = Host::at("locked/draining");
+        host.restart(|_| ());
+        assert_eq!(host.differs(), list("install b again, undrain"));
+        assert_eq!(host.installed(Ok(())), list("downloaded 7, read back b"));
+        host
+    }
+
+    #[test]
+    fn a_host_is_not_drained_while_it_is_still_being_undrained() {
+        let mut host = undraining_beside_the_proof();
+        assert_eq!(host.read_back(Ok(Proof::Equal)), list("gates before the lock"));
+        assert_eq!((host.gates(GateStage::BeforeLock, vec![]), host.state()), (list(""), "locked/giving-up"));
+        let undrained = host.undrained();
+        assert_eq!((undrained, host.state()), (list("release aborted, update"), "proven/gate-closed"));
+        assert!(!host.plan().drained && host.plan().claim.is_none());
+        assert_eq!(host.wake(), list("gates before the lock"));
+    }
+
+    #[test]
+    fn undrain_hooks_that_end_late_give_the_lock_back_wherever_the_proof_is_by_then() {
+        let mut host = undraining_beside_the_proof();
+        assert_eq!((host.undrained(), host.state()), (list("release aborted, update"), "written"));
+        assert!(!host.plan().drained && host.plan().claim.is_none());
+        let mut host = undraining_beside_the_proof();
+        host.read_back(Ok(Proof::Equal));
+        assert_eq!((host.undrained(), host.state()), (list("release aborted, update"), "proven/gates"));
+        assert!(!host.plan().drained && host.plan().claim.is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::engine::event::{
     AskAgain, CheckAnswer, Event, Fault, Fetched, Gate, LockGrant, LockHolder, LockRefusal, Marked, Proof,
 };
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Marks, PerSlot};
-use crate::engine::state::{Origin, Plan, Request};
+use crate::engine::state::{Kind, Origin, Plan, Request};
 
 use super::{BAD, BLANK, Bits, Held, Nature, Phase, Survival, World};
 use crate::engine::tests::host::{self, TRIES, digest, sequence, version};
@@ -295,6 +295,9 @@ impl World {
     }
 
     pub(super) fn read_back(&mut self, plan: &Plan) -> Event {
+        if plan.kind == Kind::Update && self.faults.effects_fail && self.dice.one_in(12) {
+            *self.disk.held.get_mut(plan.slot) = Held::Rubbish;
+        }
         let equal = *self.disk.held.get(plan.slot) == Held::Release(plan.sequence.get());
         if equal {
             self.process.proven = Some(plan.attempt.clone());
