@@ -185,7 +185,7 @@ impl Daemon {
             self.ended = Some(End::Anew);
             return;
         }
-        let reboot_accepted = matches!(&event, Event::Reboot { result: Ok(()), .. });
+        let reboot_accepted = matches!(&event, Event::Reboot { result: Ok(_), .. });
         let before = self.engine.model().state.word();
         let effects = self.engine.step(event, &now());
         self.after(before, effects);
@@ -348,8 +348,10 @@ impl Daemon {
         }
     }
 
-    /// Asks works to stop. They end by themselves soon; what they answer then is for an attempt that is over.
+    /// Asks works to stop. They end by themselves soon; what they answer then is for an attempt that is over. A reboot command that
+    /// hangs is ended at once: it must not go on beside what is taken back.
     fn stop(&mut self, attempt: &str) {
+        self.shared.reboot_command.end_for(attempt);
         for work in self.works.iter().filter(|work| work.attempt.as_deref() == Some(attempt)) {
             slots::stop(&work.cancel);
             if let Some(hooks) = &work.hooks {

@@ -1,12 +1,16 @@
 //! The reboot command.
 //!
 //! Promises: however often the reboot is asked for, one run of the daemon has at most one command that hangs (P10): it is waited for
-//! again instead of being joined by another. Never: takes a command that hangs or is killed for a refusal, because it may be waiting in
-//! the middle of a shutdown, or have been ended by one (design 11.10).
+//! again instead of being joined by another. One that is no longer wanted is ended, with what it started in its process group, before
+//! anything is taken back. Never: takes a command that hangs or is killed for a refusal, because it may be waiting in the middle of a
+//! shutdown, or have been ended by one (design 11.10).
 
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -14,7 +18,7 @@ use tokio::time::timeout;
 use crate::daemon::Shared;
 use crate::engine::Event;
 use crate::engine::cause::Cause;
-use crate::engine::event::Fault;
+use crate::engine::event::{Fault, RebootAccepted};
 use crate::engine::state::Plan;
 
 /// Time the reboot command has: it only asks the system for a reboot.
@@ -28,7 +32,12 @@ pub(super) async fn reboot(shared: Shared, plan: Plan) -> Event {
 
 /// The command that was started last, as long as it has not ended.
 #[derive(Debug, Default)]
-pub(super) struct RebootCommand(Mutex<Option<Running>>);
+pub(super) struct RebootCommand {
+    /// Held while it is waited for.
+    turn: Mutex<Option<Running>>,
+    /// Whose it is, and its process group; for whoever ends it, also while it is waited for.
+    group: SyncMutex<Option<(String, Pid)>>,
+}
 
 #[derive(Debug)]
 struct Running {
@@ -37,25 +46,80 @@ struct Running {
 }
 
 impl RebootCommand {
-    async fn run(&self, command: &[String], plan: &Plan, patience: Duration) -> Result<(), Fault> {
+    async fn run(&self, command: &[String], plan: &Plan, patience: Duration) -> Result<RebootAccepted, Fault> {
         let shown = command.join(" ");
-        let mut last = self.0.lock().await;
-        let mut running = match last.take().and_then(|running| running.still_for(plan)) {
+        let mut last = self.turn.lock().await;
+        let mut running = match last.take().and_then(|running| self.still_for(running, plan)) {
             Some(running) => running,
-            None => Running::start(command, plan)?,
+            None => self.start(command, plan)?,
         };
-        match timeout(patience, running.child.wait()).await {
+        let waited = timeout(patience, running.child.wait()).await;
+        if waited.is_ok() {
+            self.forget();
+        }
+        match waited {
             Err(_elapsed) => {
                 tracing::warn!(attempt = %plan.attempt, "`{shown}` has not ended within {} s", patience.as_secs());
                 *last = Some(running);
-                Ok(())
+                Ok(RebootAccepted::StillRuns)
             }
             Ok(Err(error)) => Err(Fault::new(Cause::Reboot, format!("it cannot be learned how `{shown}` ended: {error}"))),
             Ok(Ok(status)) if is_refusal(status) => {
                 Err(Fault::new(Cause::Reboot, format!("the reboot was refused: `{shown}` ended with {status}")))
             }
-            Ok(Ok(_accepted)) => Ok(()),
+            Ok(Ok(_accepted)) => Ok(RebootAccepted::Ended),
         }
+    }
+
+    /// Ends the command of an attempt that has not ended by itself: nobody wants its reboot any more. It is over when this returns,
+    /// but for what hangs in the kernel.
+    pub(super) fn end_for(&self, attempt: &str) {
+        let is_its = self.group().as_ref().is_some_and(|(of, _)| of == attempt);
+        if is_its {
+            self.end();
+        }
+    }
+
+    /// Ends the command, whosever it is.
+    pub(super) fn end(&self) {
+        let Some((attempt, group)) = self.group().take() else { return };
+        tracing::warn!(attempt, "the reboot command has not ended and is no longer wanted: it is killed");
+        // An error means that nobody is left in the group.
+        let _nobody_left = killpg(group, Signal::SIGKILL);
+        if let Ok(mut last) = self.turn.try_lock() {
+            // Whoever is dropped is asked how it ended by the runtime.
+            *last = None;
+        }
+    }
+
+    fn start(&self, command: &[String], plan: &Plan) -> Result<Running, Fault> {
+        let running = Running::start(command, plan)?;
+        let group = running.child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        *self.group() = group.map(|group| (plan.attempt.clone(), group));
+        Ok(running)
+    }
+
+    /// It has not ended, and is of this attempt. Nobody wants a reboot of another one any more.
+    fn still_for(&self, mut running: Running, plan: &Plan) -> Option<Running> {
+        if !matches!(running.child.try_wait(), Ok(None)) {
+            self.forget();
+            return None;
+        }
+        if running.attempt == plan.attempt {
+            return Some(running);
+        }
+        self.end();
+        None
+    }
+
+    /// Its end was learned: its id may be somebody else's from now on.
+    fn forget(&self) {
+        *self.group() = None;
+    }
+
+    /// A thread that panicked while holding the lock leaves nothing half-done here.
+    fn group(&self) -> std::sync::MutexGuard<'_, Option<(String, Pid)>> {
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,22 +133,10 @@ impl Running {
             .env("OTA_ATTEMPT", &plan.attempt)
             .env("OTA_SLOT", plan.slot.as_str())
             .stdin(Stdio::null())
+            .process_group(0)
             .spawn();
         let child = started.map_err(|error| fault(format!("`{}` could not be started: {error}", command.join(" "))))?;
         Ok(Self { attempt: plan.attempt.clone(), child })
-    }
-
-    /// It has not ended, and is of this attempt. Nobody wants a reboot of another one any more.
-    fn still_for(mut self, plan: &Plan) -> Option<Self> {
-        if !matches!(self.child.try_wait(), Ok(None)) {
-            return None;
-        }
-        if self.attempt == plan.attempt {
-            return Some(self);
-        }
-        // An error means that it has just ended.
-        let _ended = self.child.start_kill();
-        None
     }
 }
 
@@ -142,7 +194,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (command, reboots) = (hanging(dir.path()), RebootCommand::default());
         for _ in 0..4 {
-            assert_eq!(reboots.run(&command, &plan("5d1c"), MOMENT).await, Ok(()));
+            assert_eq!(reboots.run(&command, &plan("5d1c"), MOMENT).await, Ok(RebootAccepted::StillRuns));
             assert_eq!(began(dir.path(), 1).await, ["5d1c b"]);
         }
         std::fs::write(dir.path().join("go"), "").unwrap();
@@ -153,19 +205,63 @@ mod tests {
         }
     }
 
+    async fn until_gone(id: &str) {
+        let asked = Instant::now();
+        let stat = Path::new("/proc").join(id).join("stat");
+        // One that has ended and was not asked how by whoever inherited it is gone as well.
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(asked.elapsed() < LONG, "it goes on");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A command that hangs in something it has started; its own id and that of what it started.
+    async fn hanging_in_another(dir: &Path) -> (Vec<String>, impl AsyncFn() -> Vec<String>) {
+        let began = dir.join("ids");
+        let script = format!("sleep 600 & echo $$ $! > {}; wait", began.display());
+        let ids = async move || {
+            let asked = Instant::now();
+            loop {
+                let text = std::fs::read_to_string(&began).unwrap_or_default();
+                let ids: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+                if ids.len() == 2 {
+                    return ids;
+                }
+                assert!(asked.elapsed() < LONG, "it has not begun");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        (vec!["sh".into(), "-c".into(), script], ids)
+    }
+
     #[tokio::test]
     async fn a_command_that_hangs_for_an_attempt_that_is_over_is_ended_and_says_nothing_of_the_next_one() {
         let dir = tempfile::tempdir().unwrap();
         let reboots = RebootCommand::default();
-        assert_eq!(reboots.run(&hanging(dir.path()), &plan("old"), MOMENT).await, Ok(()));
-        began(dir.path(), 1).await;
-        let id = reboots.0.lock().await.as_ref().and_then(|running| running.child.id()).unwrap();
-        assert_eq!(reboots.run(&["true".to_owned()], &plan("new"), LONG).await, Ok(()));
-        let asked = Instant::now();
-        while Path::new(&format!("/proc/{id}/cmdline")).exists() {
-            assert!(asked.elapsed() < LONG, "it goes on");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        let (command, ids) = hanging_in_another(dir.path()).await;
+        assert_eq!(reboots.run(&command, &plan("old"), MOMENT).await, Ok(RebootAccepted::StillRuns));
+        let ids = ids().await;
+        assert_eq!(reboots.run(&["true".to_owned()], &plan("new"), LONG).await, Ok(RebootAccepted::Ended));
+        for id in ids {
+            until_gone(&id).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_no_longer_wanted_is_ended_with_what_it_has_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let reboots = RebootCommand::default();
+        let (command, ids) = hanging_in_another(dir.path()).await;
+        assert_eq!(reboots.run(&command, &plan("5d1c"), MOMENT).await, Ok(RebootAccepted::StillRuns));
+        let ids = ids().await;
+        reboots.end_for("another");
+        assert!(Path::new("/proc").join(&ids[1]).exists(), "it is not the one that was meant");
+        reboots.end_for("5d1c");
+        for id in ids {
+            until_gone(&id).await;
+        }
+        reboots.end_for("5d1c");
+        assert!(reboots.group().is_none() && reboots.turn.lock().await.is_none());
     }
 
     #[tokio::test]

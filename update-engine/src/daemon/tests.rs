@@ -17,7 +17,7 @@ use crate::control::ControlHandle;
 use crate::engine::Model;
 use crate::engine::cause::Cause;
 use crate::engine::effect::{GateStage, LockOutcome, Scan};
-use crate::engine::event::LockGrant;
+use crate::engine::event::{LockGrant, RebootAccepted};
 use crate::engine::facts::{BootTable, Facts, PerSlot, Trouble};
 use crate::engine::model::Progress;
 use crate::engine::policy::{Policy, Strategy};
@@ -255,13 +255,38 @@ async fn a_reboot_that_got_lost_is_asked_for_again_though_nothing_can_be_written
     let rebooting = State::Armed { plan: plan(), old_slot: SlotName::A, boot_id: "boot-1".into(), step: ArmedStep::Rebooting };
     let Rig { mut daemon, handle: _handle, _dir: dir } = rig(Model { state: rebooting, ..Model::default() }, policy());
     let rebooted = dir.path().join("rebooted");
-    daemon.step(Event::Reboot { attempt: "5d1c".into(), result: Ok(()) });
+    daemon.step(Event::Reboot { attempt: "5d1c".into(), result: Ok(RebootAccepted::Ended) });
     daemon.journal.refuse_writes(true);
     daemon.waiting.patience_ms = 0;
     daemon.after("armed", vec![Effect::Reboot(plan())]);
     daemon.woke();
     until(&mut daemon, "asked for again", |_| rebooted.exists()).await;
     assert_eq!(daemon.engine.model().state.word(), "armed");
+}
+
+#[tokio::test]
+async fn a_reboot_command_that_hangs_does_not_outlive_the_wish_to_reboot() {
+    let Rig { mut daemon, handle: _handle, _dir: dir } = rig(Model::default(), policy());
+    let began = dir.path().join("began");
+    let script = format!("echo $$ > {}; sleep 600 & wait", began.display());
+    let mut settings = (*daemon.shared.settings).clone();
+    settings.reboot.command = vec!["sh".into(), "-c".into(), script];
+    daemon.shared.settings = Arc::new(settings);
+    daemon.start(Effect::Reboot(plan()));
+    let id = || std::fs::read_to_string(&began).unwrap_or_default().trim().to_owned();
+    within_20_s("it begins", || !id().is_empty()).await;
+    daemon.start(Effect::Stop("another".into()));
+    assert!(std::path::Path::new("/proc").join(id()).exists());
+    daemon.start(Effect::Stop("5d1c".into()));
+    within_20_s("it is ended", || !std::path::Path::new("/proc").join(id()).join("cmdline").exists()).await;
+}
+
+async fn within_20_s(what: &str, holds: impl Fn() -> bool) {
+    let asked = std::time::Instant::now();
+    while !holds() {
+        assert!(asked.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ pub enum Event {
         /// Whose.
         attempt: String,
         /// Accepted, or refused.
-        result: Result<(), Fault>,
+        result: Result<RebootAccepted, Fault>,
     },
     /// A slot was disarmed and the marks read back, or not.
     Disarmed {
@@ -150,6 +150,15 @@ pub enum Event {
         /// The world.
         facts: Box<Facts>,
     },
+}
+
+/// A reboot command that did not refuse. Accepted is not rebooted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RebootAccepted {
+    /// The command has ended.
+    Ended,
+    /// It has not ended: it may wait in the middle of a shutdown, or hang before one began.
+    StillRuns,
 }
 
 /// The running slot was marked good.

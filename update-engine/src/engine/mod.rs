@@ -88,6 +88,8 @@ pub struct Soft {
     pub leaves_unseen: bool,
     /// An overdue reboot is being asked for again: its command has not answered yet.
     pub asks_reboot_again: bool,
+    /// The reboot command that was accepted had not ended by itself when that was last looked at.
+    pub reboot_command_runs: bool,
     /// When a reboot was accepted.
     pub reboot_accepted_at: Option<Wall>,
     /// An accepted reboot is overdue: from then on it can be cancelled.
@@ -183,7 +185,11 @@ impl Engine {
     fn on_alarm(&mut self, now: &Now) -> Vec<Effect> {
         // The reboot that was asked for has not come.
         if std::mem::replace(&mut self.soft.leaves_unseen, false) && self.sighted().is_some() {
-            return self.settle(now);
+            // Its command may still hang, and would reboot a host that stays.
+            let mut effects: Vec<Effect> =
+                self.model.state.plan().map(|plan| Effect::Stop(plan.attempt.clone())).into_iter().collect();
+            effects.extend(self.settle(now));
+            return effects;
         }
         if self.is_blind_after_reboot() {
             return self.leave_unseen(now);

@@ -4,7 +4,7 @@ use manifests::release::SlotName;
 
 use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
-use crate::engine::event::{Fault, Gate, LockGrant, LockRefusal};
+use crate::engine::event::{Fault, Gate, LockGrant, LockRefusal, RebootAccepted};
 use crate::engine::facts::BootTable;
 use crate::engine::model::About;
 use crate::engine::policy::{PROOF_MAX_AGE_MS, Strategy};
@@ -431,15 +431,16 @@ impl Engine {
         vec![Effect::Reboot(plan)]
     }
 
-    pub(super) fn on_reboot(&mut self, attempt: &str, result: Result<(), Fault>, now: &Now) -> Vec<Effect> {
+    pub(super) fn on_reboot(&mut self, attempt: &str, result: Result<RebootAccepted, Fault>, now: &Now) -> Vec<Effect> {
         self.soft.asks_reboot_again = false;
         // Who sees nothing takes nothing back, and asks again by its alarm.
         if !self.is_current(attempt) || self.is_blind_after_reboot() {
             return Vec::new();
         }
         match (self.model.state.clone(), result) {
-            (State::Armed { step: ArmedStep::Rebooting, .. } | State::Trial { verdict: Some(_), .. }, Ok(())) => {
+            (State::Armed { step: ArmedStep::Rebooting, .. } | State::Trial { verdict: Some(_), .. }, Ok(accepted)) => {
                 self.soft.reboot_accepted_at = Some(now.wall);
+                self.soft.reboot_command_runs = accepted == RebootAccepted::StillRuns;
                 self.set_alarm(REBOOT_LATE_MS, now);
                 Vec::new()
             }
@@ -447,6 +448,7 @@ impl Engine {
             (State::Armed { step: ArmedStep::Rebooting, .. } | State::Trial { verdict: Some(_), .. }, Err(fault))
                 if self.soft.reboot_accepted_at.is_some() =>
             {
+                self.soft.reboot_command_runs = false;
                 self.say_reboot_is_late(Some(&fault), now);
                 self.set_alarm(REBOOT_LATE_MS, now);
                 Vec::new()
@@ -476,12 +478,18 @@ impl Engine {
         let refused = refused.map(|fault| format!(", and was refused when it was asked for again ({})", fault.message));
         let way_out = match self.model.state {
             State::Trial { .. } => "a person may have to reboot it, by force if need be (systemd: `systemctl reboot --force`)",
+            _ if self.soft.reboot_command_runs => {
+                "`updatectl cancel` ends the command, disarms the slot and gives the lock back: end what is left of the shutdown first"
+            }
             _ => "`updatectl cancel` disarms the slot and gives the lock back: end what is left of the shutdown first",
         };
-        let message = format!(
-            "the reboot was accepted but has not happened{}: something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes; {way_out}",
-            refused.unwrap_or_default()
-        );
+        let held_up = if self.soft.reboot_command_runs {
+            "the reboot command itself has not ended, and no shutdown need be under way (systemd: `systemctl list-jobs` shows one that is); it is waited for, and not started a second time"
+        } else {
+            "something holds the shutdown up (systemd: `systemctl list-jobs`); it is asked for again every 5 minutes"
+        };
+        let message =
+            format!("the reboot was accepted but has not happened{}: {held_up}; {way_out}", refused.unwrap_or_default());
         self.remember_error(&Fault::new(Cause::RebootLate, message), About::Attempt, now);
     }
 }

@@ -3,7 +3,7 @@
 use crate::engine::Event;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
-use crate::engine::event::{AskAgain, CheckAnswer, Marked, Proof};
+use crate::engine::event::{AskAgain, CheckAnswer, Marked, Proof, RebootAccepted};
 use crate::engine::facts::{Content, Marks};
 use crate::engine::policy::Strategy;
 
@@ -404,6 +404,29 @@ fn a_slot_that_is_good_is_kept_though_the_floor_could_not_be_raised_and_nothing_
         error.message
     );
     assert!(!host.engine.must_not_stand_still(), "it would be marked bad and left");
+}
+
+#[test]
+fn a_late_reboot_whose_command_hangs_is_called_that_and_cancelling_it_ends_the_command_first() {
+    let mut host = Host::at("armed/rebooting");
+    host.reboot_answered(Ok(RebootAccepted::StillRuns));
+    assert_eq!(host.wake(), list("reboot"));
+    host.reboot_answered(Ok(RebootAccepted::StillRuns));
+    let said = host.engine.model().last_error.clone().unwrap().message;
+    assert!(
+        said.contains("the reboot command itself has not ended") && said.contains("`updatectl cancel` ends the command"),
+        "{said}"
+    );
+    assert_eq!(host.order(Command::Cancel), list("stop, disarm b"));
+
+    // One that has ended since is not waited for any more.
+    let mut host = Host::at("armed/rebooting");
+    host.reboot_answered(Ok(RebootAccepted::StillRuns));
+    host.wake();
+    host.reboot_answered(Ok(RebootAccepted::Ended));
+    host.wake();
+    let said = host.engine.model().last_error.clone().unwrap().message;
+    assert!(said.contains("something holds the shutdown up"), "{said}");
 }
 
 #[test]

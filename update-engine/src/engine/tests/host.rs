@@ -10,7 +10,9 @@ use manifests::version::{Sequence, Version};
 
 use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected};
-use crate::engine::event::{AskAgain, CheckAnswer, Fault, Fetched, Gate, LockGrant, LockRefusal, Marked, Offer, Orphan, Proof};
+use crate::engine::event::{
+    AskAgain, CheckAnswer, Fault, Fetched, Gate, LockGrant, LockRefusal, Marked, Offer, Orphan, Proof, RebootAccepted,
+};
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot};
 use crate::engine::policy::{LockSettings, Policy, Strategy};
 use crate::engine::state::{Plan, Source};
@@ -309,6 +311,10 @@ impl Host {
     }
 
     pub(crate) fn reboot(&mut self, result: Result<(), Fault>) -> Vec<String> {
+        self.reboot_answered(result.map(|()| RebootAccepted::Ended))
+    }
+
+    pub(crate) fn reboot_answered(&mut self, result: Result<RebootAccepted, Fault>) -> Vec<String> {
         self.step(Event::Reboot { attempt: self.attempt(), result })
     }
 

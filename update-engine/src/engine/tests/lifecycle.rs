@@ -2,7 +2,7 @@
 
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, Row};
-use crate::engine::event::{AskAgain, CheckAnswer, Event, Proof};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Proof, RebootAccepted};
 use crate::engine::facts::Facts;
 use crate::engine::model::Ended;
 use crate::engine::policy::Strategy;
@@ -184,6 +184,24 @@ fn what_is_done_when_the_world_is_seen_again_is_not_done_a_second_time_by_the_al
     let facts = Box::new(Facts { running: Some(SlotName::B), ..host.facts.clone() });
     assert_eq!(host.step(Event::FactsChanged { facts }), list("mark bad"));
     assert_eq!(host.engine.model().alarm, None, "it would ask for a second `mark bad`");
+}
+
+#[test]
+fn who_reboots_blindly_and_sees_again_ends_the_command_before_anything_else() {
+    let mut host = Host::at("armed/rebooting");
+    host.restart(|facts| {
+        in_new_slot(facts, armed(TRIES - 1));
+        facts.running = None;
+    });
+    let woke_after = |host: &mut Host, minutes: u64| {
+        host.pass_ms(minutes * 60_000);
+        host.step(Event::Woke).into_iter().filter(|effect| effect != "check").collect::<Vec<_>>()
+    };
+    assert_eq!(woke_after(&mut host, 10), list("reboot"));
+    host.reboot_answered(Ok(RebootAccepted::StillRuns));
+    let facts = Box::new(Facts { running: Some(SlotName::B), ..host.facts.clone() });
+    assert_eq!(host.step(Event::FactsChanged { facts }), list(""), "it may go down any moment");
+    assert_eq!(woke_after(&mut host, 5), list("stop, health"));
 }
 
 #[test]

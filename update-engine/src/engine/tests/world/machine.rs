@@ -3,7 +3,7 @@
 use crate::engine::cause::Cause;
 use crate::engine::effect::Effect;
 use crate::engine::event::{
-    AskAgain, CheckAnswer, Event, Fault, Fetched, Gate, LockGrant, LockHolder, LockRefusal, Marked, Proof,
+    AskAgain, CheckAnswer, Event, Fault, Fetched, Gate, LockGrant, LockHolder, LockRefusal, Marked, Proof, RebootAccepted,
 };
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Marks, PerSlot};
 use crate::engine::state::{Kind, Origin, Plan, Request};
@@ -232,7 +232,8 @@ impl World {
                 // One that saw nothing after its reboot may see again before it goes down, and be done.
                 let is_meant = takes_lock && !self.process.engine.is_blind_after_reboot();
                 self.going_down = (comes && is_meant).then(|| plan.attempt.clone());
-                Some(Event::Reboot { attempt: plan.attempt.clone(), result: Ok(()) })
+                let accepted = if comes { RebootAccepted::Ended } else { RebootAccepted::StillRuns };
+                Some(Event::Reboot { attempt: plan.attempt.clone(), result: Ok(accepted) })
             }
             Effect::Health(plan) => {
                 let healthy = *self.disk.held.get(self.running) != Held::Rubbish
