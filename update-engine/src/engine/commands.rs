@@ -11,7 +11,9 @@ use crate::engine::event::Fault;
 use crate::engine::facts::FloorFacts;
 use crate::engine::model::Pause;
 use crate::engine::policy::Strategy;
-use crate::engine::state::{ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Target, Waiting, WayBack};
+use crate::engine::state::{
+    ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, Waiting, WayBack,
+};
 use crate::engine::time::{Now, Wall};
 use crate::engine::{Engine, row};
 
@@ -385,8 +387,8 @@ impl Engine {
         self.check_not_before_interval(now);
         let fault = Fault::new(Cause::Cancelled, "a person cancelled it");
         if self.is_on_the_way_back() || self.awaits_answer() {
-            let disarm = plan.giving_up.as_ref().is_some_and(|why| why.disarm);
-            plan.giving_up = Some(GivingUp::over(fault, WayBack::Abandoned, disarm));
+            let slot = plan.giving_up.as_ref().map_or(SlotMayBe::NotArmed, GivingUp::slot);
+            plan.giving_up = Some(GivingUp::over(fault, WayBack::Abandoned, slot));
             if let Some(known) = self.model.state.plan_mut() {
                 *known = plan;
             }

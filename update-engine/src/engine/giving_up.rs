@@ -10,7 +10,7 @@ use crate::engine::effect::{Effect, LockOutcome, Outcome, Row};
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Marks};
 use crate::engine::model::About;
-use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, State, Waiting, WayBack};
+use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, SlotMayBe, State, Waiting, WayBack};
 use crate::engine::time::Now;
 use crate::engine::{Engine, row};
 
@@ -21,11 +21,11 @@ impl Engine {
             self.remember_error(&fault, About::Attempt, now);
         }
         // Behind `Arming` the slot may be armed whatever the last look at the table said.
-        let disarm = match &self.model.state {
-            State::Armed { .. } | State::Locked { step: LockedStep::Arming, .. } => true,
-            _ => self.facts.marks(plan.slot).is_some_and(Marks::pending),
+        let slot = match &self.model.state {
+            State::Armed { .. } | State::Locked { step: LockedStep::Arming, .. } => SlotMayBe::Armed,
+            _ => SlotMayBe::armed_if(self.facts.marks(plan.slot).is_some_and(Marks::pending)),
         };
-        plan.giving_up = Some(GivingUp::over(fault, end, disarm));
+        plan.giving_up = Some(GivingUp::over(fault, end, slot));
         self.take_way_back(plan, now)
     }
 

@@ -6,7 +6,7 @@
 
 use crate::engine::effect::{Effect, LockOutcome, Row};
 use crate::engine::event::Fault;
-use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, State, WayBack};
+use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, SlotMayBe, State, WayBack};
 use crate::engine::time::Now;
 use crate::engine::{Engine, row};
 
@@ -102,13 +102,7 @@ impl Engine {
             };
         }
         let stop = Effect::Stop(plan.attempt.clone());
-        plan.giving_up.get_or_insert(GivingUp {
-            code: fault.code,
-            message: fault.message,
-            end: WayBack::Waits,
-            disarm: false,
-            retry_after_s: None,
-        });
+        plan.giving_up.get_or_insert(GivingUp::over(fault, WayBack::Waits, SlotMayBe::NotArmed));
         if let Some(known) = self.model.state.plan_mut() {
             *known = plan;
         }

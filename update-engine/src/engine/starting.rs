@@ -13,7 +13,9 @@ use crate::engine::model::About;
 use crate::engine::policy::{LONGEST_WAIT_MS, MAX_BAD_BOOTS};
 use crate::engine::rebooting::REBOOT_LATE_MS;
 use crate::engine::row;
-use crate::engine::state::{Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Target, WayBack};
+use crate::engine::state::{
+    Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, WayBack,
+};
 use crate::engine::time::Now;
 
 /// Checks in a row that a start may repeat because a person asked for them: an answer that kills the daemon must not be asked
@@ -222,7 +224,7 @@ impl Engine {
         if !runs && free {
             // It may be armed, and hooks may have drained the host: its lock is given back only after both are undone.
             plan.drained = true;
-            plan.giving_up = Some(GivingUp::over(lost, WayBack::Abandoned, marks.pending()));
+            plan.giving_up = Some(GivingUp::over(lost, WayBack::Abandoned, SlotMayBe::armed_if(marks.pending())));
             self.enter(State::Locked { plan, boot_id: self.facts.boot_id.clone(), step: LockedStep::GivingUp });
             return Vec::new();
         }
@@ -299,7 +301,7 @@ impl Engine {
         let message = format!("the host was rebooted after slot {} had been disarmed: it was not tried", plan.slot);
         let fault = Fault::new(Cause::NotAttempted, message);
         self.remember_error(&fault, About::Attempt, now);
-        plan.giving_up = Some(GivingUp::over(fault, WayBack::Failed, false));
+        plan.giving_up = Some(GivingUp::over(fault, WayBack::Failed, SlotMayBe::NotArmed));
         self.restart_way_back(plan, marks, now)
     }
 

@@ -337,14 +337,35 @@ pub struct GivingUp {
 
 impl GivingUp {
     /// The way back because of a fault.
-    pub fn over(fault: Fault, end: WayBack, disarm: bool) -> Self {
+    pub fn over(fault: Fault, end: WayBack, slot: SlotMayBe) -> Self {
         let Fault { code, message, retry_after_s } = fault;
-        Self { code, message, retry_after_s, end, disarm }
+        Self { code, message, retry_after_s, end, disarm: slot == SlotMayBe::Armed }
+    }
+
+    /// As what the slot counts on this way.
+    pub const fn slot(&self) -> SlotMayBe {
+        SlotMayBe::armed_if(self.disarm)
     }
 
     /// The fault it was because of.
     pub fn fault(&self) -> Fault {
         Fault::new(self.code.clone(), self.message.clone()).not_before(self.retry_after_s)
+    }
+}
+
+/// What the slot may be when the way back is taken: one that may be armed is disarmed before anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotMayBe {
+    /// It may be armed.
+    Armed,
+    /// The boot table was read, or nothing can have changed it since: it is not armed.
+    NotArmed,
+}
+
+impl SlotMayBe {
+    /// By what is known of it.
+    pub const fn armed_if(known: bool) -> Self {
+        if known { Self::Armed } else { Self::NotArmed }
     }
 }
 
