@@ -96,8 +96,11 @@ fn design_11_1_a_running_slot_that_was_marked_bad_is_not_taken_for_steady_after_
     assert_eq!(host.health(Err("nginx is down")), list("reboot"));
 }
 
-/// What a slot holds that nobody has asked the loader to start, and what is said of it.
-const BY_HAND: [(&str, fn(&mut Facts), &str); 5] = [
+/// Makes the world one in which a slot runs that nobody has asked the loader to start.
+type ByHand = fn(&mut Facts);
+
+/// What such a slot is, and what is said of it.
+const BY_HAND: [(&str, ByHand, &str); 5] = [
     ("disarmed", |facts| in_new_slot(facts, BLANK), "disarmed, or never armed"),
     (
         "half-written",
