@@ -1,6 +1,6 @@
 //! The chain of gates between this host and its next release: passed, waiting, refused, with since when, until when, and when it is asked again.
 
-use crate::engine::model::{About, Refusal};
+use crate::engine::model::{About, CheckOutcome, Refusal};
 use crate::engine::state::{State, Waiting as Step};
 use crate::status::json::{GateState, Waiting, WhyEntry};
 use crate::status::view::{self, Input};
@@ -51,15 +51,19 @@ fn server(input: &Input<'_>) -> WhyEntry {
 }
 
 fn offer(input: &Input<'_>) -> WhyEntry {
-    let refused = input.engine.model().last_error.as_ref().filter(|error| error.about == About::Offer);
+    let model = input.engine.model();
+    let about_offer = model.last_error.as_ref().filter(|error| error.about == About::Offer);
+    // A release whose record could not be had or kept, say, is refused by nobody: it is asked for again.
+    let is_refused = model.check.last_outcome == Some(CheckOutcome::Refused);
     // A release that rolled back is still the plan for a moment, and will not be installed.
     let plan = input.state().plan().filter(|_| !matches!(input.state(), State::RolledBack { .. }));
-    match (plan, refused) {
+    match (plan, about_offer) {
         (Some(plan), _) => {
             entry("release", GateState::Passed, format!("{} (sequence {}) may be installed", plan.version, plan.sequence))
         }
         (None, Some(error)) => {
-            WhyEntry { since: Some(error.at.timestamp()), ..entry("release", GateState::Refused, error.message.clone()) }
+            let state = if is_refused { GateState::Refused } else { GateState::Waiting };
+            WhyEntry { since: Some(error.at.timestamp()), ..entry("release", state, error.message.clone()) }
         }
         (None, None) => match refusal(input) {
             Some(refusal) => WhyEntry {
@@ -182,6 +186,7 @@ fn reached(state: &State, gate: &str, stage: u8, passed: &str) -> WhyEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::event::{AskAgain, CheckAnswer, Lack};
     use crate::engine::tests::host::{BLANK, Host, fault, in_new_slot};
 
     #[test]
@@ -223,6 +228,26 @@ mod tests {
         let mut host = Host::at("trial");
         host.restart(|facts| in_new_slot(facts, BLANK));
         assert_eq!((host.state(), chain(&host).detail.contains("did not ask for it")), ("trial/verdict", false));
+    }
+
+    #[test]
+    fn a_release_whose_record_is_not_to_be_had_is_waited_for_and_not_refused() {
+        let told = |answer: CheckAnswer| {
+            let mut host = Host::at("checking");
+            host.checked(answer);
+            let now = host.now();
+            let input =
+                Input { engine: &host.engine, server: "", journal_fault: None, standstill_until: None, reports_waiting: 0, now };
+            why(&input).into_iter().find(|entry| entry.gate == "release").unwrap()
+        };
+        let (again, version) = (AskAgain::default(), "1.1.0".to_owned());
+        let missing =
+            CheckAnswer::NoRecord { again, version: version.clone(), fault: fault("record-fetch"), lack: Lack::Lasting };
+        let missing = told(missing);
+        assert_eq!(missing.state, GateState::Waiting);
+        assert!(missing.detail.starts_with("1.1.0 is offered, but its record could not be fetched"), "{}", missing.detail);
+        let bad = told(CheckAnswer::BadRecord { again, version, fault: fault("record-signature") });
+        assert_eq!(bad.state, GateState::Refused);
     }
 
     #[test]
