@@ -32,8 +32,14 @@ pub(super) enum What {
     Adopt(PathBuf),
 }
 
-/// Where it is told how far the slot that is being read is.
-type Report<'a> = &'a (dyn Fn(Progress) + Sync);
+/// How slots are read here.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    /// Told how far the slot that is being read is.
+    pub(super) report: &'a (dyn Fn(Progress) + Sync),
+    /// Nobody wants it any more.
+    pub(super) cancel: &'a AtomicBool,
+}
 
 /// What was found.
 pub(super) struct Inspection {
@@ -69,17 +75,17 @@ impl What {
 }
 
 /// Reads; changes no slot.
-pub(super) fn inspect(shared: &Shared, what: What, channel: Option<&str>, report: Report<'_>) -> Inspection {
+pub(super) fn inspect(shared: &Shared, what: What, channel: Option<&str>, reading: Reading<'_>) -> Inspection {
     let of = what.kind();
     let outcome = match what {
-        What::Verify { being_written } => verify(&shared.world, being_written, report),
-        What::Adopt(path) => adopt(&shared.world, &path, report),
+        What::Verify { being_written } => verify(&shared.world, being_written, reading),
+        What::Adopt(path) => adopt(&shared.world, &path, reading),
     };
     Inspection { of, facts: Box::new(shared.world.look(channel)), outcome }
 }
 
 /// Every slot is told of, also the one that cannot be read; one that is wrong makes the whole an error.
-fn verify(world: &World, being_written: Option<SlotName>, report: Report<'_>) -> Result<String, Fault> {
+fn verify(world: &World, being_written: Option<SlotName>, reading: Reading<'_>) -> Result<String, Fault> {
     let ground = world.ground()?;
     let (mut verdicts, mut read) = (Vec::new(), 0);
     for slot in [SlotName::A, SlotName::B] {
@@ -88,7 +94,7 @@ fn verify(world: &World, being_written: Option<SlotName>, report: Report<'_>) ->
             None => fine(format!("slot {slot} has no record to compare it with")),
             Some((record, digest)) => {
                 read += 1;
-                let verdict = verdict(&ground, slot, &record, report);
+                let verdict = verdict(&ground, slot, &record, reading);
                 // An update may have begun meanwhile: a slot's record goes before its first byte changes.
                 let still_holds = world.records().slot_record(slot).is_some_and(|(_, now)| now == digest);
                 let overtaken = || fine(format!("slot {slot} ({}) was written meanwhile: it was not compared", record.version));
@@ -110,9 +116,9 @@ const fn fine(words: String) -> Verdict {
 
 /// Design 11.6: a file system that was mounted for writing changes a few windows, which is reported and no error. On an image
 /// that nothing can have been written to it is one.
-fn verdict(ground: &Ground, slot: SlotName, record: &Record, report: Report<'_>) -> Verdict {
+fn verdict(ground: &Ground, slot: SlotName, record: &Record, reading: Reading<'_>) -> Verdict {
     let wrong = |words: String| Verdict { words: format!("slot {slot} ({}) {words}", record.version), is_wrong: true };
-    let differing = match differing(ground, slot, record, report) {
+    let differing = match differing(ground, slot, record, reading) {
         Ok(differing) => differing,
         Err(fault) => return wrong(format!("cannot be read back: {}", fault.message)),
     };
@@ -171,7 +177,7 @@ fn is_read_only_file_system(start: &[u8]) -> bool {
 }
 
 /// The record must verify with this image's keys, and a slot must hold exactly what it says.
-fn adopt(world: &World, path: &std::path::Path, report: Report<'_>) -> Result<String, Fault> {
+fn adopt(world: &World, path: &std::path::Path, reading: Reading<'_>) -> Result<String, Fault> {
     let bytes = ask::read_record(path)?;
     let fault = |error: RecordError| Fault::new(ask::record_cause(&error), format!("{}: {error}", path.display()));
     let keyring = world.keyring()?;
@@ -182,7 +188,7 @@ fn adopt(world: &World, path: &std::path::Path, report: Report<'_>) -> Result<St
     let order = if running == "a" { [SlotName::A, SlotName::B] } else { [SlotName::B, SlotName::A] };
     let mut found = Vec::new();
     for slot in order {
-        match differing(&ground, slot, record, report) {
+        match differing(&ground, slot, record, reading) {
             Err(fault) => found.push(format!("slot {slot} cannot hold it ({})", fault.message)),
             // What lies behind an image is no part of it: a factory need not have made it zero.
             Ok(differing) if differing.iter().all(|image| image.windows.is_empty()) => {
@@ -215,13 +221,13 @@ fn found_floor_by(world: &World, record: &Record) -> Result<(), Fault> {
 }
 
 /// What of a slot is not as a record says; nothing if all of it is.
-fn differing(ground: &Ground, slot: SlotName, record: &Record, report: Report<'_>) -> Result<Vec<ImageMismatch>, Fault> {
+fn differing(ground: &Ground, slot: SlotName, record: &Record, reading: Reading<'_>) -> Result<Vec<ImageMismatch>, Fault> {
     let name = disk_name(slot, &ground.disk)?;
     let view = SlotView::open(&ground.disk, &name, &slots::sizes_of(record, slot)).map_err(|error| slot_fault(&error))?;
     let digests = slots::digests_of(record, slot);
     let tables = slots::image_tables(record, &digests)?;
-    let (never, show) = (AtomicBool::new(false), |progress| report(slots::proving(progress)));
-    audit(&view, &tables, &Watch::new(thread_count(), &never, &show)).map_err(|error| slot_fault(&error))
+    let show = |progress| (reading.report)(slots::proving(progress));
+    audit(&view, &tables, &Watch::new(thread_count(), reading.cancel, &show)).map_err(|error| slot_fault(&error))
 }
 
 #[cfg(test)]
@@ -235,6 +241,12 @@ mod tests {
     use crate::engine::tests::host::record;
     use crate::slot::rig::{self, Rig};
     use crate::world::tests::{world, world_that_trusts};
+
+    static NEVER: AtomicBool = AtomicBool::new(false);
+
+    fn telling(report: &(dyn Fn(Progress) + Sync)) -> Reading<'_> {
+        Reading { report, cancel: &NEVER }
+    }
 
     #[test]
     fn adopt_says_what_is_wrong_with_a_record() {
@@ -255,9 +267,9 @@ mod tests {
             (signed_by(&ours), Cause::Slots),
         ] {
             std::fs::write(&file, bytes).unwrap();
-            assert_eq!(adopt(&world, &file, &|_| {}).unwrap_err().code, cause);
+            assert_eq!(adopt(&world, &file, telling(&|_| {})).unwrap_err().code, cause);
         }
-        assert_eq!(adopt(&world, &dir.path().join("none"), &|_| {}).unwrap_err().code, Cause::RecordFetch);
+        assert_eq!(adopt(&world, &dir.path().join("none"), telling(&|_| {})).unwrap_err().code, Cause::RecordFetch);
     }
 
     #[test]
@@ -271,15 +283,15 @@ mod tests {
         kept.images[0].verity = Some(Verity { root_hash: digest, salt: String::new() });
         world.records().adopt(SlotName::B, &Envelope::unsigned(&kept).unwrap().to_bytes()).unwrap();
         rig.poke(1, 0, &image);
-        let untouched = verify(&world, None, &|_| {}).unwrap();
+        let untouched = verify(&world, None, telling(&|_| {})).unwrap();
         assert_eq!(untouched, "slot a has no record to compare it with; slot b is 1.1.0 as its record says");
 
         rig.poke(1, 4096, &[0xEE]);
-        let tampered = verify(&world, None, &|_| {}).unwrap_err();
+        let tampered = verify(&world, None, telling(&|_| {})).unwrap_err();
         assert!(tampered.message.ends_with("(window 0); image root is never written to"), "{}", tampered.message);
 
         let begins = |_| world.records().slot_changes(SlotName::B).unwrap();
-        let overtaken = verify(&world, None, &begins).unwrap();
+        let overtaken = verify(&world, None, telling(&begins)).unwrap();
         let words = "slot a has no record to compare it with; slot b (1.1.0) was written meanwhile: it was not compared";
         assert_eq!(overtaken, words);
     }

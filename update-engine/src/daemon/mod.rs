@@ -44,7 +44,7 @@ use waiting::Waiting;
 
 pub use start::{StartError, run};
 
-/// How long a work of one run is waited for before another run begins.
+/// How long the works of one run are waited for, all together, before another run begins.
 const LET_GO: Duration = Duration::from_secs(30);
 
 /// Why the loop ended.
@@ -98,6 +98,15 @@ struct Work {
     handle: JoinHandle<()>,
 }
 
+impl Work {
+    fn stop(&self) {
+        slots::stop(&self.cancel);
+        if let Some(hooks) = &self.hooks {
+            hooks.stop();
+        }
+    }
+}
+
 /// Answers that are the daemon's own and none of the engine's.
 enum Settled {
     /// A row of the outbox was delivered or not.
@@ -148,8 +157,10 @@ impl Daemon {
         self.step(Event::Started { facts, orphans });
         loop {
             if let Some(ended) = self.ended {
-                self.let_go(ended).await;
-                return ended;
+                return match ended {
+                    End::Anew => self.let_go(LET_GO, stop).await,
+                    End::Whole(_) => ended,
+                };
             }
             let sleep = self.sleep();
             tokio::select! {
@@ -164,19 +175,29 @@ impl Daemon {
         }
     }
 
-    /// Another run begins in this process: whatever still changes the world must not do so beside it.
-    async fn let_go(&mut self, ended: End) {
-        if ended != End::Anew {
-            return;
+    /// Another run begins in this process: whatever still changes the world must not do so beside it. All works are told at once;
+    /// what has not ended in time is given up, and hooks are killed with that. Whoever stops the daemon does not wait for them.
+    async fn let_go(&mut self, patience: Duration, stop: &mut mpsc::Receiver<()>) -> End {
+        self.shared.reboot_command.end();
+        let mut works = std::mem::take(&mut self.works);
+        for work in &works {
+            work.stop();
         }
-        for work in std::mem::take(&mut self.works) {
-            slots::stop(&work.cancel);
-            if let Some(hooks) = &work.hooks {
-                hooks.stop();
+        let all_ended = async {
+            for work in &mut works {
+                // What it would answer is for nobody.
+                let _ended = (&mut work.handle).await;
             }
-            // What hangs cannot be waited for; what it would answer is for nobody.
-            let _ended_or_hangs = tokio::time::timeout(LET_GO, work.handle).await;
+        };
+        let ended = tokio::select! {
+            _all_or_too_long = tokio::time::timeout(patience, all_ended) => End::Anew,
+            _ = stop.recv() => End::Whole(Ended::Stopped),
+        };
+        for work in works.into_iter().filter(|work| !work.handle.is_finished()) {
+            work.handle.abort();
+            let _given_up = work.handle.await;
         }
+        ended
     }
 
     /// One step of the engine, journalled, then its effects.
@@ -196,7 +217,9 @@ impl Daemon {
 
     /// The disk was found only now, and the state folder lies on one of its slots: what was taken for the journal is none.
     fn is_on_a_slot(&self, event: &Event) -> bool {
-        let (Event::Checked { facts, .. } | Event::FactsChanged { facts }) = event else { return false };
+        let (Event::Started { facts, .. } | Event::Checked { facts, .. } | Event::FactsChanged { facts }) = event else {
+            return false;
+        };
         !self.journal.is_stand_in() && facts.troubles.iter().any(|trouble| trouble.code == Cause::StateDir)
     }
 
@@ -295,8 +318,13 @@ impl Daemon {
     fn spawn(&mut self, name: &'static str, attempt: Option<String>, work: impl Future<Output = Event> + Send + 'static) {
         let events = self.shared.events.clone();
         let handle = tokio::spawn(self.must_answer(name, events, work));
+        self.keep(attempt, Arc::default(), handle);
+    }
+
+    /// Until it has ended, so that it can be stopped.
+    fn keep(&mut self, attempt: Option<String>, cancel: Arc<AtomicBool>, handle: JoinHandle<()>) {
         self.works.retain(|work| !work.handle.is_finished());
-        self.works.push(Work { attempt, cancel: Arc::default(), hooks: None, handle });
+        self.works.push(Work { attempt, cancel, hooks: None, handle });
     }
 
     fn drain(&mut self, plan: Plan) {
@@ -320,7 +348,6 @@ impl Daemon {
     ) where
         F: Future<Output = Event> + Send + 'static,
     {
-        self.works.retain(|work| !work.handle.is_finished());
         let attempt = plan.attempt.clone();
         let turn = self.shared.slot_turn.clone();
         let cancel = Arc::<AtomicBool>::default();
@@ -331,7 +358,7 @@ impl Daemon {
             work(plan, flag).await
         };
         let handle = tokio::spawn(self.must_answer(name, events, work));
-        self.works.push(Work { attempt: Some(attempt), cancel, hooks: None, handle });
+        self.keep(Some(attempt), cancel, handle);
     }
 
     /// Runs a work and sends its answer. A work that ends without one would be waited for for ever: then the loop ends.
@@ -353,10 +380,7 @@ impl Daemon {
     fn stop(&mut self, attempt: &str) {
         self.shared.reboot_command.end_for(attempt);
         for work in self.works.iter().filter(|work| work.attempt.as_deref() == Some(attempt)) {
-            slots::stop(&work.cancel);
-            if let Some(hooks) = &work.hooks {
-                hooks.stop();
-            }
+            work.stop();
         }
     }
 
@@ -423,7 +447,8 @@ impl Daemon {
                 let result = outbox::deliver(&shared, &row.message, &row.attempt).await;
                 Settled::Delivery { id: row.id, result }
             };
-            tokio::spawn(self.must_answer("a delivery", settler, work));
+            let handle = tokio::spawn(self.must_answer("a delivery", settler, work));
+            self.keep(None, Arc::default(), handle);
         }
     }
 
@@ -502,12 +527,17 @@ impl Daemon {
     }
 
     fn inspect(&mut self, what: inspect::What) -> Result<Accepted, Rejected> {
-        if let (inspect::What::Adopt(_), Some(fault)) = (&what, &self.waiting.fault) {
+        let adopts = matches!(what, inspect::What::Adopt(_));
+        // What was wrong a while ago may be over: it is tried again now, not at the journal's next time.
+        if adopts && self.waiting.fault.is_some() {
+            self.commit();
+        }
+        if let Some(fault) = self.waiting.fault.as_ref().filter(|_| adopts) {
             let message = format!("nothing can be written down ({}): see `updatectl status`", fault.message);
             return Err(Rejected::new(Rejection::StateDir, message));
         }
         let busy = self.engine.model().state.plan().is_some();
-        if busy && matches!(what, inspect::What::Adopt(_)) {
+        if busy && adopts {
             let message = "an update is under way: wait for it, or `updatectl cancel` first";
             return Err(Rejected::new(Rejection::Busy, message));
         }
@@ -523,18 +553,23 @@ impl Daemon {
         Ok(Accepted { attempt: Some(id), message })
     }
 
-    fn start_inspection(&self, id: String, what: inspect::What) {
+    fn start_inspection(&mut self, id: String, what: inspect::What) {
         let (shared, settler, turn) = (self.shared.clone(), self.settler.clone(), self.shared.slot_turn.clone());
         let channel = self.engine.model().channel.clone();
-        let whose = id.clone();
+        let (whose, cancel) = (id.clone(), Arc::<AtomicBool>::default());
+        let flag = cancel.clone();
         let report = shared::throttled(settler.clone(), move |progress| Settled::Inspecting { id: whose.clone(), progress });
         let work = async move {
             // What is adopted must be what was read: nobody writes a slot in between.
             let _turn = if matches!(what, inspect::What::Adopt(_)) { Some(turn.lock_owned().await) } else { None };
-            let inspection = blocking(move || inspect::inspect(&shared, what, channel.as_deref(), &report)).await;
-            Settled::Inspection { id, inspection: Box::new(inspection) }
+            let inspection = blocking(move || {
+                let reading = inspect::Reading { report: &report, cancel: &flag };
+                inspect::inspect(&shared, what, channel.as_deref(), reading)
+            });
+            Settled::Inspection { id, inspection: Box::new(inspection.await) }
         };
-        tokio::spawn(self.must_answer("reading the slots back", settler, work));
+        let handle = tokio::spawn(self.must_answer("reading the slots back", settler, work));
+        self.keep(None, cancel, handle);
     }
 
     fn being_written(&self) -> Option<SlotName> {

@@ -408,13 +408,90 @@ async fn a_state_folder_that_can_be_used_again_begins_a_new_run() {
 }
 
 #[tokio::test]
+async fn a_record_is_adopted_as_soon_as_the_disk_is_free_again() {
+    let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
+    let adopt = || Command::Adopt { release: "/x.release".into() };
+    daemon.journal.refuse_writes(true);
+    obey(&mut daemon, Command::Pause { until: None, reason: None }).await.unwrap_err();
+    assert_eq!(obey(&mut daemon, adopt()).await.unwrap_err().code, Rejection::StateDir);
+    daemon.journal.refuse_writes(false);
+    obey(&mut daemon, adopt()).await.unwrap();
+}
+
+/// A hook of `undrain.d` that hangs, whatever it is told; the file that holds its id once it runs.
+fn hanging_hook(dir: &std::path::Path) -> std::path::PathBuf {
+    let (folder, id) = (dir.join("hooks/undrain.d"), dir.join("id"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let text = format!("#!/bin/sh\ntrap '' TERM\necho $$ > {}\nwhile :; do sleep 0.05; done\n", id.display());
+    std::fs::write(folder.join("10-hangs"), text).unwrap();
+    std::fs::set_permissions(folder.join("10-hangs"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    id
+}
+
+#[tokio::test]
+async fn no_hook_of_one_run_goes_on_beside_the_next() {
+    let Rig { mut daemon, handle: _handle, _dir: dir } = rig(Model::default(), policy());
+    let id = hanging_hook(dir.path());
+    let runs = || {
+        let id = std::fs::read_to_string(&id).unwrap_or_default();
+        !id.is_empty() && std::path::Path::new("/proc").join(id.trim()).join("cmdline").exists()
+    };
+    daemon.start(Effect::Undrain(plan()));
+    within_20_s("it begins", runs).await;
+    let (_stop, mut nobody_stops) = mpsc::channel(1);
+    assert_eq!(daemon.let_go(Duration::from_millis(100), &mut nobody_stops).await, End::Anew);
+    within_20_s("it is killed", || !runs()).await;
+}
+
+#[tokio::test]
+async fn whoever_stops_the_daemon_does_not_wait_for_the_works_of_a_run_that_is_over() {
+    let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
+    for _ in 0..3 {
+        daemon.spawn("undraining", None, std::future::pending());
+    }
+    let (stop, mut stopped) = mpsc::channel(1);
+    stop.send(()).await.unwrap();
+    let asked = std::time::Instant::now();
+    assert_eq!(daemon.let_go(LET_GO, &mut stopped).await, End::Whole(Ended::Stopped));
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn works_that_hang_are_waited_for_together_and_not_one_after_the_other() {
+    let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
+    for _ in 0..20 {
+        daemon.spawn("undraining", None, std::future::pending());
+    }
+    let (_stop, mut nobody_stops) = mpsc::channel(1);
+    let asked = std::time::Instant::now();
+    assert_eq!(daemon.let_go(Duration::from_millis(500), &mut nobody_stops).await, End::Anew);
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn an_inspection_of_one_run_is_told_to_end_before_the_next() {
+    let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
+    obey(&mut daemon, Command::Verify).await.unwrap();
+    let cancel = daemon.works.iter().map(|work| work.cancel.clone()).collect::<Vec<_>>();
+    assert_eq!(cancel.len(), 1);
+    let (_stop, mut nobody_stops) = mpsc::channel(1);
+    assert_eq!(daemon.let_go(LET_GO, &mut nobody_stops).await, End::Anew);
+    assert!(cancel[0].load(std::sync::atomic::Ordering::Relaxed));
+}
+
+#[tokio::test]
 async fn a_state_folder_that_turns_out_to_lie_on_a_slot_is_left_alone_from_then_on() {
     let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
     let trouble = Trouble { code: Cause::StateDir, message: "state_dir /x lies on slot a".into() };
     let facts = Facts { troubles: vec![trouble], ..host::facts() };
     let before = daemon.engine.model().clone();
-    daemon.step(Event::FactsChanged { facts: Box::new(facts) });
-    assert_eq!((daemon.ended, daemon.engine.model()), (Some(End::Anew), &before));
+    let facts = Box::new(facts);
+    let started = Event::Started { facts: facts.clone(), orphans: Vec::new() };
+    for event in [started, Event::FactsChanged { facts }] {
+        daemon.ended = None;
+        daemon.step(event);
+        assert_eq!((daemon.ended, daemon.engine.model()), (Some(End::Anew), &before));
+    }
 }
 
 #[tokio::test]
