@@ -409,7 +409,8 @@ impl Daemon {
         }
         let look = start::can_start_anew(self.shared.settings.clone(), self.has_state_lock);
         let work = async move { Settled::StateDir { is_usable: look.await } };
-        tokio::spawn(self.must_answer("the look at the state folder", self.settler.clone(), work));
+        let handle = tokio::spawn(self.must_answer("the look at the state folder", self.settler.clone(), work));
+        self.keep(None, Arc::default(), handle);
     }
 
     fn sleep(&self) -> impl Future<Output = ()> + use<> {
