@@ -163,13 +163,15 @@ pub struct Setup<'a> {
     pub slot_bytes: u64,
     /// `[trust] threshold`.
     pub threshold: u32,
+    /// Sector where the slots start; a MiB behind the start of the disk if there is none.
+    pub first_sector: Option<u64>,
 }
 
 impl<'a> Setup<'a> {
     /// Asks `server` about once a second and reboots at once.
     #[must_use]
     pub fn new(server: &'a str) -> Self {
-        Self { server, extra: "", strategy: "immediate", slot_bytes: 8 << 20, threshold: 1 }
+        Self { server, extra: "", strategy: "immediate", slot_bytes: 8 << 20, threshold: 1, first_sector: None }
     }
 }
 
@@ -197,7 +199,11 @@ impl Host {
             fs::write(path, key.to_text("test")).unwrap();
         }
         let partitions = ["root-a", "root-b"].map(|label| PartitionSpec::new(label, setup.slot_bytes));
-        make_disk(&host.disk(), &DiskSpec { sector: 512, guid: None, partitions: partitions.into() }).unwrap();
+        make_disk(
+            &host.disk(),
+            &DiskSpec { sector: 512, guid: None, partitions: partitions.into(), first_sector: setup.first_sector },
+        )
+        .unwrap();
         let image = dir.join("factory.img");
         fs::write(&image, image_of(factory)).unwrap();
         write_slot(&host.disk(), "root-a", &image).unwrap();

@@ -26,7 +26,7 @@ impl Host {
     fn new(sector: u64) -> Self {
         let host = Self { folder: tempfile::tempdir().unwrap() };
         let partitions = ["ESP", "root-a", "root-b", "state"].map(|label| PartitionSpec::new(label, MIB));
-        make_disk(&host.image(), &DiskSpec { sector, guid: None, partitions: partitions.to_vec() }).unwrap();
+        make_disk(&host.image(), &DiskSpec { sector, guid: None, partitions: partitions.to_vec(), first_sector: None }).unwrap();
         host.flash("root-a", "1.0.0");
         host
     }

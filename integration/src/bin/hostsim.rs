@@ -249,7 +249,8 @@ fn mkimage(args: &MkimageArgs) -> Result<String, Error> {
     let guid = |label: &str| args.guids.iter().find(|(name, _)| name == label).map(|(_, guid)| guid.clone());
     let partitions = sizes.into_iter().flatten();
     let partitions = partitions.map(|(label, size)| PartitionSpec { guid: guid(label), ..PartitionSpec::new(label, size) });
-    let spec = DiskSpec { sector: args.sector, guid: args.disk_guid.clone(), partitions: partitions.collect() };
+    let spec =
+        DiskSpec { sector: args.sector, guid: args.disk_guid.clone(), partitions: partitions.collect(), first_sector: None };
     if let Some((name, _)) = args.guids.iter().find(|(name, _)| !spec.partitions.iter().any(|p| p.label == *name)) {
         return Err(Error::Disk(format!("--guid names \"{name}\", but there is no such partition")));
     }

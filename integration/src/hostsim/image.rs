@@ -42,8 +42,10 @@ pub struct DiskSpec {
     pub sector: u64,
     /// Its GUID; a fixed one if there is none.
     pub guid: Option<String>,
-    /// Its partitions in their order; each starts on a MiB.
+    /// Its partitions in their order, of whole MiB each.
     pub partitions: Vec<PartitionSpec>,
+    /// Sector where the first one starts; a MiB behind the start if there is none.
+    pub first_sector: Option<u64>,
 }
 
 /// Makes a new disk image: sparse, all zero but for the two copies of its table. The same specification gives the same bytes.
@@ -59,7 +61,7 @@ pub fn make_disk(path: &Path, spec: &DiskSpec) -> Result<(), Error> {
         )));
     }
     let mut entries = Vec::new();
-    let mut at = MIB;
+    let mut at = spec.first_sector.map_or(MIB, |sector| sector.saturating_mul(spec.sector));
     for partition in &spec.partitions {
         let end = at + partition.size.max(1).next_multiple_of(MIB);
         entries.push(NewEntry {

@@ -115,7 +115,8 @@ fn a_label_that_two_partitions_have_is_nobodys() {
     fs::write(&image, scene.host.slot_bytes("root-a")).unwrap();
     let partitions = ["root-a", "root-b", "root-b"].map(|label| PartitionSpec::new(label, 2 * IMAGE_BYTES));
     fs::remove_file(scene.host.disk()).unwrap();
-    make_disk(&scene.host.disk(), &DiskSpec { sector: 512, guid: None, partitions: partitions.into() }).unwrap();
+    let spec = DiskSpec { sector: 512, guid: None, partitions: partitions.into(), first_sector: None };
+    make_disk(&scene.host.disk(), &spec).unwrap();
     write_slot(&scene.host.disk(), "root-a", &image).unwrap();
     let guid = Gpt::open(&scene.host.disk()).unwrap().entry("root-a").unwrap().guid;
     fs::write(scene.host.dir.join("sysroot/proc/cmdline"), format!("root=PARTUUID={guid}\n")).unwrap();

@@ -26,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) slot_bytes: u64,
     /// Further lines of the factory image's header.
     pub(crate) factory_lines: Vec<String>,
+    /// Sector where the slots start.
+    pub(crate) first_sector: Option<u64>,
 }
 
 /// Everything of one attack.
@@ -90,7 +92,14 @@ impl Scene {
         let url = mock.update_url();
         let strategy = if options.strategy.is_empty() { "immediate" } else { options.strategy };
         let slot_bytes = if options.slot_bytes == 0 { 2 * IMAGE_BYTES } else { options.slot_bytes };
-        let setup = Setup { extra: &options.extra, strategy, threshold: options.threshold.max(1), slot_bytes, server: &url };
+        let setup = Setup {
+            extra: &options.extra,
+            strategy,
+            threshold: options.threshold.max(1),
+            slot_bytes,
+            server: &url,
+            first_sector: options.first_sector,
+        };
         let host = Host::new(&dir.path().join("host"), &publisher, &factory, &setup);
         Self { before: Disk::of(&host), host, mock, publisher, dir }
     }

@@ -43,7 +43,7 @@ fn loop_disk() -> Result<LoopDisk, String> {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("disk.img");
     let partitions = ["root-a", "root-b", "state"].map(|label| PartitionSpec::new(label, 8 << 20));
-    make_disk(&image, &DiskSpec { sector: 512, guid: None, partitions: partitions.into() }).unwrap();
+    make_disk(&image, &DiskSpec { sector: 512, guid: None, partitions: partitions.into(), first_sector: None }).unwrap();
     let device = command("losetup", &["-f", "--show", image.to_str().unwrap()])?;
     let mut disk = LoopDisk { folder, device, mounted: Vec::new(), _turn: turn };
     // A kernel that reads no GPT is told the partitions; one that does has them already.

@@ -7,8 +7,9 @@ use integration::hostsim::gpt::Gpt;
 use integration::rig::{Host, Spec};
 use manifests::digest::Sha256Digest;
 use manifests::release::Verity;
+use serde_json::Value;
 
-use crate::scene::{Options, Scene, offer, small, words_in};
+use crate::scene::{Options, Scene, next_release, offer, small, words_in};
 use crate::stage::{fails, nothing_new, quiet, quiet_and_started, run, start};
 
 /// Changes one byte of a slot, behind everybody's back.
@@ -112,6 +113,37 @@ fn a_slot_without_a_record_is_said_to_have_none() {
     let said = run(&scene, &["verify"]);
     println!("verify: {said}");
     words_in(&said, &["slot a has no record to compare it with", "slot b is 2.0.0 as its record says"]);
+}
+
+/// The file system of the tests lets files be read past the page cache, which not every one does.
+fn reads_direct(host: &Host) -> bool {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    File::options().read(true).custom_flags(nix::libc::O_DIRECT).open(host.disk()).is_ok()
+}
+
+#[test]
+fn a_slot_that_only_the_page_cache_can_read_is_proven_and_says_so() {
+    // No direct transfer begins at sector 35: memory pages do not fit it.
+    for (first_sector, how) in [(Some(35), "cached"), (None, "direct")] {
+        let mut scene = quiet(&Options { first_sector, ..Options::default() }, next_release);
+        if how == "direct" && !reads_direct(&scene.host) {
+            println!("partly skipped: the file system of the temporary folder has no direct reads");
+            continue;
+        }
+        start(&mut scene);
+        run(&scene, &["update", "--no-reboot"]);
+        let status = scene.host.status();
+        assert_eq!(status["slots"][1]["read_back"], how, "{status:#}");
+        assert_eq!(status["slots"][1]["proven"], true, "{status:#}");
+        assert_eq!(status["slots"][0]["read_back"], Value::Null, "nobody read slot a: {status:#}");
+        let slots = run(&scene, &["slots"]);
+        println!("{slots}");
+        let line = slots.lines().find(|line| line.trim_start().starts_with("b ")).unwrap();
+        assert_eq!(line.ends_with("yes (cached)"), how == "cached", "{slots}");
+        run(&scene, &["reboot"]);
+        scene.host.wait_committed("2.0.0");
+        words_in(&run(&scene, &["verify"]), &["slot b is 2.0.0 as its record says"]);
+    }
 }
 
 #[test]

@@ -263,6 +263,44 @@ mod tests {
         assert_eq!(file.size_bytes().unwrap(), 16_384);
     }
 
+    /// Bytes that this thread had fetched from the medium while `read` ran.
+    fn fetched(read: impl FnOnce()) -> u64 {
+        let count = || {
+            let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+            text.lines().find_map(|line| line.strip_prefix("read_bytes: ")).unwrap().parse::<u64>().unwrap()
+        };
+        let before = count();
+        read();
+        count() - before
+    }
+
+    #[test]
+    fn a_cached_transfer_reads_the_medium_whatever_the_page_cache_holds_and_leaves_nothing_there() {
+        const LENGTH: usize = 1 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::write(&path, vec![7; LENGTH]).unwrap();
+        File::open(&path).unwrap().sync_all().unwrap();
+        let plain = || drop(std::fs::read(&path).unwrap());
+        plain();
+        assert_eq!(fetched(plain), 0, "the page cache holds it: this is what a plain re-read proves");
+        let whole = File::open(&path).unwrap();
+        posix_fadvise(&whole, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        if fetched(plain) == 0 {
+            println!("skipped: the file system of the temporary folder has no medium behind the page cache");
+            return;
+        }
+        let file = RawFile::open(&path, Access::Read).unwrap();
+        assert_eq!(file.transfer(), Transfer::Cached);
+        let mut bytes = vec![0; LENGTH];
+        for _ in 0..2 {
+            plain();
+            let from_medium = fetched(|| file.read_exact_at(&mut bytes, 0).unwrap());
+            assert!(from_medium >= LENGTH as u64, "{from_medium} bytes came from the medium");
+        }
+        assert!(fetched(plain) >= LENGTH as u64, "what was read stays in the page cache");
+    }
+
     #[test]
     fn a_transfer_that_cannot_be_direct_falls_back_and_says_so() {
         let folder = tempfile::tempdir().unwrap();
