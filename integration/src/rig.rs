@@ -20,9 +20,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use manifests::keyring::{PublicKey, SecretKey};
+use manifests::omaha::Event;
 use manifests::release::{Envelope, Image, Record};
 use manifests::version::{Sequence, Version};
 use serde_json::Value;
+use server_mock::Mock;
 
 use crate::hostsim::content::test_image;
 use crate::hostsim::image::{DiskSpec, PartitionSpec, make_disk, write_slot};
@@ -491,6 +493,24 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What a host reported of an attempt (of none: of refused offers), in the order this server took it: type, result and error
+/// code as in `3/0 29`, and the whole event.
+///
+/// # Panics
+/// If a host sent what is no request.
+#[must_use]
+pub fn reports(mock: &Mock, attempt: Option<&str>) -> Vec<(String, Event)> {
+    let taken = mock.recorded().into_iter().filter(|request| request.status == Some(200) && request.body.contains("<event "));
+    let events = taken.flat_map(|request| request.omaha().unwrap().apps).flat_map(|app| app.events);
+    let of_attempt = events.filter(|event| event.attempt.as_deref() == attempt);
+    of_attempt
+        .map(|event| {
+            let code = event.error_code.map(|code| format!(" {code}")).unwrap_or_default();
+            (format!("{}/{}{code}", event.kind.number(), event.result.number()), event)
+        })
+        .collect()
 }
 
 /// A pid file may be stale: only a process that is one of our programs is killed.

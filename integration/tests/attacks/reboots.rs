@@ -37,6 +37,7 @@ fn assert_rolled_back(scene: &Scene, words: &[&str]) {
     let attempt = scene.attempt("it is in the history", |attempt| attempt["outcome"] == "rolled-back");
     says(&attempt["reason"], words);
     assert_eq!(attempt["to"], "2.0.0", "{attempt:#}");
+    scene.assert_reported(Some(&attempt), &["13/1", "14/1", "3/1", "3/0 44"], words);
     let [a, b] = scene.host.boot_bits();
     assert!(a.0 > b.0 || b == (0, 0, false), "the old slot is the next one: {a:?} {b:?}");
     assert!(!b.2 && b.1 == 0, "the bad slot may start again: {b:?}");
@@ -220,6 +221,7 @@ fn design_11_10_a_reboot_that_is_refused_is_undone_to_the_last_step() {
     says(&status["last_error"]["message"], &["the reboot was refused", "exit 1"]);
     let attempt = scene.attempt("the failure is in the history", |attempt| attempt["outcome"] == "failed");
     says(&attempt["reason"], &["the reboot was refused"]);
+    scene.assert_reported(Some(&attempt), &["13/1", "14/1", "3/1", "3/0 5"], &["the reboot was refused"]);
     assert_eq!(fs::read_to_string(undrained).unwrap().lines().next(), Some("2.0.0"));
     scene.host.kill();
     scene.host.edit_config("check_interval_s = 1", "check_interval_s = 3600");
@@ -244,6 +246,7 @@ fn a_cancelled_download_leaves_nothing_armed_and_says_who_ended_it() {
     let attempt = scene.attempt("it is in the history", |attempt| attempt["outcome"] == "abandoned");
     assert_eq!(attempt["code"], "cancelled", "{attempt:#}");
     says(&attempt["reason"], &["person"]);
+    scene.assert_reported(Some(&attempt), &["13/1", "3/4 36"], &["person"]);
     scene.assert_nothing_armed();
 }
 

@@ -17,13 +17,27 @@ fn key_id(publisher: &Publisher, index: usize) -> String {
 }
 
 #[test]
-fn an_unsigned_record_is_refused() {
-    let scene = Scene::started(|publisher| {
+fn an_unsigned_record_is_refused_and_its_server_hears_it_once() {
+    let mut scene = Scene::started(|publisher| {
         publisher.publish(&Spec { signers: &[], ..small("2.0.0", 2) });
         offer(publisher, "2.0.0")
     });
     let status = scene.assert_refused("record-unsigned", &["/files/2.0.0.release", "no signature", "expected 1"]);
     says(&status["check"]["last_result"], &["2.0.0 refused", "no signature"]);
+    // Its server hears it once, however often it offers that again.
+    let checks = |scene: &Scene| scene.mock.recorded().iter().filter(|request| request.body.contains("<updatecheck")).count();
+    let before = checks(&scene);
+    scene.host.wait("it is offered three times more", || (checks(&scene) >= before + 3).then_some(()));
+    scene.host.kill();
+    scene.host.start();
+    let before = checks(&scene);
+    scene.host.wait("it is offered again after a restart", || (checks(&scene) >= before + 2).then_some(()));
+    scene.assert_reported(None, &["3/0 39"], &["/files/2.0.0.release", "no signature"]);
+    // A cause that was not told yet is.
+    let mut record = fs::read(scene.publisher.files.join("2.0.0.release")).unwrap();
+    record.truncate(record.len() - 1);
+    fs::write(scene.publisher.files.join("2.0.0.release"), record).unwrap();
+    scene.assert_reported(None, &["3/0 39", "3/0 23"], &["2.0.0.release"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 
-use integration::rig::{Host, Publisher, Setup, Spec, tail};
+use integration::rig::{Host, Publisher, Setup, Spec, reports, tail};
 use serde_json::Value;
 use server_mock::{Answer, Mock, Script};
 use tempfile::TempDir;
@@ -199,6 +199,17 @@ impl Scene {
             let attempts = history.as_array().or_else(|| history["attempts"].as_array())?;
             attempts.first().filter(|attempt| wanted(attempt)).cloned()
         })
+    }
+
+    /// What the server is told of an attempt, from its first word to its last: `type/result`, code, and the reason at the end.
+    pub(crate) fn assert_reported(&self, attempt: Option<&Value>, expected: &[&str], reason: &[&str]) {
+        let id = attempt.map(|attempt| attempt["attempt"].as_str().unwrap());
+        let told = self.host.wait(&format!("the server was told {expected:?}"), || {
+            Some(reports(&self.mock, id)).filter(|told| told.len() >= expected.len())
+        });
+        let words: Vec<&str> = told.iter().map(|(words, _)| words.as_str()).collect();
+        assert_eq!(words, expected);
+        words_in(told.last().and_then(|(_, event)| event.reason.as_deref()).unwrap_or_default(), reason);
     }
 
     /// Replaces a published file.

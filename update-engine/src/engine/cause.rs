@@ -125,6 +125,36 @@ causes! {
     JournalLost "journal-lost" "the journal that knew the attempt was set aside",
 }
 
+impl Cause {
+    /// It can be the reason of an event that the update server is sent: of an attempt that ended, or of an offer that was
+    /// refused. Others are of a check that got no offer, of a step that is taken again, or of what nobody offered.
+    pub const fn is_reported(&self) -> bool {
+        !matches!(
+            self,
+            Self::NoServer
+                | Self::ServerUnreachable
+                | Self::OmahaEmpty
+                | Self::OmahaXml
+                | Self::OmahaInvalid
+                | Self::OmahaStatus
+                | Self::NoRecord
+                | Self::OtherVersion
+                | Self::Journal
+                | Self::Stale
+                | Self::Lock
+                | Self::LockLost
+                | Self::Drain
+                | Self::StepBack
+                | Self::BootWeakness
+                | Self::UnknownArmed
+                | Self::Disarm
+                | Self::RebootLate
+                | Self::Unhealthy
+                | Self::MarkGood
+        )
+    }
+}
+
 /// What stands before the status in the word of [`Cause::Http`].
 const HTTP: &str = "http-";
 

@@ -1,15 +1,34 @@
 //! Asking for updates, and what becomes of the answers.
 
+use manifests::digest::Sha256Digest;
+
 use crate::engine::cause::Cause;
-use crate::engine::effect::{Effect, ReportKind, Row, Scan};
+use crate::engine::effect::{Effect, Report, ReportKind, Row, Scan};
 use crate::engine::event::{AskAgain, CheckAnswer, Fault, Lack, Offer};
 use crate::engine::facts::Facts;
-use crate::engine::model::{About, CheckOutcome, Hold, NewestRecord};
+use crate::engine::model::{About, CheckOutcome, Hold, NewestRecord, ReportedRefusal};
 use crate::engine::plan::{Decision, check_target, decide};
-use crate::engine::policy::SUPERSEDE_EVERY_MS;
+use crate::engine::policy::{MAX_REFUSALS_REPORTED, SUPERSEDE_EVERY_MS};
 use crate::engine::state::{Origin, Plan, Request, State, Waiting, WayBack};
 use crate::engine::time::{Now, Wall};
 use crate::engine::{Engine, row};
+
+/// A release that was offered, as far as it is known.
+struct Offered<'a> {
+    version: &'a str,
+    /// None where its record could not be had or believed.
+    digest: Option<Sha256Digest>,
+}
+
+impl<'a> Offered<'a> {
+    const fn by_label(version: &'a str) -> Self {
+        Self { version, digest: None }
+    }
+
+    fn identity(&self) -> String {
+        self.digest.map_or_else(|| self.version.to_owned(), |digest| digest.to_string())
+    }
+}
 
 impl Engine {
     /// The schedule may start a check: nothing is under way, or an update waits and may be superseded. While the world cannot
@@ -67,8 +86,10 @@ impl Engine {
     fn on_answer(&mut self, answer: CheckAnswer, request: &Request, beside: bool, now: &Now) -> Vec<Effect> {
         match answer {
             CheckAnswer::Failed { fault, .. } => self.check_failed(&fault, now),
-            CheckAnswer::NoRecord { version, fault, lack, .. } => self.record_missing(&version, fault, lack, now),
-            CheckAnswer::BadRecord { version, fault, .. } => self.refuse_offer(&version, &fault, now),
+            CheckAnswer::NoRecord { version, fault, lack, .. } => self.record_missing(&version, fault, lack, request, now),
+            CheckAnswer::BadRecord { version, fault, .. } => {
+                self.refuse_offer(&Offered::by_label(&version), &fault, request, now)
+            }
             CheckAnswer::NoUpdate { hold, .. } => self.no_update(hold, now),
             CheckAnswer::Offer { offer, .. } => self.on_offer(&offer, request, beside, now),
         }
@@ -133,7 +154,7 @@ impl Engine {
 
     /// A server of files that is down says nothing about the release: no alarm, as with an update server that is. Of a release
     /// whose record will never come, or is of no use here, nobody would ever hear otherwise.
-    fn record_missing(&mut self, version: &str, fault: Fault, lack: Lack, now: &Now) -> Vec<Effect> {
+    fn record_missing(&mut self, version: &str, fault: Fault, lack: Lack, request: &Request, now: &Now) -> Vec<Effect> {
         self.model.check.hold = None;
         let (about, missed) = match lack {
             Lack::Passing => (About::Check, "fetched"),
@@ -141,7 +162,12 @@ impl Engine {
             Lack::Here => (About::Offer, "checked and kept here"),
         };
         let message = format!("{version} is offered, but its record could not be {missed}: {}", fault.message);
-        self.check_failed_about(about, &Fault { message, ..fault }, now)
+        let fault = Fault { message, ..fault };
+        let mut effects = self.check_failed_about(about, &fault, now);
+        if about == About::Offer {
+            effects.extend(self.report_refused(&Offered::by_label(version), &fault, request));
+        }
+        effects
     }
 
     fn no_update(&mut self, hold: Option<Hold>, now: &Now) -> Vec<Effect> {
@@ -166,7 +192,10 @@ impl Engine {
                 self.clear_check_error();
                 self.check_ended(CheckOutcome::UpToDate, format!("up to date: {} runs", offer.record.version), now)
             }
-            Decision::Refuse(fault) => self.refuse_offer(offer.record.version.as_str(), &fault, now),
+            Decision::Refuse(fault) => {
+                let offered = Offered { version: offer.record.version.as_str(), digest: Some(offer.digest) };
+                self.refuse_offer(&offered, &fault, request, now)
+            }
             Decision::Install(plan) => {
                 self.clear_check_error();
                 self.on_plan(*plan, offer, request, beside, now)
@@ -258,7 +287,7 @@ impl Engine {
         self.take_up(plan, now)
     }
 
-    fn refuse_offer(&mut self, version: &str, fault: &Fault, now: &Now) -> Vec<Effect> {
+    fn refuse_offer(&mut self, offered: &Offered<'_>, fault: &Fault, request: &Request, now: &Now) -> Vec<Effect> {
         self.model.check.hold = None;
         // What is refused as a matter of course is a result of the check, not an error of this host.
         if matches!(fault.code, Cause::OlderRelease | Cause::RefusedRelease | Cause::OtherVersion) {
@@ -266,7 +295,31 @@ impl Engine {
         } else {
             self.remember_error(fault, About::Offer, now);
         }
-        self.check_ended(CheckOutcome::Refused, format!("{version} refused: {}", fault.message), now)
+        let mut effects = self.check_ended(CheckOutcome::Refused, format!("{} refused: {}", offered.version, fault.message), now);
+        effects.extend(self.report_refused(offered, fault, request));
+        effects
+    }
+
+    /// Whoever made an offer hears once why nothing comes of it: they would wait for this host otherwise. Not at every check,
+    /// nor after a restart. Files that a person named are nobody's offer.
+    fn report_refused(&mut self, offered: &Offered<'_>, fault: &Fault, request: &Request) -> Option<Effect> {
+        let refusal = ReportedRefusal { release: offered.identity(), code: fault.code.clone() };
+        let reported = &mut self.model.check.refusals_reported;
+        if matches!(request.origin, Origin::Files { .. }) || !fault.code.is_reported() || reported.contains(&refusal) {
+            return None;
+        }
+        reported.push(refusal);
+        reported.drain(..reported.len().saturating_sub(MAX_REFUSALS_REPORTED));
+        let running_version = self.facts.running_content().version.unwrap_or_default();
+        Some(row(Row::Report(Report {
+            kind: ReportKind::Failed,
+            attempt: String::new(),
+            from_version: running_version.clone(),
+            running_version,
+            to_version: offered.version.to_owned(),
+            code: Some(fault.code.clone()),
+            reason: Some(fault.message.clone()),
+        })))
     }
 
     fn check_ended(&mut self, outcome: CheckOutcome, result: String, now: &Now) -> Vec<Effect> {

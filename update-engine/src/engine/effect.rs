@@ -161,7 +161,7 @@ pub enum LockOutcome {
 pub struct Report {
     /// Which.
     pub kind: ReportKind,
-    /// Attempt.
+    /// Attempt; empty for an offer that was refused, and so never became one.
     pub attempt: String,
     /// Version the host ran when it was made.
     pub running_version: String,
@@ -191,7 +191,7 @@ pub enum ReportKind {
     Committed,
     /// Back on the old slot.
     RolledBack,
-    /// Failed.
+    /// Failed, or refused when it was offered.
     Failed,
     /// Given up.
     Abandoned,

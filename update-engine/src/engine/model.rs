@@ -70,6 +70,17 @@ pub struct CheckMemory {
     pub since: Option<Wall>,
     /// `created` of the newest record seen, by sequence.
     pub newest_record: Option<NewestRecord>,
+    /// Refused offers that the update server was told of, the last ones: each is told once.
+    pub refusals_reported: Vec<ReportedRefusal>,
+}
+
+/// A refused offer that the update server was told of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedRefusal {
+    /// Digest of its record; its label where there is no record that can be believed.
+    pub release: String,
+    /// Why it was refused.
+    pub code: Cause,
 }
 
 /// What a check brought.

@@ -17,6 +17,8 @@ pub const FAILED_PAUSE_MAX_MS: u64 = 24 * 3_600_000;
 pub const FIRST_CHECK_MAX_MS: u64 = 10 * 60_000;
 /// Refusals kept. Old ones are of releases that are long overtaken.
 pub const MAX_REFUSALS: u32 = 100;
+/// Refused offers remembered as reported. A server that offers more of them in turn is told again, once a check.
+pub const MAX_REFUSALS_REPORTED: usize = 16;
 /// Boots into a slot that was judged unhealthy after which the host stops rebooting to leave it. More than any loader's tries.
 pub const MAX_BAD_BOOTS: u32 = 8;
 /// Times a proof may fail before the attempt does: the disk does not keep what is written.

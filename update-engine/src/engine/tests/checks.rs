@@ -8,6 +8,7 @@ use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Lack, Offer};
 use crate::engine::facts::Content;
 use crate::engine::model::{About, CheckOutcome, Hold};
 use crate::engine::plan::{Decision, decide};
+use crate::engine::policy::MAX_REFUSALS_REPORTED;
 use crate::engine::state::{Origin, Request};
 use crate::engine::time::{Mono, Now};
 use crate::engine::{Effect, Model};
@@ -109,13 +110,74 @@ fn a_refused_offer_changes_nothing_on_disk_and_is_told() {
     let mut host = Host::at("checking");
     let mut wrong = offer(2);
     wrong.record.arch = "aarch64".into();
-    assert_eq!((host.offered_as(wrong), host.state(), host.last_error()), (list(""), "idle", "wrong-arch"));
+    assert_eq!((host.offered_as(wrong), host.state(), host.last_error()), (list("report refused"), "idle", "wrong-arch"));
     let result = host.engine.model().check.last_result.clone().unwrap();
     assert!(result.starts_with("1.1.0 refused: "), "{result}");
     // The next good answer clears it.
     host.wake();
     host.nothing_new();
     assert_eq!(host.last_error(), "");
+}
+
+#[test]
+fn whoever_made_a_refused_offer_hears_it_once_for_each_release_and_cause_also_over_a_restart() {
+    type Change = fn(&mut Offer);
+    let wrong = |number, change: Change| {
+        let mut offer = offer(number);
+        change(&mut offer);
+        offer
+    };
+    let arch: Change = |offer| offer.record.arch = "aarch64".into();
+    let board: Change = |offer| offer.record.board = "other".into();
+    let mut host = Host::at("checking");
+    let reported = list("report refused");
+    let told = |host: &mut Host, offer| {
+        let effects = host.offered_as(offer);
+        host.wake();
+        effects
+    };
+    assert_eq!(told(&mut host, wrong(2, arch)), reported);
+    assert_eq!(told(&mut host, wrong(2, arch)), list(""), "said already");
+    assert_eq!(told(&mut host, wrong(2, board)), reported, "another cause");
+    assert_eq!(told(&mut host, wrong(3, arch)), reported, "another release");
+    host.restart(|_| ());
+    host.wake();
+    for (number, change) in [(2, arch), (2, board), (3, arch)] {
+        assert_eq!(told(&mut host, wrong(number, change)), list(""), "said before the restart");
+    }
+    // Remembered without end they are not, nor is a server that offers nonsense told more than once a check.
+    for number in 10..60 {
+        assert_eq!(told(&mut host, wrong(number, arch)), reported);
+    }
+    assert_eq!(host.engine.model().check.refusals_reported.len(), MAX_REFUSALS_REPORTED);
+    assert_eq!(told(&mut host, wrong(59, arch)), list(""));
+}
+
+#[test]
+fn a_record_that_is_bad_or_never_comes_is_reported_and_what_may_pass_or_is_no_offer_of_a_server_is_not() {
+    let again = AskAgain::default;
+    let no_record = |lack| CheckAnswer::NoRecord { again: again(), version: "1.1.0".into(), fault: fault("http-404"), lack };
+    let bad = || CheckAnswer::BadRecord { again: again(), version: "1.1.0".into(), fault: fault("record-signature") };
+    let cases = [
+        (bad(), list("report refused")),
+        (no_record(Lack::Lasting), list("report refused")),
+        (no_record(Lack::Here), list("report refused")),
+        (no_record(Lack::Passing), list("")),
+        (CheckAnswer::Failed { fault: fault("omaha-xml"), retry_after_s: None }, list("")),
+    ];
+    for (answer, expected) in cases {
+        let mut host = Host::at("checking");
+        assert_eq!(host.checked(answer.clone()), expected, "{answer:?}");
+        host.wake();
+        assert_eq!(host.checked(answer.clone()), list(""), "again: {answer:?}");
+    }
+    let mut host = Host::at("idle");
+    host.order(Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: false, no_reboot: false });
+    assert_eq!(host.checked(bad()), list(""), "files of a person");
+    let mut host = Host::at("idle");
+    host.order(Command::Update { version: Some("9.9.9".into()), allow_older: false, no_reboot: true });
+    assert_eq!(host.offered(2), list(""), "a person's wish says nothing about the offer");
+    assert_eq!(host.engine.model().check.last_outcome, Some(CheckOutcome::Refused));
 }
 
 #[test]
@@ -145,7 +207,7 @@ fn a_factory_slot_without_a_record_is_updated_unless_the_release_wants_a_known_s
     host.wake();
     let mut picky = offer(2);
     picky.record.minimum_source = Some(sequence(1));
-    assert_eq!((host.offered_as(picky), host.last_error()), (list(""), "source-unknown"));
+    assert_eq!((host.offered_as(picky), host.last_error()), (list("report refused"), "source-unknown"));
     host.wake();
     assert_eq!(host.offered(2).last().unwrap(), "install b");
     assert_eq!(host.plan().from_version, "1.0.0");

@@ -147,7 +147,8 @@ fn p3_a_slot_that_a_person_started_by_hand_is_not_marked_good_and_nothing_is_upd
         assert_eq!(host.refused(Command::Confirm), "not-on-trial", "{what}");
         assert_eq!(host.refused(Command::Rollback), "nothing-to-roll-back-to", "{what}");
         assert_eq!(host.wake(), list("check"), "{what}");
-        assert_eq!((host.offered(3), host.state(), host.last_error()), (list(""), "idle", "running-slot"), "{what}");
+        let ended = (host.offered(3), host.state(), host.last_error());
+        assert_eq!(ended, (list("report refused"), "idle", "running-slot"), "{what}");
     }
 }
 
@@ -198,7 +199,7 @@ fn design_11_2_without_a_key_the_daemon_runs_and_never_updates() {
     host.facts.troubles.push(Trouble { code: Cause::NoKey, message: "there is no *.pub file".into() });
     assert_eq!(host.start(vec![]), list(""));
     assert_eq!(host.wake(), list("check"));
-    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "no-key"));
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list("report refused"), "idle", "no-key"));
 }
 
 #[test]
@@ -214,7 +215,7 @@ fn design_11_3_the_floor_is_absolute_for_the_timer_a_person_a_file_and_a_rollbac
     let mut host = Host::new();
     floor(&mut host);
     host.wake();
-    assert_eq!((host.offered(3), host.state(), host.last_error()), (list(""), "idle", "below-floor"));
+    assert_eq!((host.offered(3), host.state(), host.last_error()), (list("report refused"), "idle", "below-floor"));
     host.order(permit("1.2.0"));
     assert_eq!((host.offered(3), host.state(), host.last_error()), (list(""), "idle", "below-floor"));
     let files = Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: true, no_reboot: false };
@@ -233,7 +234,7 @@ fn design_11_3_below_the_highest_only_by_explicit_permission_which_is_recorded()
     host.facts.slots.a = content(2);
     host.start(vec![]);
     host.wake();
-    assert_eq!((host.offered(3), host.state()), (list(""), "idle"));
+    assert_eq!((host.offered(3), host.state()), (list("report refused"), "idle"));
     assert!(host.engine.model().check.last_result.as_ref().unwrap().contains("--allow-older"));
     host.order(Command::Update { version: Some("1.2.0".into()), allow_older: true, no_reboot: false });
     assert_eq!(host.offered(3), list("open update 1.2.0, report download started, install b"));
@@ -251,7 +252,7 @@ fn design_11_3_a_lost_floor_is_never_floor_0_until_a_person_names_the_running_re
     host.facts.floor = FloorFacts::Lost { image: Sequence::ZERO };
     host.start(vec![]);
     host.wake();
-    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "floor-lost"));
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list("report refused"), "idle", "floor-lost"));
     let mut facts = host.facts.clone();
     facts.floor = super::host::facts().floor;
     host.step(Event::FactsChanged { facts: Box::new(facts) });
@@ -304,12 +305,12 @@ fn design_11_7_a_release_that_rolled_back_is_refused_until_a_newer_one_or_a_pers
     let mut host = Host::at("rolled-back");
     host.disarmed(Ok(()));
     host.wake();
-    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "rolled-back"));
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list("report refused"), "idle", "rolled-back"));
     // Another record with the same sequence is no newer release.
     host.wake();
     let mut twin = offer(2);
     twin.digest = digest(99);
-    assert_eq!((host.offered_as(twin), host.state()), (list(""), "idle"));
+    assert_eq!((host.offered_as(twin), host.state()), (list("report refused"), "idle"));
     // Survives the journal.
     assert_eq!(host.restart(|_| ()), list(""));
     host.wake();
@@ -566,7 +567,7 @@ fn design_11_13_images_for_one_slot_fit_only_that_slot() {
     assert_eq!(host.offered_as(only_b.clone()).last().unwrap(), "install b");
     only_b.record.images[0].slot = Some(SlotName::A);
     let mut host = Host::at("checking");
-    assert_eq!((host.offered_as(only_b), host.last_error()), (list(""), "image-set"));
+    assert_eq!((host.offered_as(only_b), host.last_error()), (list("report refused"), "image-set"));
 }
 
 #[test]

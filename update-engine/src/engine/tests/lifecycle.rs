@@ -71,7 +71,7 @@ fn design_4_3_nothing_is_installed_while_the_boot_table_cannot_be_read() {
     host.facts.boot = None;
     let mut host = Host::from(crate::engine::Model::default(), host.facts, policy(Strategy::Lock, true));
     host.wake();
-    assert_eq!((host.offered(2), host.state(), host.last_error()), (list(""), "idle", "running-slot-unknown"));
+    assert_eq!((host.offered(2), host.state(), host.last_error()), (list("report refused"), "idle", "running-slot-unknown"));
 }
 
 #[test]

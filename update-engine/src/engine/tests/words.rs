@@ -132,6 +132,7 @@ fn words_of(row: &Row) -> String {
                 ReportKind::Installed => "installed",
                 ReportKind::Committed => "committed",
                 ReportKind::RolledBack => "rolled back",
+                ReportKind::Failed if report.attempt.is_empty() => "refused",
                 ReportKind::Failed => "failed",
                 ReportKind::Abandoned => "abandoned",
             };

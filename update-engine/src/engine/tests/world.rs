@@ -22,6 +22,7 @@ use std::rc::Rc;
 
 use manifests::release::SlotName;
 
+use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, LockOutcome, Outcome, ReportKind, Row};
 use crate::engine::event::{Event, Orphan};
 use crate::engine::facts::{Facts, Floor, PerSlot};
@@ -227,6 +228,8 @@ pub(super) struct World {
     tried: BTreeSet<u64>,
     /// Releases that came back, by what really happened.
     came_back: BTreeSet<u64>,
+    /// Refused offers that the update server heard of, by version and cause.
+    refusals_heard: BTreeSet<(String, String)>,
     trace: Option<Trace>,
 }
 
@@ -280,6 +283,7 @@ impl World {
             vouched: BTreeSet::new(),
             tried: BTreeSet::from([1]),
             came_back: BTreeSet::new(),
+            refusals_heard: BTreeSet::new(),
             trace,
         };
         world.start_daemon();
@@ -474,6 +478,13 @@ impl World {
             Row::Update(plan) => self.attempt(&plan.attempt).plan = plan.clone(),
             Row::Close { attempt, outcome, .. } => self.close(attempt, *outcome),
             Row::Report(report) => {
+                assert!(report.code.as_ref().is_none_or(Cause::is_reported), "docs/omaha.md says never sent: {report:?}");
+                if report.attempt.is_empty() {
+                    let refusal = (report.to_version.clone(), report.code.as_ref().unwrap().to_string());
+                    let is_new = self.refusals_heard.insert(refusal);
+                    assert!(is_new || self.journal_was_lost, "the server is told twice: {report:?}");
+                    return;
+                }
                 let ends = matches!(
                     report.kind,
                     ReportKind::Committed | ReportKind::RolledBack | ReportKind::Failed | ReportKind::Abandoned
