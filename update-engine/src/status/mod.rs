@@ -6,4 +6,6 @@ pub mod view;
 pub mod why;
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use manifests::version::Sequence;
+use serde_json::Value;
 
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
@@ -12,6 +13,7 @@ use crate::engine::model::{Hold, Progress};
 use crate::engine::policy::Strategy;
 use crate::engine::tests::host::{BLANK, Host, armed, closed, fault, in_new_slot, policy};
 use crate::engine::tests::words::EVERY_STATE;
+use crate::status::contract::assert_contract;
 use crate::status::json::{ExitClass, Status};
 use crate::status::view::{Input, status};
 
@@ -131,6 +133,74 @@ fn every_state_and_step_has_its_sentence() {
     for (state, expected) in SENTENCES {
         println!("{state}: {expected}");
         assert_says(&mut Host::at(state), expected);
+    }
+}
+
+/// A version in a slot.
+type Held = [&'static str; 2];
+
+/// State and step, what the attempt brings where, what runs, and whether the lock is held.
+const DOCUMENTS: [(&str, Option<Held>, Held, bool); 32] = [
+    ("idle", None, OLD, false),
+    ("checking", None, OLD, false),
+    ("deferred", NEW, OLD, false),
+    ("fetching", NEW, OLD, false),
+    ("fetching/again", NEW, OLD, false),
+    ("written", NEW, OLD, false),
+    ("written/rollback", Some(OLD), ["1.1.0", "b"], false),
+    ("proven/person", NEW, OLD, false),
+    ("proven/gates", NEW, OLD, false),
+    ("proven/gate-closed", NEW, OLD, false),
+    ("proven/lock", NEW, OLD, false),
+    ("proven/lock-refused", NEW, OLD, false),
+    ("proven/cancelled", NEW, OLD, false),
+    ("locked/draining", NEW, OLD, true),
+    ("locked/gates-again", NEW, OLD, true),
+    ("locked/acknowledging", NEW, OLD, true),
+    ("locked/arming", NEW, OLD, true),
+    ("locked/giving-up", NEW, OLD, true),
+    ("armed/resting", NEW, OLD, false),
+    ("armed/gates", NEW, OLD, true),
+    ("armed/gate-closed", NEW, OLD, false),
+    ("armed/draining", NEW, OLD, false),
+    ("armed/lock", NEW, OLD, true),
+    ("armed/lock-refused", NEW, OLD, false),
+    ("armed/acknowledging", NEW, OLD, true),
+    ("armed/rebooting", NEW, OLD, true),
+    ("armed/giving-up", NEW, OLD, true),
+    ("trial", NEW, ["1.1.0", "b"], true),
+    ("trial/verdict", NEW, ["1.1.0", "b"], true),
+    ("committed", NEW, ["1.1.0", "b"], true),
+    // Its end is written down, and with it that the lock is to be given back: from here on that is the outbox's.
+    ("rolled-back", NEW, OLD, false),
+    ("failed", NEW, OLD, false),
+];
+const OLD: Held = ["1.0.0", "a"];
+const NEW: Option<Held> = Some(["1.1.0", "b"]);
+
+#[test]
+fn the_document_of_every_state_keeps_the_contract_and_says_what_runs_what_comes_and_who_holds_the_lock() {
+    assert_eq!(DOCUMENTS.map(|row| row.0), EVERY_STATE);
+    for (state, target, booted, held) in DOCUMENTS {
+        let mut host = Host::at(state);
+        if let "fetching" | "written" = state {
+            let attempt = host.attempt();
+            let phase = if state == "written" { "proving" } else { "fetching" };
+            let progress = Progress { phase, windows_done: 1, windows_total: 4, ..Progress::default() };
+            host.step(Event::Progressed { attempt, progress });
+        }
+        let document = serde_json::to_value(document(&mut host)).unwrap();
+        assert_contract(&document);
+        assert_eq!(document["state"].as_str(), state.split('/').next(), "{state}");
+        let pair = |of: &Value| [of["version"].clone(), of["slot"].clone()].map(|word| word.as_str().unwrap().to_owned());
+        let found = document["target"].as_object().map(|_| pair(&document["target"]));
+        assert_eq!(found, target.map(|words| words.map(str::to_owned)), "target in {state}: {document:#}");
+        assert_eq!(pair(&document["booted"]), booted, "booted in {state}: {document:#}");
+        assert_eq!(document["reboot"]["lock"]["held"], held, "{state}: {document:#}");
+        assert_eq!(document["progress"].is_object(), matches!(state, "fetching" | "written"), "{state}: {document:#}");
+        for slot in document["slots"].as_array().unwrap() {
+            assert_eq!(slot["booted"], slot["name"] == booted[1], "{state}: {document:#}");
+        }
     }
 }
 
