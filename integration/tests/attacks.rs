@@ -7,6 +7,8 @@
 mod clock;
 #[path = "attacks/local.rs"]
 mod local;
+#[path = "attacks/plain_lock.rs"]
+mod plain_lock;
 #[path = "attacks/reboots.rs"]
 mod reboots;
 #[path = "attacks/records.rs"]
