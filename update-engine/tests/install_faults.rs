@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fetching::fault;
+use fetching::{fault, noise};
 use installing::{Attempt, Host, OLD, Published, Server, Vouched, WINDOW, content};
 use manifests::digest::Sha256Digest;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -17,6 +17,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use payload::format::{FrameTable, Kind};
 use server_mock::FaultKind;
 use update_engine::engine::cause::Cause;
+use update_engine::fetch::Source;
 use update_engine::fetch::limits::BUDGET_EXTRA_BYTES;
 use update_engine::install::{InstallError, Scan, WrongWindow};
 
@@ -119,6 +120,56 @@ fn a_flipped_byte_costs_its_frame_and_is_repaired_from_the_other_source() {
         let harmed = table.frames().find(|frame| frame.blob().contains(&offset)).unwrap().blob();
         assert_eq!(repair, [harmed], "only the harmed frame is asked for");
     }
+}
+
+#[test]
+fn random_flips_of_a_payload_end_in_the_slot_that_was_signed_or_in_an_error_that_keeps_what_is_right() {
+    const ROUNDS: usize = 200;
+    let image = content(6 * WINDOW + 777, 1);
+    let releases = [Vouched::Yes, Vouched::No].map(|vouched| Published::root(image.clone(), vouched));
+    let host = Host::new(&["root"], 8 * WINDOW);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        Source::open(path.to_str().unwrap()).unwrap()
+    };
+    let (mut repaired, mut harmless, mut failed) = (0, 0, 0);
+    for (round, dice) in noise(ROUNDS * 32).chunks(32).enumerate() {
+        let throw = |at: usize| usize::try_from(u64::from_le_bytes(dice[8 * at..8 * (at + 1)].try_into().unwrap())).unwrap();
+        let published = &releases[round % 2];
+        let front = usize::try_from(frames(published).header().table_range().end).unwrap();
+        let mut harmed = published.payload.clone();
+        let flips: Vec<usize> =
+            (0..=round % 3).map(|flip| throw(flip) % if round % 4 < 2 { front } else { harmed.len() }).collect();
+        flips.iter().for_each(|at| harmed[*at] ^= 1 << (throw(3) % 8));
+        let (harmed, honest) = (file("harmed", &harmed), file("honest", &published.payload));
+        let has_help = round % 5 == 0;
+        let sources = if has_help { vec![harmed, honest.clone()] } else { vec![harmed] };
+        host.poke("root", 0, &vec![OLD; 8 * WINDOW]);
+        match Attempt::new(&host, published, sources).run() {
+            Ok(_) => {
+                host.assert_is("root", &image);
+                if has_help { repaired += 1 } else { harmless += 1 }
+            }
+            Err(error) => {
+                assert!(!has_help, "round {round}, bytes {flips:?}: an honest source stood by: {error}");
+                let expected = [Cause::PayloadMismatch, Cause::PayloadFormat];
+                assert!(expected.contains(&error.cause()), "round {round}, bytes {flips:?}: {error}");
+                let right = host.right_windows("root", &image);
+                let kept: usize = right.iter().map(|window| image.chunks(WINDOW).nth(*window).unwrap().len()).sum();
+                failed += 1;
+                if round % 3 != 1 {
+                    continue;
+                }
+                let mended = Attempt::new(&host, published, vec![honest]).scanning(Scan::All).run().unwrap();
+                assert_eq!(mended.bytes_reused, kept as u64, "round {round}: what was right is kept");
+                host.assert_is("root", &image);
+            }
+        }
+    }
+    println!("{ROUNDS} rounds of flips: {repaired} repaired by another source, {harmless} harmless, {failed} ended in an error");
+    assert!(repaired == ROUNDS / 5 && failed > ROUNDS / 2);
 }
 
 #[test]
