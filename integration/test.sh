@@ -25,11 +25,13 @@ layer() { # NAME COMMAND...: one check that passes or fails as a whole
     fi
 }
 
-tests() { # NAME CARGO-TEST-ARGUMENTS...: a set of Rust tests, counted one by one
+tests() { # NAME CARGO-TEST-ARGUMENTS... [-- FILTERS...]: a set of Rust tests, counted one by one
     local name=$1; shift
-    local at=$SECONDS status=0
-    # A hang must end, too.
-    timeout 3000 cargo test --no-fail-fast "$@" -- --show-output >"$log/out" 2>&1 || status=$?
+    local at=$SECONDS status=0 targets=()
+    while (($# > 0)) && [[ $1 != -- ]]; do targets+=("$1"); shift; done
+    (($# > 0)) && shift
+    # Always of the whole workspace, so that no layer builds anything in another way than the one before. A hang must end, too.
+    timeout 3000 cargo test --no-fail-fast --workspace "${targets[@]}" -- "$@" --show-output >"$log/out" 2>&1 || status=$?
     local p f i s
     read -r p f i < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$log/out")
     s=$(grep -c '^skipped: ' "$log/out" || true)
@@ -42,6 +44,18 @@ tests() { # NAME CARGO-TEST-ARGUMENTS...: a set of Rust tests, counted one by on
     fi
     echo "$name: $((p - s)) passed, $f failed, $((i + s)) skipped ($((SECONDS - at)) s)"
     passed=$((passed + p - s)) failed=$((failed + f)) skipped=$((skipped + i + s))
+}
+
+programs() { # every test program of the workspace as an argument of cargo test, but those named: what no layer has to itself
+    cargo metadata --no-deps --format-version 1 | python3 -c '
+import json, sys
+targets = [target for package in json.load(sys.stdin)["packages"] for target in package["targets"]]
+names = {target["name"] for target in targets if "test" in target["kind"]}
+missing = set(sys.argv[1:]) - names
+if missing:
+    sys.exit(f"no test program is called {missing}")
+for name in sorted(names - set(sys.argv[1:])):
+    print("--test", name)' "$@"
 }
 
 planted() { # NAME: bugs put into a copy of the source; one that a test catches has passed
@@ -57,9 +71,21 @@ layer "L0 format" cargo fmt --all --check
 layer "L0 clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings
 layer "L0 docs" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 layer "L0 programs" cargo build --quiet --workspace --bins
-tests "L1-L3 units, properties, states, golden samples" --workspace --exclude integration
-tests "L3-L6 whole system: attacks, kills, loop devices" -p integration
-planted "planted bugs: tests of the tests"
+golden=(--test omaha_samples --test omaha_codes --test omaha_rules --test omaha_properties --test omaha_hostile)
+of_their_own=(omaha_samples omaha_codes omaha_rules omaha_properties omaha_hostile main_job attacks verbs slot_block_devices kill fuzz_corpus)
+others=$(programs "${of_their_own[@]}") || { echo "integration/test.sh: its list of test programs is wrong"; exit 1; }
+# shellcheck disable=SC2086 # words
+tests "L1 units, properties, rules" --lib --bins $others -- --skip engine::tests:: --skip boot::gpt::
+tests "L1 examples in the documentation" --doc
+tests "L2 every state of the engine: error in it, killed in it, random worlds" --lib -- engine::tests::
+tests "L3 Omaha: golden samples, hostile input" "${golden[@]}"
+tests "L3 the main job and the attacks, with the real programs" --test main_job --test attacks
+tests "L3 every verb, with the real programs" --test verbs
+tests "L5 the boot table: codec, and every crash state of its ordered write" --lib -- boot::gpt::
+tests "L6 real parts: loop devices, disks that lie" --test slot_block_devices
+tests "kill: killed at any moment, with the real programs" --test kill
+tests "L8 seeds of the fuzz targets" --test fuzz_corpus
+planted "L11 planted bugs: tests of the tests"
 
 echo "took $((SECONDS - started)) s"
 echo "$passed passed, $failed failed, $skipped skipped"

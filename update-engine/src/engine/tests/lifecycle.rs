@@ -97,6 +97,23 @@ fn design_4_3_the_claim_is_journalled_before_the_lock_is_asked_for() {
 }
 
 #[test]
+fn p4_a_slot_that_was_written_is_read_back_before_anything_is_asked_or_armed() {
+    let mut host = Host::at("fetching");
+    assert_eq!((host.installed(Ok(())).last().unwrap().as_str(), host.state()), ("read back b", "written"));
+    let effects = host.read_back(Ok(Proof::Equal));
+    assert_eq!((effects, host.state()), (list("report installed, gates before the lock"), "proven/gates"));
+}
+
+#[test]
+fn p6_the_lock_is_given_back_when_the_new_slot_is_marked_good_and_not_before_its_health_is_known() {
+    let mut host = Host::at("armed/rebooting");
+    assert_eq!((host.boot_into_b(armed(TRIES - 1)), host.state()), (list("health"), "trial"));
+    assert_eq!(host.health(Ok(())), list("commit"));
+    let effects = host.commit_done(Ok(()));
+    assert_eq!(effects, list("close committed, report committed, release ok"));
+}
+
+#[test]
 fn design_4_3_a_stream_of_releases_does_not_starve_the_update() {
     let mut host = Host::at("proven/gate-closed");
     host.check_beside();
