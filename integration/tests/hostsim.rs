@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use integration::hostsim::gpt::{Gpt, bits};
 use integration::hostsim::image::{DiskSpec, PartitionSpec, make_disk, write_slot};
 use integration::hostsim::{BootPlan, Booted, Error, boot, content, loader};
-use sha2::{Digest, Sha256};
+use manifests::digest::Sha256Digest;
 use update_engine::boot::gpt::{GptControl, Redundancy, parse};
 use update_engine::boot::{BootControl, BootError, Permit};
 use update_engine::slot::readback::{Acceptance, prove};
@@ -72,7 +72,7 @@ impl Host {
         let (disk, bytes) = (self.disk(), system(version));
         let running = disk.running_slot().unwrap();
         let size = bytes.len() as u64;
-        let digests: Vec<[u8; 32]> = bytes.chunks(4096).map(|window| Sha256::digest(window).into()).collect();
+        let digests: Vec<Sha256Digest> = bytes.chunks(4096).map(Sha256Digest::of).collect();
         let open = InactiveSlot::open(&disk, disk.inactive(&running), &running, &[("root", size)]).unwrap();
         open.write_window("root", &Verified(&bytes)).unwrap();
         let table = ImageTable::new("root", size, 4096, &digests).unwrap();

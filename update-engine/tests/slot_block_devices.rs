@@ -16,8 +16,8 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use fixture::DiskBuilder;
+use manifests::digest::Sha256Digest;
 use nix::libc;
-use sha2::{Digest, Sha256};
 use update_engine::boot::gpt::GptControl;
 use update_engine::boot::{BootControl, Permit};
 use update_engine::slot::readback::{Acceptance, SlotView, audit, prove};
@@ -164,7 +164,7 @@ fn image() -> Vec<u8> {
 }
 
 fn proof(slot: impl update_engine::slot::readback::Provable) -> Result<Proven, ProveError> {
-    let digests: Vec<[u8; 32]> = image().chunks(WINDOW).map(|window| Sha256::digest(window).into()).collect();
+    let digests: Vec<Sha256Digest> = image().chunks(WINDOW).map(Sha256Digest::of).collect();
     let table = ImageTable::new("root", IMAGE as u64, WINDOW as u64, &digests).unwrap();
     let cancel = AtomicBool::new(false);
     prove(slot, [3; 32], &[table], Acceptance::EveryWindow, &Watch::new(2, &cancel, &|_| {}))
@@ -351,7 +351,7 @@ fn the_whole_disk_shows_what_was_written_through_the_partition() {
     let mut bytes = vec![0; IMAGE];
     whole.read_exact_at(&mut bytes, start).unwrap();
     drop(disk.written());
-    let digests: Vec<[u8; 32]> = image().chunks(WINDOW).map(|window| Sha256::digest(window).into()).collect();
+    let digests: Vec<Sha256Digest> = image().chunks(WINDOW).map(Sha256Digest::of).collect();
     let table = ImageTable::new("root", IMAGE as u64, WINDOW as u64, &digests).unwrap();
     let cancel = AtomicBool::new(false);
     let view = SlotView::open(&disk.disk(), &slot("b"), &[("root", IMAGE as u64)]).unwrap();

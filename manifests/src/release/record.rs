@@ -165,6 +165,11 @@ struct ImageJson {
 }
 
 impl Record {
+    /// The images that belong into a slot, with their index in the record.
+    pub fn images_for(&self, slot: SlotName) -> impl Iterator<Item = (usize, &Image)> {
+        self.images.iter().enumerate().filter(move |(_, image)| image.slot.is_none_or(|only| only == slot))
+    }
+
     /// The signed part for this record: domain line and JSON. Refuses a record that a reader would refuse.
     pub(super) fn to_signed_bytes(&self) -> Result<Vec<u8>, RecordError> {
         self.validate()?;

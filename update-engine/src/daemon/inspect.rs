@@ -154,7 +154,7 @@ pub(super) fn difference(image: &ImageMismatch, record: &Record) -> String {
 
 /// The image has a verity tree, or its file system cannot be written at all.
 pub(super) fn is_immutable(ground: &Ground, slot: SlotName, record: &Record, differing: &ImageMismatch) -> bool {
-    let image = slots::images_of(record, slot).find(|(_, image)| image.name == differing.image);
+    let image = record.images_for(slot).find(|(_, image)| image.name == differing.image);
     image.is_some_and(|(_, image)| {
         !differing.windows.is_empty() && (image.verity.is_some() || has_read_only_file_system(ground, slot, record, image))
     })
@@ -224,8 +224,7 @@ fn found_floor_by(world: &World, record: &Record) -> Result<(), Fault> {
 fn differing(ground: &Ground, slot: SlotName, record: &Record, reading: Reading<'_>) -> Result<Vec<ImageMismatch>, Fault> {
     let name = disk_name(slot, &ground.disk)?;
     let view = SlotView::open(&ground.disk, &name, &slots::sizes_of(record, slot)).map_err(|error| slot_fault(&error))?;
-    let digests = slots::digests_of(record, slot);
-    let tables = slots::image_tables(record, &digests)?;
+    let tables = slots::image_tables(record, slot)?;
     let show = |progress| (reading.report)(slots::proving(progress));
     audit(&view, &tables, &Watch::new(thread_count(), reading.cancel, &show)).map_err(|error| slot_fault(&error))
 }
@@ -234,7 +233,6 @@ fn differing(ground: &Ground, slot: SlotName, record: &Record, reading: Reading<
 mod tests {
     use manifests::keyring::SecretKey;
 
-    use manifests::digest::Sha256Digest;
     use manifests::release::{Verity, WindowTable};
 
     use super::*;
@@ -277,7 +275,7 @@ mod tests {
         let rig = Rig::with_slots_of(16);
         let world = world(rig.folder.path());
         let image = rig::image(8192);
-        let digest = Sha256Digest::from_bytes(rig::digests(&image, image.len())[0]);
+        let digest = rig::digests(&image, image.len())[0];
         let mut kept = record(2);
         kept.images[0].table = WindowTable::new(8192, vec![digest]).unwrap();
         kept.images[0].verity = Some(Verity { root_hash: digest, salt: String::new() });

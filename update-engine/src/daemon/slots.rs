@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use locksmith::client::RebootAcknowledged;
-use manifests::release::{Image, Record, Release, SlotName};
+use manifests::release::{Record, Release, SlotName};
 
 use crate::boot::{BootControl as _, BootError, BootState, Permit};
 use crate::daemon::{Shared, ask, blocking, inspect};
@@ -86,14 +86,9 @@ impl Tokens {
     }
 }
 
-/// The images of a record that belong into a slot, with their index in the record.
-pub(super) fn images_of(record: &Record, slot: SlotName) -> impl Iterator<Item = (usize, &Image)> {
-    record.images.iter().enumerate().filter(move |(_, image)| image.slot.is_none_or(|only| only == slot))
-}
-
-/// Names and sizes of those images, as opening a slot wants them.
+/// Names and sizes of the images for a slot, as opening it wants them.
 pub(super) fn sizes_of(record: &Record, slot: SlotName) -> Vec<(&str, u64)> {
-    images_of(record, slot).map(|(_, image)| (image.name.as_str(), image.table.image_size())).collect()
+    record.images_for(slot).map(|(_, image)| (image.name.as_str(), image.table.image_size())).collect()
 }
 
 /// Before the first byte of a slot changes: the boot control is known to work, the slot is not bootable, its record is gone.
@@ -140,8 +135,7 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
     let (world, tokens) = (&shared.world, &shared.tokens);
     let release = release_of(world, plan)?;
     let record = release.record();
-    let digests = digests_of(record, plan.slot);
-    let tables = image_tables(record, &digests)?;
+    let tables = image_tables(record, plan.slot)?;
     let show = |progress: readback::Progress| report(proving(progress));
     let watch = Watch::new(readback::thread_count(), cancel, &show);
     let acceptance = if plan.kind == Kind::Rollback { Acceptance::CommittedBefore } else { Acceptance::EveryWindow };
@@ -191,7 +185,7 @@ fn damage(world: &World, plan: &Plan, changed: &[ImageMismatch], record: &Record
 /// more than a part has changed is another system.
 fn too_much_changed(changed: &[ImageMismatch], record: &Record, slot: SlotName) -> Option<String> {
     let changed: u64 = changed.iter().map(|image| u64::try_from(image.windows.len()).unwrap_or(u64::MAX)).sum();
-    let total: u64 = images_of(record, slot).map(|(_, image)| u64::from(image.table.count())).sum();
+    let total: u64 = record.images_for(slot).map(|(_, image)| u64::from(image.table.count())).sum();
     if changed > 0 {
         tracing::warn!(slot = %slot, changed, total, "windows of a slot that was committed have changed since");
     }
@@ -201,21 +195,9 @@ fn too_much_changed(changed: &[ImageMismatch], record: &Record, slot: SlotName) 
 /// One window in so many may have changed in a slot to go back to.
 const CHANGED_PART: u64 = 4;
 
-/// The digests of those images, by the image's index in the record.
-pub(super) fn digests_of(record: &Record, slot: SlotName) -> Vec<(usize, Vec<[u8; 32]>)> {
-    let digests = |image: &Image| image.table.digests().iter().map(|digest| *digest.as_bytes()).collect();
-    images_of(record, slot).map(|(index, image)| (index, digests(image))).collect()
-}
-
-/// One digest buffer for each image has to outlive its table.
-pub(super) fn image_tables<'a>(record: &'a Record, digests: &'a [(usize, Vec<[u8; 32]>)]) -> Result<Vec<ImageTable<'a>>, Fault> {
-    let table = |(index, digests): &'a (usize, Vec<[u8; 32]>)| {
-        let image = record.images.get(*index).ok_or_else(|| Fault::new(Cause::ImageSet, "the record has no such image"))?;
-        let table = &image.table;
-        ImageTable::new(&image.name, table.image_size(), u64::from(table.window_size()), digests)
-            .map_err(|error| slot_fault(&error))
-    };
-    digests.iter().map(table).collect()
+/// What those images have to be.
+pub(super) fn image_tables(record: &Record, slot: SlotName) -> Result<Vec<ImageTable<'_>>, Fault> {
+    record.images_for(slot).map(|(_, image)| ImageTable::of(image).map_err(|error| slot_fault(&error))).collect()
 }
 
 const fn how(transfer: Transfer) -> ReadBack {

@@ -161,7 +161,7 @@ fn check_source(offer: &Offer, running: Option<Sequence>) -> Result<(), Fault> {
 
 fn check_images(offer: &Offer, facts: &Facts) -> Result<(), Fault> {
     let Some(target) = facts.target() else { return Ok(()) };
-    let images: Vec<&Image> = offer.record.images.iter().filter(|image| image.slot.is_none_or(|slot| slot == target)).collect();
+    let images: Vec<&Image> = offer.record.images_for(target).map(|(_, image)| image).collect();
     let same = images.len() == facts.capacity.len() && images.iter().all(|image| facts.capacity.contains_key(&image.name));
     if !same {
         let got = images.iter().map(|image| (image.name.clone(), ())).collect();
@@ -220,7 +220,6 @@ fn check_request(offer: &Offer, request: &Request) -> Result<(), Fault> {
 fn make_plan(offer: &Offer, request: &Request, facts: &Facts, now: &Now) -> Decision {
     let Some(slot) = facts.target() else { return Decision::UpToDate };
     let record = &offer.record;
-    let bytes = |image: &Image| if image.slot.is_none_or(|only| only == slot) { image.table.image_size() } else { 0 };
     let notes_url = match &record.notes {
         Some(manifests::release::Notes::Url { url, .. }) => Some(url.clone()),
         _ => None,
@@ -232,7 +231,7 @@ fn make_plan(offer: &Offer, request: &Request, facts: &Facts, now: &Now) -> Deci
     Decision::Install(Box::new(Plan {
         source: offer.source.clone(),
         notes_url,
-        image_bytes: record.images.iter().map(bytes).sum(),
+        image_bytes: record.images_for(slot).map(|(_, image)| image.table.image_size()).sum(),
         no_reboot: request.no_reboot,
         allow_older: record.sequence < highest,
         reported_installed: false,

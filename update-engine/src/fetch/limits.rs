@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Longest answer of an update server. A real one is a few KiB; notes and many packages fit a hundred times over.
-pub const MAX_OMAHA_BYTES: u64 = 1024 * 1024;
+/// Longest answer of an update server: what is parsed at all.
+pub const MAX_OMAHA_BYTES: u64 = manifests::omaha::MAX_RESPONSE_BYTES as u64;
 
 /// Most redirects of one request: a mirror redirector and a CDN need two or three.
 pub const MAX_REDIRECTS: usize = 5;

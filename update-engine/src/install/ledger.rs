@@ -5,8 +5,6 @@ use payload::apply::needed;
 use payload::format::{Frame, FrameTable};
 use payload::window::WindowSet;
 
-use super::images_of;
-
 /// Windows that are not known to be right, image by image.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -36,7 +34,7 @@ impl Ledger {
             table: entry.table.clone(),
             windows: WindowSet::all(entry.table.count()),
         };
-        Self { images: images_of(record, slot).map(missing).collect() }
+        Self { images: record.images_for(slot).map(missing).collect() }
     }
 
     /// These windows, by image, are right.

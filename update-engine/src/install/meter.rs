@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use manifests::release::{Record, SlotName};
 
-use super::images_of;
 use super::ledger::Amount;
 
 /// What is being done.
@@ -67,7 +66,7 @@ struct Pace {
 impl Meter {
     pub(super) fn new(record: &Record, slot: SlotName, tell: Arc<dyn Fn(Progress) + Send + Sync>) -> Self {
         let mut total = Amount::default();
-        for (_, image) in images_of(record, slot) {
+        for (_, image) in record.images_for(slot) {
             total += Amount { windows: u64::from(image.table.count()), bytes: image.table.image_size() };
         }
         Self {

@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use manifests::release::{Image, Record, Release, SlotName};
+use manifests::release::{Record, Release, SlotName};
 
 pub use error::{InstallError, WrongWindow};
 pub use meter::{Phase, Progress};
@@ -151,9 +151,4 @@ fn first_budget(record: &Record) -> u64 {
 /// What an attempt may download for a payload of that length (design 11.14).
 fn budget_for(payload_bytes: u64) -> u64 {
     payload_bytes.saturating_mul(2).saturating_add(BUDGET_EXTRA_BYTES)
-}
-
-/// The images that belong into a slot, with their index in the record.
-fn images_of(record: &Record, slot: SlotName) -> impl Iterator<Item = (usize, &Image)> {
-    record.images.iter().enumerate().filter(move |(_, image)| image.slot.is_none_or(|only| only == slot))
 }

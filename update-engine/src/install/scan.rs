@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use manifests::release::{Image, Record, Release, SlotName};
 use payload::window::WindowSet;
 
+use super::aside;
 use super::error::InstallError;
 use super::ledger::Amount;
 use super::meter::Meter;
-use super::{aside, images_of};
 use crate::slot::readback::{self, Watch};
 use crate::slot::{ImageTable, InactiveSlot, SlotError};
 
@@ -27,8 +27,8 @@ pub enum Scan {
 impl Scan {
     /// The windows that a slot shares with `release` if it holds what `previous` says.
     pub fn shared(previous: &Record, release: &Record, slot: SlotName) -> Self {
-        let candidates = images_of(release, slot).map(|(index, image)| {
-            let old = images_of(previous, slot).find(|(_, old)| old.name == image.name).map(|(_, old)| old);
+        let candidates = release.images_for(slot).map(|(index, image)| {
+            let old = previous.images_for(slot).find(|(_, old)| old.name == image.name).map(|(_, old)| old);
             (index, old.map_or_else(WindowSet::new, |old| shared_windows(old, image)))
         });
         Self::Candidates(candidates.filter(|(_, windows)| !windows.is_empty()).collect())
@@ -69,7 +69,7 @@ pub(super) async fn run(
     let (slot, release, meter, cancel) = (Arc::clone(slot), Arc::clone(release), Arc::clone(meter), Arc::clone(cancel));
     let work = move || {
         let images: Vec<_> =
-            images_of(release.record(), slot_name).map(|(index, image)| (index, image, scan.of(index))).collect();
+            release.record().images_for(slot_name).map(|(index, image)| (index, image, scan.of(index))).collect();
         let total = images.iter().map(|(_, image, windows)| amount(image, windows.as_deref())).fold(Amount::default(), sum);
         let mut found = Vec::new();
         let mut before = Amount::default();
@@ -116,8 +116,7 @@ fn right_windows(
     tell: &(dyn Fn(Amount) + Sync),
     cancel: &AtomicBool,
 ) -> Result<Vec<u32>, SlotError> {
-    let digests: Vec<[u8; 32]> = image.table.digests().iter().map(|digest| *digest.as_bytes()).collect();
-    let table = ImageTable::new(&image.name, image.table.image_size(), u64::from(image.table.window_size()), &digests)?;
+    let table = ImageTable::of(image)?;
     let told = |progress: readback::Progress| tell(Amount { windows: progress.windows_done, bytes: progress.bytes_done });
     let right = readback::scan(slot, &table, windows, &Watch::new(readback::thread_count(), cancel, &told))?;
     Ok(right.into_iter().filter_map(|window| u32::try_from(window).ok()).collect())

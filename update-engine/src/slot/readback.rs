@@ -357,6 +357,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use manifests::digest::Sha256Digest;
     use proptest::prelude::*;
 
     use super::super::rig::{Rig, Window, digests, image, name};
@@ -578,7 +579,7 @@ mod tests {
 
     #[test]
     fn tables_that_do_not_add_up_are_refused() {
-        let digests = [[0; 32]; 3];
+        let digests = [Sha256Digest::from_bytes([0; 32]); 3];
         for (image_size, window_size) in
             [(0, 4096), (3 * 4096 + 1, 4096), (2 * 4096, 4096), (100, 0), (300, 100), (u64::MAX, 4096)]
         {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sha2::{Digest, Sha256};
+use manifests::digest::Sha256Digest;
 
 use super::{Disk, DiskSpec, RunningSlot, SlotName, SlotSpec, VerifiedBytes};
 use crate::boot::gpt::fixture::{self, DiskBuilder};
@@ -108,6 +108,6 @@ pub(crate) fn image(length: usize) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn digests(image: &[u8], window: usize) -> Vec<[u8; 32]> {
-    image.chunks(window).map(|window| Sha256::digest(window).into()).collect()
+pub(crate) fn digests(image: &[u8], window: usize) -> Vec<Sha256Digest> {
+    image.chunks(window).map(Sha256Digest::of).collect()
 }

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use manifests::digest::Sha256Digest;
+use manifests::release::Image;
 use sha2::{Digest, Sha256};
 
 use super::SlotError;
@@ -33,7 +34,7 @@ pub struct ImageTable<'a> {
     image: &'a str,
     image_size: u64,
     window_size: u64,
-    digests: &'a [[u8; 32]],
+    digests: &'a [Sha256Digest],
 }
 
 impl<'a> ImageTable<'a> {
@@ -41,7 +42,7 @@ impl<'a> ImageTable<'a> {
     ///
     /// # Errors
     /// [`SlotError::Spec`] if windows are not a multiple of 4096 bytes, or there is not exactly one digest for each.
-    pub fn new(image: &'a str, image_size: u64, window_size: u64, digests: &'a [[u8; 32]]) -> Result<Self, SlotError> {
+    pub fn new(image: &'a str, image_size: u64, window_size: u64, digests: &'a [Sha256Digest]) -> Result<Self, SlotError> {
         let whole_blocks = window_size > 0 && window_size.is_multiple_of(ALIGNMENT as u64);
         if !whole_blocks || image_size.div_ceil(window_size) != digests.len() as u64 || image_size == 0 {
             return Err(SlotError::Spec(format!(
@@ -50,6 +51,15 @@ impl<'a> ImageTable<'a> {
             )));
         }
         Ok(Self { image, image_size, window_size, digests })
+    }
+
+    /// The table that a record has of an image.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of(image: &'a Image) -> Result<Self, SlotError> {
+        let table = &image.table;
+        Self::new(&image.name, table.image_size(), u64::from(table.window_size()), table.digests())
     }
 
     /// The image's name.
@@ -69,7 +79,7 @@ impl<'a> ImageTable<'a> {
     }
 
     fn matches(&self, window: u64, digest: &[u8; 32]) -> bool {
-        usize::try_from(window).ok().and_then(|window| self.digests.get(window)).is_some_and(|wanted| wanted == digest)
+        usize::try_from(window).ok().and_then(|window| self.digests.get(window)).is_some_and(|wanted| wanted.as_bytes() == digest)
     }
 }
 

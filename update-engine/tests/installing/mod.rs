@@ -201,8 +201,8 @@ impl Host {
     pub(crate) fn open_at(&self, device: PathBuf, record: &Record) -> InactiveSlot {
         let disk = Disk::discover(&self.spec(device)).unwrap();
         let running = disk.running_slot().unwrap();
-        let ours = record.images.iter().filter(|image| image.slot.is_none_or(|slot| slot == SlotName::B));
-        let sizes: Vec<_> = ours.map(|image| (image.name.as_str(), image.table.image_size())).collect();
+        let sizes: Vec<_> =
+            record.images_for(SlotName::B).map(|(_, image)| (image.name.as_str(), image.table.image_size())).collect();
         InactiveSlot::open(&disk, &"b".parse().unwrap(), &running, &sizes).unwrap()
     }
 

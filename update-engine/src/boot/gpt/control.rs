@@ -269,6 +269,8 @@ mod tests {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
 
+    use manifests::digest::Sha256Digest;
+
     use super::super::fixture::DiskBuilder;
     use super::super::parse;
     use super::*;
@@ -287,7 +289,7 @@ mod tests {
 
     fn proven(disk: &Disk, running: &RunningSlot) -> Proven {
         let slot = disk.inactive(running).clone();
-        let digests = [[0x11; 32]];
+        let digests = [Sha256Digest::from_bytes([0x11; 32])];
         let table = ImageTable::new("root", 4096, 4096, &digests).unwrap();
         let written = InactiveSlot::open(disk, &slot, running, &[("root", 4096)]).unwrap().finish().unwrap();
         let cancel = false.into();
