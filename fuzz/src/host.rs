@@ -26,7 +26,8 @@ pub fn floor(data: &[u8]) {
     found.store(&folder.0).expect("room for a floor file");
     assert_eq!(FloorFile::load(&folder.0).expect("what was stored can be read"), Some(found.clone()));
     for record in crate::record::samples() {
-        let raised = found.raised_by(&record);
+        // A floor that is full of revoked keys takes no more.
+        let Ok(raised) = found.raised_by(&record) else { continue };
         assert!(raised.floor.floor >= found.floor.floor.max(record.not_below));
         assert!(raised.floor.highest >= found.floor.highest.max(record.sequence));
         assert!(found.revoked.iter().all(|key| raised.revoked.contains(key)), "a revoked key came back");
