@@ -72,12 +72,7 @@ impl Engine {
         let message = match plan.kind {
             Kind::Update if rewrites < MAX_REWRITES => {
                 self.enter(State::Fetching { plan: plan.clone(), rewrites: rewrites + 1 });
-                let mut effects = vec![Effect::Install { plan: plan.clone(), scan: Scan::All }];
-                // Nobody waits for a download: after a restart the lock may be held, and the host drained.
-                if burdens_others(&plan) {
-                    effects.extend(self.unburden(plan));
-                }
-                return effects;
+                return self.write_again(plan);
             }
             Kind::Update => format!("the disk does not keep what is written to slot {}: {detail}", plan.slot),
             Kind::Rollback | Kind::Found => {
@@ -85,6 +80,15 @@ impl Engine {
             }
         };
         self.give_up(plan, Fault::new(Cause::ReadBack, message), WayBack::Failed, now)
+    }
+
+    /// Nobody waits for a download: after a restart the lock may be held, and the host drained.
+    pub(super) fn write_again(&mut self, plan: Plan) -> Vec<Effect> {
+        let mut effects = vec![Effect::Install { plan: plan.clone(), scan: Scan::All }];
+        if burdens_others(&plan) {
+            effects.extend(self.unburden(plan));
+        }
+        effects
     }
 
     /// Reads the slot back; one that is armed without that having been done in this run is disarmed first.

@@ -230,4 +230,14 @@ mod tests {
         assert_eq!(host.undrained(), list("release aborted, update"));
         assert_eq!((host.state(), host.plan().claim, host.engine.must_not_stand_still()), ("fetching/again", None, false));
     }
+
+    #[test]
+    fn a_daemon_that_is_killed_while_it_writes_again_takes_back_drain_and_lock() {
+        let mut host = Host::at("locked/draining");
+        host.restart(|_| ());
+        assert_eq!(host.differs(), list("install b again, undrain"));
+        assert_eq!(host.restart(|_| ()), list("install b again, undrain"));
+        assert_eq!(host.undrained(), list("release aborted, update"));
+        assert_eq!(host.restart(|_| ()), list("install b again"));
+    }
 }

@@ -6,7 +6,7 @@ use manifests::version::{Sequence, Version};
 
 use crate::engine::Engine;
 use crate::engine::cause::Cause;
-use crate::engine::effect::{Effect, Outcome, Row, Scan};
+use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::{Fault, Orphan};
 use crate::engine::facts::{Facts, Marks};
 use crate::engine::model::About;
@@ -101,7 +101,7 @@ impl Engine {
             State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. } if plan.slot == running => {
                 self.wrong_slot_runs(&plan, running, now)
             }
-            State::Fetching { plan, .. } => vec![Effect::Install { plan, scan: Scan::All }],
+            State::Fetching { plan, .. } => self.write_again(plan),
             State::Written { plan, rewrites } => self.prove_again(plan, rewrites),
             State::Proven { plan, .. } if plan.giving_up.is_some() => self.give_up_as_decided(plan, now),
             State::Proven { plan, .. } => self.prove_again(plan, 0),

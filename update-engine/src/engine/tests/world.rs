@@ -429,6 +429,7 @@ impl World {
         self.journal(&effects);
         self.check_claims();
         self.check_drained(&effects);
+        self.check_burden(&effects);
         match self.survival() {
             Survival::Lives => (),
             Survival::Killed => return self.kill(),

@@ -2,6 +2,7 @@
 
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, LockOutcome, Outcome, Row};
+use crate::engine::event::Event;
 use crate::engine::state::{ArmedStep, Kind, Origin, Request, State, Waiting};
 
 use super::{Faults, Nature, World};
@@ -120,6 +121,19 @@ impl World {
         let undrains = effects.iter().chain(&self.process.in_flight).any(|effect| matches!(effect, Effect::Undrain(_)));
         let later = matches!(state, State::Trial { .. }) || !self.process.engine.soft().orphans.is_empty();
         assert!(!self.drained || known || undrains || later, "the host is left drained");
+    }
+
+    /// A host that only writes a slot has nobody wait for it: what it was drained and locked for is taken back, or being so.
+    pub(super) fn check_burden(&self, effects: &[Effect]) {
+        let engine = &self.process.engine;
+        let State::Fetching { plan, .. } = &engine.model().state else { return };
+        if engine.facts().running.is_none() || engine.facts().boot.is_none() {
+            return;
+        }
+        let under_way = effects.iter().chain(&self.process.in_flight).any(|effect| matches!(effect, Effect::Undrain(_)))
+            || self.process.events.iter().any(|event| matches!(event, Event::Undrained { .. }));
+        let granted = plan.claim.as_ref().is_some_and(|claim| claim.granted);
+        assert!(under_way || !(plan.drained || granted), "a host that writes a slot stays drained, or keeps the lock");
     }
 
     /// Works that must not run beside each other.
