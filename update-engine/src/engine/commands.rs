@@ -12,7 +12,7 @@ use crate::engine::facts::FloorFacts;
 use crate::engine::model::Pause;
 use crate::engine::policy::Strategy;
 use crate::engine::state::{
-    ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, Waiting, WayBack,
+    ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, UNKNOWN_VERSION, Waiting, WayBack,
 };
 use crate::engine::time::{Now, Wall};
 use crate::engine::{Engine, row};
@@ -251,7 +251,7 @@ impl Engine {
             }
         }
         let version = Version::parse(&old.version).map_err(|error| Rejected::new(Rejection::Version, error.to_string()))?;
-        let from_version = self.facts.slots.get(running).version.clone().unwrap_or_else(|| "unknown".to_owned());
+        let from_version = self.facts.slots.get(running).version.clone().unwrap_or_else(|| UNKNOWN_VERSION.to_owned());
         let target = Target { slot, version, sequence: old.sequence, digest: old.digest };
         let plan = Plan::without_payload(now.attempt_id(), Kind::Rollback, target, from_version, now.wall);
         // Who rolls back does not wait for a window; under `manual` a person says when.

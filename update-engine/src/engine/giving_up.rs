@@ -210,5 +210,5 @@ impl Engine {
 
 /// What is said of a release that went back.
 pub(super) fn rolled_back(plan: &Plan, why: &str) -> Fault {
-    Fault::new(Cause::RolledBack, format!("{} rolled back to {}: {why}", plan.version, plan.from_version))
+    Fault::new(Cause::RolledBack, format!("{} rolled back to {}: {why}", plan.version, plan.way_back()))
 }

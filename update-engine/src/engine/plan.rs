@@ -7,7 +7,7 @@ use crate::engine::cause::Cause;
 use crate::engine::event::{Fault, Offer};
 use crate::engine::facts::{Facts, Floor, FloorFacts};
 use crate::engine::model::{Model, Refusal, names};
-use crate::engine::state::{Kind, Origin, Plan, Request, Target};
+use crate::engine::state::{Kind, Origin, Plan, Request, Target, UNKNOWN_VERSION};
 use crate::engine::time::Now;
 
 /// What becomes of an offer.
@@ -227,7 +227,7 @@ fn make_plan(offer: &Offer, request: &Request, facts: &Facts, now: &Now) -> Deci
     let target = Target { slot, version: record.version.clone(), sequence: record.sequence, digest: offer.digest };
     let running = facts.running_content();
     let highest = known_floor(facts).map_or(record.sequence, |floor| floor.highest).max(running.sequence.unwrap_or_default());
-    let from_version = running.version.unwrap_or_else(|| "unknown".to_owned());
+    let from_version = running.version.unwrap_or_else(|| UNKNOWN_VERSION.to_owned());
     Decision::Install(Box::new(Plan {
         source: offer.source.clone(),
         notes_url,

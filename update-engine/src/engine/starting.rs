@@ -14,7 +14,7 @@ use crate::engine::policy::{LONGEST_WAIT_MS, MAX_BAD_BOOTS};
 use crate::engine::rebooting::REBOOT_LATE_MS;
 use crate::engine::row;
 use crate::engine::state::{
-    Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, WayBack,
+    Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, UNKNOWN_VERSION, WayBack,
 };
 use crate::engine::time::Now;
 
@@ -189,7 +189,7 @@ impl Engine {
         orphan_plan(Orphan {
             attempt: now.attempt_id(),
             slot,
-            from_version: other.unwrap_or_else(|| "unknown".to_owned()),
+            from_version: other.unwrap_or_else(|| UNKNOWN_VERSION.to_owned()),
             version: label.unwrap_or_else(Version::unknown),
             sequence: content.sequence.unwrap_or(Sequence::ZERO),
             digest: content.digest.unwrap_or(Sha256Digest::from_bytes([0; 32])),

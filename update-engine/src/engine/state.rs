@@ -218,6 +218,9 @@ pub enum Origin {
     },
 }
 
+/// Label of what ran, where that had none.
+pub(super) const UNKNOWN_VERSION: &str = "unknown";
+
 /// One attempt to bring one release into one slot, and later to boot it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -309,6 +312,12 @@ impl Plan {
             giving_up: None,
             started_at,
         }
+    }
+
+    /// What a host on trial goes back to, as it is called.
+    pub fn way_back(&self) -> String {
+        let is_known = self.from_version != UNKNOWN_VERSION;
+        if is_known { self.from_version.clone() } else { format!("slot {}", self.slot.other()) }
     }
 
     /// What is left of it when the attempt has ended: its lock is given back, nothing of it is to be done any more.

@@ -96,14 +96,8 @@ fn blind_after_reboot(input: &Input<'_>, plan: &Plan) -> String {
     format!(
         "the host was rebooted into {}, and it cannot be seen whether that runs: unless it can, it reboots {again}, so that the boot loader goes back to {}",
         plan.version,
-        way_back(plan)
+        plan.way_back()
     )
-}
-
-/// What a host on trial goes back to.
-fn way_back(plan: &Plan) -> String {
-    let is_known = plan.from_version != "unknown";
-    if is_known { plan.from_version.clone() } else { format!("slot {}", plan.slot.other()) }
 }
 
 fn idle(input: &Input<'_>) -> String {
@@ -279,7 +273,7 @@ pub(super) fn without_journal(input: &Input<'_>) -> String {
             if !input.facts().marks(plan.slot.other()).is_some_and(|marks| marks.bootable) {
                 return String::new();
             }
-            format!("the host goes back to {}", way_back(plan))
+            format!("the host goes back to {}", plan.way_back())
         }
         _ => "what was done for the reboot is taken back, and the lock given back".to_owned(),
     };
@@ -293,7 +287,7 @@ pub(super) fn without_journal(input: &Input<'_>) -> String {
 fn after_boot(input: &Input<'_>) -> String {
     let stuck = stuck(input);
     if let (State::Trial { plan, verdict: Some(reason) }, Some(message)) = (input.state(), late(input)) {
-        let (version, reason, from) = (&plan.version, end(reason), way_back(plan));
+        let (version, reason, from) = (&plan.version, end(reason), plan.way_back());
         return format!(
             "needs attention: {version} is unhealthy ({reason}) and the host should have gone back to {from}: {message}"
         );
@@ -310,7 +304,7 @@ fn after_boot(input: &Input<'_>) -> String {
         }
         (_, Some((message, again))) => format!("needs attention: {message}; tried again {again}; {}", running(input)),
         (State::Trial { plan, verdict: Some(reason) }, None) => {
-            let (version, reason, from) = (&plan.version, end(reason), way_back(plan));
+            let (version, reason, from) = (&plan.version, end(reason), plan.way_back());
             format!("{version} is unhealthy ({reason}): rebooting, going back to {from}{}", accepted(input))
         }
         (State::Trial { plan, verdict: None }, None) if input.journal_fault.is_some() => {
@@ -323,12 +317,12 @@ fn after_boot(input: &Input<'_>) -> String {
             "{} runs from slot {} on trial: its health is being checked; if it is healthy it is kept, otherwise the host goes back to {}",
             plan.version,
             plan.slot,
-            way_back(plan)
+            plan.way_back()
         ),
         (State::RolledBack { plan, why }, None) => format!(
             "{} rolled back to {} ({}); its slot is being disarmed, then the host rests",
             plan.version,
-            plan.from_version,
+            plan.way_back(),
             end(why)
         ),
         (state, None) => {

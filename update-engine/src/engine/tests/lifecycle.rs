@@ -247,3 +247,11 @@ fn a_journal_that_counted_attempts_to_the_end_counts_no_further() {
         assert_eq!(host.engine.model.ended, FULL, "{expected}");
     }
 }
+
+#[test]
+fn what_went_back_to_a_system_without_a_version_is_told_by_its_slot() {
+    let mut plan = Host::at("trial").plan();
+    plan.from_version = "unknown".into();
+    let crate::engine::event::Fault { message, .. } = crate::engine::giving_up::rolled_back(&plan, "it flapped");
+    assert_eq!(message, "1.1.0 rolled back to slot a: it flapped");
+}
