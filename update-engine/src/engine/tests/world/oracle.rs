@@ -35,13 +35,14 @@ impl World {
         let now = self.now();
         let (forced, confirms) = (command == Command::Reboot { force: true }, command == Command::Confirm);
         let shown = if self.trace.is_some() { format!("{command:?}") } else { String::new() };
-        if command == Command::Cancel {
-            // Whoever cancels a late reboot was told to end what is left of the shutdown first.
-            self.going_down = None;
-            self.reboot_at = None;
-        }
+        let cancels_late_reboot = command == Command::Cancel && self.process.engine.soft().reboot_is_late;
         let (answer, effects) = self.process.engine.command(command, &now);
         if let Ok(accepted) = &answer {
+            if cancels_late_reboot {
+                // Whoever cancels a late reboot was told to end what is left of the shutdown first.
+                self.going_down = None;
+                self.reboot_at = None;
+            }
             if forced {
                 self.forced.extend(accepted.attempt.clone());
             }
