@@ -62,7 +62,7 @@ fn request(facts: &Facts, initiator: Initiator, attempt: Option<&str>) -> Reques
         app_id: identity.app_id.clone(),
         version: version.clone(),
         track: identity.channel.clone(),
-        boot_id: format!("{{{}}}", facts.boot_id),
+        boot_id: format!("{{{}}}", facts.boot_id.as_str()),
         machine_id: identity.id.clone(),
         machine_alias: identity.alias.clone(),
         board: identity.board.clone(),

@@ -20,6 +20,7 @@ use crate::durable;
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot, Trouble};
+use crate::engine::time::BootId;
 use crate::floor::{FloorError, FloorFile, load_image_floor};
 use crate::os_release;
 use crate::records::Records;
@@ -62,18 +63,20 @@ impl World {
     /// Finds the disk, its slots and the one that runs.
     pub fn ground(&self) -> Result<Ground, Fault> {
         let disk = find_disk(&self.settings)?;
-        let running = disk.running_slot().map_err(|error| slot_fault(&error))?;
+        let running = running_slot(&disk)?;
         Ok(Ground { disk, running })
     }
 
     /// Everything the engine wants to know. What could not be found out is a trouble with words, never a guess.
     pub fn look(&self, channel: Option<&str>) -> Facts {
         let mut troubles = Vec::new();
-        let ground = note(self.ground(), &mut troubles);
-        let running = ground.as_ref().and_then(|ground| slot_name(ground.running.name()));
-        let boot = ground.as_ref().and_then(|ground| note(read_boot(&ground.disk), &mut troubles));
-        if let Some(ground) = &ground {
-            note(state_on_no_slot(&self.settings, &ground.disk), &mut troubles);
+        let disk = note(find_disk(&self.settings), &mut troubles);
+        let runs = disk.as_ref().and_then(|disk| note(running_slot(disk), &mut troubles));
+        let running = runs.as_ref().and_then(|slot| slot_name(slot.name()));
+        // The table says whether the loader goes back, also to whoever does not know what runs.
+        let boot = disk.as_ref().and_then(|disk| note(read_boot(disk), &mut troubles));
+        if let Some(disk) = &disk {
+            note(state_on_no_slot(&self.settings, disk), &mut troubles);
         }
         let identity = self.identity(channel, &mut troubles);
         // A floor that cannot be read hides the revoked keys, too; it is said once, below.
@@ -82,17 +85,17 @@ impl World {
             &mut troubles,
         );
         let slots = PerSlot { a: self.content(SlotName::A, running), b: self.content(SlotName::B, running) };
-        let floor = self.floor(running, boot.as_ref(), &slots, &mut troubles);
+        let floor = self.floor(running, boot.as_ref().filter(|_| running.is_some()), &slots, &mut troubles);
         Facts {
-            image_mode: ground
+            image_mode: disk
                 .as_ref()
-                .map_or_else(|| !is_block_device(&self.settings.disk.device), |ground| ground.disk.mode() == Mode::Image),
+                .map_or_else(|| !is_block_device(&self.settings.disk.device), |disk| disk.mode() == Mode::Image),
             identity,
             boot_id: self.boot_id(&mut troubles),
             running,
             boot,
             slots,
-            capacity: ground.as_ref().map(capacity).unwrap_or_default(),
+            capacity: disk.as_ref().zip(runs.as_ref()).map(|(disk, running)| capacity(disk, running)).unwrap_or_default(),
             floor,
             troubles,
         }
@@ -125,7 +128,7 @@ impl World {
         let fault = |error: crate::floor::FloorError| Fault::new(Cause::StateDir, error.to_string());
         let none = FloorFile::load(&self.settings.state_dir).map_err(fault)?.is_none();
         match &facts.floor {
-            FloorFacts::Known(_) if none && facts.running.is_some() && facts.boot.is_some() => {
+            FloorFacts::Known(_) if none && !facts.is_blind() => {
                 FloorFile::default().store(&self.settings.state_dir).map_err(fault)
             }
             _ => Ok(()),
@@ -136,7 +139,8 @@ impl World {
     pub fn raise_floor(&self, facts: &Facts) -> Result<(), Fault> {
         let state_dir = &self.settings.state_dir;
         let fault = |error: FloorError| Fault::new(Cause::StateDir, error.to_string());
-        if facts.troubles.iter().any(|trouble| trouble.code == Cause::StateDir) {
+        // Only who runs can say whether its record still counts.
+        if facts.is_blind() || facts.troubles.iter().any(|trouble| trouble.code == Cause::StateDir) {
             return Ok(());
         }
         // Lost, and with it what it said: only `adopt` may begin a new one.
@@ -163,10 +167,10 @@ impl World {
     }
 
     /// What tells one boot from the next. Without it a reboot could not be told from a restart of the daemon.
-    fn boot_id(&self, troubles: &mut Vec<Trouble>) -> String {
+    fn boot_id(&self, troubles: &mut Vec<Trouble>) -> BootId {
         let name = "proc/sys/kernel/random/boot_id";
-        let id = self.system_file(name).unwrap_or_default();
-        if id.is_empty() {
+        let id = BootId::new(self.system_file(name).unwrap_or_default());
+        if !id.is_known() {
             let path = self.settings.sysroot.join(name);
             let message = format!("{}: expected the id of this boot, found none (is proc mounted?)", path.display());
             troubles.push(Trouble { code: Cause::NoIdentity, message });
@@ -321,6 +325,10 @@ fn read_keys(folder: &Path) -> Result<Vec<(String, PublicKey)>, Fault> {
     paths.iter().map(read).collect()
 }
 
+fn running_slot(disk: &Disk) -> Result<RunningSlot, Fault> {
+    disk.running_slot().map_err(|error| slot_fault(&error))
+}
+
 fn read_boot(disk: &Disk) -> Result<BootTable, Fault> {
     let state = World::boot_control(disk)?.read().map_err(|error| boot_fault(&error))?;
     boot_table(&state)
@@ -358,9 +366,9 @@ fn marks_of(state: &BootState, slot: &SlotBoot) -> Marks {
 }
 
 /// The images of the slot that does not run, and the bytes each place takes.
-fn capacity(ground: &Ground) -> BTreeMap<String, u64> {
-    let inactive = ground.disk.inactive(&ground.running);
-    ground.disk.targets_of(inactive).map(|target| (target.image.clone(), target.size_bytes)).collect()
+fn capacity(disk: &Disk, running: &RunningSlot) -> BTreeMap<String, u64> {
+    let inactive = disk.inactive(running);
+    disk.targets_of(inactive).map(|target| (target.image.clone(), target.size_bytes)).collect()
 }
 
 /// `a` or `b` as a record spells it.
@@ -537,6 +545,20 @@ pub(crate) mod tests {
         let on_a_slot = Trouble { code: Cause::StateDir, message: "state_dir lies on slot b".into() };
         world.raise_floor(&Facts { troubles: vec![on_a_slot], ..facts }).unwrap();
         assert_eq!(FloorFile::load(&world.settings().state_dir).unwrap(), Some(FloorFile::default()));
+    }
+
+    #[test]
+    fn the_boot_table_is_read_where_nobody_knows_what_runs_and_what_is_not_known_is_said() {
+        let rig = crate::slot::rig::Rig::with_slots_of(8);
+        let world = world(rig.folder.path());
+        assert!(world.look(None).running.is_some());
+        std::fs::write(rig.folder.path().join("proc/cmdline"), "quiet\n").unwrap();
+        let facts = world.look(None);
+        assert_eq!((facts.running, facts.boot.is_some(), facts.is_blind()), (None, true, true));
+        assert_eq!(facts.boot_id, BootId::default());
+        let troubles = |code| facts.troubles.iter().filter(|trouble| trouble.code == code).count();
+        assert_eq!((troubles(Cause::RunningSlotUnknown), troubles(Cause::BootControl)), (1, 0), "{:?}", facts.troubles);
+        assert!(facts.troubles.iter().any(|trouble| trouble.message.contains("expected the id of this boot")));
     }
 
     #[test]

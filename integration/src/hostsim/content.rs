@@ -16,6 +16,7 @@ use super::gpt::{Entry, Gpt};
 /// FLOOR=7                      this is usr/share/update-engine/floor
 /// KEY.ops.pub=base64           this is usr/share/update-engine/keys/ops.pub
 /// BOOT=panic                   this slot does not start
+/// ROOT=hidden                  the command line does not say what runs
 /// END
 /// ```
 pub const HEADER_MAGIC: &str = "OTA-TEST-IMAGE\n";
@@ -35,6 +36,8 @@ pub struct Content {
     /// Whether a missing floor and keyring are really not there (a file system), or are just not told (a stand-in): then what the
     /// folder shows stays.
     pub complete: bool,
+    /// The command line does not say what runs.
+    pub hides_root: bool,
 }
 
 impl Content {
@@ -72,6 +75,7 @@ fn from_header(head: &[u8]) -> Result<Content, String> {
         let (name, value) = line.split_once('=').ok_or_else(|| format!("its test header has a line {line:?}"))?;
         match (name, name.strip_prefix("KEY.")) {
             ("BOOT", _) => return Err(format!("kernel panic ({value})")),
+            ("ROOT", _) => content.hides_root = true,
             ("FLOOR", _) => content.floor = Some(format!("{value}\n").into_bytes()),
             (_, Some(key)) => content.keys.push((key.to_owned(), format!("{value}\n").into_bytes())),
             _ => content.os_release += &format!("{line}\n"),
@@ -137,7 +141,13 @@ fn from_ext4(disk: &Path, offset: u64) -> Result<Result<Content, String>, Error>
     let Some(os_release) = os_release else { return Ok(Err("its file system has no os-release".to_owned())) };
     let keys = files_in(&folder.path().join("keys"))?;
     let floor = read("floor");
-    Ok(Ok(Content { os_release: String::from_utf8_lossy(&os_release).into_owned(), floor, keys, complete: true }))
+    Ok(Ok(Content {
+        os_release: String::from_utf8_lossy(&os_release).into_owned(),
+        floor,
+        keys,
+        complete: true,
+        hides_root: false,
+    }))
 }
 
 fn files_in(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {

@@ -19,7 +19,8 @@ const SHARE: &str = "usr/share/update-engine";
 /// If a file cannot be written.
 pub fn show(sysroot: &Path, slot: &Entry, content: &Content) -> Result<String, Error> {
     let boot_id = fresh_id()?;
-    let line = command_line(&fs::read_to_string(sysroot.join(COMMAND_LINE)).unwrap_or_default(), &slot.guid);
+    let root = (!content.hides_root).then_some(slot.guid.as_str());
+    let line = command_line(&fs::read_to_string(sysroot.join(COMMAND_LINE)).unwrap_or_default(), root);
     put(&sysroot.join(COMMAND_LINE), line.as_bytes())?;
     put(&sysroot.join(BOOT_ID), format!("{boot_id}\n").as_bytes())?;
     put(&sysroot.join("etc/os-release"), content.os_release.as_bytes())?;
@@ -44,9 +45,9 @@ fn show_keys(folder: &Path, keys: &[(String, Vec<u8>)]) -> Result<(), Error> {
 }
 
 /// The words of an earlier command line, with this root.
-fn command_line(before: &str, guid: &str) -> String {
+fn command_line(before: &str, guid: Option<&str>) -> String {
     let kept = before.split_ascii_whitespace().filter(|word| !word.starts_with("root="));
-    let words: Vec<String> = kept.map(str::to_owned).chain([format!("root=PARTUUID={guid}")]).collect();
+    let words: Vec<String> = kept.map(str::to_owned).chain(guid.map(|guid| format!("root=PARTUUID={guid}"))).collect();
     words.join(" ") + "\n"
 }
 
@@ -80,7 +81,8 @@ mod tests {
 
     #[test]
     fn the_command_line_keeps_its_other_words() {
-        assert_eq!(command_line("quiet root=PARTUUID=1 ro\n", "2"), "quiet ro root=PARTUUID=2\n");
-        assert_eq!(command_line("", "2"), "root=PARTUUID=2\n");
+        assert_eq!(command_line("quiet root=PARTUUID=1 ro\n", Some("2")), "quiet ro root=PARTUUID=2\n");
+        assert_eq!(command_line("", Some("2")), "root=PARTUUID=2\n");
+        assert_eq!(command_line("quiet root=PARTUUID=1 ro\n", None), "quiet ro\n");
     }
 }

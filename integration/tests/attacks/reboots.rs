@@ -87,6 +87,23 @@ fn an_image_that_panics_goes_back_after_its_tries() {
 }
 
 #[test]
+fn an_image_from_which_nobody_sees_what_runs_goes_back_after_its_tries() {
+    let mut scene = Scene::new(&Options::default(), |publisher| {
+        publisher.publish(&Spec { lines: &["ROOT=hidden"], ..small("2.0.0", 2) });
+        offer(publisher, "2.0.0")
+    });
+    // It may be blind for twice that.
+    let config = scene.host.dir.join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(text.contains("deadline_s = 20\n"), "{text}");
+    fs::write(config, text.replace("deadline_s = 20\n", "deadline_s = 2\n")).unwrap();
+    scene.start();
+    let blind = scene.host.wait_for("it says that it is blind", |status| status["booted"]["slot"] == Value::Null);
+    says(&blind["summary"], &["Needs attention", "rebooted into 2.0.0, and it cannot be seen whether that runs"]);
+    assert_rolled_back(&scene, &["2.0.0", "did not"]);
+}
+
+#[test]
 fn design_11_4_an_image_without_the_key_that_signed_it_fails_its_trial() {
     let key_line = |name: &str, seed: u8| {
         format!(

@@ -50,6 +50,12 @@ pub(super) async fn check(shared: Shared, request: Request, channel: Option<Stri
     Event::Checked { facts: Box::new(facts), answer: Box::new(answer) }
 }
 
+/// Looks at the world, and asks nobody.
+pub(super) async fn look(shared: Shared, channel: Option<String>) -> Event {
+    let world = shared.world.clone();
+    Event::Looked { facts: Box::new(blocking(move || world.look(channel.as_deref())).await) }
+}
+
 async fn from_files(shared: &Shared, release: &str, payload: &str) -> CheckAnswer {
     let read = async {
         let source = fetch::Source::open(release).map_err(|error| fetch_fault(Cause::RecordFetch, &error))?;

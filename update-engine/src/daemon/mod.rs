@@ -217,7 +217,11 @@ impl Daemon {
 
     /// The disk was found only now, and the state folder lies on one of its slots: what was taken for the journal is none.
     fn is_on_a_slot(&self, event: &Event) -> bool {
-        let (Event::Started { facts, .. } | Event::Checked { facts, .. } | Event::FactsChanged { facts }) = event else {
+        let (Event::Started { facts, .. }
+        | Event::Checked { facts, .. }
+        | Event::FactsChanged { facts }
+        | Event::Looked { facts }) = event
+        else {
             return false;
         };
         !self.journal.is_stand_in() && facts.troubles.iter().any(|trouble| trouble.code == Cause::StateDir)
@@ -287,6 +291,7 @@ impl Daemon {
         let channel = self.engine.model().channel.clone();
         match effect {
             Effect::Check(request) => self.spawn("the check", None, ask::check(shared, request, channel)),
+            Effect::Look => self.spawn("the look at the world", None, ask::look(shared, channel)),
             Effect::Install { plan, scan } => {
                 self.spawn_slot_work("the installation", plan, move |plan, cancel| write::install(shared, plan, scan, cancel))
             }
@@ -584,9 +589,7 @@ impl Daemon {
         self.publisher.inspected(id, &inspection, &now());
         self.publish(self.engine.model().state.word());
         // While an update goes on, the engine knows more of the boot table than this look, which may be older.
-        let facts = self.engine.facts();
-        let blind = facts.running.is_none() || facts.boot.is_none();
-        if blind || self.engine.model().state.plan().is_none() {
+        if self.engine.facts().is_blind() || self.engine.model().state.plan().is_none() {
             self.step(Event::FactsChanged { facts: inspection.facts });
         }
     }

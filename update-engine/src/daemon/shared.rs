@@ -64,7 +64,7 @@ impl Shared {
     }
 
     pub(super) fn boot_id(&self) -> String {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).boot_id.clone()
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).boot_id.as_str().to_owned()
     }
 
     /// How the slots were read back in this run of the daemon.

@@ -179,6 +179,8 @@ fn policy(settings: &Settings, machine_id: Option<String>) -> Policy {
         lock,
         check_interval: settings.server.check_interval,
         gate_retry: settings.reboot.retry,
+        // Twice the time that a slot has which is seen.
+        blind: settings.health.deadline.saturating_mul(2),
         has_server: settings.server.url.is_some(),
         stale_after: settings.trust.stale_after,
     }

@@ -31,14 +31,11 @@ impl<'a> Offered<'a> {
 }
 
 impl Engine {
-    /// The schedule may start a check: nothing is under way, or an update waits and may be superseded. While the world cannot
-    /// be seen every state may: a check brings a new look at it.
+    /// The schedule may start a check: nothing is under way, or an update waits and may be superseded.
     pub(super) const fn may_check(&self) -> bool {
         let waits =
             matches!(self.model.state, State::Idle | State::Failed { .. } | State::Deferred { .. } | State::Proven { .. });
-        let blind = self.facts.running.is_none() || self.facts.boot.is_none();
-        let free = !matches!(self.model.state, State::Checking { .. }) && self.soft.background_check.is_none();
-        free && (blind || (waits && self.policy.has_server))
+        waits && self.soft.background_check.is_none() && self.policy.has_server
     }
 
     /// Starts a check, in front or beside an update.
@@ -60,14 +57,14 @@ impl Engine {
             (State::Checking { request }, None) => (request.clone(), false),
             _ => return Vec::new(),
         };
-        let was_blind = self.sighted().is_none();
+        let was_blind = self.facts.is_blind();
         // Beside an update that has gone on meanwhile the facts are older than what the engine knows.
         if !beside || was_blind || self.may_be_superseded() {
             self.take_facts(facts);
         }
         self.schedule_next(&answer, &request, now);
         let mut effects = Vec::new();
-        if was_blind && self.sighted().is_some() {
+        if was_blind && self.ready().is_some() {
             if !beside {
                 self.enter(State::Idle);
             }
@@ -76,7 +73,7 @@ impl Engine {
         }
         effects.extend(self.on_answer(answer, &request, beside, now));
         // Facts are fresh: what nobody vouches for is put right now, not at the next start.
-        if let (State::Idle, Some(running)) = (&self.model.state, self.sighted()) {
+        if let (State::Idle, Some(running)) = (&self.model.state, self.ready()) {
             self.remember_running(running);
             effects.extend(self.settle_idle(running, now));
         }
@@ -284,6 +281,10 @@ impl Engine {
     /// Looks again whether a deferred update may be fetched.
     pub(super) fn leave_deferred(&mut self, now: &Now) -> Vec<Effect> {
         let State::Deferred { plan, .. } = self.model.state.clone() else { return Vec::new() };
+        // Whoever sees again takes it up then.
+        if self.ready().is_none() {
+            return Vec::new();
+        }
         self.take_up(plan, now)
     }
 

@@ -21,6 +21,7 @@ const HOUR_MS: u64 = 3_600_000;
 /// Longest reason of a pause: it is shown in one line, and journalled with every step.
 const MAX_REASON_BYTES: usize = 500;
 const NOT_SIGHTED: &str = "it is not known which slot runs, or the boot table cannot be read: see `updatectl status`";
+const LEAVING: &str = "the host is rebooting, because it could not be seen which slot runs: try again when it has";
 const PAUSED: &str = "this host is paused: `updatectl resume` first";
 const CHECKING: &str = "a check is under way already";
 const NOTHING_TO_REBOOT: &str =
@@ -116,6 +117,9 @@ impl Engine {
 
     /// An update is under way: `update` says only how far it is to go.
     fn join_update(&mut self, no_reboot: bool, now: &Now) -> Answer {
+        if self.ready().is_none() {
+            return self.not_ready();
+        }
         let Some(plan) = self.model.state.plan_mut() else { return reject(Rejection::Busy, "something else is under way") };
         let (attempt, version) = (plan.attempt.clone(), plan.version.clone());
         let already = accept(Some(attempt.clone()), &format!("the update to {version} is under way already"));
@@ -151,8 +155,8 @@ impl Engine {
     }
 
     fn command_reboot(&mut self, force: bool, now: &Now) -> Answer {
-        if self.sighted().is_none() {
-            return reject(Rejection::RunningSlotUnknown, NOT_SIGHTED);
+        if self.ready().is_none() {
+            return self.not_ready();
         }
         if self.model.pause.is_some() && !force {
             return reject(Rejection::Paused, PAUSED);
@@ -199,7 +203,7 @@ impl Engine {
     }
 
     fn command_rollback(&mut self, now: &Now) -> Answer {
-        let Some(running) = self.sighted() else { return reject(Rejection::RunningSlotUnknown, NOT_SIGHTED) };
+        let Some(running) = self.ready() else { return self.not_ready() };
         if self.model.pause.is_some() {
             return reject(Rejection::Paused, PAUSED);
         }
@@ -268,7 +272,7 @@ impl Engine {
     }
 
     fn command_confirm(&mut self, now: &Now) -> Answer {
-        let Some(running) = self.sighted() else { return reject(Rejection::RunningSlotUnknown, NOT_SIGHTED) };
+        let Some(running) = self.ready() else { return self.not_ready() };
         match self.model.state.clone() {
             State::Trial { plan, verdict: None } => {
                 let attempt = plan.attempt.clone();
@@ -345,6 +349,14 @@ impl Engine {
         (Ok(Accepted { attempt: self.current_attempt(), message: "resumed".to_owned() }), effects)
     }
 
+    fn not_ready(&self) -> Answer {
+        if self.soft.leaves_unseen {
+            reject(Rejection::Busy, LEAVING)
+        } else {
+            reject(Rejection::RunningSlotUnknown, NOT_SIGHTED)
+        }
+    }
+
     fn current_attempt(&self) -> Option<String> {
         self.model.state.plan().map(|plan| plan.attempt.clone())
     }
@@ -366,6 +378,7 @@ impl Engine {
                 Rejection::TooLate,
                 "the host has booted the new slot: `updatectl confirm` keeps it, otherwise its health decides",
             ),
+            _ if self.ready().is_none() => self.not_ready(),
             State::Armed { step: ArmedStep::Rebooting, .. } if !self.soft.reboot_is_late => reject(
                 Rejection::TooLate,
                 "the host is rebooting: if it still has not in five minutes, the reboot can be cancelled here",
@@ -373,7 +386,6 @@ impl Engine {
             State::Armed { step: ArmedStep::Rebooting, .. } if self.soft.asks_reboot_again => {
                 reject(Rejection::Busy, "the reboot is being asked for once more just now: try again in a minute")
             }
-            _ if self.sighted().is_none() => reject(Rejection::RunningSlotUnknown, NOT_SIGHTED),
             State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. } => self.cancel(plan, now),
             State::Locked { plan, .. } | State::Armed { plan, .. } => self.cancel(plan, now),
         }

@@ -16,6 +16,8 @@ use crate::engine::state::{Claim, Plan, Request};
 pub enum Effect {
     /// Look at the world again, then ask the server (or read the files): answers [`crate::engine::event::Event::Checked`].
     Check(Request),
+    /// Look at the world again, which could not be seen: answers [`crate::engine::event::Event::Looked`].
+    Look,
     /// Disarm the inactive slot, then fetch, verify and write: answers `Installed`.
     Install {
         /// What.

@@ -145,6 +145,11 @@ pub enum Event {
         /// The effects of the present step were held up and never began: no answer to them will come.
         unstarted: bool,
     },
+    /// Answer to [`crate::engine::effect::Effect::Look`].
+    Looked {
+        /// The world.
+        facts: Box<Facts>,
+    },
     /// Facts changed under a command (`adopt`, `verify`).
     FactsChanged {
         /// The world.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
+use crate::engine::time::BootId;
 
 /// Who this host is, towards servers.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -145,7 +146,7 @@ pub struct Facts {
     /// Who this host is.
     pub identity: Identity,
     /// Kernel's boot id.
-    pub boot_id: String,
+    pub boot_id: BootId,
     /// The slot that runs; `None` = not known, and then nothing is written or marked.
     pub running: Option<SlotName>,
     /// The boot table; `None` = not readable.
@@ -161,6 +162,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// It is not known which slot runs, or the boot table cannot be read: nothing is written and nothing is marked.
+    pub const fn is_blind(&self) -> bool {
+        self.running.is_none() || self.boot.is_none()
+    }
+
     /// The slot that may be written: the one that does not run.
     pub fn target(&self) -> Option<SlotName> {
         self.running.map(SlotName::other)

@@ -4,9 +4,10 @@
 //! What must survive a crash is in [`Model`], which the daemon journals after every step and *before* it runs the effects.
 //! After a restart nothing is believed from the journal that can be earned again: a proven slot is read back anew.
 //!
-//! Never: writing, arming or disarming the slot that runs, or anything while it is not known which one runs; arming without a
-//! read-back in this run of the daemon and, where configured, without the lock; asking for the lock before the claim is written
-//! down; giving it back while the slot may still be armed; marking a slot good that has not shown that it is healthy.
+//! Never: writing, arming or disarming the slot that runs, or any slot while it is not known which one runs; rebooting meanwhile, but
+//! to leave an image on trial in which that cannot be seen ([`unseen`]); arming without a read-back in this run of the daemon and,
+//! where configured, without the lock; asking for the lock before the claim is written down; giving it back while the slot may still
+//! be armed; marking a slot good that has not shown that it is healthy.
 //!
 //! ```text
 //! let effects = engine.step(Event::Started { facts }, &now);
@@ -25,6 +26,7 @@ pub mod plan;
 pub mod policy;
 pub mod state;
 pub mod time;
+pub mod unseen;
 
 mod checking;
 mod commands;
@@ -84,8 +86,18 @@ pub struct Soft {
     pub background_check: Option<Request>,
     /// When the slot was read back, while that proof can still be used to arm it.
     pub proven_at: Option<Mono>,
-    /// A reboot was asked for because it could not be seen which slot runs: until that comes, or does not, nothing else begins.
+    /// While it cannot be seen which slot runs: when the world is looked at again.
+    pub look_at: Option<Mono>,
+    /// It is being looked at.
+    pub looks: bool,
+    /// While it cannot be seen which slot runs: from when on an image on trial is left.
+    pub leaves_at: Option<Mono>,
+    /// A reboot was asked for because it could not be seen which slot runs: until that comes, or is refused, nothing else begins.
     pub leaves_unseen: bool,
+    /// That reboot was refused, and is asked for again.
+    pub leave_refused: bool,
+    /// The present boot was counted as one into a bad slot.
+    pub boot_is_counted: bool,
     /// An overdue reboot is being asked for again: its command has not answered yet.
     pub asks_reboot_again: bool,
     /// The reboot command that was accepted had not ended by itself when that was last looked at.
@@ -158,6 +170,7 @@ impl Engine {
             Event::ReleaseFailed { message } => self.on_release_failed(message, now),
             Event::StandsStill { fault, unstarted } => self.on_stands_still(fault, unstarted, now),
             Event::FactsChanged { facts } => self.on_facts_changed(*facts, now),
+            Event::Looked { facts } => self.on_looked(*facts, now),
         }
     }
 
@@ -166,11 +179,12 @@ impl Engine {
         let check = self.model.check.next.as_ref().filter(|_| self.may_check());
         // A time of another boot means nothing in this one: what it waited for is over.
         let at = |alarm: &Alarm| if alarm.boot_id == self.facts.boot_id { alarm.at } else { Mono(0) };
-        [check, self.model.alarm.as_ref()].into_iter().flatten().map(at).min()
+        let alarms = [check, self.model.alarm.as_ref()].into_iter().flatten().map(at);
+        alarms.chain(self.soft.look_at).min()
     }
 
     fn on_woke(&mut self, now: &Now) -> Vec<Effect> {
-        let mut effects = Vec::new();
+        let mut effects = Vec::from_iter(self.look_if_due(now));
         if self.model.alarm.as_ref().is_some_and(|alarm| self.is_due(alarm, now)) {
             self.model.alarm = None;
             effects.extend(self.on_alarm(now));
@@ -183,19 +197,11 @@ impl Engine {
 
     /// The pause or wait of the present state is over.
     fn on_alarm(&mut self, now: &Now) -> Vec<Effect> {
-        // The reboot that was asked for has not come.
-        if std::mem::replace(&mut self.soft.leaves_unseen, false) && self.sighted().is_some() {
-            // Its command may still hang, and would reboot a host that stays.
-            let mut effects: Vec<Effect> =
-                self.model.state.plan().map(|plan| Effect::Stop(plan.attempt.clone())).into_iter().collect();
-            effects.extend(self.settle(now));
-            return effects;
+        if self.soft.leaves_unseen {
+            return self.leave_again(now);
         }
-        if self.is_blind_after_reboot() {
-            return self.leave_unseen(now);
-        }
-        // Every check brings a new look at the world; with it this goes on.
-        let Some(running) = self.sighted() else { return Vec::new() };
+        // The look that sees goes on with it.
+        let Some(running) = self.ready() else { return Vec::new() };
         match &self.model.state {
             State::Idle => self.settle_idle(running, now),
             State::Deferred { .. } => self.leave_deferred(now),
@@ -235,14 +241,14 @@ impl Engine {
     }
 
     fn on_facts_changed(&mut self, facts: Facts, now: &Now) -> Vec<Effect> {
-        let was_blind = self.sighted().is_none();
+        let was_blind = self.facts.is_blind();
         self.take_facts(facts);
         if self.model.last_error.as_ref().is_some_and(|error| error.code == Cause::FloorLost)
             && matches!(self.facts.floor, facts::FloorFacts::Known(_))
         {
             self.model.last_error = None;
         }
-        match self.sighted() {
+        match self.ready() {
             Some(_) if was_blind => self.settle(now),
             Some(running) => {
                 self.remember_running(running);
@@ -253,16 +259,22 @@ impl Engine {
         }
     }
 
-    /// The slot that runs, when that and the boot table are known. Without it nothing is written and nothing is marked.
-    fn sighted(&self) -> Option<SlotName> {
-        self.facts.running.filter(|_| self.facts.boot.is_some() && !self.soft.leaves_unseen)
+    /// The slot that runs, when something may begin: that and the boot table are known, and the host is not being left.
+    fn ready(&self) -> Option<SlotName> {
+        self.facts.running.filter(|_| !self.facts.is_blind() && !self.soft.leaves_unseen)
     }
 
-    /// Within a boot the running slot does not change: a look that fails does not make it unknown again.
+    /// Within a boot neither its id nor the running slot changes: a look that fails does not make them unknown again. A table that was
+    /// read counts as long as it is known what runs; whoever does not know that goes by what can be read now.
     fn take_facts(&mut self, mut facts: Facts) {
-        if facts.boot_id == self.facts.boot_id {
+        if self.facts.boot_id.is_same(&facts.boot_id) != Some(false) {
+            if !facts.boot_id.is_known() {
+                facts.boot_id = self.facts.boot_id.clone();
+            }
             facts.running = facts.running.or(self.facts.running);
-            facts.boot = facts.boot.or_else(|| self.facts.boot.take());
+            if facts.running.is_some() {
+                facts.boot = facts.boot.or_else(|| self.facts.boot.take());
+            }
         }
         self.facts = facts;
     }

@@ -11,7 +11,7 @@ use crate::engine::effect::Outcome;
 use crate::engine::event::Gate;
 use crate::engine::facts::PerSlot;
 use crate::engine::state::{Alarm, State};
-use crate::engine::time::Wall;
+use crate::engine::time::{BootId, Wall};
 
 /// The engine's memory. Fields are only ever added, each with a default: an older daemon must be able to read what a newer one wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -156,7 +156,7 @@ pub struct BadBoots {
     /// The attempt on trial.
     pub attempt: String,
     /// The boot that was counted last.
-    pub boot_id: String,
+    pub boot_id: BootId,
     /// How many.
     pub count: u32,
 }

@@ -26,7 +26,7 @@ pub fn decide(offer: &Offer, request: &Request, facts: &Facts, model: &Model, no
     if let Some(trouble) = facts.troubles.first() {
         return Decision::Refuse(Fault::new(trouble.code.clone(), trouble.message.clone()));
     }
-    if facts.running.is_none() || facts.boot.is_none() {
+    if facts.is_blind() {
         let message = "it is not known which slot runs, or the boot table cannot be read: nothing can be written";
         return Decision::Refuse(Fault::new(Cause::RunningSlotUnknown, message));
     }

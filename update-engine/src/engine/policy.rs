@@ -30,6 +30,9 @@ pub const LONGEST_WAIT_MS: u64 = FAILED_PAUSE_MAX_MS / 10 * 11;
 /// A proof older than this is earned again before arming.
 pub const PROOF_MAX_AGE_MS: u64 = 24 * 3_600_000;
 
+/// Longest wait before a world that cannot be seen is looked at again: a device may only be slow to appear.
+pub const LOOK_MAX_MS: u64 = 60_000;
+
 /// What the host's configuration says about when and how to reboot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
@@ -74,6 +77,8 @@ pub struct Policy {
     pub check_interval: Duration,
     /// Time between two looks at gates that said wait.
     pub gate_retry: Duration,
+    /// Time a host that was rebooted into a new slot has to see whether that runs, before it leaves it.
+    pub blind: Duration,
     /// `true` when `[server] url` is set; without it nothing is ever asked.
     pub has_server: bool,
     /// Age from which the newest record seen, or the last contact with a server, counts as stale.
@@ -83,6 +88,16 @@ pub struct Policy {
 impl Policy {
     fn interval_ms(&self) -> u64 {
         millis(self.check_interval).max(1)
+    }
+
+    /// Wait before a world that cannot be seen is looked at again.
+    pub fn look_ms(&self) -> u64 {
+        self.interval_ms().min(LOOK_MAX_MS)
+    }
+
+    /// [`Policy::blind`].
+    pub fn blind_ms(&self) -> u64 {
+        millis(self.blind)
     }
 
     /// Wait before the first check after a start: anywhere within the interval, at most [`FIRST_CHECK_MAX_MS`].
@@ -149,6 +164,7 @@ mod tests {
             lock: None,
             check_interval: Duration::from_secs(check_interval_s),
             gate_retry: Duration::from_secs(60),
+            blind: Duration::from_secs(600),
             has_server: true,
             stale_after: Duration::from_secs(60 * 86_400),
         }

@@ -9,7 +9,7 @@ use crate::engine::facts::BootTable;
 use crate::engine::model::About;
 use crate::engine::policy::{PROOF_MAX_AGE_MS, Strategy};
 use crate::engine::state::{ArmedStep, Claim, Kind, LockedStep, Plan, State, Waiting, WayBack};
-use crate::engine::time::Now;
+use crate::engine::time::{BootId, Now};
 use crate::engine::{Engine, row};
 
 /// After this long an accepted reboot that has not come is said aloud.
@@ -18,12 +18,18 @@ pub(super) const REBOOT_LATE_MS: u64 = 5 * 60_000;
 /// What a drain waits for: hooks that drain and hooks that undrain must not run beside each other.
 const STILL_UNDRAINING: &str = "undrain hooks are still running";
 
+/// What is left to do about a reboot that cannot be taken back.
+const BY_FORCE: &str = "a person may have to reboot it, by force if need be (systemd: `systemctl reboot --force`)";
+
 /// Why a release is refused that a person went back from.
 pub const LEFT_BY_A_PERSON: &str = "a person rolled it back";
 
 impl Engine {
     /// Looks at the gates, from whatever step waits for them; takes up the way back where it was interrupted.
     pub(super) fn look_at_gates_again(&mut self, now: &Now) -> Vec<Effect> {
+        if self.ready().is_none() {
+            return Vec::new();
+        }
         match self.model.state.clone() {
             State::Proven { plan, step: Waiting::Gates | Waiting::GateClosed | Waiting::LockRefused } => {
                 self.gates_before_lock(plan)
@@ -123,7 +129,7 @@ impl Engine {
     }
 
     /// Where any reboot activates the slot it stays armed, otherwise it must not stay so while the reboot has to wait.
-    fn wait_armed(&mut self, plan: Plan, old_slot: SlotName, boot_id: String, now: &Now) -> Vec<Effect> {
+    fn wait_armed(&mut self, plan: Plan, old_slot: SlotName, boot_id: BootId, now: &Now) -> Vec<Effect> {
         if !self.arms_without_reboot() || plan.claim.is_some() || plan.drained {
             return self.step_back(plan, now);
         }
@@ -236,7 +242,7 @@ impl Engine {
     }
 
     /// Armed, and the lock is not confirmed. A server may be out of reach for a moment; a slot must not stay armed without it.
-    fn lock_lost(&mut self, plan: Plan, old_slot: SlotName, boot_id: String, refusal: LockRefusal, now: &Now) -> Vec<Effect> {
+    fn lock_lost(&mut self, plan: Plan, old_slot: SlotName, boot_id: BootId, refusal: LockRefusal, now: &Now) -> Vec<Effect> {
         let asked_before = self.soft.lock_refusal.is_some();
         let plan = without_grant(plan);
         self.remember_refusal(refusal, now);
@@ -290,7 +296,7 @@ impl Engine {
     }
 
     /// `manual` without a lock drains nothing: nobody knows when the reboot will come.
-    fn start_drain(&mut self, mut plan: Plan, boot_id: String, now: &Now) -> Vec<Effect> {
+    fn start_drain(&mut self, mut plan: Plan, boot_id: BootId, now: &Now) -> Vec<Effect> {
         if self.rests_when_armed(&plan) {
             return self.arm(plan, boot_id, now);
         }
@@ -337,7 +343,7 @@ impl Engine {
     }
 
     /// The server has to acknowledge the durable change to `rebooting` before the flip.
-    fn acknowledge(&mut self, plan: Plan, boot_id: String, now: &Now) -> Vec<Effect> {
+    fn acknowledge(&mut self, plan: Plan, boot_id: BootId, now: &Now) -> Vec<Effect> {
         if plan.claim.is_none() || plan.forced {
             return self.arm(plan, boot_id, now);
         }
@@ -372,7 +378,7 @@ impl Engine {
         }
     }
 
-    fn arm(&mut self, plan: Plan, boot_id: String, now: &Now) -> Vec<Effect> {
+    fn arm(&mut self, plan: Plan, boot_id: BootId, now: &Now) -> Vec<Effect> {
         let mut effects = Vec::from_iter(self.refuse_what_is_left(&plan, now));
         self.enter(State::Locked { plan: plan.clone(), boot_id, step: LockedStep::Arming });
         effects.push(Effect::Arm(plan));
@@ -409,7 +415,7 @@ impl Engine {
     }
 
     /// A slot that was armed without draining is drained before the reboot that a person asked for.
-    fn drain_before_reboot(&mut self, mut plan: Plan, old_slot: SlotName, boot_id: String) -> Vec<Effect> {
+    fn drain_before_reboot(&mut self, mut plan: Plan, old_slot: SlotName, boot_id: BootId) -> Vec<Effect> {
         if plan.drained {
             return self.lock_again_or_reboot(plan, old_slot, boot_id);
         }
@@ -418,7 +424,7 @@ impl Engine {
         vec![Effect::Drain(plan)]
     }
 
-    fn lock_again_or_reboot(&mut self, plan: Plan, old_slot: SlotName, boot_id: String) -> Vec<Effect> {
+    fn lock_again_or_reboot(&mut self, plan: Plan, old_slot: SlotName, boot_id: BootId) -> Vec<Effect> {
         if plan.claim.is_none() || plan.forced {
             return self.reboot(plan, old_slot, boot_id);
         }
@@ -426,16 +432,18 @@ impl Engine {
         vec![Effect::Lock(plan)]
     }
 
-    fn reboot(&mut self, plan: Plan, old_slot: SlotName, boot_id: String) -> Vec<Effect> {
+    fn reboot(&mut self, plan: Plan, old_slot: SlotName, boot_id: BootId) -> Vec<Effect> {
         self.enter(State::Armed { plan: plan.clone(), old_slot, boot_id, step: ArmedStep::Rebooting });
         vec![Effect::Reboot(plan)]
     }
 
     pub(super) fn on_reboot(&mut self, attempt: &str, result: Result<RebootAccepted, Fault>, now: &Now) -> Vec<Effect> {
         self.soft.asks_reboot_again = false;
-        // Who sees nothing takes nothing back, and asks again by its alarm.
-        if !self.is_current(attempt) || self.is_blind_after_reboot() {
+        if !self.is_current(attempt) {
             return Vec::new();
+        }
+        if self.soft.leaves_unseen {
+            return self.on_left(result, now);
         }
         match (self.model.state.clone(), result) {
             (State::Armed { step: ArmedStep::Rebooting, .. } | State::Trial { verdict: Some(_), .. }, Ok(accepted)) => {
@@ -473,11 +481,12 @@ impl Engine {
         vec![Effect::Reboot(plan)]
     }
 
-    fn say_reboot_is_late(&mut self, refused: Option<&Fault>, now: &Now) {
+    pub(super) fn say_reboot_is_late(&mut self, refused: Option<&Fault>, now: &Now) {
         self.soft.reboot_is_late = true;
         let refused = refused.map(|fault| format!(", and was refused when it was asked for again ({})", fault.message));
         let way_out = match self.model.state {
-            State::Trial { .. } => "a person may have to reboot it, by force if need be (systemd: `systemctl reboot --force`)",
+            _ if self.soft.leaves_unseen => BY_FORCE,
+            State::Trial { .. } => BY_FORCE,
             _ if self.soft.reboot_command_runs => {
                 "`updatectl cancel` ends the command, disarms the slot and gives the lock back: end what is left of the shutdown first"
             }

@@ -13,7 +13,7 @@ use crate::engine::{Engine, row};
 impl Engine {
     /// Somebody waits for this host: it is on trial, holds the lock or is drained. Who cannot see which slot runs takes nothing back.
     pub fn must_not_stand_still(&self) -> bool {
-        if self.sighted().is_none() {
+        if self.ready().is_none() {
             return false;
         }
         match &self.model.state {
@@ -37,15 +37,17 @@ impl Engine {
             Effect::Disarm(_) => true,
             Effect::Undrain(_) | Effect::Stop(_) => burdened,
             Effect::MarkBad(_) => on_trial,
-            // A reboot that was accepted and got lost is asked for again: the journal has that step.
-            Effect::Reboot(_) => on_trial || self.soft.reboot_accepted_at.is_some() || self.is_blind_after_reboot(),
+            // A reboot that was accepted and got lost is asked for again: the journal has that step. Of one that leaves what is not
+            // seen it has to have the count first.
+            Effect::Reboot(_) => (on_trial && !self.soft.leaves_unseen) || self.soft.reboot_accepted_at.is_some(),
+            Effect::Look => true,
             _ => false,
         }
     }
 
     /// What the engine goes on to count on when it leaves a step that could not be journalled.
     pub const fn still_counts_on(effect: &Effect) -> bool {
-        matches!(effect, Effect::Check(_) | Effect::Install { .. } | Effect::Undrain(_))
+        matches!(effect, Effect::Check(_) | Effect::Look | Effect::Install { .. } | Effect::Undrain(_))
     }
 
     /// Back to the old slot from a trial; undrained and without the lock from everything before the reboot.

@@ -10,46 +10,18 @@ use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::{Fault, Orphan};
 use crate::engine::facts::{Facts, Marks};
 use crate::engine::model::About;
-use crate::engine::policy::{LONGEST_WAIT_MS, MAX_BAD_BOOTS};
-use crate::engine::rebooting::REBOOT_LATE_MS;
+use crate::engine::policy::LONGEST_WAIT_MS;
 use crate::engine::row;
 use crate::engine::state::{
     Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, UNKNOWN_VERSION, WayBack,
 };
-use crate::engine::time::Now;
+use crate::engine::time::{BootId, Now};
 
 /// Checks in a row that a start may repeat because a person asked for them: an answer that kills the daemon must not be asked
 /// for for ever.
 const MAX_REPEATED_CHECKS: u32 = 3;
 
-/// How long a host that was rebooted into a new slot may be blind before it goes back.
-const BLIND_MS: u64 = 10 * 60_000;
-
 impl Engine {
-    /// The host was rebooted to try a slot, and it cannot be seen whether that one runs: its image may be what makes it blind.
-    pub fn is_blind_after_reboot(&self) -> bool {
-        self.sighted().is_none()
-            && match &self.model.state {
-                State::Armed { boot_id, .. } | State::Locked { boot_id, step: LockedStep::Arming, .. } => {
-                    *boot_id != self.facts.boot_id
-                }
-                State::Trial { .. } | State::Committed { .. } => true,
-                _ => false,
-            }
-    }
-
-    /// Nothing can be marked by whoever sees nothing, but the loader counts the boots of a slot on trial: a reboot brings the old
-    /// one back.
-    pub(super) fn leave_unseen(&mut self, now: &Now) -> Vec<Effect> {
-        let Some(plan) = self.model.state.plan().cloned() else { return Vec::new() };
-        let boots = self.count_bad_boot(&plan);
-        self.set_alarm(REBOOT_LATE_MS, now);
-        let message = format!("the host was rebooted into {}, and it could not be seen which slot runs", plan.version);
-        self.remember_error(&Fault::new(Cause::RunningSlotUnknown, message), About::Attempt, now);
-        self.soft.leaves_unseen = boots <= MAX_BAD_BOOTS;
-        if self.soft.leaves_unseen { vec![Effect::Reboot(plan)] } else { Vec::new() }
-    }
-
     pub(super) fn on_started(&mut self, facts: Facts, orphans: Vec<Orphan>, now: &Now) -> Vec<Effect> {
         self.facts = facts;
         self.soft.orphans = orphans;
@@ -70,18 +42,17 @@ impl Engine {
     /// Takes up what the journal says was under way, as far as the world bears it out.
     pub(super) fn settle(&mut self, now: &Now) -> Vec<Effect> {
         self.schedule_after_start(now);
-        let Some(running) = self.sighted() else {
-            // Nothing may be written or marked before the world is seen: the next check looks again.
+        let Some(running) = self.ready() else {
+            // Nothing may be written or marked before the world is seen.
             if matches!(self.model.state, State::Checking { .. }) {
                 self.enter(State::Idle);
             }
-            if self.is_blind_after_reboot() {
-                self.set_alarm(BLIND_MS, now);
-            }
+            self.watch(now);
             return Vec::new();
         };
         // What was waited for while nothing was seen is over, and must not be done a second time beside what is done now.
         self.forget_wait();
+        self.stop_watching();
         self.remember_running(running);
         let mut effects = self.take_in_orphans(running, now);
         effects.extend(self.settle_state(running, now));
@@ -232,7 +203,7 @@ impl Engine {
     }
 
     /// The loader has spent a try on it, or it was marked bad while it ran.
-    fn was_tried(&self, marks: Marks) -> bool {
+    pub(super) fn was_tried(&self, marks: Marks) -> bool {
         let full = self.facts.boot.as_ref().map_or(0, |boot| boot.tries);
         marks.spent || (marks.pending() && marks.tries_left < full)
     }
@@ -267,7 +238,7 @@ impl Engine {
     }
 
     /// The journal stands between the grant and the flip: the boot table knows whether the flip happened.
-    fn restart_locked(&mut self, plan: Plan, boot_id: String, step: LockedStep, now: &Now) -> Vec<Effect> {
+    fn restart_locked(&mut self, plan: Plan, boot_id: BootId, step: LockedStep, now: &Now) -> Vec<Effect> {
         let marks = self.facts.marks(plan.slot).unwrap_or_default();
         let flipped = marks.pending() || marks.spent;
         if flipped || plan.giving_up.is_some() || step == LockedStep::GivingUp {
@@ -278,10 +249,11 @@ impl Engine {
         self.prove_again(plan, 0)
     }
 
-    fn restart_armed(&mut self, mut plan: Plan, old_slot: SlotName, boot_id: String, step: ArmedStep, now: &Now) -> Vec<Effect> {
+    fn restart_armed(&mut self, mut plan: Plan, old_slot: SlotName, boot_id: BootId, step: ArmedStep, now: &Now) -> Vec<Effect> {
         let marks = self.facts.marks(plan.slot).unwrap_or_default();
-        let rebooted = boot_id != self.facts.boot_id;
-        if rebooted && self.was_tried(marks) {
+        let same_boot = boot_id.is_same(&self.facts.boot_id);
+        // Where nobody can tell the boots apart, a try that was spent tells that there was another one.
+        if same_boot != Some(true) && self.was_tried(marks) {
             let why = self.why_it_went_back(plan.slot);
             return self.roll_back(&plan, &why, now);
         }
@@ -289,8 +261,15 @@ impl Engine {
             return self.restart_way_back(plan, marks, now);
         }
         self.enter(State::Armed { plan: plan.clone(), old_slot, boot_id: boot_id.clone(), step });
-        if !rebooted {
+        if same_boot == Some(true) {
             return self.armed_in_this_boot(plan, old_slot, boot_id, step, marks, now);
+        }
+        if same_boot.is_none() {
+            let message = "it is not known whether the host was rebooted, because the id of its boot could not be read";
+            let fault = Fault::new(Cause::NoIdentity, message);
+            self.remember_error(&fault, About::Attempt, now);
+            plan.giving_up = Some(GivingUp::over(fault, WayBack::Failed, SlotMayBe::armed_if(marks.pending())));
+            return self.restart_way_back(plan, marks, now);
         }
         if marks.pending() {
             let message =
@@ -310,7 +289,7 @@ impl Engine {
         &mut self,
         plan: Plan,
         old_slot: SlotName,
-        boot_id: String,
+        boot_id: BootId,
         step: ArmedStep,
         marks: Marks,
         now: &Now,

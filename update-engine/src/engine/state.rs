@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
-use crate::engine::time::{Mono, Wall};
+use crate::engine::time::{BootId, Mono, Wall};
 
 /// Where an update stands. The journal holds it as JSON: names are never changed, fields only added with a default.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -73,7 +73,7 @@ pub enum State {
         /// What is about to be armed.
         plan: Plan,
         /// The boot in which this began.
-        boot_id: String,
+        boot_id: BootId,
         /// How far.
         step: LockedStep,
     },
@@ -84,7 +84,7 @@ pub enum State {
         /// The slot that ran when it was armed.
         old_slot: SlotName,
         /// The boot in which it was armed.
-        boot_id: String,
+        boot_id: BootId,
         /// How far towards the reboot.
         step: ArmedStep,
     },
@@ -488,7 +488,7 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {
     /// Boot it was set in.
-    pub boot_id: String,
+    pub boot_id: BootId,
     /// When it rings.
     pub at: Mono,
     /// The same on the wall clock, for display only.

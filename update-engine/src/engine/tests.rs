@@ -8,5 +8,6 @@ pub(crate) mod host;
 mod killed;
 mod lifecycle;
 mod property;
+mod unseen;
 pub(crate) mod words;
 mod world;

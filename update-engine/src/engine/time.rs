@@ -32,6 +32,39 @@ impl Mono {
     }
 }
 
+/// The kernel's id of one boot, or that it could not be read. Where it is stored the unknown one is an empty text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(String);
+
+impl BootId {
+    /// As it was read; an empty text is the unknown one.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// It was read.
+    pub const fn is_known(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Whether both are of one boot; `None` = one of them is not known, and then nobody can tell.
+    pub fn is_same(&self, other: &Self) -> Option<bool> {
+        (self.is_known() && other.is_known()).then(|| self == other)
+    }
+
+    /// As it was read, for display and for servers; empty when it is not known.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for BootId {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
 /// The moment of a step: both clocks and fresh random bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -73,6 +106,14 @@ mod tests {
         assert_eq!(at(u128::MAX).jitter_ms(100), 100);
         assert_eq!(at(u128::MAX).jitter_ms(0), 0);
         assert_eq!(at(1 << 63).jitter_ms(99), 50);
+    }
+
+    #[test]
+    fn an_unknown_boot_is_neither_the_same_nor_another_one() {
+        let (one, other, unknown) = (BootId::new("5d1c"), BootId::new("77aa"), BootId::default());
+        assert_eq!((one.is_same(&one), one.is_same(&other)), (Some(true), Some(false)));
+        assert_eq!((one.is_same(&unknown), unknown.is_same(&one), unknown.is_same(&unknown)), (None, None, None));
+        assert_eq!(serde_json::to_string(&(one, unknown)).unwrap(), r#"["5d1c",""]"#);
     }
 
     #[test]

@@ -95,11 +95,18 @@ impl Engine {
 
     /// Once for each boot, however often the daemon is started in it.
     pub(super) fn count_bad_boot(&mut self, plan: &Plan) -> u32 {
-        let boot_id = &self.facts.boot_id;
-        let known = self.model.bad_boots.take().filter(|known| known.attempt == plan.attempt);
-        let count = known.map_or(1, |known| known.count.saturating_add(u32::from(known.boot_id != *boot_id)));
-        self.model.bad_boots = Some(BadBoots { attempt: plan.attempt.clone(), boot_id: boot_id.clone(), count });
+        let count = self.boots_of(plan);
+        self.model.bad_boots = Some(BadBoots { attempt: plan.attempt.clone(), boot_id: self.facts.boot_id.clone(), count });
+        self.soft.boot_is_counted = true;
         count
+    }
+
+    /// Boots into the plan's slot that went badly, with this one. Where boots cannot be told apart, each start of the daemon counts:
+    /// too many stop a host from rebooting for ever, too few would not.
+    pub(super) fn boots_of(&self, plan: &Plan) -> u32 {
+        let Some(known) = self.model.bad_boots.as_ref().filter(|known| known.attempt == plan.attempt) else { return 1 };
+        let same = known.boot_id.is_same(&self.facts.boot_id).unwrap_or(self.soft.boot_is_counted);
+        known.count.saturating_add(u32::from(!same))
     }
 
     /// A reboot would help nobody: the host stays reachable, says so, and looks after its health again.

@@ -13,6 +13,8 @@ use crate::engine::model::{About, CheckOutcome, LastError, Pause};
 use crate::engine::state::{
     Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Waiting as Step, WayBack,
 };
+use crate::engine::time::Mono;
+use crate::engine::unseen::{Stays, Unseen};
 use crate::status::view::{self, Input};
 
 /// Holders of a lock that are named; the whole list is in the document.
@@ -50,8 +52,8 @@ fn paused(input: &Input<'_>, pause: &Pause) -> String {
 
 fn by_state(input: &Input<'_>) -> String {
     let plan = input.state().plan();
-    if let Some(plan) = plan.filter(|_| input.engine.is_blind_after_reboot()) {
-        return blind_after_reboot(input, plan);
+    if let Some((plan, how)) = plan.zip(input.engine.unseen()) {
+        return unseen(input, plan, how);
     }
     if let Some((plan, why)) = plan.and_then(|plan| Some((plan, plan.giving_up.as_ref()?))) {
         return giving_up(input, plan, why);
@@ -90,14 +92,110 @@ fn by_state(input: &Input<'_>) -> String {
     }
 }
 
-/// Which slot runs is what the trouble before it is about.
-fn blind_after_reboot(input: &Input<'_>, plan: &Plan) -> String {
-    let again = when(input, input.engine.model().alarm.as_ref());
-    format!(
-        "the host was rebooted into {}, and it cannot be seen whether that runs: unless it can, it reboots {again}, so that the boot loader goes back to {}",
-        plan.version,
-        plan.way_back()
-    )
+/// Why nothing is seen is what the trouble before it is about.
+fn unseen(input: &Input<'_>, plan: &Plan, unseen: Unseen) -> String {
+    let (version, back) = (&plan.version, plan.way_back());
+    let blind = format!("the host was rebooted into {version}, and it cannot be seen whether that runs");
+    let again = looked_at_again(input);
+    match unseen {
+        Unseen::Waits => {
+            if let State::RolledBack { why, .. } = input.state() {
+                let why = end(why);
+                return format!(
+                    "{version} rolled back to {back} ({why}); its slot is disarmed when it can be seen which slot runs; {again}"
+                );
+            }
+            format!("{version} waits: it goes on when it can be seen which slot runs, and what the boot table says; {again}")
+        }
+        Unseen::Leaves { at } => {
+            let when = at_time(input, at);
+            match refused_reboot(input) {
+                Some(message) => {
+                    format!(
+                        "{blind}: it was to reboot, so that the boot loader goes back to {back}, and {message}; it is asked for again {when}, and a person can reboot it, too"
+                    )
+                }
+                None => format!(
+                    "{blind}: unless it can, it reboots {when}, so that the boot loader goes back to {back} (`updatectl pause` keeps it as it is)"
+                ),
+            }
+        }
+        Unseen::Leaving => leaving(input, plan),
+        Unseen::GivenUp { boots } => {
+            let lock = lock_to_free(plan);
+            format!(
+                "{blind}: in {boots} boots it was left for {back}, which did not come, and it is left no more: a person has to see what boots there, and choose slot {} in the boot loader{lock}; {again}",
+                plan.slot.other()
+            )
+        }
+        Unseen::Stays(Stays::Paused) => {
+            format!(
+                "{blind}: it stays as it is while it is paused; after `updatectl resume` it reboots, so that the boot loader goes back to {back}"
+            )
+        }
+        Unseen::Stays(why) => format!("{}{}; {again}", stays(input, plan, why), lock_to_free(plan)),
+    }
+}
+
+fn stays(input: &Input<'_>, plan: &Plan, why: Stays) -> String {
+    let (version, slot, back) = (&plan.version, plan.slot, plan.way_back());
+    let blind = format!("the host was rebooted into {version}, and it cannot be seen whether that runs");
+    let table = "before its boot table can be read (`sgdisk --verify` with its disk tells what is wrong, `gdisk` mends it)";
+    match (why, input.facts().running) {
+        (Stays::NoTable, Some(runs)) if runs == slot => {
+            format!("{version} runs from slot {slot}: it is neither kept nor left {table}")
+        }
+        (Stays::NoTable, Some(runs)) => format!("slot {runs} runs instead of {version}: nothing is taken back {table}"),
+        (Stays::NoTable, None) => format!("{blind}: it is not rebooted {table}, because nothing may boot then"),
+        (Stays::Kept, _) => {
+            format!("{blind}: it is healthy, and a reboot would start it again; the update is done when it is seen")
+        }
+        (Stays::NoBootId, _) => format!(
+            "{blind}: it does not reboot by itself, because without the id of its boot nobody counts how often; a person can reboot it (systemd: `systemctl reboot`), until the boot loader goes back to {back}"
+        ),
+        (Stays::NotTried, _) => {
+            format!(
+                "{blind}: by the boot table (`updatectl slots`) {back} runs, and a reboot would not help; what was done is taken back when it is seen"
+            )
+        }
+        (Stays::NoWayBack | Stays::Paused, _) => {
+            format!(
+                "{blind}: slot {} is not good (`updatectl slots`), so there is nothing to go back to by a reboot",
+                slot.other()
+            )
+        }
+    }
+}
+
+/// The reboot was asked for, whatever has been seen since.
+fn leaving(input: &Input<'_>, plan: &Plan) -> String {
+    let (version, back) = (&plan.version, plan.way_back());
+    if let Some(message) = late(input) {
+        return format!(
+            "needs attention: it could not be seen whether {version} runs, and the host should have gone back to {back}: {message}"
+        );
+    }
+    let accepted = accepted(input);
+    let waits = input.journal_fault.is_some() && accepted.is_empty();
+    let reboots = if waits { "the host reboots as soon as that can be written down" } else { "rebooting" };
+    format!("it could not be seen whether {version} runs: {reboots}, so that the boot loader goes back to {back}{accepted}")
+}
+
+/// The reboot that was to leave what is not seen was refused: how.
+fn refused_reboot<'a>(input: &Input<'a>) -> Option<&'a str> {
+    let error = input.engine.model().last_error.as_ref().filter(|_| input.engine.soft().leave_refused)?;
+    Some(end(&error.message))
+}
+
+/// Who stays keeps the lock, which others may need.
+fn lock_to_free(plan: &Plan) -> String {
+    let holds = plan.claim.as_ref().is_some_and(|claim| claim.granted);
+    if holds { "; it keeps its reboot lock, which `locksmithctl unlock` frees".to_owned() } else { String::new() }
+}
+
+/// "looked at again in 60 s (at 12:06 UTC)".
+fn looked_at_again(input: &Input<'_>) -> String {
+    format!("looked at again {}", input.engine.soft().look_at.map_or_else(|| "now".to_owned(), |at| at_time(input, at)))
 }
 
 fn idle(input: &Input<'_>) -> String {
@@ -156,8 +254,9 @@ fn left_by_a_person(input: &Input<'_>) -> String {
 /// What is waited for while something forbids every update.
 fn until_mended(input: &Input<'_>) -> String {
     let (engine, facts) = (input.engine, input.facts());
-    let blind = facts.running.is_none() || facts.boot.is_none();
-    let look = if engine.policy().has_server || blind {
+    let look = if facts.is_blind() {
+        looked_at_again(input)
+    } else if engine.policy().has_server {
         format!("looked at again {}", when(input, engine.model().check.next.as_ref()))
     } else {
         "`updatectl verify` looks again".to_owned()
@@ -409,7 +508,11 @@ fn next_check(input: &Input<'_>) -> String {
 /// "in 41 min (at 14:02 UTC)".
 fn when(input: &Input<'_>, alarm: Option<&Alarm>) -> String {
     let Some(alarm) = alarm.filter(|alarm| alarm.boot_id == input.facts().boot_id) else { return "now".to_owned() };
-    let wait_s = input.now.mono.until(alarm.at).div_ceil(1000);
+    at_time(input, alarm.at)
+}
+
+fn at_time(input: &Input<'_>, at: Mono) -> String {
+    let wait_s = input.now.mono.until(at).div_ceil(1000);
     let span = match wait_s {
         0 => return "now".to_owned(),
         1..120 => format!("{wait_s} s"),

@@ -1,6 +1,7 @@
 //! Every state and step of the pure engine, as a person reads it: what, why, what next and when.
 
 use jiff::Timestamp;
+use manifests::release::SlotName;
 use manifests::version::Sequence;
 use serde_json::Value;
 
@@ -8,11 +9,12 @@ use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
 use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Proof};
-use crate::engine::facts::{FloorFacts, Trouble};
+use crate::engine::facts::{Facts, FloorFacts, Trouble};
 use crate::engine::model::{Hold, Progress};
 use crate::engine::policy::Strategy;
 use crate::engine::tests::host::{BLANK, Host, armed, closed, fault, in_new_slot, policy};
 use crate::engine::tests::words::EVERY_STATE;
+use crate::engine::time::BootId;
 use crate::status::contract::assert_contract;
 use crate::status::json::{ExitClass, Status};
 use crate::status::view::{Input, status};
@@ -493,17 +495,173 @@ fn a_disarm_that_fails_after_a_late_reboot_was_cancelled_is_said() {
     assert_eq!(document.exit_class(), ExitClass::Attention);
 }
 
-#[test]
-fn a_host_that_is_blind_after_its_reboot_says_that_it_goes_back_and_when() {
-    let mut host = Host::at("armed/rebooting");
+/// What is said of a host that was rebooted into slot b and sees as little as this, after the trouble that says why.
+fn said_of_blind(host: &mut Host, change: impl FnOnce(&mut Facts)) -> String {
     host.restart(|facts| {
         in_new_slot(facts, armed(2));
         facts.running = None;
         facts.troubles = vec![Trouble { code: Cause::RunningSlotUnknown, message: "no root= on the command line".into() }];
+        change(facts);
     });
-    let summary = document(&mut host).summary;
-    let expected = "Needs attention: no root= on the command line; the host was rebooted into 1.1.0, and it cannot be seen whether that runs: unless it can, it reboots in 10 min (at 12:1";
-    assert!(summary.starts_with(expected) && summary.ends_with(", so that the boot loader goes back to 1.0.0."), "{summary}");
+    says_blind(host)
+}
+
+fn says_blind(host: &mut Host) -> String {
+    let document = document(host);
+    assert_eq!(document.exit_class(), ExitClass::Attention);
+    let said = document.summary.strip_prefix("Needs attention: no root= on the command line; ");
+    said.unwrap_or_else(|| panic!("{}", document.summary)).to_owned()
+}
+
+const BLIND: &str = "the host was rebooted into 1.1.0, and it cannot be seen whether that runs";
+
+/// Ten looks that find nothing new; the last one is when the host is left.
+fn ten_minutes(host: &mut Host) -> Vec<String> {
+    let mut effects = Vec::new();
+    for _ in 0..10 {
+        host.wake();
+        effects = host.step(Event::Looked { facts: Box::new(host.facts.clone()) });
+    }
+    effects
+}
+
+#[test]
+fn a_host_that_is_blind_after_its_reboot_says_that_it_goes_back_and_when() {
+    let mut host = Host::at("armed/rebooting");
+    assert_eq!(
+        said_of_blind(&mut host, |_| ()),
+        format!(
+            "{BLIND}: unless it can, it reboots in 10 min (at 12:15 UTC), so that the boot loader goes back to 1.0.0 (`updatectl pause` keeps it as it is)."
+        )
+    );
+    assert_eq!(ten_minutes(&mut host), ["reboot"]);
+    let full = Fault::new(Cause::StateDir, "/var/lib: no space left");
+    let waits = document_with(&mut host, Some(&full)).summary;
+    let expected = "it could not be seen whether 1.1.0 runs: the host reboots as soon as that can be written down, so that the boot loader goes back to 1.0.0.";
+    assert!(waits.ends_with(expected), "{waits}");
+    assert_eq!(
+        says_blind(&mut host),
+        "it could not be seen whether 1.1.0 runs: rebooting, so that the boot loader goes back to 1.0.0."
+    );
+    host.reboot(Ok(()));
+    assert_eq!(
+        says_blind(&mut host),
+        "it could not be seen whether 1.1.0 runs: rebooting, so that the boot loader goes back to 1.0.0: the reboot was accepted at 12:15 UTC."
+    );
+    host.wake();
+    let late = says_blind(&mut host);
+    assert!(
+        late.starts_with("needs attention: it could not be seen whether 1.1.0 runs, and the host should have gone back to 1.0.0: the reboot was accepted but has not happened")
+            && late.ends_with("a person may have to reboot it, by force if need be (systemd: `systemctl reboot --force`)."),
+        "{late}"
+    );
+}
+
+#[test]
+fn a_blind_host_whose_reboot_is_refused_says_how_and_when_it_is_asked_for_again() {
+    let mut host = Host::at("armed/rebooting");
+    said_of_blind(&mut host, |_| ());
+    ten_minutes(&mut host);
+    host.reboot(Err(fault("reboot")));
+    assert_eq!(
+        says_blind(&mut host),
+        format!(
+            "{BLIND}: it was to reboot, so that the boot loader goes back to 1.0.0, and it broke: reboot; it is asked for again in 5 min (at 12:20 UTC), and a person can reboot it, too."
+        )
+    );
+    assert_eq!(host.last_error(), "reboot");
+}
+
+#[test]
+fn a_blind_host_that_is_left_no_more_says_so_and_what_a_person_can_do() {
+    let mut host = Host::at("armed/rebooting");
+    for boot in ["boot-2", "boot-3", "boot-4"] {
+        said_of_blind(&mut host, |facts| facts.boot_id = boot.into());
+        assert_eq!(ten_minutes(&mut host), ["reboot"]);
+    }
+    assert_eq!(
+        said_of_blind(&mut host, |facts| facts.boot_id = "boot-5".into()),
+        format!(
+            "{BLIND}: in 3 boots it was left for 1.0.0, which did not come, and it is left no more: a person has to see what boots there, and choose slot a in the boot loader; it keeps its reboot lock, which `locksmithctl unlock` frees; looked at again in 60 s (at 12:36 UTC)."
+        )
+    );
+}
+
+#[test]
+fn a_blind_host_that_stays_says_why_and_what_a_person_can_do() {
+    type Change = fn(&mut Facts);
+    let table = "before its boot table can be read (`sgdisk --verify` with its disk tells what is wrong, `gdisk` mends it)";
+    let cases: [(&str, Change, String); 9] = [
+        (
+            "armed/rebooting",
+            |facts| facts.boot = None,
+            format!("{BLIND}: it is not rebooted {table}, because nothing may boot then"),
+        ),
+        (
+            "armed/rebooting",
+            |facts| (facts.running, facts.boot) = (Some(SlotName::A), None),
+            format!("slot a runs instead of 1.1.0: nothing is taken back {table}"),
+        ),
+        (
+            "trial",
+            |facts| (facts.running, facts.boot) = (Some(SlotName::B), None),
+            format!("1.1.0 runs from slot b: it is neither kept nor left {table}"),
+        ),
+        (
+            "committed",
+            |_| (),
+            format!("{BLIND}: it is healthy, and a reboot would start it again; the update is done when it is seen"),
+        ),
+        (
+            "armed/rebooting",
+            |facts| facts.boot_id = BootId::default(),
+            format!(
+                "{BLIND}: it does not reboot by itself, because without the id of its boot nobody counts how often; a person can reboot it (systemd: `systemctl reboot`), until the boot loader goes back to 1.0.0"
+            ),
+        ),
+        (
+            "armed/rebooting",
+            |facts| facts.boot.as_mut().unwrap().marks.b = armed(3),
+            format!(
+                "{BLIND}: by the boot table (`updatectl slots`) 1.0.0 runs, and a reboot would not help; what was done is taken back when it is seen"
+            ),
+        ),
+        (
+            "trial",
+            |facts| facts.boot.as_mut().unwrap().marks.a = BLANK,
+            format!("{BLIND}: slot a is not good (`updatectl slots`), so there is nothing to go back to by a reboot"),
+        ),
+        (
+            "fetching",
+            |_| (),
+            "1.1.0 waits: it goes on when it can be seen which slot runs, and what the boot table says".to_owned(),
+        ),
+        (
+            "armed/rebooting",
+            |facts| facts.boot_id = "boot-1".into(),
+            "1.1.0 waits: it goes on when it can be seen which slot runs, and what the boot table says".to_owned(),
+        ),
+    ];
+    for (state, change, expected) in cases {
+        let mut host = Host::at(state);
+        let waits = expected.contains(" waits: ") || state == "fetching";
+        let lock = if waits { "" } else { "; it keeps its reboot lock, which `locksmithctl unlock` frees" };
+        let said = said_of_blind(&mut host, change);
+        assert!(said.starts_with(&format!("{expected}{lock}; looked at again in 60 s (at 12:0")), "{state}: {said}");
+    }
+    let said = said_of_blind(&mut Host::at("rolled-back"), |_| ());
+    let begins = "1.1.0 rolled back to 1.0.0 (it did not come up: the loader spent its tries and went back); its slot is disarmed when it can be seen which slot runs; looked at again in 60 s";
+    assert!(said.starts_with(begins), "{said}");
+    let said = said_of_blind(&mut Host::at("failed"), |facts| facts.boot_id = "boot-1".into());
+    assert!(said.starts_with("the update to 1.1.0 failed (it broke: download); it is not known which slot runs;"), "{said}");
+    let mut host = Host::at("armed/rebooting");
+    said_of_blind(&mut host, |_| ());
+    host.order(Command::Pause { until: None, reason: None });
+    let said = says_blind(&mut host);
+    let expected = format!(
+        "paused by a person until `updatectl resume`; {BLIND}: it stays as it is while it is paused; after `updatectl resume` it reboots, so that the boot loader goes back to 1.0.0."
+    );
+    assert_eq!(said, expected);
 }
 
 #[test]

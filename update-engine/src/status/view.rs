@@ -196,7 +196,7 @@ fn booted(input: &Input<'_>) -> Booted {
         slot: facts.running.map(|slot| slot.to_string()),
         version: facts.running_content().version,
         confirmed: good,
-        boot_id: facts.boot_id.clone(),
+        boot_id: facts.boot_id.as_str().to_owned(),
     }
 }
 

@@ -114,6 +114,7 @@ pub(crate) fn policy(strategy: Strategy, with_lock: bool) -> Policy {
         lock: with_lock.then_some(lock),
         check_interval: Duration::from_secs(2700),
         gate_retry: Duration::from_secs(60),
+        blind: Duration::from_secs(600),
         has_server: true,
         stale_after: Duration::from_secs(60 * 86_400),
     }
@@ -391,6 +392,16 @@ impl Host {
         self.boot_into_b(armed(TRIES - 1));
         self.health(Ok(()));
         self.commit_done(Ok(()))
+    }
+
+    /// Everything goes well from `fetching` to the reboot, with the strategy `immediate`.
+    pub(crate) fn drive_until_reboot(&mut self) {
+        self.installed(Ok(()));
+        self.read_back(Ok(Proof::Equal));
+        self.gates(GateStage::BeforeLock, vec![]);
+        self.drained(Ok(()));
+        self.gates(GateStage::BeforeFlip, vec![]);
+        assert_eq!(self.armed(Ok(())), list("reboot"));
     }
 
     /// The host came up again in the new slot.

@@ -95,6 +95,7 @@ fn effect(effect: &Effect) -> String {
             Origin::Person => "check for a person".to_owned(),
             Origin::Files { .. } => "read files".to_owned(),
         },
+        Effect::Look => "look".to_owned(),
         Effect::Install { plan, scan: Scan::Shared } => format!("install {}", plan.slot),
         Effect::Install { plan, scan: Scan::All } => format!("install {} again", plan.slot),
         Effect::ReadBack(plan) => format!("read back {}", plan.slot),

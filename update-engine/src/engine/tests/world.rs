@@ -7,7 +7,8 @@
 //! - answers of the lock server are lost after they took effect; its administrator frees a draining holder; others hold it;
 //! - releases are good, unhealthy, or do not boot at all; downloads fail; slots rot before they are proven;
 //! - the journal cannot be written for a while, or not even be read: what cannot wait goes on without it after ten minutes;
-//! - the journal is lost but for its tables that never change form; the running slot or the boot table cannot be seen;
+//! - the journal is lost but for its tables that never change form; the running slot, the boot table or the id of the boot cannot be
+//!   seen, by one look or by any from that image;
 //! - the wall clock jumps by ten years either way; a person gives any command at any moment, or starts the other slot by hand.
 //!
 //! It checks after every step what must never happen, and panics with the seed when it does.
@@ -41,6 +42,10 @@ pub(super) enum Nature {
     Good,
     Unhealthy,
     DoesNotBoot,
+    /// From it nobody sees which slot runs.
+    HidesSlot,
+    /// From it nobody sees anything of the disk.
+    HidesDisk,
 }
 
 /// What a slot holds.
@@ -210,6 +215,10 @@ pub(super) struct World {
     running: SlotName,
     drained: bool,
     boots: u64,
+    /// This run of the daemon cannot read the id of the boot.
+    boot_id_is_hidden: bool,
+    /// Boots that an attempt's slot was left in because nothing was seen from it.
+    left_unseen: BTreeMap<String, BTreeSet<u64>>,
     mono: u64,
     wall: i64,
     reboot_at: Option<u64>,
@@ -270,6 +279,8 @@ impl World {
             running: SlotName::A,
             drained: false,
             boots: 1,
+            boot_id_is_hidden: false,
+            left_unseen: BTreeMap::new(),
             mono: 1_000,
             wall: host::NOON.0,
             reboot_at: None,
@@ -297,7 +308,8 @@ impl World {
             self.wall += if self.dice.one_in(2) { ten_years } else { -ten_years };
         }
         if self.faults.bad_releases && self.dice.one_in(60) {
-            let nature = self.dice.pick(&[Nature::Good, Nature::Unhealthy, Nature::DoesNotBoot]);
+            use Nature::{DoesNotBoot, Good, HidesDisk, HidesSlot, Unhealthy};
+            let nature = self.dice.pick(&[Good, Unhealthy, DoesNotBoot, HidesSlot, HidesDisk]);
             self.publish(nature);
         }
         if self.faults.others_hold && self.dice.one_in(12) && self.holders.is_empty() {
@@ -559,6 +571,7 @@ impl World {
         if !blank {
             self.raise_floor();
         }
+        self.boot_id_is_hidden = self.faults.blind && self.dice.one_in(6);
         let model = if blank { Model::default() } else { self.read_journal() };
         let facts = self.seen();
         let current = model.state.plan().map(|plan| plan.attempt.clone());

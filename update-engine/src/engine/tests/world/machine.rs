@@ -7,6 +7,7 @@ use crate::engine::event::{
 };
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Marks, PerSlot};
 use crate::engine::state::{Kind, Origin, Plan, Request};
+use crate::engine::time::BootId;
 
 use super::{BAD, BLANK, Bits, Held, Nature, Phase, Survival, World};
 use crate::engine::tests::host::{self, TRIES, digest, sequence, version};
@@ -80,6 +81,16 @@ impl World {
     /// The world as a look at it shows it.
     pub(super) fn seen(&mut self) -> Facts {
         let mut facts = self.facts();
+        let runs = match *self.disk.held.get(self.running) {
+            Held::Release(number) => self.nature(number),
+            Held::Rubbish => Nature::Good,
+        };
+        if matches!(runs, Nature::HidesSlot | Nature::HidesDisk) {
+            facts.running = None;
+        }
+        if runs == Nature::HidesDisk {
+            facts.boot = None;
+        }
         if self.faults.blind && self.dice.one_in(3) {
             if self.dice.one_in(2) {
                 facts.running = None;
@@ -90,6 +101,10 @@ impl World {
         facts
     }
 
+    pub(super) fn boot_id(&self) -> BootId {
+        if self.boot_id_is_hidden { BootId::default() } else { BootId::new(format!("boot-{}", self.boots)) }
+    }
+
     pub(super) fn facts(&self) -> Facts {
         let content = |slot: SlotName| match *self.disk.records.get(slot) {
             Some(number) => {
@@ -98,7 +113,7 @@ impl World {
             None => Content::default(),
         };
         Facts {
-            boot_id: format!("boot-{}", self.boots),
+            boot_id: self.boot_id(),
             running: Some(self.running),
             boot: Some(self.table()),
             slots: PerSlot { a: content(SlotName::A), b: content(SlotName::B) },
@@ -156,6 +171,7 @@ impl World {
                     answer: Box::new(CheckAnswer::Failed { fault: fault(), retry_after_s }),
                 }
             }
+            Effect::Look => Event::Looked { facts: Box::new(Facts { running: None, boot: None, ..self.facts() }) },
             Effect::Install { plan, .. } => {
                 // It may have failed in the middle: the slot was disarmed and holds half an image.
                 *self.disk.held.get_mut(plan.slot) = Held::Rubbish;
@@ -202,6 +218,7 @@ impl World {
     pub(super) fn do_effect(&mut self, effect: &Effect) -> Option<Event> {
         match effect {
             Effect::Check(request) => Some(self.check(request)),
+            Effect::Look => Some(Event::Looked { facts: Box::new(self.seen()) }),
             Effect::Install { plan, .. } => Some(self.install(plan)),
             Effect::ReadBack(plan) => Some(self.read_back(plan)),
             Effect::Gates { plan, stage } => {
@@ -223,15 +240,14 @@ impl World {
             Effect::Arm(plan) => Some(self.arm(plan)),
             Effect::Disarm(slot) => Some(self.disarm(*slot)),
             Effect::Reboot(plan) => {
+                self.check_left(plan);
                 // One in eight that are accepted never comes.
                 let comes = !(self.faults.effects_fail && self.dice.one_in(8));
                 // Some shutdowns are held up for longer than the daemon waits before it asks again.
                 let longest = self.dice.pick(&[20_000, 20_000, 1_200_000]);
                 self.reboot_at = comes.then(|| self.mono + 5_000 + self.dice.below(longest));
                 let takes_lock = !plan.forced && self.holders.get(&plan.attempt) == Some(&Phase::Rebooting);
-                // One that saw nothing after its reboot may see again before it goes down, and be done.
-                let is_meant = takes_lock && !self.process.engine.is_blind_after_reboot();
-                self.going_down = (comes && is_meant).then(|| plan.attempt.clone());
+                self.going_down = (comes && takes_lock).then(|| plan.attempt.clone());
                 let accepted = if comes { RebootAccepted::Ended } else { RebootAccepted::StillRuns };
                 Some(Event::Reboot { attempt: plan.attempt.clone(), result: Ok(accepted) })
             }

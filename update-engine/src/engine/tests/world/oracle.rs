@@ -3,7 +3,8 @@
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, LockOutcome, Outcome, Row};
 use crate::engine::event::Event;
-use crate::engine::state::{ArmedStep, Kind, Origin, Request, State, Waiting};
+use crate::engine::state::{ArmedStep, Kind, Origin, Plan, Request, State, Waiting};
+use crate::engine::unseen::Unseen;
 
 use super::{Faults, Nature, World};
 use crate::engine::tests::{host, words};
@@ -128,13 +129,33 @@ impl World {
     pub(super) fn check_burden(&self, effects: &[Effect]) {
         let engine = &self.process.engine;
         let State::Fetching { plan, .. } = &engine.model().state else { return };
-        if engine.facts().running.is_none() || engine.facts().boot.is_none() {
+        if engine.facts().is_blind() {
             return;
         }
         let under_way = effects.iter().chain(&self.process.in_flight).any(|effect| matches!(effect, Effect::Undrain(_)))
             || self.process.events.iter().any(|event| matches!(event, Event::Undrained { .. }));
         let granted = plan.claim.as_ref().is_some_and(|claim| claim.granted);
         assert!(under_way || !(plan.drained || granted), "a host that writes a slot stays drained, or keeps the lock");
+    }
+
+    /// A reboot that leaves what is not seen brings the old slot back, was counted before, and comes as often as there are tries.
+    pub(super) fn check_left(&mut self, plan: &Plan) {
+        let engine = &self.process.engine;
+        let first = engine.soft().leaves_unseen && engine.soft().reboot_accepted_at.is_none();
+        if !first {
+            return;
+        }
+        let facts = engine.facts();
+        assert!(facts.running.is_none() && facts.boot.is_some(), "left although it is known what runs, or no table can be read");
+        assert!(self.disk.bits.get(plan.slot.other()).good, "P1: left for a slot that is not good");
+        assert!(!self.disk.bits.get(plan.slot).good, "left although the loader starts it again");
+        let counted = self.disk.model.bad_boots.as_ref().filter(|known| known.attempt == plan.attempt);
+        let is_durable = counted.is_some_and(|known| known.boot_id.is_same(&self.boot_id()) == Some(true));
+        assert!(is_durable, "left before it was written down that this boot counts");
+        let boots = self.left_unseen.entry(plan.attempt.clone()).or_default();
+        boots.insert(self.boots);
+        let most = usize::from(host::TRIES);
+        assert!(boots.len() <= most || self.journal_was_lost, "left in {} boots", boots.len());
     }
 
     /// Works that must not run beside each other.
@@ -144,8 +165,11 @@ impl World {
         let arms = count(|effect| matches!(effect, Effect::Arm(_)));
         let hooks = count(|effect| matches!(effect, Effect::Drain(_) | Effect::Undrain(_)));
         let writes = count(|effect| matches!(effect, Effect::Install { .. }));
+        let health = count(|effect| matches!(effect, Effect::Health(_)));
+        let looks = count(|effect| matches!(effect, Effect::Look));
         assert!(table <= 1, "two writes to the boot table at once: {:?}", words::effects(&self.process.in_flight));
         assert!(arms == 0 || writes == 0, "armed while written");
+        assert!(health <= 1 && looks <= 1, "twice at once: {:?}", words::effects(&self.process.in_flight));
         assert!(hooks <= 1, "drained and undrained at once: {:?}", words::effects(&self.process.in_flight));
     }
 
@@ -185,6 +209,11 @@ impl World {
         assert!(!self.table().marks.get(self.running.other()).pending(), "the old slot is armed");
     }
 
+    /// In how many boots a host was left because nothing was seen from there.
+    pub(in crate::engine::tests) fn left_unseen(&self) -> u64 {
+        self.left_unseen.values().map(|boots| u64::try_from(boots.len()).unwrap()).sum()
+    }
+
     pub(super) fn elapsed_ms(&self) -> u64 {
         self.mono.wrapping_sub(self.began)
     }
@@ -197,6 +226,11 @@ impl World {
         let is_idle = matches!(self.process.engine.model().state, State::Idle);
         if is_idle && self.process.engine.facts().started_by_hand().is_some() {
             self.power_cycle("a person does what status says");
+        }
+        // Also one whose journal was lost, so that it does not know that the image it cannot see from is on trial.
+        let leaves = matches!(self.process.engine.unseen(), Some(Unseen::Leaves { .. } | Unseen::Leaving));
+        if self.process.engine.facts().is_blind() && !leaves && self.dice.one_in(20) {
+            return self.power_cycle("a person reboots it");
         }
         let person = matches!(
             self.process.engine.model().state,

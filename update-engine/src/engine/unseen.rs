@@ -1,0 +1,210 @@
+//! A host that cannot see which slot runs, or cannot read its boot table.
+//!
+//! Promises: it looks again every minute, by looks of their own, and goes on where it was as soon as it sees. An image on trial may
+//! itself be what makes the host blind: then the host leaves it by a reboot that nobody asked for, because the loader counts the boots
+//! of a slot on trial and its tries bring the old one back.
+//!
+//! Never: reboots unless that is known to help, by the look that was just made. The host was rebooted since the slot was armed, the
+//! running slot is not known, and the table says that the tried slot is not good and the old one is. Each such boot is counted and
+//! journalled before it is left, and there are no more of them than the slot has tries. A person's pause holds it.
+
+use crate::engine::Engine;
+use crate::engine::cause::Cause;
+use crate::engine::effect::Effect;
+use crate::engine::event::{Fault, RebootAccepted};
+use crate::engine::facts::Facts;
+use crate::engine::model::About;
+use crate::engine::rebooting::REBOOT_LATE_MS;
+use crate::engine::state::{Plan, State};
+use crate::engine::time::{BootId, Mono, Now};
+
+/// What a host that does not see does about what is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// It waits until it sees: nothing of what is under way was booted.
+    Waits,
+    /// It reboots at that time, unless it sees before, so that the loader goes back.
+    Leaves {
+        /// When.
+        at: Mono,
+    },
+    /// Its reboot was asked for.
+    Leaving,
+    /// It was rebooted so often for that, and the old slot did not come.
+    GivenUp {
+        /// How often.
+        boots: u32,
+    },
+    /// It stays: a reboot would not help, or is not known to.
+    Stays(Stays),
+}
+
+/// Why a reboot would not bring the old slot back, or is not known to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    /// The boot table cannot be read: it may boot nothing the next time.
+    NoTable,
+    /// The slot is good, or is being marked good: the loader stays with it.
+    Kept,
+    /// The id of this boot is not known, or that of the boot in which the slot was armed.
+    NoBootId,
+    /// The loader has not tried the slot, or does not start it any more: the old one runs.
+    NotTried,
+    /// The old slot is not good.
+    NoWayBack,
+    /// A person paused the host.
+    Paused,
+}
+
+impl Engine {
+    /// What becomes of what is under way while the host does not see; `None` = it sees, or nothing is under way. Whoever does not see
+    /// and can read the boot table does not know what runs.
+    pub fn unseen(&self) -> Option<Unseen> {
+        if self.soft.leaves_unseen {
+            return Some(Unseen::Leaving);
+        }
+        let under_way = self.facts.is_blind() && !matches!(self.model.state, State::Failed { .. });
+        let plan = self.model.state.plan().filter(|_| under_way)?;
+        Some(match self.was_booted(plan) {
+            None => Unseen::Waits,
+            Some(Err(why)) => Unseen::Stays(why),
+            Some(Ok(())) if self.boots_of(plan) > self.most_boots() => Unseen::GivenUp { boots: self.boots_of(plan) - 1 },
+            Some(Ok(())) if self.model.pause.is_some() => Unseen::Stays(Stays::Paused),
+            Some(Ok(())) => Unseen::Leaves { at: self.soft.leaves_at.unwrap_or(Mono(0)) },
+        })
+    }
+
+    /// The host may have booted the plan's slot, and a reboot brings the old one back, or why not; `None` = it was not rebooted.
+    fn was_booted(&self, plan: &Plan) -> Option<Result<(), Stays>> {
+        let rebooted = match &self.model.state {
+            State::Locked { boot_id, .. } | State::Armed { boot_id, .. } => match boot_id.is_same(&self.facts.boot_id) {
+                Some(true) => return None,
+                same => same.is_some(),
+            },
+            State::Trial { .. } | State::Committed { .. } => self.facts.boot_id.is_known(),
+            _ => return None,
+        };
+        let (Some(tried), Some(old)) = (self.facts.marks(plan.slot), self.facts.marks(plan.slot.other())) else {
+            return Some(Err(Stays::NoTable));
+        };
+        // Where a slot was marked bad in this very boot, the reboot that was to follow is still to come.
+        let starts_it =
+            !tried.marked_bad() || self.counted_boot(plan).is_some_and(|id| id.is_same(&self.facts.boot_id) == Some(true));
+        let kept = tried.good || matches!(self.model.state, State::Committed { .. });
+        Some(match () {
+            () if kept => Err(Stays::Kept),
+            () if !rebooted => Err(Stays::NoBootId),
+            () if !self.was_tried(tried) || !starts_it => Err(Stays::NotTried),
+            () if !old.good => Err(Stays::NoWayBack),
+            () => Ok(()),
+        })
+    }
+
+    /// A slot on trial has so many boots; after the last one the loader goes back.
+    fn most_boots(&self) -> u32 {
+        self.facts.boot.as_ref().map_or(0, |boot| u32::from(boot.tries))
+    }
+
+    fn counted_boot(&self, plan: &Plan) -> Option<&BootId> {
+        self.model.bad_boots.as_ref().filter(|known| known.attempt == plan.attempt).map(|known| &known.boot_id)
+    }
+
+    /// From now on the world is looked at again, until it is seen.
+    pub(super) fn watch(&mut self, now: &Now) {
+        let leaves_at = *self.soft.leaves_at.get_or_insert(now.mono.after(self.policy.blind_ms()));
+        if !self.soft.looks {
+            let soon = now.mono.after(self.policy.look_ms());
+            let at = if now.mono < leaves_at { soon.min(leaves_at) } else { soon };
+            self.soft.look_at = Some(at);
+        }
+    }
+
+    pub(super) const fn stop_watching(&mut self) {
+        self.soft.look_at = None;
+        self.soft.leaves_at = None;
+        self.soft.leave_refused = false;
+    }
+
+    /// The look is due, and no reboot is awaited.
+    pub(super) fn look_if_due(&mut self, now: &Now) -> Option<Effect> {
+        self.soft.look_at.take_if(|at| *at <= now.mono)?;
+        if self.soft.leaves_unseen || !self.facts.is_blind() {
+            return None;
+        }
+        self.soft.looks = true;
+        Some(Effect::Look)
+    }
+
+    /// A look of its own was made. Only by it is a host left that does not see.
+    pub(super) fn on_looked(&mut self, facts: Facts, now: &Now) -> Vec<Effect> {
+        self.soft.looks = false;
+        // Who sees knows more than a look that began before.
+        if !self.facts.is_blind() {
+            return Vec::new();
+        }
+        let effects = self.on_facts_changed(facts, now);
+        if self.soft.leaves_unseen || !self.facts.is_blind() {
+            return effects;
+        }
+        match (self.unseen(), self.model.state.plan().cloned()) {
+            (Some(Unseen::Leaves { at }), Some(plan)) if at <= now.mono => self.leave_unseen(plan, now),
+            _ => {
+                self.watch(now);
+                effects
+            }
+        }
+    }
+
+    fn leave_unseen(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
+        self.count_bad_boot(&plan);
+        let message = format!("the host was rebooted into {}, and it could not be seen which slot runs", plan.version);
+        self.remember_error(&Fault::new(Cause::RunningSlotUnknown, message), About::Attempt, now);
+        self.soft.leaves_unseen = true;
+        self.soft.leave_refused = false;
+        vec![Effect::Reboot(plan)]
+    }
+
+    /// A shutdown that was begun is awaited, whatever is seen meanwhile: it is under way, or got lost and is asked for again.
+    pub(super) fn on_left(&mut self, result: Result<RebootAccepted, Fault>, now: &Now) -> Vec<Effect> {
+        match result {
+            Ok(accepted) => {
+                self.soft.reboot_accepted_at.get_or_insert(now.wall);
+                self.soft.reboot_command_runs = accepted == RebootAccepted::StillRuns;
+            }
+            Err(fault) if self.soft.reboot_accepted_at.is_some() => {
+                self.soft.reboot_command_runs = false;
+                self.say_reboot_is_late(Some(&fault), now);
+            }
+            Err(fault) => return self.leave_was_refused(&fault, now),
+        }
+        self.set_alarm(REBOOT_LATE_MS, now);
+        Vec::new()
+    }
+
+    fn leave_was_refused(&mut self, fault: &Fault, now: &Now) -> Vec<Effect> {
+        self.soft.leaves_unseen = false;
+        self.remember_error(fault, About::Attempt, now);
+        if self.ready().is_some() {
+            return self.settle(now);
+        }
+        self.soft.leave_refused = true;
+        self.soft.leaves_at = Some(now.mono.after(REBOOT_LATE_MS));
+        self.watch(now);
+        Vec::new()
+    }
+
+    /// It has not come. A command that has not even ended is ended where the host sees again: it would reboot one that stays.
+    pub(super) fn leave_again(&mut self, now: &Now) -> Vec<Effect> {
+        let Some(plan) = self.model.state.plan().cloned() else { return Vec::new() };
+        if self.facts.is_blind() || !self.soft.reboot_command_runs {
+            return self.reboot_is_late(plan, now);
+        }
+        self.soft.leaves_unseen = false;
+        self.soft.reboot_accepted_at = None;
+        self.soft.reboot_command_runs = false;
+        self.soft.reboot_is_late = false;
+        let mut effects = vec![Effect::Stop(plan.attempt)];
+        effects.extend(self.settle(now));
+        effects
+    }
+}
