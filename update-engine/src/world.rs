@@ -125,7 +125,10 @@ impl World {
 
     /// Makes the floor file of a host that never had one and was never updated.
     pub fn found_floor(&self, facts: &Facts) -> Result<(), Fault> {
-        let fault = |error: crate::floor::FloorError| Fault::new(Cause::StateDir, error.to_string());
+        let fault = |error: FloorError| Fault::new(Cause::StateDir, error.to_string());
+        if let Some(trouble) = facts.state_is_on_a_slot() {
+            return Err(Fault::new(trouble.code.clone(), trouble.message.clone()));
+        }
         let none = FloorFile::load(&self.settings.state_dir).map_err(fault)?.is_none();
         match &facts.floor {
             FloorFacts::Known(_) if none && !facts.is_blind() => {
@@ -140,7 +143,7 @@ impl World {
         let state_dir = &self.settings.state_dir;
         let fault = |error: FloorError| Fault::new(Cause::StateDir, error.to_string());
         // Only who runs can say whether its record still counts.
-        if facts.is_blind() || facts.troubles.iter().any(|trouble| trouble.code == Cause::StateDir) {
+        if facts.is_blind() || facts.state_is_on_a_slot().is_some() {
             return Ok(());
         }
         // Lost, and with it what it said: only `adopt` may begin a new one.
@@ -543,8 +546,12 @@ pub(crate) mod tests {
         // On a slot nothing is written.
         FloorFile::default().store(&world.settings().state_dir).unwrap();
         let on_a_slot = Trouble { code: Cause::StateDir, message: "state_dir lies on slot b".into() };
-        world.raise_floor(&Facts { troubles: vec![on_a_slot], ..facts }).unwrap();
+        let facts = Facts { troubles: vec![on_a_slot], ..facts };
+        world.raise_floor(&facts).unwrap();
         assert_eq!(FloorFile::load(&world.settings().state_dir).unwrap(), Some(FloorFile::default()));
+        std::fs::remove_file(world.settings().state_dir.join("floor")).unwrap();
+        assert_eq!(world.found_floor(&facts).unwrap_err().message, "state_dir lies on slot b");
+        assert_eq!(FloorFile::load(&world.settings().state_dir).unwrap(), None);
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl Daemon {
         else {
             return false;
         };
-        !self.journal.is_stand_in() && facts.troubles.iter().any(|trouble| trouble.code == Cause::StateDir)
+        !self.journal.is_stand_in() && facts.state_is_on_a_slot().is_some()
     }
 
     /// What follows every change of the engine. A journal that cannot be written is tried again by the clock, not by every event.

@@ -213,6 +213,11 @@ impl Facts {
         }
     }
 
+    /// The state folder lies on a slot: what is there is no state, and nothing is written to it.
+    pub fn state_is_on_a_slot(&self) -> Option<&Trouble> {
+        self.troubles.iter().find(|trouble| trouble.code == Cause::StateDir)
+    }
+
     /// What runs.
     pub fn running_content(&self) -> Content {
         self.running.map(|slot| self.slots.get(slot).clone()).unwrap_or_default()
