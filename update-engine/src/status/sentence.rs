@@ -108,7 +108,9 @@ fn unseen(input: &Input<'_>, plan: &Plan, unseen: Unseen) -> String {
             format!("{version} waits: it goes on when it can be seen which slot runs, and what the boot table says; {again}")
         }
         Unseen::Leaves { at } => {
-            let when = at_time(input, at);
+            // The count of its boots comes first.
+            let written = if input.journal_fault.is_some() { ", or when that can be written down" } else { "" };
+            let when = format!("{}{written}", at_time(input, at));
             match refused_reboot(input) {
                 Some(message) => {
                     format!(

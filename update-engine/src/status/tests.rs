@@ -534,8 +534,10 @@ fn a_host_that_is_blind_after_its_reboot_says_that_it_goes_back_and_when() {
             "{BLIND}: unless it can, it reboots in 10 min (at 12:15 UTC), so that the boot loader goes back to 1.0.0 (`updatectl pause` keeps it as it is)."
         )
     );
-    assert_eq!(ten_minutes(&mut host), ["reboot"]);
     let full = Fault::new(Cause::StateDir, "/var/lib: no space left");
+    let waits = document_with(&mut host, Some(&full)).summary;
+    assert!(waits.contains("it reboots in 10 min (at 12:15 UTC), or when that can be written down, so that"), "{waits}");
+    assert_eq!(ten_minutes(&mut host), ["reboot"]);
     let waits = document_with(&mut host, Some(&full)).summary;
     let expected = "it could not be seen whether 1.1.0 runs: the host reboots as soon as that can be written down, so that the boot loader goes back to 1.0.0.";
     assert!(waits.ends_with(expected), "{waits}");
