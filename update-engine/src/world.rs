@@ -146,8 +146,9 @@ impl World {
         if facts.is_blind() || facts.state_is_on_a_slot().is_some() {
             return Ok(());
         }
-        // Lost, and with it what it said: only `adopt` may begin a new one.
-        let Some(file) = FloorFile::load(state_dir).map_err(fault)? else { return Ok(()) };
+        // Lost, and with it what it said: only `adopt` may begin a new one. One that cannot be read is a trouble of its own, which
+        // refuses every offer.
+        let Ok(Some(file)) = FloorFile::load(state_dir) else { return Ok(()) };
         let raised = self.raised(&file, facts.boot.as_ref(), &facts.slots).map_err(fault)?;
         if raised == file { Ok(()) } else { raised.store(state_dir).map_err(fault) }
     }

@@ -257,6 +257,6 @@ pub trait BootControl: Send {
     /// booted and failed must not be taken for what was never tried.
     ///
     /// # Errors
-    /// [`BootError::Refused`] if no other slot is bootable, or the running one is good.
+    /// [`BootError::Refused`] if no other slot is bootable.
     fn mark_bad(&mut self, running: &RunningSlot) -> Result<BootState, BootError>;
 }

@@ -66,6 +66,7 @@ pub(super) fn context(plan: &Plan) -> HookContext {
 
 /// Asks for the lock. Asking again for the same attempt brings the same grant.
 pub(super) async fn ask(shared: Shared, plan: Plan) -> Event {
+    shared.tokens.set_acknowledged(&plan.attempt, None);
     let result = match ticket(&plan).and_then(|ticket| Ok((client(&shared)?, ticket))) {
         Err(fault) => Err(LockRefusal { kind: "lock".to_owned(), message: fault.message, ..LockRefusal::default() }),
         Ok((client, ticket)) => match client.lock(&ticket, &facts(&shared, &plan)).await {
@@ -142,8 +143,11 @@ pub(super) async fn undrain(shared: Shared, plan: Plan) -> Event {
 
 /// Tells the lock server that the host reboots now. Only its durable acknowledgement permits the flip.
 pub(super) async fn acknowledge(shared: Shared, plan: Plan) -> Event {
-    let acknowledged = tell_rebooting(&shared, &plan).await.map_err(|error| Fault::new(Cause::Lock, error));
-    let result = acknowledged.map(|acknowledged| shared.tokens.put_acknowledged(&plan.attempt, acknowledged));
+    let (acknowledged, result) = match tell_rebooting(&shared, &plan).await {
+        Ok(acknowledged) => (Some(acknowledged), Ok(())),
+        Err(error) => (None, Err(Fault::new(Cause::Lock, error))),
+    };
+    shared.tokens.set_acknowledged(&plan.attempt, acknowledged);
     Event::RebootAcknowledged { attempt: plan.attempt, result }
 }
 

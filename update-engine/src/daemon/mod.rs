@@ -313,6 +313,9 @@ impl Daemon {
             Effect::Disarm(slot) => self.spawn("disarming", None, slots::disarm(shared, slot)),
             Effect::Commit(plan) => self.spawn("the commit", None, slots::commit(shared, plan, channel)),
             Effect::MarkBad(plan) => self.spawn("marking the slot bad", None, slots::mark_bad(shared, plan)),
+            Effect::Reboot(plan) if self.engine.reboots_unless_seen() => {
+                self.spawn("the reboot command", None, reboot::reboot_unless_seen(shared, plan, channel));
+            }
             Effect::Reboot(plan) => self.spawn("the reboot command", None, reboot::reboot(shared, plan)),
             Effect::Health(plan) => self.spawn_for("the health check", &plan.clone(), judge::health(shared, plan)),
             Effect::Stop(attempt) => self.stop(&attempt),

@@ -72,8 +72,9 @@ impl Tokens {
         self.lock().proven.take_if(|(of, _)| of == attempt).map(|(_, proven)| proven)
     }
 
-    pub(super) fn put_acknowledged(&self, attempt: &str, acknowledged: RebootAcknowledged) {
-        self.lock().acknowledged = Some((attempt.to_owned(), acknowledged));
+    /// What the lock server said last: no acknowledgement takes away an earlier one.
+    pub(super) fn set_acknowledged(&self, attempt: &str, acknowledged: Option<RebootAcknowledged>) {
+        self.lock().acknowledged = acknowledged.map(|acknowledged| (attempt.to_owned(), acknowledged));
     }
 
     fn take_acknowledged(&self, attempt: &str) -> Option<RebootAcknowledged> {
@@ -238,18 +239,17 @@ pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
 }
 
 fn permit(shared: &Shared, plan: &Plan) -> Result<Permit, Fault> {
-    match (&plan.claim, &shared.settings.reboot.lock) {
-        (Some(_), _) => shared.tokens.take_acknowledged(&plan.attempt).map(Permit::from_lock).ok_or_else(|| {
-            Fault::new(
-                Cause::BootControl,
-                "the lock server has not acknowledged the reboot in this run of the daemon: the slot is not armed",
-            )
-        }),
-        (None, Some(_)) if plan.forced => Ok(Permit::forced_by_person(plan.attempt.clone())),
-        (None, Some(_)) => {
-            Err(Fault::new(Cause::BootControl, "a reboot lock is configured and was not taken: the slot is not armed"))
-        }
-        (None, None) => Ok(Permit::no_lock_configured()),
+    let lock_is_configured = shared.settings.reboot.lock.is_some();
+    match (&plan.claim, shared.tokens.take_acknowledged(&plan.attempt)) {
+        (Some(_), Some(acknowledged)) => Ok(Permit::from_lock(acknowledged)),
+        (Some(_), None) if plan.forced => Ok(Permit::forced_by_person(plan.attempt.clone())),
+        (Some(_), None) => Err(Fault::new(
+            Cause::BootControl,
+            "the lock server has not acknowledged the reboot in this run of the daemon: the slot is not armed",
+        )),
+        (None, _) if !lock_is_configured => Ok(Permit::no_lock_configured()),
+        (None, _) if plan.forced => Ok(Permit::forced_by_person(plan.attempt.clone())),
+        (None, _) => Err(Fault::new(Cause::BootControl, "a reboot lock is configured and was not taken: the slot is not armed")),
     }
 }
 
@@ -334,7 +334,7 @@ mod tests {
     use crate::daemon::write;
     use crate::engine::effect::Scan;
     use crate::engine::event::CheckAnswer;
-    use crate::engine::state::{Origin, Request, Target};
+    use crate::engine::state::{Claim, Origin, Request, Target};
     use crate::engine::tests::host::{facts, record};
     use crate::engine::time::Wall;
     use crate::fetch::{Fetcher, Options};
@@ -408,6 +408,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn under_a_lock_only_its_servers_acknowledgement_or_a_person_permits_to_arm() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, plan) = host_with(dir.path(), &[0; 8192]);
+        assert_eq!(permit(&shared, &plan), Ok(Permit::no_lock_configured()));
+        let claim = Claim { url: "http://l/".into(), group: "g".into(), id: "h".into(), fence: Some("1".into()), granted: true };
+        let locked = Plan { claim: Some(claim), ..plan };
+        let refused = permit(&shared, &locked).unwrap_err();
+        assert!(refused.message.starts_with("the lock server has not acknowledged the reboot"), "{refused}");
+        let forced = Plan { forced: true, ..locked };
+        assert_eq!(permit(&shared, &forced), Ok(Permit::forced_by_person("one".into())));
     }
 
     #[tokio::test]

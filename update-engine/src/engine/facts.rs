@@ -184,7 +184,9 @@ impl Facts {
         let running = self.running?;
         let (marks, other) = (self.marks(running)?, self.marks(running.other())?);
         let is_due = marks.good || marks.pending() || (marks.spent && !marks.marked_bad());
-        if is_due || !other.bootable {
+        // Where nothing is marked (a factory disk), the loader may start any slot.
+        let nothing_is_marked = marks.priority == 0 && other.priority == 0;
+        if is_due || !other.bootable || nothing_is_marked {
             return None;
         }
         let why =

@@ -252,8 +252,10 @@ impl Engine {
             Some(_) if was_blind => self.settle(now),
             Some(running) => {
                 self.remember_running(running);
-                // A slot that was marked bad may be judged once its record is known.
-                if matches!(self.model.state, State::Idle) { self.settle_idle(running, now) } else { Vec::new() }
+                // A slot that was marked bad may be judged once its record is known. What else the look says of the marks may be older
+                // than what was done meanwhile.
+                let may_be_judged = matches!(self.model.state, State::Idle) && self.was_marked_bad(running);
+                if may_be_judged { self.settle_idle(running, now) } else { Vec::new() }
             }
             None => Vec::new(),
         }

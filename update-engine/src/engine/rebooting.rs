@@ -342,9 +342,10 @@ impl Engine {
         }
     }
 
-    /// The server has to acknowledge the durable change to `rebooting` before the flip.
+    /// The server has to acknowledge the durable change to `rebooting` before the flip. A forced reboot tells it, too, where it holds the
+    /// lock, and goes on whatever is answered.
     fn acknowledge(&mut self, plan: Plan, boot_id: BootId, now: &Now) -> Vec<Effect> {
-        if plan.claim.is_none() || plan.forced {
+        if plan.claim.is_none() {
             return self.arm(plan, boot_id, now);
         }
         self.enter(State::Locked { plan: plan.clone(), boot_id, step: LockedStep::Acknowledging });

@@ -15,7 +15,7 @@ use crate::engine::event::{Fault, RebootAccepted};
 use crate::engine::facts::Facts;
 use crate::engine::model::About;
 use crate::engine::rebooting::REBOOT_LATE_MS;
-use crate::engine::state::{Plan, State};
+use crate::engine::state::{LockedStep, Plan, State};
 use crate::engine::time::{BootId, Mono, Now};
 
 /// What a host that does not see does about what is under way.
@@ -91,7 +91,10 @@ impl Engine {
         let starts_it =
             !tried.marked_bad() || self.counted_boot(plan).is_some_and(|id| id.is_same(&self.facts.boot_id) == Some(true));
         let kept = tried.good || matches!(self.model.state, State::Committed { .. });
+        let unarmed =
+            matches!(&self.model.state, State::Locked { step, .. } if !matches!(step, LockedStep::Arming | LockedStep::GivingUp));
         Some(match () {
+            () if unarmed => Err(Stays::NotTried),
             () if kept => Err(Stays::Kept),
             () if !rebooted => Err(Stays::NoBootId),
             () if !self.was_tried(tried) || !starts_it => Err(Stays::NotTried),
@@ -153,6 +156,12 @@ impl Engine {
                 effects
             }
         }
+    }
+
+    /// A reboot that leaves what is not seen, and may have waited for the journal for long: before its command is started for the first
+    /// time the world is looked at once more.
+    pub fn reboots_unless_seen(&self) -> bool {
+        self.soft.leaves_unseen && self.soft.reboot_accepted_at.is_none()
     }
 
     fn leave_unseen(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {

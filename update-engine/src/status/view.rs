@@ -123,7 +123,7 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
         say(&fault.code, fault.message);
     }
     let is_lost = matches!(input.facts().floor, FloorFacts::Lost { .. }) && input.journal_fault.is_none();
-    if is_lost && input.facts().boot.is_some() {
+    if is_lost && !input.facts().is_blind() {
         say(&Cause::FloorLost, "the state folder of this host was lost, and with it the lowest release it may run: `updatectl adopt RELEASE` with the record of the running release begins it anew".to_owned());
     }
     if let Some(weakness) = input.facts().boot.as_ref().and_then(|boot| boot.weakness.as_ref()) {

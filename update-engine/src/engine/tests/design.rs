@@ -6,7 +6,7 @@ use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
 use crate::engine::event::{Event, Marked, Orphan, Proof};
-use crate::engine::facts::{Content, Facts, Floor, FloorFacts, Trouble};
+use crate::engine::facts::{Content, Facts, Floor, FloorFacts, Marks, Trouble};
 use crate::engine::model::CommittedSlot;
 use crate::engine::policy::Strategy;
 use crate::engine::state::Claim;
@@ -150,6 +150,29 @@ fn p3_a_slot_that_a_person_started_by_hand_is_not_marked_good_and_nothing_is_upd
         let ended = (host.offered(3), host.state(), host.last_error());
         assert_eq!(ended, (list("report refused"), "idle", "running-slot"), "{what}");
     }
+}
+
+#[test]
+fn a_factory_disk_whose_loader_starts_the_second_slot_is_updated() {
+    let mut host = Host::new();
+    in_new_slot(&mut host.facts, BLANK);
+    // Where nothing is marked, the first slot counts as the loader's choice.
+    host.facts.boot.as_mut().unwrap().marks.a = Marks { bootable: true, good: true, ..BLANK };
+    assert_eq!((host.start(vec![]), host.state()), (list(""), "idle"));
+    assert_eq!(host.engine.facts().started_by_hand(), None);
+    assert_eq!(host.wake(), list("check"));
+    host.offered(3);
+    assert_eq!(host.state(), "fetching", "arming marks the running slot as well");
+}
+
+#[test]
+fn a_look_that_is_older_than_a_commit_opens_no_second_trial() {
+    let mut host = Host::new();
+    in_new_slot(&mut host.facts, GOOD);
+    host.start(vec![]);
+    let mut before = host.facts.clone();
+    in_new_slot(&mut before, armed(2));
+    assert_eq!((host.step(Event::FactsChanged { facts: Box::new(before) }), host.state()), (list(""), "idle"));
 }
 
 #[test]
@@ -546,6 +569,17 @@ fn design_11_12_force_skips_lock_and_inhibitors_but_not_hooks_and_is_recorded() 
     assert_eq!(host.gates(GateStage::BeforeLock, vec![closed("inhibitor")]), list("update, drain"));
     host.drained(Ok(()));
     assert_eq!(host.gates(GateStage::BeforeFlip, vec![]), list("arm b"));
+}
+
+#[test]
+fn design_11_12_force_tells_the_lock_it_holds_and_goes_on_whatever_is_answered() {
+    for answer in [Ok(()), Err(fault("lock"))] {
+        let mut host = Host::at("locked/draining");
+        assert_eq!(host.order(Command::Reboot { force: true }), list("update"));
+        host.drained(Ok(()));
+        assert_eq!(host.gates(GateStage::BeforeFlip, vec![]), list("acknowledge"));
+        assert_eq!(host.acknowledged(answer), list("arm b"));
+    }
 }
 
 #[test]

@@ -188,10 +188,22 @@ fn p10_a_blind_reboot_waits_for_the_journal_and_every_other_one_of_a_trial_does_
     assert_eq!(host.pass_minutes(10), list("reboot"));
     let reboot = Effect::Reboot(host.plan());
     assert!(!host.engine.cannot_wait(&reboot), "its count has to be durable first");
+    assert!(host.engine.reboots_unless_seen(), "it may have waited for long");
     host.reboot(Ok(()));
+    assert!(!host.engine.reboots_unless_seen(), "a shutdown that may be under way is not called off");
     assert!(host.engine.cannot_wait(&reboot), "it was accepted, so the journal has it");
     assert!(host.engine.cannot_wait(&Effect::Look) && crate::engine::Engine::still_counts_on(&Effect::Look));
     assert!(Host::at("trial/verdict").engine.cannot_wait(&reboot));
+}
+
+#[test]
+fn an_attempt_that_had_not_armed_its_slot_was_not_booted_whatever_its_marks_are() {
+    for state in ["locked/draining", "locked/acknowledging"] {
+        let mut host = Host::at(state);
+        host.restart(hidden(GOOD));
+        assert_eq!(host.engine.unseen(), Some(Unseen::Stays(Stays::NotTried)), "{state}");
+        assert_eq!(host.pass_minutes(60), list(""), "{state}");
+    }
 }
 
 #[test]
