@@ -6,7 +6,7 @@ use std::time::Duration;
 use integration::locksmith::Locksmith;
 use integration::rig::Spec;
 use manifests::keyring::SecretKey;
-use serde_json::Value;
+use serde_json::{Value, json};
 use server_mock::{Answer, Fault, FaultKind, Script};
 
 use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small, words_in};
@@ -210,6 +210,42 @@ fn a_lock_service_that_restarts_meanwhile_forgets_nothing() {
     fs::write(held, "").unwrap();
     scene.host.wait_committed("2.0.0");
     scene.host.wait("the place is given back", || (!locksmith.is_held()).then_some(()));
+}
+
+/// With the lock granted; granted by a service that is gone since; and never granted.
+#[test]
+fn a_reboot_that_a_person_forces_comes_with_the_lock_without_its_server_and_past_another_holder() {
+    for (holder, outage) in [(None, false), (None, true), (Some("another-host"), false)] {
+        let (_data, mut locksmith, mut scene) = locked_scene("lock", next_release);
+        if let Some(holder) = holder {
+            drop(locksmith.says(&["lock", holder]));
+        }
+        let (draining, drained) = (scene.dir().join("draining"), scene.dir().join("drained"));
+        let wait = format!("touch {}; while ! test -e {}; do sleep 0.1; done", draining.display(), drained.display());
+        scene.host.hook("drain.d/10-wait", &wait);
+        scene.start();
+        match holder {
+            Some(_) => drop(scene.host.wait_for("the lock is refused", |status| {
+                status["reboot"]["lock"]["holders"].as_array().is_some_and(|holders| !holders.is_empty())
+            })),
+            None => scene.host.wait("it drains", || draining.exists().then_some(())),
+        }
+        if outage {
+            locksmith.stop();
+        }
+        let forced = scene.host.updatectl(&["reboot", "--force", "--no-wait"]);
+        assert!(forced.status.success(), "{holder:?} {outage}: {forced:?}");
+        fs::write(&drained, "").unwrap();
+        scene.host.wait_committed("2.0.0");
+        let attempt = scene.attempt("it is in the history", |attempt| attempt["outcome"] == "committed");
+        assert_eq!(attempt["notes"], json!(["reboot forced: lock and inhibitors skipped"]), "{attempt:#}");
+        if outage {
+            locksmith.start_again();
+        }
+        if holder.is_none() {
+            scene.host.wait("the place is given back", || (!locksmith.is_held()).then_some(()));
+        }
+    }
 }
 
 #[test]
