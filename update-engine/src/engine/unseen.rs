@@ -4,9 +4,10 @@
 //! itself be what makes the host blind: then the host leaves it by a reboot that nobody asked for, because the loader counts the boots
 //! of a slot on trial and its tries bring the old one back.
 //!
-//! Never: reboots unless that is known to help, by the look that was just made. The host was rebooted since the slot was armed, the
-//! running slot is not known, and the table says that the tried slot is not good and the old one is. Each such boot is counted and
-//! journalled before it is left, and there are no more of them than the slot has tries. A person's pause holds it.
+//! Never: reboots unless that is known to help, by the look that was just made. The host was rebooted since the slot was armed (by the
+//! boot's id, or by a try that was spent), the running slot is not known, and the table says that the tried slot is not good and the
+//! old one is. Each such boot is counted and journalled before it is left, and there are no more of them than the slot has tries. A
+//! person's pause holds it.
 
 use crate::engine::Engine;
 use crate::engine::cause::Cause;
@@ -46,7 +47,7 @@ pub enum Stays {
     NoTable,
     /// The slot is good, or is being marked good: the loader stays with it.
     Kept,
-    /// The id of this boot is not known, or that of the boot in which the slot was armed.
+    /// The id of this boot is not known, or that of the boot in which the slot was armed, and no try was spent.
     NoBootId,
     /// The loader has not tried the slot, or does not start it any more: the old one runs.
     NotTried,
@@ -76,7 +77,7 @@ impl Engine {
 
     /// The host may have booted the plan's slot, and a reboot brings the old one back, or why not; `None` = it was not rebooted.
     fn was_booted(&self, plan: &Plan) -> Option<Result<(), Stays>> {
-        let rebooted = match &self.model.state {
+        let known_as_another = match &self.model.state {
             State::Locked { boot_id, .. } | State::Armed { boot_id, .. } => match boot_id.is_same(&self.facts.boot_id) {
                 Some(true) => return None,
                 same => same.is_some(),
@@ -90,6 +91,8 @@ impl Engine {
         // Where a slot was marked bad in this very boot, the reboot that was to follow is still to come.
         let starts_it =
             !tried.marked_bad() || self.counted_boot(plan).is_some_and(|id| id.is_same(&self.facts.boot_id) == Some(true));
+        // A try that was spent tells that it was booted, also where the image hides the boot's id.
+        let rebooted = known_as_another || self.was_tried(tried);
         let kept = tried.good || matches!(self.model.state, State::Committed { .. });
         let unarmed =
             matches!(&self.model.state, State::Locked { step, .. } if !matches!(step, LockedStep::Arming | LockedStep::GivingUp));

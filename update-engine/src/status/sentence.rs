@@ -153,7 +153,7 @@ fn stays(input: &Input<'_>, plan: &Plan, why: Stays) -> String {
             format!("{blind}: it is healthy, and a reboot would start it again; the update is done when it is seen")
         }
         (Stays::NoBootId, _) => format!(
-            "{blind}: it does not reboot by itself, because without the id of its boot nobody counts how often; a person can reboot it (systemd: `systemctl reboot`), until the boot loader goes back to {back}"
+            "{blind}: it does not reboot by itself, because without the id of its boot it is not known whether it was rebooted since the slot was armed; a person can reboot it (systemd: `systemctl reboot`), until the boot loader goes back to {back}"
         ),
         (Stays::NotTried, _) => {
             format!(

@@ -616,9 +616,12 @@ fn a_blind_host_that_stays_says_why_and_what_a_person_can_do() {
         ),
         (
             "armed/rebooting",
-            |facts| facts.boot_id = BootId::default(),
+            |facts| {
+                facts.boot_id = BootId::default();
+                facts.boot.as_mut().unwrap().marks.b = armed(3);
+            },
             format!(
-                "{BLIND}: it does not reboot by itself, because without the id of its boot nobody counts how often; a person can reboot it (systemd: `systemctl reboot`), until the boot loader goes back to 1.0.0"
+                "{BLIND}: it does not reboot by itself, because without the id of its boot it is not known whether it was rebooted since the slot was armed; a person can reboot it (systemd: `systemctl reboot`), until the boot loader goes back to 1.0.0"
             ),
         ),
         (

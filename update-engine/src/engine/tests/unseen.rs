@@ -100,7 +100,15 @@ fn p1_a_host_is_left_unseen_only_where_that_brings_the_old_slot_back() {
         ("it was not tried", "armed/rebooting", |facts| marks(facts).b = armed(TRIES), Unseen::Stays(Stays::NotTried)),
         ("it was disarmed", "armed/giving-up", |facts| marks(facts).b = BLANK, Unseen::Stays(Stays::NotTried)),
         ("it was marked bad in another boot", "trial/verdict", |facts| marks(facts).b = BAD, Unseen::Stays(Stays::NotTried)),
-        ("no boot id", "armed/rebooting", |facts| facts.boot_id = BootId::default(), Unseen::Stays(Stays::NoBootId)),
+        (
+            "no boot id, and no try was spent",
+            "armed/rebooting",
+            |facts| {
+                facts.boot_id = BootId::default();
+                marks(facts).b = armed(TRIES);
+            },
+            Unseen::Stays(Stays::NoBootId),
+        ),
         ("it was not rebooted", "armed/rebooting", |facts| facts.boot_id = "boot-1".into(), Unseen::Waits),
     ];
     for (world, state, change, expected) in cases {
@@ -131,16 +139,31 @@ fn a_table_that_an_earlier_look_read_is_no_reason_to_leave() {
 }
 
 #[test]
-fn p10_a_boot_whose_id_is_unknown_is_never_another_one() {
+fn p10_a_boot_whose_id_is_unknown_is_another_one_only_where_a_try_was_spent() {
     for state in super::words::EVERY_STATE {
         let mut host = Host::at(state);
         host.restart(|facts| {
-            hidden(armed(2))(facts);
+            hidden(armed(TRIES))(facts);
             facts.boot_id = BootId::default();
         });
         let done = host.pass_minutes(24 * 60);
         assert!(done.iter().all(|effect| effect == "check"), "{state}: {done:?}");
     }
+}
+
+#[test]
+fn p8_an_image_that_hides_the_id_of_its_boot_as_well_goes_back_by_the_loaders_tries() {
+    let mut host = Host::at("armed/rebooting");
+    for tried in [armed(2), armed(1), SPENT] {
+        host.restart(|facts| {
+            hidden(tried)(facts);
+            facts.boot_id = BootId::default();
+        });
+        assert_eq!(host.pass_minutes(10), list("reboot"), "{tried:?}");
+    }
+    host.restart(|_| ());
+    assert_eq!(host.engine.unseen(), Some(Unseen::GivenUp { boots: 3 }), "a loader that does not obey its marks");
+    assert_eq!(host.pass_minutes(24 * 60), list(""));
 }
 
 #[test]

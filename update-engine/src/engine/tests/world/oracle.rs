@@ -150,10 +150,13 @@ impl World {
         assert!(self.disk.bits.get(plan.slot.other()).good, "P1: left for a slot that is not good");
         assert!(!self.disk.bits.get(plan.slot).good, "left although the loader starts it again");
         let counted = self.disk.model.bad_boots.as_ref().filter(|known| known.attempt == plan.attempt);
-        let is_durable = counted.is_some_and(|known| known.boot_id.is_same(&self.boot_id()) == Some(true));
+        // Where the boots have no ids, their number has to say it.
+        let is_durable = counted.is_some_and(|known| known.boot_id.is_same(&facts.boot_id) != Some(false));
         assert!(is_durable, "left before it was written down that this boot counts");
+        let counted = counted.map_or(0, |known| usize::try_from(known.count).unwrap());
         let boots = self.left_unseen.entry(plan.attempt.clone()).or_default();
         boots.insert(self.boots);
+        assert!(counted >= boots.len() || self.journal_was_lost, "left in {} boots, and {counted} written down", boots.len());
         let most = usize::from(host::TRIES);
         assert!(boots.len() <= most || self.journal_was_lost, "left in {} boots", boots.len());
     }
