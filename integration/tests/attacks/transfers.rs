@@ -263,10 +263,10 @@ fn a_server_that_is_gone_mid_way_and_comes_back_is_gone_on_with_where_it_left_of
     });
     scene.start();
     let done = |status: &Value| status["progress"]["windows_done"].as_u64().unwrap_or_default();
-    let status =
-        scene.host.wait_for("the outage is said", |status| status["progress"]["trouble"] != Value::Null && done(status) > 0);
+    let status = scene.host.wait_for("the outage is said", |status| status["progress"]["trouble"] != Value::Null);
     says(&status["progress"]["trouble"], &["/files/2.0.0.payload"]);
     says(&status["summary"], &["Writing 2.0.0 to slot b", "nothing comes, trying again: ", "/files/2.0.0.payload"]);
+    // Frames that were not written yet when the transfer broke off are asked for again, so none may be done.
     assert!(done(&status) < 16 * 4, "mid-way: {status:#}");
     scene.assert_nothing_armed();
     let status = scene.host.status();
