@@ -1,6 +1,5 @@
 //! Every verb that acts, once: exit code, what it says, what comes of it.
 
-use std::fs;
 use std::process::Command;
 
 use integration::rig::{Spec, program};
@@ -9,7 +8,7 @@ use server_mock::{Fault, FaultKind};
 
 use crate::contract::status;
 use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small, words_in};
-use crate::stage::{exit_code, fails, nothing_new, quiet, quiet_and_started, run, start};
+use crate::stage::{exit_code, fails, nothing_new, quiet, quiet_and_started, run, start, started_without_a_server};
 
 /// A document of a verb that shows something.
 #[track_caller]
@@ -163,12 +162,7 @@ fn cancel_ends_a_download_in_the_middle() {
 
 #[test]
 fn install_takes_files_by_relative_paths_and_needs_no_server() {
-    let mut scene = quiet(&Options::default(), next_release);
-    let config = fs::read_to_string(scene.host.dir.join("config.toml")).unwrap();
-    let url = config.lines().find(|line| line.starts_with("url = ")).unwrap();
-    scene.host.edit_config(url, "url = \"\"");
-    scene.start();
-    scene.host.wait_for("it is up", |status| status["state"] == "idle");
+    let scene = started_without_a_server(next_release);
     for verb in ["check", "update"] {
         words_in(&fails(&scene, 1, &[verb]), &["no update server is configured", "updatectl install RELEASE PAYLOAD"]);
     }

@@ -13,7 +13,9 @@ use server_mock::{Answer, AnswerKind, Fault, FaultKind, NoUpdate, Script};
 
 use crate::contract::status;
 use crate::scene::{IMAGE_BYTES, Options, Scene, next_release, offer, says, small, words_in};
-use crate::stage::{exit_code, fails, is_moment, locked, nothing_new, quiet, quiet_and_started, run, start, transcript};
+use crate::stage::{
+    exit_code, fails, is_moment, locked, nothing_new, quiet, quiet_and_started, run, start, started_without_a_server, transcript,
+};
 
 #[test]
 fn idle_and_never_checked() {
@@ -110,12 +112,7 @@ fn keep_no_record(scene: &Scene) -> PathBuf {
 
 #[test]
 fn a_record_from_a_file_that_cannot_be_kept_is_no_success_without_a_server_either() {
-    let mut scene = quiet(&Options::default(), next_release);
-    let config = fs::read_to_string(scene.host.dir.join("config.toml")).unwrap();
-    let url = config.lines().find(|line| line.starts_with("url = ")).unwrap();
-    scene.host.edit_config(url, "url = \"\"");
-    scene.start();
-    scene.host.wait_for("it is up", |status| status["state"] == "idle");
+    let scene = started_without_a_server(next_release);
     keep_no_record(&scene);
     let files = ["release", "payload"].map(|kind| scene.publisher.files.join(format!("2.0.0.{kind}")).display().to_string());
     words_in(&fails(&scene, 1, &["install", &files[0], &files[1]]), &["failed: ", "state/offers"]);

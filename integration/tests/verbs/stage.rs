@@ -24,6 +24,17 @@ pub(crate) fn quiet_and_started(script: impl FnOnce(&Publisher) -> Script) -> Sc
     scene
 }
 
+/// A host that is up, has the release's files at hand, and no update server in its configuration.
+pub(crate) fn started_without_a_server(script: impl FnOnce(&Publisher) -> Script) -> Scene {
+    let mut scene = quiet(&Options::default(), script);
+    let config = fs::read_to_string(scene.host.dir.join("config.toml")).unwrap();
+    let url = config.lines().find(|line| line.starts_with("url = ")).unwrap();
+    scene.host.edit_config(url, "url = \"\"");
+    scene.start();
+    scene.host.wait_for("it is up", |status| status["state"] == "idle");
+    scene
+}
+
 /// Starts the daemon, once more if the dice put its first check into the next moments (they do so once in ten times).
 pub(crate) fn start(scene: &mut Scene) {
     for _ in 0..20 {

@@ -72,7 +72,7 @@ impl Tokens {
         self.lock().proven.take_if(|(of, _)| of == attempt).map(|(_, proven)| proven)
     }
 
-    /// What the lock server said last: no acknowledgement takes away an earlier one.
+    /// What the lock server said last; where it was no acknowledgement, an earlier one counts no more.
     pub(super) fn set_acknowledged(&self, attempt: &str, acknowledged: Option<RebootAcknowledged>) {
         self.lock().acknowledged = acknowledged.map(|acknowledged| (attempt.to_owned(), acknowledged));
     }
