@@ -14,12 +14,12 @@ use manifests::release::{Record, SlotName};
 use manifests::version::Sequence;
 
 use crate::boot::gpt::GptControl;
-use crate::boot::{BootControl as _, BootError, BootState, SlotBoot, loader_choice};
+use crate::boot::{BootControl as _, BootError, BootState, Past, Standing};
 use crate::config::Settings;
 use crate::durable;
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
-use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot, Trouble};
+use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, PerSlot, Trouble};
 use crate::engine::time::BootId;
 use crate::floor::{FloorError, FloorFile, load_image_floor};
 use crate::os_release;
@@ -162,7 +162,7 @@ impl World {
 
     /// A slot is good because what it holds was committed.
     fn raised(&self, file: &FloorFile, boot: Option<&BootTable>, slots: &PerSlot<Content>) -> Result<FloorFile, FloorError> {
-        let is_good = |slot: &SlotName| boot.is_some_and(|boot| boot.marks.get(*slot).good);
+        let is_good = |slot: &SlotName| boot.is_some_and(|boot| boot.standing.get(*slot).is_good());
         let committed = [SlotName::A, SlotName::B].into_iter().filter(is_good).filter_map(|slot| {
             let (record, digest) = self.records.slot_record(slot)?;
             (slots.get(slot).digest == Some(digest)).then_some(record)
@@ -249,7 +249,7 @@ impl World {
                 let file = self.raised(&file, boot, slots).unwrap_or(file);
                 FloorFacts::Known(Floor { floor: file.floor.floor.max(image), highest: file.floor.highest.max(image) })
             }
-            Ok(None) if is_factory(running, boot) => FloorFacts::Known(Floor { floor: image, highest: image }),
+            Ok(None) if running.is_some() && boot.is_some_and(|boot| boot.past != Past::Armed) => FloorFacts::Known(Floor { floor: image, highest: image }),
             Ok(None) => FloorFacts::Lost { image },
             Err(error) => {
                 let message = format!(
@@ -298,13 +298,6 @@ struct OsVersion {
     version_id: Option<String>,
 }
 
-/// Nobody ever armed a slot of this disk: arming gives priority 2 or more, and leaves its mark on one slot or the other.
-fn is_factory(running: Option<SlotName>, boot: Option<&BootTable>) -> bool {
-    let (Some(running), Some(boot)) = (running, boot) else { return false };
-    let never_armed = |slot: SlotName| boot.marks.get(slot).priority <= 1;
-    never_armed(running) && boot.marks.get(running.other()).priority == 0
-}
-
 /// Reads every `*.pub` of the keyring folder.
 fn read_keys(folder: &Path) -> Result<Vec<(String, PublicKey)>, Fault> {
     let fault = |path: &Path, error: &dyn std::fmt::Display| Fault::new(Cause::NoKey, format!("{}: {error}", path.display()));
@@ -340,33 +333,16 @@ fn read_boot(disk: &Disk) -> Result<BootTable, Fault> {
 
 /// The boot state as the engine sees it.
 pub fn boot_table(state: &BootState) -> Result<BootTable, Fault> {
-    let next = loader_choice(state).and_then(slot_name);
+    let next = slot_name(&state.next);
     let next = next.ok_or_else(|| Fault::new(Cause::BootControl, "the boot table names no slot"))?;
-    let marks = |slot: SlotName| {
-        state
-            .slots
-            .iter()
-            .find(|known| known.name.as_str() == slot.as_str())
-            .map(|known| marks_of(state, known))
-            .unwrap_or_default()
+    let standing = |slot: SlotName| {
+        let known = state.slots.iter().find(|known| known.name.as_str() == slot.as_str()).map(|known| known.standing);
+        // Where nothing is marked, what the loader takes counts as good.
+        let is_factory = state.past == Past::NothingMarked && slot == next;
+        if is_factory { Standing::Good } else { known.unwrap_or_default() }
     };
-    Ok(BootTable {
-        marks: PerSlot { a: marks(SlotName::A), b: marks(SlotName::B) },
-        next,
-        tries: crate::boot::gpt::Tries::ARMED.get(),
-        weakness: state.weakness.clone(),
-    })
-}
-
-fn marks_of(state: &BootState, slot: &SlotBoot) -> Marks {
-    let factory = slot.is_blank() && state.slots.iter().all(SlotBoot::is_blank) && loader_choice(state) == Some(&slot.name);
-    Marks {
-        bootable: slot.bootable || factory,
-        good: slot.good || factory,
-        tries_left: if slot.good { 0 } else { slot.tries_left },
-        spent: slot.is_spent(),
-        priority: slot.priority,
-    }
+    let standing = PerSlot { a: standing(SlotName::A), b: standing(SlotName::B) };
+    Ok(BootTable { standing, next, past: state.past, tries: state.tries, weakness: state.weakness.clone() })
 }
 
 /// The images of the slot that does not run, and the bytes each place takes.
@@ -472,12 +448,6 @@ pub(crate) mod tests {
         World::new(Arc::new(settings), records)
     }
 
-    /// Priority of both slots; a is good.
-    fn table(a: u8, b: u8) -> BootTable {
-        let marks = |priority| Marks { bootable: priority > 0, good: priority > 0, priority, ..Marks::default() };
-        BootTable { marks: PerSlot { a: marks(a), b: marks(b) }, next: SlotName::A, tries: 3, weakness: None }
-    }
-
     fn floor(world: &World, table: &BootTable) -> (FloorFacts, Vec<Trouble>) {
         let mut troubles = Vec::new();
         let floor = world.floor(Some(SlotName::A), Some(table), &PerSlot::default(), &mut troubles);
@@ -489,15 +459,14 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path());
         let fresh = FloorFacts::Known(Floor::default());
-        assert_eq!(floor(&world, &table(0, 0)).0, fresh, "a factory disk, nothing marked");
-        assert_eq!(floor(&world, &table(1, 0)).0, fresh, "a factory disk, the first slot marked good");
-        for (a, b) in [(2, 0), (1, 2), (2, 1), (1, 1), (15, 0)] {
-            assert_eq!(floor(&world, &table(a, b)).0, FloorFacts::Lost { image: Sequence::ZERO }, "priorities {a} and {b}");
-        }
+        let table = |past| BootTable { past, ..host::table(host::BLANK) };
+        assert_eq!(floor(&world, &table(Past::NothingMarked)).0, fresh);
+        assert_eq!(floor(&world, &table(Past::NeverArmed)).0, fresh);
+        assert_eq!(floor(&world, &table(Past::Armed)).0, FloorFacts::Lost { image: Sequence::ZERO });
     }
 
     /// Records of 1.1.0 in both slots, a raising the floor to 1 and b to 2; a is good, b has these marks.
-    fn with_records(world: &World, b: Marks) -> Facts {
+    fn with_records(world: &World, b: Standing) -> Facts {
         let mut facts = host::facts();
         for (slot, number) in [(SlotName::A, 1), (SlotName::B, 2)] {
             let mut record = host::record(number);
@@ -507,14 +476,13 @@ pub(crate) mod tests {
             world.records().adopt(slot, &envelope.to_bytes()).unwrap();
             facts.slots.get_mut(slot).digest = Some(envelope.digest());
         }
-        facts.boot.as_mut().unwrap().marks = PerSlot { a: host::GOOD, b };
+        facts.boot.as_mut().unwrap().standing = PerSlot { a: host::GOOD, b };
         facts
     }
 
     #[test]
     fn design_11_3_a_commit_that_was_cut_short_after_the_marks_raises_the_floor_at_the_next_start() {
-        let good = Marks { priority: 2, ..host::GOOD };
-        for (b, stands, revoked) in [(good, 2, 2), (host::armed(2), 1, 1), (host::SPENT, 1, 1)] {
+        for (b, stands, revoked) in [(host::GOOD, 2, 2), (host::armed(2), 1, 1), (host::SPENT, 1, 1)] {
             let dir = tempfile::tempdir().unwrap();
             let world = world(dir.path());
             let mut facts = with_records(&world, b);
@@ -591,9 +559,9 @@ pub(crate) mod tests {
         let at = |n| Sequence::new(n).unwrap();
         let stored = |floor, highest| FloorFile { floor: Floor { floor: at(floor), highest: at(highest) }, revoked: vec![] };
         stored(3, 5).store(&world.settings().state_dir).unwrap();
-        assert_eq!(floor(&world, &table(2, 1)).0, FloorFacts::Known(Floor { floor: at(7), highest: at(7) }));
+        assert_eq!(floor(&world, &host::table(host::BLANK)).0, FloorFacts::Known(Floor { floor: at(7), highest: at(7) }));
         stored(9, 12).store(&world.settings().state_dir).unwrap();
-        assert_eq!(floor(&world, &table(2, 1)).0, FloorFacts::Known(Floor { floor: at(9), highest: at(12) }));
+        assert_eq!(floor(&world, &host::table(host::BLANK)).0, FloorFacts::Known(Floor { floor: at(9), highest: at(12) }));
     }
 
     #[test]
@@ -601,7 +569,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path());
         std::fs::write(world.settings().state_dir.join("floor"), "ota floor v1\nfloor x\n").unwrap();
-        let (facts, troubles) = floor(&world, &table(0, 0));
+        let (facts, troubles) = floor(&world, &host::table(host::BLANK));
         assert_eq!(facts, FloorFacts::Lost { image: Sequence::ZERO });
         assert!(troubles[0].message.contains("line 2: expected \"floor NUMBER\""), "{troubles:?}");
     }

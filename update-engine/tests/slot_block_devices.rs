@@ -19,7 +19,7 @@ use fixture::DiskBuilder;
 use manifests::digest::Sha256Digest;
 use nix::libc;
 use update_engine::boot::gpt::GptControl;
-use update_engine::boot::{BootControl, Permit};
+use update_engine::boot::{BootControl, Permit, Standing};
 use update_engine::slot::readback::{Acceptance, SlotView, audit, prove};
 use update_engine::slot::{
     Disk, DiskSpec, ImageTable, InactiveSlot, Mode, ProveError, Proven, Reopened, RunningSlot, SlotError, SlotName, SlotSpec,
@@ -211,7 +211,8 @@ fn a_slot_goes_from_written_to_proven_to_armed_on_a_block_device() {
         assert_eq!(proven.transfer(), Transfer::Direct);
         let state = control.arm(proven, Permit::no_lock_configured(), &running).unwrap();
         assert_eq!(control.active().unwrap(), slot("b"));
-        assert_eq!((state.slots[0].good, state.slots[1].tries_left), (true, 3));
+        let standings = state.slots.iter().map(|slot| slot.standing).collect::<Vec<_>>();
+        assert_eq!(standings, [Standing::Good, Standing::Pending { tries_left: 3 }]);
 
         let file = std::fs::read(disk.image()).unwrap();
         let table = update_engine::boot::gpt::parse(&file).unwrap();

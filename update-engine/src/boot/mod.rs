@@ -11,6 +11,7 @@
 
 pub mod gpt;
 pub(crate) mod rules;
+mod standing;
 
 use std::fmt;
 use std::io;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 
 use locksmith::client::RebootAcknowledged;
 
-pub use rules::loader_choice;
+pub use standing::Standing;
 
 use crate::slot::{Proven, RunningSlot, SlotError, SlotName};
 
@@ -27,46 +28,41 @@ use crate::slot::{Proven, RunningSlot, SlotError, SlotName};
 pub struct SlotBoot {
     /// The slot.
     pub name: SlotName,
-    /// Whether the loader may choose it: it is good or has tries left.
-    pub bootable: bool,
-    /// Whether it was marked good.
-    pub good: bool,
-    /// The loader prefers the highest.
-    pub priority: u8,
-    /// How often the loader may still try it.
-    pub tries_left: u8,
-    /// Whether it waits for its trial to succeed: tries left, and not good.
-    pub pending: bool,
-}
-
-impl SlotBoot {
-    /// Whether nothing is marked at all: a factory disk, or a slot that was disarmed.
-    #[must_use]
-    pub fn is_blank(&self) -> bool {
-        !self.good && self.priority == 0 && self.tries_left == 0
-    }
-
-    /// Whether its tries were spent without being marked good: its last try is running now, it was given up, or it was marked bad.
-    #[must_use]
-    pub fn is_spent(&self) -> bool {
-        !self.good && self.priority > 0 && self.tries_left == 0
-    }
+    /// How it stands.
+    pub standing: Standing,
 }
 
 /// What a boot loader knows of all slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootState {
-    /// The slots in the order in which the loader looks at them; the first wins a tie.
+    /// The slots in the order in which the loader looks at them.
     pub slots: Vec<SlotBoot>,
+    /// The slot that the loader would start now.
+    pub next: SlotName,
+    /// What was ever marked.
+    pub past: Past,
+    /// Boots that the loader gives to a slot that was just armed.
+    pub tries: u8,
     /// What is wrong with how the state is stored, if anything: the next power cut finds it less protected. Any change mends it.
     pub weakness: Option<String>,
 }
 
+/// What was ever marked: tells a host that was never updated from one that lost its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// Nothing: a factory disk.
+    NothingMarked,
+    /// Something, but no slot was ever armed.
+    NeverArmed,
+    /// A slot was armed at some time.
+    Armed,
+}
+
 impl BootState {
-    /// What is known of a slot.
+    /// How a slot stands; `None` if the loader does not know it.
     #[must_use]
-    pub fn slot(&self, name: &SlotName) -> Option<&SlotBoot> {
-        self.slots.iter().find(|slot| slot.name == *name)
+    pub fn standing(&self, name: &SlotName) -> Option<Standing> {
+        self.slots.iter().find(|slot| slot.name == *name).map(|slot| slot.standing)
     }
 
     /// Whether the running slot counts as good: it is marked good, or nothing is marked at all (a factory disk).
@@ -74,8 +70,8 @@ impl BootState {
     /// With another slot bootable, a blank running slot is one whose marks were taken away: it is on its way out, and no factory disk.
     #[must_use]
     pub fn running_is_good(&self, running: &SlotName) -> bool {
-        let others_bootable = self.slots.iter().any(|slot| slot.name != *running && slot.bootable);
-        self.slot(running).is_some_and(|slot| slot.good || slot.is_blank() && !others_bootable)
+        let others_bootable = self.slots.iter().any(|slot| slot.name != *running && slot.standing.is_bootable());
+        self.standing(running).is_some_and(|standing| standing.is_good() || standing.is_blank() && !others_bootable)
     }
 }
 
@@ -223,9 +219,7 @@ pub trait BootControl: Send {
     /// # Errors
     /// If the state cannot be read.
     fn active(&self) -> Result<SlotName, BootError> {
-        let state = self.read()?;
-        let choice = loader_choice(&state).cloned();
-        choice.ok_or_else(|| BootError::Unsuitable("the boot state has no slot".to_owned()))
+        Ok(self.read()?.next)
     }
 
     /// Writes the state as it is and reads it back: finds out before an update whether it could be changed at all.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use locksmith::client::RebootAcknowledged;
 use manifests::release::{Record, Release, SlotName};
 
-use crate::boot::{BootControl as _, BootError, BootState, Permit};
+use crate::boot::{BootControl as _, BootError, BootState, Permit, Standing};
 use crate::daemon::{Shared, ask, blocking, inspect};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
@@ -294,7 +294,7 @@ pub(super) async fn commit(shared: Shared, plan: Plan, channel: Option<String>) 
         match marked {
             Ok(state) => facts.boot = Some(boot_table(&state)?),
             // What was cut short may have been done all the same: the table says.
-            Err(error) if facts.marks(plan.slot).is_some_and(|marks| marks.good) => tracing::warn!("{}", chain(&error)),
+            Err(error) if facts.standing(plan.slot).is_some_and(Standing::is_good) => tracing::warn!("{}", chain(&error)),
             Err(error) => return Err(boot_fault(&error)),
         }
         let floor = shared.world.raise_floor(&facts);
@@ -438,7 +438,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let cut_short = marked().await;
-        assert!(cut_short.facts.marks(plan.slot).unwrap().good);
+        assert!(cut_short.facts.standing(plan.slot).unwrap().is_good());
         assert_eq!(cut_short.floor.unwrap_err().code, Cause::StateDir);
 
         std::fs::remove_dir(in_the_way).unwrap();

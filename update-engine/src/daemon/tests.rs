@@ -18,7 +18,7 @@ use crate::engine::Model;
 use crate::engine::cause::Cause;
 use crate::engine::effect::{GateStage, LockOutcome, Scan};
 use crate::engine::event::{LockGrant, RebootAccepted};
-use crate::engine::facts::{BootTable, Facts, PerSlot, Trouble};
+use crate::engine::facts::{Facts, Trouble};
 use crate::engine::model::Progress;
 use crate::engine::policy::{Policy, Strategy};
 use crate::engine::state::{ArmedStep, Claim, GivingUp, Kind, LockedStep, Target, Waiting as Step, WayBack};
@@ -230,8 +230,7 @@ async fn a_cancelled_update_whose_step_never_began_gives_its_lock_back() {
 
 #[tokio::test]
 async fn a_trial_that_cannot_be_written_down_ends_in_the_old_slot() {
-    let marks = PerSlot { a: host::GOOD, b: host::armed(2) };
-    let boot = BootTable { marks, next: SlotName::B, tries: host::TRIES, weakness: None };
+    let boot = host::table(host::armed(2));
     let facts = Facts { running: Some(SlotName::B), boot: Some(boot), ..host::facts() };
     let armed = State::Armed { plan: plan(), old_slot: SlotName::A, boot_id: "boot-0".into(), step: ArmedStep::Rebooting };
     let Rig { mut daemon, handle, _dir: dir } = rig_in(Model { state: armed, ..Model::default() }, facts.clone(), policy());
@@ -292,7 +291,7 @@ async fn within_20_s(what: &str, holds: impl Fn() -> bool) {
 #[tokio::test]
 async fn a_slot_that_nobody_vouches_for_is_disarmed_though_nothing_can_be_written_down() {
     let mut facts = host::facts();
-    facts.boot.as_mut().unwrap().marks.b = host::armed(host::TRIES);
+    facts.boot.as_mut().unwrap().standing.b = host::armed(host::TRIES);
     let Rig { mut daemon, handle: _handle, _dir } = rig_in(Model::default(), facts.clone(), policy());
     daemon.journal.refuse_writes(true);
     daemon.step(Event::Started { facts: Box::new(facts), orphans: Vec::new() });

@@ -287,8 +287,8 @@ impl Engine {
     }
 
     fn confirm_steady(&mut self, running: SlotName, now: &Now) -> Answer {
-        let marks = self.facts.marks(running).unwrap_or_default();
-        if marks.good {
+        let standing = self.facts.standing(running).unwrap_or_default();
+        if standing.is_good() {
             return accept(None, "the running slot is good already");
         }
         // R1: a mark on the running slot would undo an armed update.

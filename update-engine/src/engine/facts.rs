@@ -9,6 +9,7 @@ use manifests::release::SlotName;
 use manifests::version::Sequence;
 use serde::{Deserialize, Serialize};
 
+use crate::boot::{Past, Standing};
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::time::BootId;
@@ -57,40 +58,15 @@ impl<T> PerSlot<T> {
     }
 }
 
-/// What the boot table says of one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Marks {
-    /// The loader may choose it.
-    pub bootable: bool,
-    /// Marked good (or a factory slot that counts as good).
-    pub good: bool,
-    /// Boots the loader will still try before it gives the slot up; 0 for a good one.
-    pub tries_left: u8,
-    /// It was armed, every try was spent or it was marked bad, and nobody has disarmed it since.
-    pub spent: bool,
-    /// Its rank for the loader; arming gives 2 or more, so it tells whether a slot was ever armed.
-    pub priority: u8,
-}
-
-impl Marks {
-    /// Armed and not yet proven good: the loader counts its boots.
-    pub const fn pending(self) -> bool {
-        self.bootable && !self.good && self.tries_left > 0
-    }
-
-    /// It ran and was judged unhealthy. A slot whose tries the loader spent keeps the rank that arming gave it.
-    pub const fn marked_bad(self) -> bool {
-        self.spent && self.priority < 2
-    }
-}
-
 /// The boot table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootTable {
-    /// Marks of both slots.
-    pub marks: PerSlot<Marks>,
+    /// How both slots stand. On a factory disk, where nothing is marked, the slot that the loader takes counts as good.
+    pub standing: PerSlot<Standing>,
     /// The slot the loader chooses next.
     pub next: SlotName,
+    /// What was ever marked in it.
+    pub past: Past,
     /// Tries a freshly armed slot has.
     pub tries: u8,
     /// What is wrong with how it is stored, though it can be read; any change mends it.
@@ -172,9 +148,9 @@ impl Facts {
         self.running.map(SlotName::other)
     }
 
-    /// Marks of a slot, when the table could be read.
-    pub fn marks(&self, slot: SlotName) -> Option<Marks> {
-        self.boot.as_ref().map(|boot| *boot.marks.get(slot))
+    /// How a slot stands with the loader, when the table could be read.
+    pub fn standing(&self, slot: SlotName) -> Option<Standing> {
+        self.boot.as_ref().map(|boot| *boot.standing.get(slot))
     }
 
     /// Why the slot that runs is neither kept nor updated from, if nothing but a person's hand can have started it: it is not good, the
@@ -182,15 +158,17 @@ impl Facts {
     /// known, and not below the floor, it may still show that it is healthy.
     pub fn started_by_hand(&self) -> Option<Fault> {
         let running = self.running?;
-        let (marks, other) = (self.marks(running)?, self.marks(running.other())?);
-        let is_due = marks.good || marks.pending() || (marks.spent && !marks.marked_bad());
-        // Where nothing is marked (a factory disk), the loader may start any slot.
-        let nothing_is_marked = marks.priority == 0 && other.priority == 0;
-        if is_due || !other.bootable || nothing_is_marked {
+        let (standing, other) = (self.standing(running)?, self.standing(running.other())?);
+        // Where nothing is marked, the loader may start any slot.
+        let nothing_is_marked = self.boot.as_ref()?.past == Past::NothingMarked;
+        if !other.is_bootable() || nothing_is_marked {
             return None;
         }
-        let why =
-            if marks.marked_bad() { self.why_no_second_trial(running)? } else { "it was disarmed, or never armed".to_owned() };
+        let why = match standing {
+            Standing::Good | Standing::Pending { .. } | Standing::Spent => return None,
+            Standing::Bad => self.why_no_second_trial(running)?,
+            Standing::Blank => "it was disarmed, or never armed".to_owned(),
+        };
         let message = format!(
             "slot {running} runs, and the boot table did not ask for it ({why}): it is not kept, nothing is updated from it, and the \
              next boot starts slot {next}; from there `updatectl install RELEASE PAYLOAD` brings what is wanted",

@@ -5,10 +5,11 @@
 
 use manifests::release::SlotName;
 
+use crate::boot::Standing;
 use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, LockOutcome, Outcome, Row};
 use crate::engine::event::Fault;
-use crate::engine::facts::{BootTable, Marks};
+use crate::engine::facts::BootTable;
 use crate::engine::model::About;
 use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, SlotMayBe, State, Waiting, WayBack};
 use crate::engine::time::Now;
@@ -23,7 +24,7 @@ impl Engine {
         // Behind `Arming` the slot may be armed whatever the last look at the table said.
         let slot = match &self.model.state {
             State::Armed { .. } | State::Locked { step: LockedStep::Arming, .. } => SlotMayBe::Armed,
-            _ => SlotMayBe::armed_if(self.facts.marks(plan.slot).is_some_and(Marks::pending)),
+            _ => SlotMayBe::armed_if(self.facts.standing(plan.slot).is_some_and(Standing::is_pending)),
         };
         plan.giving_up = Some(GivingUp::over(fault, end, slot));
         self.take_way_back(plan, now)
@@ -38,9 +39,9 @@ impl Engine {
     }
 
     /// A start in the middle of it: the table has just been read, and tells whether there is something to disarm.
-    pub(super) fn restart_way_back(&mut self, mut plan: Plan, marks: Marks, now: &Now) -> Vec<Effect> {
+    pub(super) fn restart_way_back(&mut self, mut plan: Plan, standing: Standing, now: &Now) -> Vec<Effect> {
         if let Some(why) = plan.giving_up.as_mut() {
-            why.disarm = marks.pending();
+            why.disarm = standing.is_pending();
         }
         self.take_way_back(plan, now)
     }
@@ -118,7 +119,7 @@ impl Engine {
         let message = format!("slot could not be disarmed: {}", fault.message);
         match self.model.state.clone() {
             // The loader has given the slot up by itself: the marks are untidy, not dangerous.
-            State::RolledBack { plan, why } if !self.facts.marks(plan.slot).is_some_and(Marks::pending) => {
+            State::RolledBack { plan, why } if !self.facts.standing(plan.slot).is_some_and(Standing::is_pending) => {
                 let told = rolled_back(&plan, &why);
                 self.remember_error(&Fault { message: format!("{}; its {message}", told.message), ..told }, About::Attempt, now);
                 self.enter(State::Idle);
@@ -195,7 +196,7 @@ impl Engine {
 
     /// By the table that was read back, not by the answer's coming.
     fn note_disarmed(&self, plan: &mut Plan) {
-        let armed = self.facts.marks(plan.slot).is_some_and(Marks::pending);
+        let armed = self.facts.standing(plan.slot).is_some_and(Standing::is_pending);
         if let Some(why) = plan.giving_up.as_mut() {
             why.disarm = armed;
         }

@@ -1,9 +1,10 @@
 //! Writing the inactive slot and proving what was written.
 
+use crate::boot::Standing;
 use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, ReportKind, Row, Scan};
 use crate::engine::event::{Fault, Fetched, Proof};
-use crate::engine::facts::{BootTable, Marks};
+use crate::engine::facts::BootTable;
 use crate::engine::policy::{MAX_REWRITES, Strategy};
 use crate::engine::standstill::burdens_others;
 use crate::engine::state::{Kind, Plan, State, Waiting, WayBack};
@@ -94,7 +95,7 @@ impl Engine {
     /// Reads the slot back; one that is armed without that having been done in this run is disarmed first.
     pub(super) fn resume_written(&mut self) -> Vec<Effect> {
         let State::Written { plan, .. } = self.model.state.clone() else { return Vec::new() };
-        if self.soft.disarming || self.facts.marks(plan.slot).is_some_and(Marks::pending) {
+        if self.soft.disarming || self.facts.standing(plan.slot).is_some_and(Standing::is_pending) {
             return self.disarm(plan.slot);
         }
         vec![Effect::ReadBack(plan)]

@@ -4,6 +4,7 @@
 //! a host holds without rebooting, are worse than a step that only the boot table and the lock server remember: both are asked
 //! anew at every start, and every effect of the way back is safe to run again.
 
+use crate::boot::Standing;
 use crate::engine::effect::{Effect, LockOutcome, Row};
 use crate::engine::event::Fault;
 use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, SlotMayBe, State, WayBack};
@@ -18,7 +19,7 @@ impl Engine {
         }
         match &self.model.state {
             State::Trial { .. } | State::Locked { .. } => true,
-            State::Committed { plan } => !self.facts.marks(plan.slot).is_some_and(|marks| marks.good),
+            State::Committed { plan } => !self.facts.standing(plan.slot).is_some_and(Standing::is_good),
             State::Armed { step: ArmedStep::Rebooting, .. } => self.soft.reboot_accepted_at.is_none(),
             State::Armed { step, plan, .. } => *step != ArmedStep::Resting || burdens_others(plan),
             State::Fetching { plan, .. } | State::Written { plan, .. } | State::Proven { plan, .. } => burdens_others(plan),

@@ -4,11 +4,12 @@ use manifests::digest::Sha256Digest;
 use manifests::release::SlotName;
 use manifests::version::{Sequence, Version};
 
+use crate::boot::Standing;
 use crate::engine::Engine;
 use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::{Fault, Orphan};
-use crate::engine::facts::{Facts, Marks};
+use crate::engine::facts::Facts;
 use crate::engine::model::About;
 use crate::engine::policy::LONGEST_WAIT_MS;
 use crate::engine::row;
@@ -128,9 +129,9 @@ impl Engine {
         if self.is_on_trial(running) {
             return self.open_found_trial(running, now);
         }
-        let marks = |slot| self.facts.marks(slot).unwrap_or_default();
+        let standing = |slot| self.facts.standing(slot).unwrap_or_default();
         let other = running.other();
-        if marks(other).pending() && marks(running).good {
+        if standing(other).is_pending() && standing(running).is_good() {
             let message =
                 format!("slot {other} was armed and nothing here knows by whom: the host disarms it and stays on slot {running}");
             self.remember_error(&Fault::new(Cause::UnknownArmed, message), About::Offer, now);
@@ -141,8 +142,8 @@ impl Engine {
 
     /// The running slot is not good, another one may be booted for it, and its health decides which.
     pub(super) fn is_on_trial(&self, running: SlotName) -> bool {
-        let marks = self.facts.marks(running).unwrap_or_default();
-        (marks.pending() || marks.spent) && self.facts.started_by_hand().is_none()
+        let standing = self.facts.standing(running).unwrap_or_default();
+        (standing.is_pending() || standing.is_out_of_tries()) && self.facts.started_by_hand().is_none()
     }
 
     /// A trial whose attempt this journal does not know, as an attempt of its own.
@@ -176,7 +177,7 @@ impl Engine {
     }
 
     fn take_in_orphan(&mut self, mut plan: Plan, running: SlotName, now: &Now) -> Vec<Effect> {
-        let marks = self.facts.marks(plan.slot).unwrap_or_default();
+        let standing = self.facts.standing(plan.slot).unwrap_or_default();
         let runs = plan.slot == running;
         let free = matches!(self.model.state, State::Idle | State::Checking { .. } | State::Deferred { .. });
         let lost = Fault::new(Cause::JournalLost, "the journal that knew this attempt was set aside");
@@ -184,7 +185,7 @@ impl Engine {
             self.enter(State::Trial { plan, verdict: None });
             return Vec::new();
         }
-        if !runs && self.was_tried(marks) {
+        if !runs && self.was_tried(standing) {
             let why = self.why_it_went_back(plan.slot);
             let rows = self.went_back(&plan, &why, now);
             if free {
@@ -195,7 +196,7 @@ impl Engine {
         if !runs && free {
             // It may be armed, and hooks may have drained the host: its lock is given back only after both are undone.
             plan.drained = true;
-            plan.giving_up = Some(GivingUp::over(lost, WayBack::Abandoned, SlotMayBe::armed_if(marks.pending())));
+            plan.giving_up = Some(GivingUp::over(lost, WayBack::Abandoned, SlotMayBe::armed_if(standing.is_pending())));
             self.enter(State::Locked { plan, boot_id: self.facts.boot_id.clone(), step: LockedStep::GivingUp });
             return Vec::new();
         }
@@ -203,21 +204,19 @@ impl Engine {
     }
 
     /// The loader has spent a try on it, or it was marked bad while it ran.
-    pub(super) fn was_tried(&self, marks: Marks) -> bool {
+    pub(super) fn was_tried(&self, standing: Standing) -> bool {
         let full = self.facts.boot.as_ref().map_or(0, |boot| boot.tries);
-        marks.spent || (marks.pending() && marks.tries_left < full)
+        standing.is_out_of_tries() || (standing.is_pending() && standing.tries_left() < full)
     }
 
     fn why_it_went_back(&self, slot: SlotName) -> String {
-        let marks = self.facts.marks(slot).unwrap_or_default();
-        if marks.marked_bad() {
-            "it was marked bad before it had shown that it is healthy".to_owned()
-        } else if marks.spent {
-            "it did not come up: the loader spent its tries and went back".to_owned()
-        } else if marks.pending() {
-            format!("it was left before it had shown that it is healthy, with {} tries left", marks.tries_left)
-        } else {
-            "it was left and its marks are gone".to_owned()
+        match self.facts.standing(slot).unwrap_or_default() {
+            Standing::Bad => "it was marked bad before it had shown that it is healthy".to_owned(),
+            Standing::Spent => "it did not come up: the loader spent its tries and went back".to_owned(),
+            Standing::Pending { tries_left } => {
+                format!("it was left before it had shown that it is healthy, with {tries_left} tries left")
+            }
+            Standing::Good | Standing::Blank => "it was left and its marks are gone".to_owned(),
         }
     }
 
@@ -239,8 +238,8 @@ impl Engine {
 
     /// The journal stands between the grant and the flip: the boot table knows whether the flip happened.
     fn restart_locked(&mut self, plan: Plan, boot_id: BootId, step: LockedStep, now: &Now) -> Vec<Effect> {
-        let marks = self.facts.marks(plan.slot).unwrap_or_default();
-        let flipped = marks.pending() || marks.spent;
+        let standing = self.facts.standing(plan.slot).unwrap_or_default();
+        let flipped = standing.is_pending() || standing.is_out_of_tries();
         if flipped || plan.giving_up.is_some() || step == LockedStep::GivingUp {
             let old_slot = plan.slot.other();
             let step = if self.rests_when_armed(&plan) { ArmedStep::Resting } else { ArmedStep::Gates };
@@ -250,28 +249,28 @@ impl Engine {
     }
 
     fn restart_armed(&mut self, mut plan: Plan, old_slot: SlotName, boot_id: BootId, step: ArmedStep, now: &Now) -> Vec<Effect> {
-        let marks = self.facts.marks(plan.slot).unwrap_or_default();
+        let standing = self.facts.standing(plan.slot).unwrap_or_default();
         let same_boot = boot_id.is_same(&self.facts.boot_id);
         // Where nobody can tell the boots apart, a try that was spent tells that there was another one.
-        if same_boot != Some(true) && self.was_tried(marks) {
+        if same_boot != Some(true) && self.was_tried(standing) {
             let why = self.why_it_went_back(plan.slot);
             return self.roll_back(&plan, &why, now);
         }
         if plan.giving_up.is_some() {
-            return self.restart_way_back(plan, marks, now);
+            return self.restart_way_back(plan, standing, now);
         }
         self.enter(State::Armed { plan: plan.clone(), old_slot, boot_id: boot_id.clone(), step });
         if same_boot == Some(true) {
-            return self.armed_in_this_boot(plan, old_slot, boot_id, step, marks, now);
+            return self.armed_in_this_boot(plan, old_slot, boot_id, step, standing, now);
         }
         if same_boot.is_none() {
             let message = "it is not known whether the host was rebooted, because the id of its boot could not be read";
             let fault = Fault::new(Cause::NoIdentity, message);
             self.remember_error(&fault, About::Attempt, now);
-            plan.giving_up = Some(GivingUp::over(fault, WayBack::Failed, SlotMayBe::armed_if(marks.pending())));
-            return self.restart_way_back(plan, marks, now);
+            plan.giving_up = Some(GivingUp::over(fault, WayBack::Failed, SlotMayBe::armed_if(standing.is_pending())));
+            return self.restart_way_back(plan, standing, now);
         }
-        if marks.pending() {
+        if standing.is_pending() {
             let message =
                 format!("the host was rebooted, but its loader did not try slot {}: it does not read this boot table", plan.slot);
             return self.give_up(plan, Fault::new(Cause::NotAttempted, message), WayBack::Failed, now);
@@ -281,7 +280,7 @@ impl Engine {
         let fault = Fault::new(Cause::NotAttempted, message);
         self.remember_error(&fault, About::Attempt, now);
         plan.giving_up = Some(GivingUp::over(fault, WayBack::Failed, SlotMayBe::NotArmed));
-        self.restart_way_back(plan, marks, now)
+        self.restart_way_back(plan, standing, now)
     }
 
     /// Only the daemon was started again. What could have happened meanwhile is asked again: gates and lock before the reboot.
@@ -291,10 +290,10 @@ impl Engine {
         old_slot: SlotName,
         boot_id: BootId,
         step: ArmedStep,
-        marks: Marks,
+        standing: Standing,
         now: &Now,
     ) -> Vec<Effect> {
-        if !marks.pending() {
+        if !standing.is_pending() {
             // Somebody disarmed it by hand, or the write was lost: the slot is proven and armed once more.
             return self.prove_again(plan, 0);
         }
@@ -305,7 +304,7 @@ impl Engine {
 
     /// Its marks were good before the journal could say so: that is a commit. Otherwise the host went back.
     fn settle_committed_elsewhere(&mut self, plan: &Plan, now: &Now) -> Vec<Effect> {
-        if self.facts.marks(plan.slot).is_some_and(|marks| marks.good) {
+        if self.facts.standing(plan.slot).is_some_and(Standing::is_good) {
             return self.committed(plan);
         }
         self.roll_back(plan, "power was lost before the slot was marked good, and the loader went back", now)

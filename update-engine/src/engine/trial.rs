@@ -3,10 +3,11 @@
 use manifests::release::SlotName;
 use manifests::version::{Sequence, Version};
 
+use crate::boot::Standing;
 use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::{Fault, Marked};
-use crate::engine::facts::{BootTable, Marks};
+use crate::engine::facts::BootTable;
 use crate::engine::giving_up::rolled_back;
 use crate::engine::model::{About, BadBoots, CheckOutcome, CommittedSlot, Refusal};
 use crate::engine::policy::{MAX_BAD_BOOTS, MAX_REFUSALS};
@@ -45,8 +46,7 @@ impl Engine {
 
     /// The running slot was marked bad, or has lost its marks, while another one can be booted.
     pub(super) fn was_marked_bad(&self, running: SlotName) -> bool {
-        let blank = |marks: Marks| !marks.good && !marks.bootable && !marks.spent;
-        self.facts.marks(running).is_some_and(|marks| marks.marked_bad() || blank(marks)) && self.can_boot(running.other())
+        matches!(self.facts.standing(running), Some(Standing::Bad | Standing::Blank)) && self.can_boot(running.other())
     }
 
     /// The loader has shown that it does not obey the marks: they say nothing any more, health does.
@@ -55,7 +55,7 @@ impl Engine {
     }
 
     fn can_boot(&self, slot: SlotName) -> bool {
-        self.facts.marks(slot).is_some_and(|marks| marks.bootable)
+        self.facts.standing(slot).is_some_and(Standing::is_bootable)
     }
 
     pub(super) fn on_health(&mut self, attempt: &str, result: Result<Vec<String>, String>, now: &Now) -> Vec<Effect> {
@@ -89,7 +89,7 @@ impl Engine {
             let why = format!("the loader has started it {boots} times all the same: it does not obey its marks");
             return self.stay(plan, &why, boots, now);
         }
-        let marked = self.facts.marks(plan.slot).is_some_and(|marks| !marks.bootable);
+        let marked = self.facts.standing(plan.slot).is_some_and(|standing| !standing.is_bootable());
         if marked { vec![Effect::Reboot(plan)] } else { vec![Effect::MarkBad(plan)] }
     }
 
@@ -134,7 +134,7 @@ impl Engine {
         let State::Committed { plan } = self.model.state.clone() else { return Vec::new() };
         let marked = result.and_then(|Marked { facts, floor }| {
             self.take_facts(*facts);
-            let good = self.facts.marks(plan.slot).is_some_and(|marks| marks.good);
+            let good = self.facts.standing(plan.slot).is_some_and(Standing::is_good);
             let not_good = || Fault::new(Cause::MarkGood, format!("slot {} does not read back as good", plan.slot));
             if good { Ok(floor) } else { Err(not_good()) }
         });
@@ -193,7 +193,7 @@ impl Engine {
     pub(super) fn remember_running(&mut self, running: SlotName) {
         let content = self.facts.slots.get(running);
         let known = content.digest.zip(content.sequence).zip(content.version.clone());
-        let good = self.facts.marks(running).is_some_and(|marks| marks.good);
+        let good = self.facts.standing(running).is_some_and(Standing::is_good);
         if let Some(((digest, sequence), version)) = known.filter(|_| good) {
             *self.model.committed.get_mut(running) = Some(CommittedSlot { digest, sequence, version });
         }

@@ -9,6 +9,7 @@
 //! old one is. Each such boot is counted and journalled before it is left, and there are no more of them than the slot has tries. A
 //! person's pause holds it.
 
+use crate::boot::Standing;
 use crate::engine::Engine;
 use crate::engine::cause::Cause;
 use crate::engine::effect::Effect;
@@ -85,15 +86,15 @@ impl Engine {
             State::Trial { .. } | State::Committed { .. } => self.facts.boot_id.is_known(),
             _ => return None,
         };
-        let (Some(tried), Some(old)) = (self.facts.marks(plan.slot), self.facts.marks(plan.slot.other())) else {
+        let (Some(tried), Some(old)) = (self.facts.standing(plan.slot), self.facts.standing(plan.slot.other())) else {
             return Some(Err(Stays::NoTable));
         };
         // Where a slot was marked bad in this very boot, the reboot that was to follow is still to come.
         let starts_it =
-            !tried.marked_bad() || self.counted_boot(plan).is_some_and(|id| id.is_same(&self.facts.boot_id) == Some(true));
+            tried != Standing::Bad || self.counted_boot(plan).is_some_and(|id| id.is_same(&self.facts.boot_id) == Some(true));
         // A try that was spent tells that it was booted, also where the image hides the boot's id.
         let rebooted = known_as_another || self.was_tried(tried);
-        let kept = tried.good || matches!(self.model.state, State::Committed { .. });
+        let kept = tried.is_good() || matches!(self.model.state, State::Committed { .. });
         let unarmed =
             matches!(&self.model.state, State::Locked { step, .. } if !matches!(step, LockedStep::Arming | LockedStep::GivingUp));
         Some(match () {
@@ -101,7 +102,7 @@ impl Engine {
             () if kept => Err(Stays::Kept),
             () if !rebooted => Err(Stays::NoBootId),
             () if !self.was_tried(tried) || !starts_it => Err(Stays::NotTried),
-            () if !old.good => Err(Stays::NoWayBack),
+            () if !old.is_good() => Err(Stays::NoWayBack),
             () => Ok(()),
         })
     }

@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use crate::boot::Standing;
 use crate::engine::AfterProof;
 use crate::engine::LEFT_BY_A_PERSON;
 use crate::engine::cause::Cause;
@@ -371,7 +372,7 @@ pub(super) fn without_journal(input: &Input<'_>) -> String {
     let Some(until) = input.standstill_until.filter(|_| input.engine.must_not_stand_still()) else { return String::new() };
     let what = match input.state() {
         State::Trial { plan, .. } | State::Committed { plan } => {
-            if !input.facts().marks(plan.slot.other()).is_some_and(|marks| marks.bootable) {
+            if !input.facts().standing(plan.slot.other()).is_some_and(Standing::is_bootable) {
                 return String::new();
             }
             format!("the host goes back to {}", plan.way_back())

@@ -258,7 +258,7 @@ fn a_slot_that_cannot_be_left_says_why_and_when_its_health_is_checked_again() {
     let mut host = Host::at("armed/rebooting");
     host.restart(|facts| {
         in_new_slot(facts, armed(2));
-        facts.boot.as_mut().unwrap().marks.a = BLANK;
+        facts.boot.as_mut().unwrap().standing.a = BLANK;
     });
     host.health(Err("nginx does not answer"));
     assert_says(
@@ -618,7 +618,7 @@ fn a_blind_host_that_stays_says_why_and_what_a_person_can_do() {
             "armed/rebooting",
             |facts| {
                 facts.boot_id = BootId::default();
-                facts.boot.as_mut().unwrap().marks.b = armed(3);
+                facts.boot.as_mut().unwrap().standing.b = armed(3);
             },
             format!(
                 "{BLIND}: it does not reboot by itself, because without the id of its boot it is not known whether it was rebooted since the slot was armed; a person can reboot it (systemd: `systemctl reboot`), until the boot loader goes back to 1.0.0"
@@ -626,14 +626,14 @@ fn a_blind_host_that_stays_says_why_and_what_a_person_can_do() {
         ),
         (
             "armed/rebooting",
-            |facts| facts.boot.as_mut().unwrap().marks.b = armed(3),
+            |facts| facts.boot.as_mut().unwrap().standing.b = armed(3),
             format!(
                 "{BLIND}: by the boot table (`updatectl slots`) 1.0.0 runs, and a reboot would not help; what was done is taken back when it is seen"
             ),
         ),
         (
             "trial",
-            |facts| facts.boot.as_mut().unwrap().marks.a = BLANK,
+            |facts| facts.boot.as_mut().unwrap().standing.a = BLANK,
             format!("{BLIND}: slot a is not good (`updatectl slots`), so there is nothing to go back to by a reboot"),
         ),
         (

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use manifests::release::SlotName;
 
+use crate::boot::Standing;
 use crate::engine::Engine;
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
@@ -191,7 +192,7 @@ const fn state_of(state: &EngineState) -> State {
 
 fn booted(input: &Input<'_>) -> Booted {
     let facts = input.facts();
-    let good = facts.running.and_then(|slot| facts.marks(slot)).is_some_and(|marks| marks.good);
+    let good = facts.running.and_then(|slot| facts.standing(slot)).is_some_and(Standing::is_good);
     Booted {
         slot: facts.running.map(|slot| slot.to_string()),
         version: facts.running_content().version,
@@ -202,7 +203,7 @@ fn booted(input: &Input<'_>) -> Booted {
 
 fn slot_of(input: &Input<'_>, slot: SlotName) -> Slot {
     let facts = input.facts();
-    let marks = facts.marks(slot).unwrap_or_default();
+    let standing = facts.standing(slot).unwrap_or_default();
     let content = facts.slots.get(slot);
     // While a slot is written its old content is gone and the new one not proven.
     let being_written =
@@ -214,9 +215,9 @@ fn slot_of(input: &Input<'_>, slot: SlotName) -> Slot {
         version: if being_written { None } else { planned.or_else(|| content.version.clone()) },
         booted: facts.running == Some(slot),
         next: facts.boot.as_ref().is_some_and(|boot| boot.next == slot),
-        bootable: marks.bootable,
-        good: marks.good,
-        tries_left: marks.tries_left,
+        bootable: standing.is_bootable(),
+        good: standing.is_good(),
+        tries_left: standing.tries_left(),
         proven: !being_written && (proven_now || content.digest.is_some()),
         read_back: None,
     }

@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(control.active().unwrap(), name("a"));
         control.self_test().unwrap();
         control.disarm(&name("b"), &running).unwrap();
-        assert_eq!(bits(&rig), [(0, 0, false), (0, 0, false)]);
+        assert_eq!(bits(&rig), [(1, 0, true), (0, 0, false)]);
 
         let armed = control.arm(proven(&disk, &running), Permit::no_lock_configured(), &running).unwrap();
         assert_eq!(bits(&rig), [(1, 0, true), (2, 3, false)]);
@@ -320,7 +320,7 @@ mod tests {
         let running = disk.running_slot().unwrap();
         let state = control.mark_good(&running).unwrap();
         assert_eq!(bits(&rig), [(1, 0, true), (2, 0, true)]);
-        assert!(state.slot(&name("b")).unwrap().good && state.weakness.is_none());
+        assert!(state.standing(&name("b")).unwrap().is_good() && state.weakness.is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::attributes::{Attributes, Priority, Tries};
 use super::error::GptError;
 use super::table::{Table, TableEntry};
-use crate::boot::{BootState, SlotBoot, loader_choice};
+use crate::boot::{BootState, Past, SlotBoot, Standing};
 use crate::slot::SlotName;
 
 /// Entries and their new attributes.
@@ -27,21 +27,32 @@ pub(super) struct Slots<'a> {
 impl Slots<'_> {
     /// What the loader knows, with `changes` applied.
     pub(super) fn state(&self, changes: &[(u32, Attributes)]) -> Result<BootState, GptError> {
-        let slots = self.slots.iter().map(|slot| {
-            let changed = changes.iter().find(|(index, _)| *index == slot.index);
-            let attributes = changed.map_or_else(|| self.table.attributes(slot.index), |(_, attributes)| Ok(*attributes))?;
-            Ok(slot_boot(&slot.name, attributes))
-        });
-        Ok(BootState { slots: slots.collect::<Result<_, GptError>>()?, weakness: None })
+        let marks = self.marks(changes)?;
+        let slots = marks.iter().map(|(slot, marks)| SlotBoot { name: slot.name.clone(), standing: standing(*marks) });
+        Ok(BootState {
+            slots: slots.collect(),
+            next: loader_choice(&marks)?.clone(),
+            past: past(&marks),
+            tries: Tries::ARMED.get(),
+            weakness: None,
+        })
     }
 
-    /// disarm = P 0, T 0, S 0. A blank running slot that the loader would not fall back to is marked, or nothing is left to boot.
+    /// The attributes of the slots in the order of the table, with `changes` applied.
+    fn marks(&self, changes: &[(u32, Attributes)]) -> Result<Vec<(&SlotEntry, Attributes)>, GptError> {
+        let marks = self.slots.iter().map(|slot| {
+            let changed = changes.iter().find(|(index, _)| *index == slot.index);
+            let attributes = changed.map_or_else(|| self.table.attributes(slot.index), |(_, attributes)| Ok(*attributes))?;
+            Ok((slot, attributes))
+        });
+        marks.collect()
+    }
+
+    /// disarm = P 0, T 0, S 0, and in the same write a blank running slot (factory disk) is marked good: what is written to the other
+    /// slot from now on is told from what the factory left there.
     pub(super) fn disarm(&self, slot: &SlotEntry, running: &SlotEntry) -> Result<Changes, GptError> {
-        let mut changes = vec![(slot.index, blank(self.table.attributes(slot.index)?))];
-        let after = self.state(&changes)?;
-        if loader_choice(&after) != Some(&running.name) {
-            changes.extend(self.lifted(running)?);
-        }
+        let mut changes = self.lifted(running)?;
+        changes.push((slot.index, blank(self.table.attributes(slot.index)?)));
         Ok(changes)
     }
 
@@ -77,7 +88,7 @@ impl Slots<'_> {
         let attributes = self.table.attributes(running.index)?;
         let good = attributes.with_success().with_tries(Tries::ZERO);
         let changes = vec![(running.index, good)];
-        if !is_marked_bad(attributes) || loader_choice(&self.state(&changes)?) == Some(&running.name) {
+        if !is_marked_bad(attributes) || self.state(&changes)?.next == running.name {
             return Ok(changes);
         }
         let (priority, mut changes) = self.top(running.index, Vec::new())?;
@@ -119,15 +130,39 @@ impl Slots<'_> {
     }
 }
 
-fn slot_boot(name: &SlotName, attributes: Attributes) -> SlotBoot {
-    let (tries_left, good) = (attributes.tries().get(), attributes.successful());
-    SlotBoot {
-        name: name.clone(),
-        bootable: good || tries_left > 0,
-        good,
-        priority: attributes.priority().get(),
-        tries_left,
-        pending: tries_left > 0 && !good,
+/// The slot that a loader would start: the highest priority among slots that are good or have tries left; of equals the first.
+///
+/// If there is none, the first slot: where loaders end up that find nothing marked, as on a factory disk.
+fn loader_choice<'a>(marks: &[(&'a SlotEntry, Attributes)]) -> Result<&'a SlotName, GptError> {
+    let mut choice: Option<&(&SlotEntry, Attributes)> = None;
+    for slot in marks.iter().filter(|(_, marks)| standing(*marks).is_bootable()) {
+        if choice.is_none_or(|best| slot.1.priority() > best.1.priority()) {
+            choice = Some(slot);
+        }
+    }
+    choice.or(marks.first()).map(|(slot, _)| &slot.name).ok_or(GptError::NoEntry(0))
+}
+
+/// A slot of priority 1 without tries was marked bad; one whose tries the loader spent keeps the rank that arming gave it.
+fn standing(attributes: Attributes) -> Standing {
+    match attributes.tries().get() {
+        _ if attributes.successful() => Standing::Good,
+        0 if attributes.priority() == Priority::ZERO => Standing::Blank,
+        0 if attributes.priority() < Priority::LOWEST_ARMED => Standing::Bad,
+        0 => Standing::Spent,
+        tries_left => Standing::Pending { tries_left },
+    }
+}
+
+/// Arming gives priority 2 or more, and leaves its mark on the slot that ran or on the one that was armed.
+fn past(marks: &[(&SlotEntry, Attributes)]) -> Past {
+    let of = |wanted: &dyn Fn(&Attributes) -> bool| marks.iter().filter(|(_, marks)| wanted(marks)).count();
+    let ranked = of(&|marks| marks.priority() > Priority::ZERO);
+    let was_armed = of(&|marks| marks.priority() >= Priority::LOWEST_ARMED || standing(*marks).is_out_of_tries());
+    match ranked {
+        0 if of(&|marks| !standing(*marks).is_blank()) == 0 => Past::NothingMarked,
+        0 | 1 if was_armed == 0 => Past::NeverArmed,
+        _ => Past::Armed,
     }
 }
 
@@ -198,6 +233,48 @@ mod tests {
             .collect()
     }
 
+    fn state(a: (u8, u8, bool), b: (u8, u8, bool)) -> BootState {
+        let table = disk(a, b, BLANK);
+        Slots { table: &table, slots: &entries() }.state(&[]).unwrap()
+    }
+
+    fn choice(a: (u8, u8, bool), b: (u8, u8, bool)) -> String {
+        state(a, b).next.to_string()
+    }
+
+    #[test]
+    fn the_loader_takes_the_highest_priority_that_is_good_or_has_tries() {
+        assert_eq!(choice((1, 0, true), (2, 3, false)), "b");
+        assert_eq!(choice((1, 0, true), (2, 0, false)), "a", "tries spent");
+        assert_eq!(choice((1, 0, true), (1, 0, true)), "a", "the first wins a tie");
+        assert_eq!(choice((0, 0, false), (0, 0, true)), "b", "priority 0 counts if it is good");
+        assert_eq!(choice((0, 0, false), (15, 0, false)), "a", "nothing is eligible: the first");
+        let (table, slots) = (disk(BLANK, BLANK, BLANK), []);
+        assert!(Slots { table: &table, slots: &slots }.state(&[]).is_err());
+    }
+
+    #[test]
+    fn priority_tells_a_slot_that_was_marked_bad_from_one_whose_tries_were_spent() {
+        let standings = |a, b| state(a, b).slots.iter().map(|slot| slot.standing).collect::<Vec<_>>();
+        assert_eq!(standings((1, 0, true), (2, 3, false)), [Standing::Good, Standing::Pending { tries_left: 3 }]);
+        assert_eq!(standings((2, 0, false), (1, 0, false)), [Standing::Spent, Standing::Bad]);
+        assert_eq!(standings(BLANK, (3, 2, true)), [Standing::Blank, Standing::Good], "good, whatever tries it has");
+    }
+
+    #[test]
+    fn design_11_3_priority_tells_whether_a_slot_was_ever_armed() {
+        let past = |a, b| state((a, 0, a > 0), (b, 0, b > 0)).past;
+        assert_eq!(past(0, 0), Past::NothingMarked);
+        for (a, b) in [(1, 0), (0, 1)] {
+            assert_eq!(past(a, b), Past::NeverArmed, "priorities {a} and {b}");
+        }
+        for (a, b) in [(2, 0), (1, 2), (2, 1), (1, 1), (15, 0)] {
+            assert_eq!(past(a, b), Past::Armed, "priorities {a} and {b}");
+        }
+        assert_eq!(state(BLANK, (0, 0, true)).past, Past::NeverArmed);
+        assert_eq!(state(BLANK, (1, 0, false)).past, Past::Armed, "marked bad");
+    }
+
     fn arm_b(table: &Table) -> Vec<(u8, u8, bool)> {
         after(table, |slots, [a, b]| slots.arm(b, a).unwrap())
     }
@@ -234,8 +311,10 @@ mod tests {
         let disarm_b = |table: &Table| after(table, |slots, [a, b]| slots.disarm(b, a).unwrap());
         let disarm_a = |table: &Table| after(table, |slots, [a, b]| slots.disarm(a, b).unwrap());
         assert_eq!(disarm_b(&disk((1, 0, true), (2, 3, false), BLANK)), [(1, 0, true), BLANK, BLANK]);
-        assert_eq!(disarm_b(&disk(BLANK, (0, 0, false), BLANK)), [BLANK; 3], "the loader falls back to the first");
-        assert_eq!(disarm_a(&disk(BLANK, BLANK, BLANK)), [BLANK, (1, 0, true), BLANK], "the second has to be marked");
+        assert_eq!(disarm_b(&disk(BLANK, BLANK, BLANK)), [(1, 0, true), BLANK, BLANK], "a factory disk");
+        assert_eq!(disarm_a(&disk(BLANK, BLANK, BLANK)), [BLANK, (1, 0, true), BLANK], "or one whose second slot runs");
+        let started_by_hand = state((1, 0, true), BLANK);
+        assert!(!started_by_hand.running_is_good(&"b".parse().unwrap()), "what was written on a factory disk is not the factory's");
     }
 
     #[test]
@@ -295,7 +374,7 @@ mod tests {
             let view = Slots { table: &table, slots: &slots };
             let changes = view.arm(&slots[1], &slots[0]).unwrap();
             let state = view.state(&changes).unwrap();
-            prop_assert_eq!(loader_choice(&state).unwrap().as_str(), "b");
+            prop_assert_eq!(state.next.as_str(), "b");
             let armed = table.with_attributes(&changes).unwrap();
             let third = armed.attributes(2).unwrap();
             prop_assert!(armed.attributes(1).unwrap().priority() > third.priority(), "above others of its type");
@@ -303,7 +382,7 @@ mod tests {
             let spent = Slots { table: &armed, slots: &slots };
             let given_up = armed.attributes(1).unwrap().with_tries(Tries::ZERO);
             let state = spent.state(&[(1, given_up)]).unwrap();
-            prop_assert_eq!(loader_choice(&state).unwrap().as_str(), "a");
+            prop_assert_eq!(state.next.as_str(), "a");
         }
     }
 }

@@ -427,7 +427,7 @@ fn what_a_restart_finds_under_way_of_the_timer_waits_for_the_timer() {
 fn a_check_brings_fresh_facts_and_what_nobody_vouches_for_is_disarmed() {
     let mut host = Host::at("checking");
     let mut seen = facts();
-    seen.boot.as_mut().unwrap().marks.b = super::host::armed(3);
+    seen.boot.as_mut().unwrap().standing.b = super::host::armed(3);
     let answer = Box::new(CheckAnswer::NoUpdate { again: AskAgain::default(), hold: None });
     assert_eq!(host.step(Event::Checked { facts: Box::new(seen), answer }), list("disarm b"));
     assert_eq!(host.last_error(), "unknown-armed");
@@ -435,7 +435,7 @@ fn a_check_brings_fresh_facts_and_what_nobody_vouches_for_is_disarmed() {
     host.wake();
     assert_eq!(host.nothing_new(), list(""));
     host.disarmed(Ok(()));
-    assert_eq!(host.engine.facts().boot.as_ref().unwrap().marks.b, BLANK);
+    assert_eq!(host.engine.facts().boot.as_ref().unwrap().standing.b, BLANK);
 }
 
 #[test]

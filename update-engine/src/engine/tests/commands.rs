@@ -4,10 +4,10 @@ use crate::engine::Event;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
 use crate::engine::event::{AskAgain, CheckAnswer, Marked, Proof, RebootAccepted};
-use crate::engine::facts::{Content, Marks};
+use crate::engine::facts::{Content};
 use crate::engine::policy::Strategy;
 
-use super::host::{GOOD, Host, SPENT, TRIES, armed, closed, fault, in_new_slot, list, offer, policy};
+use super::host::{GOOD, Host, SPENT, TRIES, armed, closed, fault, in_new_slot, list, offer, policy, table};
 use super::words::EVERY_STATE;
 
 fn update() -> Command {
@@ -359,7 +359,7 @@ fn confirm_marks_a_trial_good_and_never_touches_an_armed_update() {
     assert_eq!((host.order(Command::Confirm), host.state()), (list("commit"), "committed"));
     let mut host = Host::at("armed/resting");
     let mut facts = host.engine.facts().clone();
-    facts.boot.as_mut().unwrap().marks.a = armed(1);
+    facts.boot.as_mut().unwrap().standing.a = armed(1);
     host.step(Event::FactsChanged { facts: Box::new(facts) });
     assert_eq!(host.refused(Command::Confirm), "busy");
     // A good slot needs nothing.
@@ -393,7 +393,7 @@ fn a_commit_that_does_not_read_back_as_good_is_none() {
 fn a_slot_that_is_good_is_kept_though_the_floor_could_not_be_raised_and_nothing_can_be_journalled() {
     let mut host = Host::at("committed");
     let mut facts = host.engine.facts().clone();
-    facts.boot.as_mut().unwrap().marks.b = Marks { priority: 2, ..GOOD };
+    facts.boot.as_mut().unwrap().standing.b = GOOD;
     let floor = Err(fault("state-dir"));
     let effects = host.step(Event::CommitDone { attempt: host.attempt(), result: Ok(Marked { facts: Box::new(facts), floor }) });
     assert_eq!((effects, host.state()), (list("close committed, report committed, release ok"), "idle"));
@@ -499,7 +499,7 @@ fn a_late_answer_of_an_attempt_that_is_over_changes_nothing() {
     let attempt = host.attempt();
     host.order(Command::Cancel);
     let before = host.engine.model().clone();
-    let table = host.table(armed(TRIES));
+    let table = table(armed(TRIES));
     let late = [
         Event::Installed { attempt: attempt.clone(), boot: Some(table.clone()), result: Ok(Default::default()) },
         Event::ReadBack { attempt: attempt.clone(), result: Ok(Proof::Equal) },
@@ -519,5 +519,5 @@ fn a_late_answer_of_an_attempt_that_is_over_changes_nothing() {
     let answer = CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(offer(2)) };
     assert_eq!(host.checked(answer), list(""));
     assert_eq!(host.engine.model(), &before);
-    assert_eq!(host.engine.facts().boot.as_ref().unwrap().marks.a, GOOD);
+    assert_eq!(host.engine.facts().boot.as_ref().unwrap().standing.a, GOOD);
 }

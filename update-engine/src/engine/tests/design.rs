@@ -2,11 +2,12 @@
 
 use manifests::release::SlotName;
 
+use crate::boot::Past;
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
 use crate::engine::event::{Event, Marked, Orphan, Proof};
-use crate::engine::facts::{Content, Facts, Floor, FloorFacts, Marks, Trouble};
+use crate::engine::facts::{Content, Facts, Floor, FloorFacts, Trouble};
 use crate::engine::model::CommittedSlot;
 use crate::engine::policy::Strategy;
 use crate::engine::state::Claim;
@@ -156,8 +157,8 @@ fn p3_a_slot_that_a_person_started_by_hand_is_not_marked_good_and_nothing_is_upd
 fn a_factory_disk_whose_loader_starts_the_second_slot_is_updated() {
     let mut host = Host::new();
     in_new_slot(&mut host.facts, BLANK);
-    // Where nothing is marked, the first slot counts as the loader's choice.
-    host.facts.boot.as_mut().unwrap().marks.a = Marks { bootable: true, good: true, ..BLANK };
+    // The first slot counts as the loader's choice.
+    host.facts.boot.as_mut().unwrap().past = Past::NothingMarked;
     assert_eq!((host.start(vec![]), host.state()), (list(""), "idle"));
     assert_eq!(host.engine.facts().started_by_hand(), None);
     assert_eq!(host.wake(), list("check"));
@@ -449,7 +450,7 @@ fn design_11_8_the_release_names_the_lock_that_was_asked_for_whatever_is_configu
     host = Host::from(host.engine.model().clone(), host.engine.facts().clone(), other);
     host.health(Ok(()));
     let mut facts = host.engine.facts().clone();
-    facts.boot.as_mut().unwrap().marks.b = GOOD;
+    facts.boot.as_mut().unwrap().standing.b = GOOD;
     let effects = host
         .step_raw(Event::CommitDone { attempt: host.attempt(), result: Ok(Marked { facts: Box::new(facts), floor: Ok(()) }) });
     let released = effects.iter().find_map(|effect| match effect {
@@ -533,7 +534,7 @@ fn design_11_12_manual_without_a_lock_arms_when_proven_and_rests() {
     host.installed(Ok(()));
     host.read_back(Ok(Proof::Equal));
     assert_eq!(host.gates(GateStage::BeforeLock, vec![]), list("arm b"));
-    let effects = host.restart(|facts| facts.boot.as_mut().unwrap().marks.b = armed(TRIES));
+    let effects = host.restart(|facts| facts.boot.as_mut().unwrap().standing.b = armed(TRIES));
     assert_eq!((host.state(), effects), ("armed/resting", list("")));
 }
 
@@ -619,8 +620,8 @@ fn design_11_17_durations_do_not_depend_on_the_wall_clock() {
 #[test]
 fn design_11_18_two_innocent_power_cuts_during_the_trial_do_not_roll_back() {
     let mut host = Host::at("trial");
-    for marks in [armed(1), SPENT] {
-        assert_eq!((host.boot_into_b(marks), host.state()), (list("health"), "trial"));
+    for b in [armed(1), SPENT] {
+        assert_eq!((host.boot_into_b(b), host.state()), (list("health"), "trial"));
     }
     host.health(Ok(()));
     assert_eq!(host.commit_done(Ok(())), list("close committed, report committed, release ok"));

@@ -106,7 +106,7 @@ fn what_an_error_left_to_be_done_is_tried_again() {
 #[test]
 fn an_unknown_slot_that_could_not_be_disarmed_is_disarmed_later() {
     let mut host = Host::at("idle");
-    let effects = host.restart(|facts| facts.boot.as_mut().unwrap().marks.b = super::host::armed(3));
+    let effects = host.restart(|facts| facts.boot.as_mut().unwrap().standing.b = super::host::armed(3));
     assert_eq!(effects, list("disarm b"));
     host.disarmed(Err(fault("boot-control")));
     assert_eq!(host.wake(), list("disarm b"));

@@ -8,12 +8,13 @@ use manifests::digest::Sha256Digest;
 use manifests::release::{Image, Record, SlotName, WindowTable};
 use manifests::version::{Sequence, Version};
 
+use crate::boot::{Past, Standing};
 use crate::engine::cause::Cause;
 use crate::engine::command::{Accepted, Command, Rejected};
 use crate::engine::event::{
     AskAgain, CheckAnswer, Fault, Fetched, Gate, LockGrant, LockRefusal, Marked, Offer, Orphan, Proof, RebootAccepted,
 };
-use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, Marks, PerSlot};
+use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, PerSlot};
 use crate::engine::policy::{LockSettings, Policy, Strategy};
 use crate::engine::state::{Plan, Source};
 use crate::engine::time::{Mono, Now, Wall};
@@ -27,13 +28,19 @@ pub(crate) const NOON: Wall = Wall(1_795_262_400_000);
 /// Tries of a freshly armed slot.
 pub(crate) const TRIES: u8 = 3;
 
-pub(crate) const GOOD: Marks = Marks { bootable: true, good: true, tries_left: 0, spent: false, priority: 1 };
-pub(crate) const BLANK: Marks = Marks { bootable: false, good: false, tries_left: 0, spent: false, priority: 0 };
-pub(crate) const BAD: Marks = Marks { spent: true, priority: 1, ..BLANK };
-pub(crate) const SPENT: Marks = Marks { bootable: false, good: false, tries_left: 0, spent: true, priority: 2 };
+pub(crate) const GOOD: Standing = Standing::Good;
+pub(crate) const BLANK: Standing = Standing::Blank;
+pub(crate) const BAD: Standing = Standing::Bad;
+pub(crate) const SPENT: Standing = Standing::Spent;
 
-pub(crate) const fn armed(tries_left: u8) -> Marks {
-    Marks { bootable: true, good: false, tries_left, spent: false, priority: 2 }
+pub(crate) const fn armed(tries_left: u8) -> Standing {
+    Standing::Pending { tries_left }
+}
+
+/// Slot a is good, b stands so; the loader goes on with b where it may.
+pub(crate) const fn table(b: Standing) -> BootTable {
+    let next = if b.is_bootable() { SlotName::B } else { SlotName::A };
+    BootTable { standing: PerSlot { a: GOOD, b }, next, past: Past::Armed, tries: TRIES, weakness: None }
 }
 
 pub(crate) fn sequence(number: u64) -> Sequence {
@@ -99,7 +106,7 @@ pub(crate) fn facts() -> Facts {
         },
         boot_id: "boot-1".into(),
         running: Some(SlotName::A),
-        boot: Some(BootTable { marks: PerSlot { a: GOOD, b: BLANK }, next: SlotName::A, tries: TRIES, weakness: None }),
+        boot: Some(BootTable { past: Past::NeverArmed, ..table(BLANK) }),
         slots: PerSlot { a: content(1), b: Content::default() },
         capacity: BTreeMap::from([("root".to_owned(), 1 << 20)]),
         floor: FloorFacts::Known(Floor { floor: Sequence::ZERO, highest: sequence(1) }),
@@ -246,12 +253,6 @@ impl Host {
         }
     }
 
-    /// A table with these marks on slot b, as seen from slot a.
-    pub(crate) fn table(&self, b: Marks) -> BootTable {
-        let next = if b.bootable && b.priority > 1 { SlotName::B } else { SlotName::A };
-        BootTable { marks: PerSlot { a: GOOD, b }, next, tries: TRIES, weakness: None }
-    }
-
     // What happens, one line each.
 
     pub(crate) fn checked(&mut self, answer: CheckAnswer) -> Vec<String> {
@@ -272,7 +273,7 @@ impl Host {
     }
 
     pub(crate) fn installed(&mut self, result: Result<(), Fault>) -> Vec<String> {
-        let boot = Some(self.table(BLANK));
+        let boot = Some(table(BLANK));
         let result = result.map(|()| Fetched { bytes_downloaded: 7, bytes_reused: 1 });
         self.step(Event::Installed { attempt: self.attempt(), boot, result })
     }
@@ -307,7 +308,7 @@ impl Host {
     }
 
     pub(crate) fn armed(&mut self, result: Result<(), Fault>) -> Vec<String> {
-        let table = self.table(armed(TRIES));
+        let table = table(armed(TRIES));
         self.step(Event::Armed { attempt: self.attempt(), result: result.map(|()| table) })
     }
 
@@ -320,7 +321,7 @@ impl Host {
     }
 
     pub(crate) fn disarmed(&mut self, result: Result<(), Fault>) -> Vec<String> {
-        let table = self.table(BLANK);
+        let table = table(BLANK);
         self.step(Event::Disarmed { result: result.map(|()| table) })
     }
 
@@ -334,19 +335,13 @@ impl Host {
     }
 
     pub(crate) fn marked_bad(&mut self, result: Result<(), Fault>) -> Vec<String> {
-        let table = BootTable { next: SlotName::A, ..self.table(BAD) };
+        let table = table(BAD);
         self.step(Event::MarkedBad { attempt: self.attempt(), result: result.map(|()| table) })
     }
 
     pub(crate) fn commit_done(&mut self, result: Result<(), Fault>) -> Vec<String> {
         let mut facts = self.engine.facts().clone();
-        let boot = BootTable {
-            marks: PerSlot { a: GOOD, b: Marks { priority: 2, ..GOOD } },
-            next: SlotName::B,
-            tries: TRIES,
-            weakness: None,
-        };
-        facts.boot = Some(boot);
+        facts.boot = Some(table(GOOD));
         self.step(Event::CommitDone {
             attempt: self.attempt(),
             result: result.map(|()| Marked { facts: Box::new(facts), floor: Ok(()) }),
@@ -405,8 +400,8 @@ impl Host {
     }
 
     /// The host came up again in the new slot.
-    pub(crate) fn boot_into_b(&mut self, marks: Marks) -> Vec<String> {
-        self.restart(|facts| in_new_slot(facts, marks))
+    pub(crate) fn boot_into_b(&mut self, b: Standing) -> Vec<String> {
+        self.restart(|facts| in_new_slot(facts, b))
     }
 
     /// Drives a fresh host into a state, by events alone.
@@ -492,15 +487,14 @@ impl Host {
 }
 
 /// Another boot, of the old slot.
-pub(crate) fn in_old_slot(facts: &mut Facts, b: Marks) {
+pub(crate) fn in_old_slot(facts: &mut Facts, b: Standing) {
     facts.boot_id = "boot-2".into();
     facts.running = Some(SlotName::A);
-    let next = if b.bootable { SlotName::B } else { SlotName::A };
-    facts.boot = Some(BootTable { marks: PerSlot { a: GOOD, b }, next, tries: TRIES, weakness: None });
+    facts.boot = Some(table(b));
 }
 
 /// Another boot, of the new slot.
-pub(crate) fn in_new_slot(facts: &mut Facts, b: Marks) {
+pub(crate) fn in_new_slot(facts: &mut Facts, b: Standing) {
     in_old_slot(facts, b);
     facts.running = Some(SlotName::B);
     facts.slots.b = content(2);

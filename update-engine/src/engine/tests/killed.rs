@@ -1,6 +1,6 @@
 //! Killed in every state: the journal as JSON, and several worlds the daemon may wake up in.
 
-use crate::engine::facts::{Facts, Marks};
+use crate::engine::facts::{Facts};
 
 use super::host::{BAD, BLANK, GOOD, Host, SPENT, TRIES, armed, in_new_slot, in_old_slot, list};
 use super::words::EVERY_STATE;
@@ -9,7 +9,7 @@ use super::words::EVERY_STATE;
 fn world(name: &str) -> fn(&mut Facts) {
     match name {
         "as it was" => |_| (),
-        "b armed" => |facts| facts.boot.as_mut().unwrap().marks.b = armed(TRIES),
+        "b armed" => |facts| facts.boot.as_mut().unwrap().standing.b = armed(TRIES),
         "rebooted, not tried" => |facts| in_old_slot(facts, armed(TRIES)),
         "rebooted, tried once" => |facts| in_old_slot(facts, armed(TRIES - 1)),
         "rebooted, spent" => |facts| in_old_slot(facts, SPENT),
@@ -18,8 +18,8 @@ fn world(name: &str) -> fn(&mut Facts) {
         "b runs its last try" => |facts| in_new_slot(facts, SPENT),
         "rebooted, marked bad" => |facts| in_old_slot(facts, BAD),
         "b runs, marked bad" => |facts| in_new_slot(facts, BAD),
-        "b runs, good" => |facts| in_new_slot(facts, Marks { priority: 2, ..GOOD }),
-        "rebooted, b is good" => |facts| in_old_slot(facts, Marks { priority: 2, ..GOOD }),
+        "b runs, good" => |facts| in_new_slot(facts, GOOD),
+        "rebooted, b is good" => |facts| in_old_slot(facts, GOOD),
         other => panic!("no such world: {other}"),
     }
 }

@@ -175,7 +175,7 @@ fn what_is_done_when_the_world_is_seen_again_is_not_done_a_second_time_by_the_al
 #[test]
 fn a_slot_without_a_way_back_is_not_left() {
     let mut host = Host::at("trial");
-    host.restart(|facts| facts.boot.as_mut().unwrap().marks.a = BLANK);
+    host.restart(|facts| facts.boot.as_mut().unwrap().standing.a = BLANK);
     assert_eq!(host.health(Err("nginx is down")), list(""));
     assert!(host.engine.model().last_error.as_ref().unwrap().message.contains("no way back"));
     assert_eq!(host.wake(), list("health"));

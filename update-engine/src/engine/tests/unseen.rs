@@ -1,22 +1,23 @@
 //! A host that does not see which slot runs: when it leaves an image on trial, when it stays, and how it goes on when it sees.
 
+use crate::boot::Standing;
 use crate::engine::command::Command;
 use crate::engine::effect::Effect;
 use crate::engine::event::{Event, RebootAccepted};
-use crate::engine::facts::{BootTable, Facts, Marks, PerSlot};
+use crate::engine::facts::{BootTable, Facts, PerSlot};
 use crate::engine::policy::Strategy;
 use crate::engine::time::{BootId, Mono};
 use crate::engine::unseen::{Stays, Unseen};
 use manifests::release::SlotName;
 
-use super::host::{BAD, BLANK, GOOD, Host, SPENT, TRIES, armed, fault, in_new_slot, in_old_slot, list, policy};
+use super::host::{BAD, BLANK, GOOD, Host, SPENT, TRIES, armed, fault, in_new_slot, in_old_slot, list, policy, table};
 
 const MINUTE_MS: u64 = 60_000;
 
 /// The new slot was booted, and its image hides which one runs.
-fn hidden(marks: Marks) -> impl Fn(&mut Facts) {
+fn hidden(b: Standing) -> impl Fn(&mut Facts) {
     move |facts| {
-        in_new_slot(facts, marks);
+        in_new_slot(facts, b);
         facts.running = None;
     }
 }
@@ -95,17 +96,17 @@ fn p1_a_host_is_left_unseen_only_where_that_brings_the_old_slot_back() {
             Unseen::Stays(Stays::NoTable),
         ),
         ("the slot was healthy", "committed", |_| (), Unseen::Stays(Stays::Kept)),
-        ("the slot is good", "trial", |facts| marks(facts).b = Marks { priority: 2, ..GOOD }, Unseen::Stays(Stays::Kept)),
-        ("the old slot is not good", "trial", |facts| marks(facts).a = BLANK, Unseen::Stays(Stays::NoWayBack)),
-        ("it was not tried", "armed/rebooting", |facts| marks(facts).b = armed(TRIES), Unseen::Stays(Stays::NotTried)),
-        ("it was disarmed", "armed/giving-up", |facts| marks(facts).b = BLANK, Unseen::Stays(Stays::NotTried)),
-        ("it was marked bad in another boot", "trial/verdict", |facts| marks(facts).b = BAD, Unseen::Stays(Stays::NotTried)),
+        ("the slot is good", "trial", |facts| standing(facts).b = GOOD, Unseen::Stays(Stays::Kept)),
+        ("the old slot is not good", "trial", |facts| standing(facts).a = BLANK, Unseen::Stays(Stays::NoWayBack)),
+        ("it was not tried", "armed/rebooting", |facts| standing(facts).b = armed(TRIES), Unseen::Stays(Stays::NotTried)),
+        ("it was disarmed", "armed/giving-up", |facts| standing(facts).b = BLANK, Unseen::Stays(Stays::NotTried)),
+        ("it was marked bad in another boot", "trial/verdict", |facts| standing(facts).b = BAD, Unseen::Stays(Stays::NotTried)),
         (
             "no boot id, and no try was spent",
             "armed/rebooting",
             |facts| {
                 facts.boot_id = BootId::default();
-                marks(facts).b = armed(TRIES);
+                standing(facts).b = armed(TRIES);
             },
             Unseen::Stays(Stays::NoBootId),
         ),
@@ -123,8 +124,8 @@ fn p1_a_host_is_left_unseen_only_where_that_brings_the_old_slot_back() {
     }
 }
 
-fn marks(facts: &mut Facts) -> &mut PerSlot<Marks> {
-    &mut facts.boot.as_mut().unwrap().marks
+fn standing(facts: &mut Facts) -> &mut PerSlot<Standing> {
+    &mut facts.boot.as_mut().unwrap().standing
 }
 
 #[test]
@@ -189,9 +190,9 @@ fn p10_a_loader_that_ignores_its_marks_is_not_fed_with_reboots_where_boots_canno
 
 #[test]
 fn an_armed_slot_is_taken_back_where_it_is_not_known_whether_the_host_was_rebooted() {
-    let unknown = |marks| {
+    let unknown = |b| {
         move |facts: &mut Facts| {
-            in_old_slot(facts, marks);
+            in_old_slot(facts, b);
             facts.boot_id = BootId::default();
         }
     };
@@ -348,7 +349,7 @@ fn nothing_begins_while_it_is_not_known_which_slot_runs() {
 fn a_table_that_is_read_while_nobody_knows_what_runs_is_that_of_the_last_look() {
     let mut host = Host::at("trial");
     host.restart(hidden(armed(2)));
-    let table = BootTable { next: SlotName::A, ..host.table(SPENT) };
+    let table = BootTable { next: SlotName::A, ..table(SPENT) };
     host.pass_ms(MINUTE_MS);
     host.look(Facts { boot: Some(table.clone()), ..host.facts.clone() });
     assert_eq!(host.engine.facts().boot, Some(table));

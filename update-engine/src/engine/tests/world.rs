@@ -253,9 +253,9 @@ impl World {
             dice.pick(&[(Immediate, false), (Lock, true), (Lock, true), (Lock, true), (Manual, false), (Manual, true)]);
         let policy = host::policy(strategy, with_lock);
         let faults = Faults::from(&mut dice);
-        let good = Bits { priority: 1, tries: 0, good: true };
+        let from_the_factory = if dice.one_in(3) { BLANK } else { Bits { priority: 1, tries: 0, good: true } };
         let disk = Disk {
-            bits: PerSlot { a: good, b: BLANK },
+            bits: PerSlot { a: from_the_factory, b: BLANK },
             held: PerSlot { a: Held::Release(1), b: Held::Rubbish },
             records: PerSlot { a: Some(1), b: None },
             was_armed: PerSlot { a: true, b: false },

@@ -1,11 +1,12 @@
 //! The machine and what the daemon's adapters do to it: loader, slots, lock server, update server.
 
+use crate::boot::{Past, Standing};
 use crate::engine::cause::Cause;
 use crate::engine::effect::Effect;
 use crate::engine::event::{
     AskAgain, CheckAnswer, Event, Fault, Fetched, Gate, LockGrant, LockHolder, LockRefusal, Marked, Proof, RebootAccepted,
 };
-use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Marks, PerSlot};
+use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, PerSlot};
 use crate::engine::state::{Kind, Origin, Plan, Request};
 use crate::engine::time::BootId;
 
@@ -123,19 +124,37 @@ impl World {
     }
 
     pub(super) fn table(&self) -> BootTable {
-        let marks = |bits: Bits| Marks {
-            bootable: bits.good || bits.tries > 0,
-            good: bits.good,
-            tries_left: bits.tries,
-            spent: !bits.good && bits.priority > 0 && bits.tries == 0,
-            priority: bits.priority,
-        };
         let (a, b) = (self.disk.bits.a, self.disk.bits.b);
-        BootTable { marks: PerSlot { a: marks(a), b: marks(b) }, next: self.choice(), tries: TRIES, weakness: None }
+        let past = match (a.priority.max(b.priority), a.priority.min(b.priority)) {
+            (0, _) if (a, b) == (BLANK, BLANK) => Past::NothingMarked,
+            (0 | 1, 0) if a != BAD && b != BAD => Past::NeverArmed,
+            _ => Past::Armed,
+        };
+        let mut standing = PerSlot { a: standing(a), b: standing(b) };
+        if past == Past::NothingMarked {
+            *standing.get_mut(self.choice()) = Standing::Good;
+        }
+        BootTable { standing, next: self.choice(), past, tries: TRIES, weakness: None }
     }
 
     pub(super) fn running_is_good(&self) -> bool {
-        self.disk.bits.get(self.running).good
+        let other = *self.disk.bits.get(self.running.other());
+        let nothing_else_boots = !other.good && other.tries == 0;
+        let bits = *self.disk.bits.get(self.running);
+        bits.good || bits == BLANK && nothing_else_boots
+    }
+
+    /// A slot is made not bootable, and in the same write a running slot that bears no mark gets one.
+    fn blank(&mut self, slot: SlotName) {
+        *self.disk.bits.get_mut(slot) = BLANK;
+        self.lift_running();
+    }
+
+    fn lift_running(&mut self) {
+        let bits = self.disk.bits.get_mut(self.running);
+        if bits.priority == 0 && (bits.good || *bits == BLANK) {
+            *bits = Bits { priority: 1, tries: 0, good: true };
+        }
     }
 
     // ---- effects
@@ -175,7 +194,7 @@ impl World {
             Effect::Install { plan, .. } => {
                 // It may have failed in the middle: the slot was disarmed and holds half an image.
                 *self.disk.held.get_mut(plan.slot) = Held::Rubbish;
-                *self.disk.bits.get_mut(plan.slot) = BLANK;
+                self.blank(plan.slot);
                 *self.disk.was_armed.get_mut(plan.slot) = false;
                 *self.disk.records.get_mut(plan.slot) = None;
                 self.process.proven = None;
@@ -299,7 +318,7 @@ impl World {
             };
         }
         self.process.proven = None;
-        *self.disk.bits.get_mut(plan.slot) = BLANK;
+        self.blank(plan.slot);
         *self.disk.was_armed.get_mut(plan.slot) = false;
         *self.disk.records.get_mut(plan.slot) = None;
         *self.disk.held.get_mut(plan.slot) = Held::Release(plan.sequence.get());
@@ -375,6 +394,7 @@ impl World {
         if !self.running_is_good() {
             return Event::Armed { attempt, result: Err(Fault::new(Cause::BootControl, "the running slot is not good")) };
         }
+        self.lift_running();
         *self.disk.bits.get_mut(plan.slot) = Bits { priority: self.top(plan.slot), tries: TRIES, good: false };
         *self.disk.was_armed.get_mut(plan.slot) = true;
         Event::Armed { attempt, result: Ok(self.table()) }
@@ -395,7 +415,7 @@ impl World {
         if !self.running_is_good() {
             return Event::Disarmed { result: Err(Fault::new(Cause::BootControl, "the running slot is not good")) };
         }
-        *self.disk.bits.get_mut(slot) = BLANK;
+        self.blank(slot);
         Event::Disarmed { result: Ok(self.table()) }
     }
 
@@ -429,7 +449,7 @@ impl World {
     }
 
     fn raised_floor(&self) -> Floor {
-        let good = |slot: &SlotName| self.disk.bits.get(*slot).good;
+        let good = |slot: &SlotName| self.table().standing.get(*slot).is_good();
         let held = [SlotName::A, SlotName::B].into_iter().filter(good).filter_map(|slot| *self.disk.records.get(slot));
         Floor { highest: held.map(sequence).fold(self.disk.floor.highest, Sequence::max), ..self.disk.floor.clone() }
     }
@@ -458,4 +478,14 @@ impl World {
 
 fn refusal(message: &str) -> LockRefusal {
     LockRefusal { kind: "lock".into(), message: message.into(), ..LockRefusal::default() }
+}
+
+const fn standing(bits: Bits) -> Standing {
+    match bits {
+        Bits { good: true, .. } => Standing::Good,
+        Bits { tries: 1.., .. } => Standing::Pending { tries_left: bits.tries },
+        Bits { priority: 0, .. } => Standing::Blank,
+        Bits { priority: 1, .. } => Standing::Bad,
+        Bits { .. } => Standing::Spent,
+    }
 }

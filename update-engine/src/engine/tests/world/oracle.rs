@@ -209,7 +209,7 @@ impl World {
         assert_eq!(self.holders.len(), 0, "P6: a steady healthy host holds a lock");
         assert!(!self.drained, "the host stays drained");
         assert!(self.running_is_good());
-        assert!(!self.table().marks.get(self.running.other()).pending(), "the old slot is armed");
+        assert!(!self.table().standing.get(self.running.other()).is_pending(), "the old slot is armed");
     }
 
     /// In how many boots a host was left because nothing was seen from there.
