@@ -150,7 +150,7 @@ fn p8_a_slot_that_does_not_start_is_given_up_after_its_tries() {
     let starts = booted.log.iter().filter(|line| line.contains("slot b does not start: told to fail")).count();
     assert_eq!(starts, 3, "{:#?}", booted.log);
     let state = control.read().unwrap();
-    assert!(state.slots[1].is_spent() && !state.slots[1].bootable);
+    assert_eq!(state.slots[1].standing, Standing::Spent);
 }
 
 #[test]

@@ -249,7 +249,9 @@ impl World {
                 let file = self.raised(&file, boot, slots).unwrap_or(file);
                 FloorFacts::Known(Floor { floor: file.floor.floor.max(image), highest: file.floor.highest.max(image) })
             }
-            Ok(None) if running.is_some() && boot.is_some_and(|boot| boot.past != Past::Armed) => FloorFacts::Known(Floor { floor: image, highest: image }),
+            Ok(None) if running.is_some() && boot.is_some_and(|boot| boot.past != Past::Armed) => {
+                FloorFacts::Known(Floor { floor: image, highest: image })
+            }
             Ok(None) => FloorFacts::Lost { image },
             Err(error) => {
                 let message = format!(

@@ -3,7 +3,8 @@
 //! [`BootControl`] is one trait for all boot loaders; each backend is a codec and one ordered write. It promises
 //! - that after a power cut at any moment the boot state reads as before a change or as after it (P1);
 //! - that a slot is armed only with a [`Proven`] slot and a [`Permit`] (P4), and in one write (R3);
-//! - that no change leaves the running slot without a way to be booted again, and that the slot that runs is never disarmed (R6);
+//! - that the slot that runs is never disarmed (R6): it can be booted again after every change but [`BootControl::mark_bad`], which
+//!   leaves another one to boot;
 //! - that every change is read back from the medium before it is reported, and that doing it again changes nothing (R7).
 //!
 //! It never tells good from bad itself, and never touches a slot's bytes. A running slot that is not known cannot be expressed:

@@ -8,7 +8,7 @@ use manifests::omaha::{self, ActionCode, PackageName, Update, UpdateAnswer, Verd
 use manifests::release::{Envelope, RecordError, Release};
 
 use crate::config::Settings;
-use crate::daemon::{Shared, blocking};
+use crate::daemon::{Shared, blocking, look};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
 use crate::engine::event::{AskAgain, CheckAnswer, Fault, Lack, Offer};
@@ -26,12 +26,18 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// cannot be written down what this host has committed: a release that it forbids must not be taken.
 pub(super) async fn check(shared: Shared, request: Request, channel: Option<String>) -> Event {
     let world = shared.world.clone();
-    let (facts, raised) = blocking(move || {
+    let looked = shared.looker.look(move || {
         let facts = world.look(channel.as_deref());
         let raised = world.raise_floor(&facts);
         (facts, raised)
-    })
-    .await;
+    });
+    let (facts, raised) = match looked.await {
+        Ok(seen) => seen,
+        Err(fault) => {
+            let facts = Box::new(look::unseen(shared.facts(), fault.clone()));
+            return Event::Checked { facts, answer: Box::new(CheckAnswer::Failed { fault, retry_after_s: None }) };
+        }
+    };
     let asked = async {
         if let Err(fault) = raised {
             let message = format!("the floor of this host could not be raised: {}", fault.message);
@@ -52,8 +58,12 @@ pub(super) async fn check(shared: Shared, request: Request, channel: Option<Stri
 
 /// Looks at the world, and asks nobody.
 pub(super) async fn look(shared: Shared, channel: Option<String>) -> Event {
-    let world = shared.world.clone();
-    Event::Looked { facts: Box::new(blocking(move || world.look(channel.as_deref())).await) }
+    Event::Looked { facts: Box::new(look::look(&shared, channel).await) }
+}
+
+/// The same, before the host is left because it was not seen.
+pub(super) async fn look_to_leave(shared: Shared, channel: Option<String>) -> Event {
+    Event::LookedToLeave { facts: Box::new(look::look(&shared, channel).await) }
 }
 
 async fn from_files(shared: &Shared, release: &str, payload: &str) -> CheckAnswer {

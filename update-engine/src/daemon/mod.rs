@@ -8,6 +8,7 @@ mod ask;
 mod inspect;
 mod judge;
 mod lock;
+mod look;
 mod outbox;
 mod publish;
 mod reboot;
@@ -220,7 +221,8 @@ impl Daemon {
         let (Event::Started { facts, .. }
         | Event::Checked { facts, .. }
         | Event::FactsChanged { facts }
-        | Event::Looked { facts }) = event
+        | Event::Looked { facts }
+        | Event::LookedToLeave { facts }) = event
         else {
             return false;
         };
@@ -292,6 +294,7 @@ impl Daemon {
         match effect {
             Effect::Check(request) => self.spawn("the check", None, ask::check(shared, request, channel)),
             Effect::Look => self.spawn("the look at the world", None, ask::look(shared, channel)),
+            Effect::LookToLeave(_) => self.spawn("the last look at the world", None, ask::look_to_leave(shared, channel)),
             Effect::Install { plan, scan } => {
                 self.spawn_slot_work("the installation", plan, move |plan, cancel| write::install(shared, plan, scan, cancel))
             }
@@ -313,9 +316,6 @@ impl Daemon {
             Effect::Disarm(slot) => self.spawn("disarming", None, slots::disarm(shared, slot)),
             Effect::Commit(plan) => self.spawn("the commit", None, slots::commit(shared, plan, channel)),
             Effect::MarkBad(plan) => self.spawn("marking the slot bad", None, slots::mark_bad(shared, plan)),
-            Effect::Reboot(plan) if self.engine.reboots_unless_seen() => {
-                self.spawn("the reboot command", None, reboot::reboot_unless_seen(shared, plan, channel));
-            }
             Effect::Reboot(plan) => self.spawn("the reboot command", None, reboot::reboot(shared, plan)),
             Effect::Health(plan) => self.spawn_for("the health check", &plan.clone(), judge::health(shared, plan)),
             Effect::Stop(attempt) => self.stop(&attempt),

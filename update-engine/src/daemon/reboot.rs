@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::daemon::{Shared, blocking};
+use crate::daemon::Shared;
 use crate::engine::Event;
 use crate::engine::cause::Cause;
 use crate::engine::event::{Fault, RebootAccepted};
@@ -28,18 +28,6 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) async fn reboot(shared: Shared, plan: Plan) -> Event {
     let result = shared.reboot_command.run(&shared.settings.reboot.command, &plan, TIMEOUT).await;
     Event::Reboot { attempt: plan.attempt, result }
-}
-
-/// Runs it unless the world, which could not be seen, is seen by now: since the reboot was decided it may have waited for long.
-pub(super) async fn reboot_unless_seen(shared: Shared, plan: Plan, channel: Option<String>) -> Event {
-    let world = shared.world.clone();
-    let facts = blocking(move || world.look(channel.as_deref())).await;
-    if facts.is_blind() && facts.boot.is_some() {
-        return reboot(shared, plan).await;
-    }
-    let message =
-        "what this host could not see has changed since its reboot was decided: it is looked at again before anything is done";
-    Event::Reboot { attempt: plan.attempt, result: Err(Fault::new(Cause::RunningSlotUnknown, message)) }
 }
 
 /// The command that was started last, as long as it has not ended.

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::config::Settings;
+use crate::daemon::look::Looker;
 use crate::daemon::reboot::RebootCommand;
 use crate::daemon::slots::Tokens;
 use crate::engine::Event;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     /// Held by the one work that has the inactive slot in its hands.
     pub(super) slot_turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) reboot_command: Arc<RebootCommand>,
+    pub(super) looker: Arc<Looker>,
     grant: Arc<Mutex<Option<Grant>>>,
     facts: Arc<Mutex<Facts>>,
     read_back: Arc<Mutex<PerSlot<Option<ReadBack>>>>,
@@ -48,6 +50,7 @@ impl Shared {
             events,
             slot_turn: Arc::default(),
             reboot_command: Arc::default(),
+            looker: Arc::default(),
             grant: Arc::default(),
             facts: Arc::new(Mutex::new(facts)),
             read_back: Arc::default(),

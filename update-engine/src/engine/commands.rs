@@ -15,6 +15,7 @@ use crate::engine::state::{
     ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, UNKNOWN_VERSION, Waiting, WayBack,
 };
 use crate::engine::time::{Now, Wall};
+use crate::engine::unseen::{Leaving, Unseen};
 use crate::engine::{Engine, row};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -322,6 +323,12 @@ impl Engine {
         let how_long =
             until.map_or_else(|| "paused until `updatectl resume`".to_owned(), |until| format!("paused until {until}"));
         let message = match &self.model.state {
+            _ if self.unseen().is_some_and(|unseen| unseen != Unseen::Leaving) => {
+                format!(
+                    "{how_long}; what is under way waits until it can be seen which slot runs, and the host is not left for that"
+                )
+            }
+            _ if self.soft.leaving == Leaving::Asked => format!("{how_long}; the reboot that is under way is not stopped"),
             State::Armed { step: ArmedStep::Rebooting, .. } => format!("{how_long}; the reboot that is under way is not stopped"),
             // The gates were asked for the last time.
             State::Locked { step: LockedStep::Acknowledging | LockedStep::Arming, .. } => {
@@ -350,7 +357,7 @@ impl Engine {
     }
 
     fn not_ready(&self) -> Answer {
-        if self.soft.leaves_unseen {
+        if self.soft.leaving == Leaving::Asked {
             reject(Rejection::Busy, LEAVING)
         } else {
             reject(Rejection::RunningSlotUnknown, NOT_SIGHTED)

@@ -18,6 +18,9 @@ pub enum Effect {
     Check(Request),
     /// Look at the world again, which could not be seen: answers [`crate::engine::event::Event::Looked`].
     Look,
+    /// Look at the world once more, which could not be seen, before the host is left for that: answers
+    /// [`crate::engine::event::Event::LookedToLeave`].
+    LookToLeave(Plan),
     /// Disarm the inactive slot, then fetch, verify and write: answers `Installed`.
     Install {
         /// What.

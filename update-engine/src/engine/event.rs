@@ -150,6 +150,11 @@ pub enum Event {
         /// The world.
         facts: Box<Facts>,
     },
+    /// Answer to [`crate::engine::effect::Effect::LookToLeave`].
+    LookedToLeave {
+        /// The world.
+        facts: Box<Facts>,
+    },
     /// Facts changed under a command (`adopt`, `verify`).
     FactsChanged {
         /// The world.

@@ -57,6 +57,7 @@ use model::{About, CommittedSlot, Failures, LastError, Progress};
 use policy::Policy;
 use state::{Alarm, Claim, Kind, Plan, Request, State};
 use time::{Mono, Wall};
+use unseen::Leaving;
 
 /// The engine. One task owns it.
 #[derive(Clone, Debug)]
@@ -92,8 +93,8 @@ pub struct Soft {
     pub looks: bool,
     /// While it cannot be seen which slot runs: from when on an image on trial is left.
     pub leaves_at: Option<Mono>,
-    /// A reboot was asked for because it could not be seen which slot runs: until that comes, or is refused, nothing else begins.
-    pub leaves_unseen: bool,
+    /// How far the host is in leaving what it cannot see.
+    pub leaving: Leaving,
     /// That reboot was refused, and is asked for again.
     pub leave_refused: bool,
     /// The present boot was counted as one into a bad slot.
@@ -171,6 +172,7 @@ impl Engine {
             Event::StandsStill { fault, unstarted } => self.on_stands_still(fault, unstarted, now),
             Event::FactsChanged { facts } => self.on_facts_changed(*facts, now),
             Event::Looked { facts } => self.on_looked(*facts, now),
+            Event::LookedToLeave { facts } => self.on_looked_to_leave(*facts, now),
         }
     }
 
@@ -197,7 +199,7 @@ impl Engine {
 
     /// The pause or wait of the present state is over.
     fn on_alarm(&mut self, now: &Now) -> Vec<Effect> {
-        if self.soft.leaves_unseen {
+        if self.soft.leaving == Leaving::Asked {
             return self.leave_again(now);
         }
         // The look that sees goes on with it.
@@ -240,9 +242,14 @@ impl Engine {
         if waits_for_it { self.look_at_gates_again(now) } else { Vec::new() }
     }
 
+    /// What a look says of the marks may be older than what was done meanwhile: whoever sees goes on with the table it has.
     fn on_facts_changed(&mut self, facts: Facts, now: &Now) -> Vec<Effect> {
         let was_blind = self.facts.is_blind();
-        self.take_facts(facts);
+        let boot = if was_blind { facts.boot.clone() } else { self.facts.boot.clone() };
+        self.take_facts(Facts { boot, ..facts });
+        if !self.facts.is_blind() {
+            self.soft.leaving.withdraw();
+        }
         if self.model.last_error.as_ref().is_some_and(|error| error.code == Cause::FloorLost)
             && matches!(self.facts.floor, facts::FloorFacts::Known(_))
         {
@@ -252,8 +259,7 @@ impl Engine {
             Some(_) if was_blind => self.settle(now),
             Some(running) => {
                 self.remember_running(running);
-                // A slot that was marked bad may be judged once its record is known. What else the look says of the marks may be older
-                // than what was done meanwhile.
+                // A slot that was marked bad may be judged once its record is known.
                 let may_be_judged = matches!(self.model.state, State::Idle) && self.was_marked_bad(running);
                 if may_be_judged { self.settle_idle(running, now) } else { Vec::new() }
             }
@@ -263,7 +269,7 @@ impl Engine {
 
     /// The slot that runs, when something may begin: that and the boot table are known, and the host is not being left.
     fn ready(&self) -> Option<SlotName> {
-        self.facts.running.filter(|_| !self.facts.is_blind() && !self.soft.leaves_unseen)
+        self.facts.running.filter(|_| !self.facts.is_blind() && self.soft.leaving != Leaving::Asked)
     }
 
     /// Within a boot neither its id nor the running slot changes: a look that fails does not make them unknown again. A table that was

@@ -10,6 +10,7 @@ use crate::engine::model::About;
 use crate::engine::policy::{PROOF_MAX_AGE_MS, Strategy};
 use crate::engine::state::{ArmedStep, Claim, Kind, LockedStep, Plan, State, Waiting, WayBack};
 use crate::engine::time::{BootId, Now};
+use crate::engine::unseen::Leaving;
 use crate::engine::{Engine, row};
 
 /// After this long an accepted reboot that has not come is said aloud.
@@ -443,7 +444,7 @@ impl Engine {
         if !self.is_current(attempt) {
             return Vec::new();
         }
-        if self.soft.leaves_unseen {
+        if self.soft.leaving == Leaving::Asked {
             return self.on_left(result, now);
         }
         match (self.model.state.clone(), result) {
@@ -486,7 +487,7 @@ impl Engine {
         self.soft.reboot_is_late = true;
         let refused = refused.map(|fault| format!(", and was refused when it was asked for again ({})", fault.message));
         let way_out = match self.model.state {
-            _ if self.soft.leaves_unseen => BY_FORCE,
+            _ if self.soft.leaving == Leaving::Asked => BY_FORCE,
             State::Trial { .. } => BY_FORCE,
             _ if self.soft.reboot_command_runs => {
                 "`updatectl cancel` ends the command, disarms the slot and gives the lock back: end what is left of the shutdown first"

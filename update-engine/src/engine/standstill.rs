@@ -9,6 +9,7 @@ use crate::engine::effect::{Effect, LockOutcome, Row};
 use crate::engine::event::Fault;
 use crate::engine::state::{ArmedStep, GivingUp, LockedStep, Plan, SlotMayBe, State, WayBack};
 use crate::engine::time::Now;
+use crate::engine::unseen::Leaving;
 use crate::engine::{Engine, row};
 
 impl Engine {
@@ -38,9 +39,9 @@ impl Engine {
             Effect::Disarm(_) => true,
             Effect::Undrain(_) | Effect::Stop(_) => burdened,
             Effect::MarkBad(_) => on_trial,
-            // A reboot that was accepted and got lost is asked for again: the journal has that step. Of one that leaves what is not
-            // seen it has to have the count first.
-            Effect::Reboot(_) => (on_trial && !self.soft.leaves_unseen) || self.soft.reboot_accepted_at.is_some(),
+            // A reboot that was accepted and got lost is asked for again, and one that leaves what is not seen was counted: the journal
+            // has both steps.
+            Effect::Reboot(_) => on_trial || self.soft.leaving == Leaving::Asked || self.soft.reboot_accepted_at.is_some(),
             Effect::Look => true,
             _ => false,
         }
@@ -48,7 +49,7 @@ impl Engine {
 
     /// What the engine goes on to count on when it leaves a step that could not be journalled.
     pub const fn still_counts_on(effect: &Effect) -> bool {
-        matches!(effect, Effect::Check(_) | Effect::Look | Effect::Install { .. } | Effect::Undrain(_))
+        matches!(effect, Effect::Check(_) | Effect::Look | Effect::LookToLeave(_) | Effect::Install { .. } | Effect::Undrain(_))
     }
 
     /// Back to the old slot from a trial; undrained and without the lock from everything before the reboot.
@@ -60,6 +61,10 @@ impl Engine {
             self.soft.disarming = false;
         }
         match self.model.state.clone() {
+            // Without the journal its boots cannot be counted, and leaving it again could go on for ever.
+            State::Trial { plan, verdict: None } if unstarted && self.facts.standing(plan.slot) == Some(Standing::Bad) => {
+                self.stay_though_bad(plan, now)
+            }
             State::Trial { plan, verdict: None } | State::Committed { plan } if unstarted => {
                 self.judge_unhealthy(plan, fault.message, now)
             }
@@ -126,7 +131,7 @@ mod tests {
     use crate::engine::cause::Cause;
     use crate::engine::effect::GateStage;
     use crate::engine::event::Proof;
-    use crate::engine::tests::host::{BAD, BLANK, Host, in_old_slot, list};
+    use crate::engine::tests::host::{BAD, BLANK, Host, armed, in_new_slot, in_old_slot, list};
     use crate::engine::tests::words::EVERY_STATE;
 
     fn told(unstarted: bool) -> Event {
@@ -158,6 +163,22 @@ mod tests {
             let rebooting = effects.iter().any(|effect| matches!(effect, Effect::Reboot(_)));
             assert!(!rebooting || host.state().starts_with("trial"), "{state} reboots into what cannot be written down");
         }
+    }
+
+    #[test]
+    fn p10_without_the_journal_a_slot_that_was_marked_bad_and_is_started_all_the_same_is_left_no_more() {
+        let mut host = Host::new();
+        in_new_slot(&mut host.facts, BAD);
+        assert_eq!(host.start(vec![]), list("open found 1.1.0, health"));
+        assert_eq!((host.step(told(true)), host.state()), (list(""), "trial"));
+        let message = &host.engine.model().last_error.as_ref().unwrap().message;
+        assert!(message.contains("it was marked bad before, and the loader has started it all the same"), "{message}");
+        // One that was not marked yet is, and is left.
+        let mut host = Host::new();
+        in_new_slot(&mut host.facts, armed(2));
+        host.start(vec![]);
+        assert_eq!(host.step(told(true)), list("mark bad"));
+        assert_eq!(host.marked_bad(Ok(())), list("reboot"));
     }
 
     #[test]

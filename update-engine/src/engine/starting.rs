@@ -239,7 +239,9 @@ impl Engine {
     /// The journal stands between the grant and the flip: the boot table knows whether the flip happened.
     fn restart_locked(&mut self, plan: Plan, boot_id: BootId, step: LockedStep, now: &Now) -> Vec<Effect> {
         let standing = self.facts.standing(plan.slot).unwrap_or_default();
-        let flipped = standing.is_pending() || standing.is_out_of_tries();
+        // A slot that is to be gone back to may bear the marks of an earlier trial until it is armed.
+        let may_be_armed = plan.kind != Kind::Rollback || step == LockedStep::Arming;
+        let flipped = may_be_armed && (standing.is_pending() || standing.is_out_of_tries());
         if flipped || plan.giving_up.is_some() || step == LockedStep::GivingUp {
             let old_slot = plan.slot.other();
             let step = if self.rests_when_armed(&plan) { ArmedStep::Resting } else { ArmedStep::Gates };

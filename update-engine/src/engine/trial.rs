@@ -109,6 +109,12 @@ impl Engine {
         known.count.saturating_add(u32::from(!same))
     }
 
+    /// It was marked bad before this run of the daemon, and the loader has started it.
+    pub(super) fn stay_though_bad(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
+        let boots = self.boots_of(&plan);
+        self.stay(plan, "it was marked bad before, and the loader has started it all the same", boots, now)
+    }
+
     /// A reboot would help nobody: the host stays reachable, says so, and looks after its health again.
     fn stay(&mut self, plan: Plan, why: &str, boots: u32, now: &Now) -> Vec<Effect> {
         let reason = match &self.model.state {

@@ -4,10 +4,12 @@
 //! itself be what makes the host blind: then the host leaves it by a reboot that nobody asked for, because the loader counts the boots
 //! of a slot on trial and its tries bring the old one back.
 //!
-//! Never: reboots unless that is known to help, by the look that was just made. The host was rebooted since the slot was armed (by the
-//! boot's id, or by a try that was spent), the running slot is not known, and the table says that the tried slot is not good and the
-//! old one is. Each such boot is counted and journalled before it is left, and there are no more of them than the slot has tries. A
-//! person's pause holds it.
+//! Never: reboots unless that is known to help. The host was rebooted since the slot was armed (by the boot's id, or by a try that was
+//! spent), the running slot is not known, and the table says that the tried slot is not good and the old one is. Each such boot is
+//! counted and journalled before it is left, which may take long; then the world is looked at once more, and only what that look says
+//! makes the host reboot. There are no more such boots than the slot has tries. A person's pause holds it.
+
+use manifests::release::SlotName;
 
 use crate::boot::Standing;
 use crate::engine::Engine;
@@ -41,6 +43,27 @@ pub enum Unseen {
     Stays(Stays),
 }
 
+/// How far a host is in leaving what it cannot see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Leaving {
+    /// It is not being left.
+    #[default]
+    No,
+    /// This boot is counted; when that is journalled, the world is looked at once more. Looks go on meanwhile.
+    Decided,
+    /// The reboot was asked for: until that comes, or is refused, nothing else begins.
+    Asked,
+}
+
+impl Leaving {
+    /// What was only decided is no longer wanted. A reboot that was asked for may be under way.
+    pub(super) const fn withdraw(&mut self) {
+        if matches!(self, Self::Decided) {
+            *self = Self::No;
+        }
+    }
+}
+
 /// Why a reboot would not bring the old slot back, or is not known to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stays {
@@ -62,7 +85,7 @@ impl Engine {
     /// What becomes of what is under way while the host does not see; `None` = it sees, or nothing is under way. Whoever does not see
     /// and can read the boot table does not know what runs.
     pub fn unseen(&self) -> Option<Unseen> {
-        if self.soft.leaves_unseen {
+        if self.soft.leaving == Leaving::Asked {
             return Some(Unseen::Leaving);
         }
         let under_way = self.facts.is_blind() && !matches!(self.model.state, State::Failed { .. });
@@ -72,8 +95,22 @@ impl Engine {
             Some(Err(why)) => Unseen::Stays(why),
             Some(Ok(())) if self.boots_of(plan) > self.most_boots() => Unseen::GivenUp { boots: self.boots_of(plan) - 1 },
             Some(Ok(())) if self.model.pause.is_some() => Unseen::Stays(Stays::Paused),
+            Some(Ok(())) if self.soft.leaving == Leaving::Decided => Unseen::Leaving,
             Some(Ok(())) => Unseen::Leaves { at: self.soft.leaves_at.unwrap_or(Mono(0)) },
         })
+    }
+
+    /// Where nothing is known of an attempt: the slot that, by the boot table, is on trial or was given up, while the other one is good.
+    /// It is not known whether it runs, so the host is not left for it.
+    pub fn tried_unseen(&self) -> Option<SlotName> {
+        if self.facts.running.is_some() || self.model.state.plan().is_some() {
+            return None;
+        }
+        let is_tried = |slot: &SlotName| {
+            let standing = |slot| self.facts.standing(slot);
+            standing(*slot).is_some_and(|tried| self.was_tried(tried)) && standing(slot.other()).is_some_and(Standing::is_good)
+        };
+        [SlotName::A, SlotName::B].into_iter().find(is_tried)
     }
 
     /// The host may have booted the plan's slot, and a reboot brings the old one back, or why not; `None` = it was not rebooted.
@@ -95,8 +132,12 @@ impl Engine {
         // A try that was spent tells that it was booted, also where the image hides the boot's id.
         let rebooted = known_as_another || self.was_tried(tried);
         let kept = tried.is_good() || matches!(self.model.state, State::Committed { .. });
-        let unarmed =
-            matches!(&self.model.state, State::Locked { step, .. } if !matches!(step, LockedStep::Arming | LockedStep::GivingUp));
+        // Arming takes away that a slot is good: one that still is was not armed.
+        let unarmed = match &self.model.state {
+            State::Locked { step: LockedStep::Arming | LockedStep::GivingUp, .. } => tried.is_good(),
+            State::Locked { .. } => true,
+            _ => false,
+        };
         Some(match () {
             () if unarmed => Err(Stays::NotTried),
             () if kept => Err(Stays::Kept),
@@ -135,14 +176,14 @@ impl Engine {
     /// The look is due, and no reboot is awaited.
     pub(super) fn look_if_due(&mut self, now: &Now) -> Option<Effect> {
         self.soft.look_at.take_if(|at| *at <= now.mono)?;
-        if self.soft.leaves_unseen || !self.facts.is_blind() {
+        if self.soft.leaving == Leaving::Asked || !self.facts.is_blind() {
             return None;
         }
         self.soft.looks = true;
         Some(Effect::Look)
     }
 
-    /// A look of its own was made. Only by it is a host left that does not see.
+    /// A look of its own was made. Only by it is it decided to leave a host that does not see.
     pub(super) fn on_looked(&mut self, facts: Facts, now: &Now) -> Vec<Effect> {
         self.soft.looks = false;
         // Who sees knows more than a look that began before.
@@ -150,31 +191,42 @@ impl Engine {
             return Vec::new();
         }
         let effects = self.on_facts_changed(facts, now);
-        if self.soft.leaves_unseen || !self.facts.is_blind() {
+        if self.soft.leaving == Leaving::Asked || !self.facts.is_blind() {
             return effects;
         }
+        self.watch(now);
         match (self.unseen(), self.model.state.plan().cloned()) {
             (Some(Unseen::Leaves { at }), Some(plan)) if at <= now.mono => self.leave_unseen(plan, now),
-            _ => {
-                self.watch(now);
-                effects
-            }
+            _ => effects,
         }
-    }
-
-    /// A reboot that leaves what is not seen, and may have waited for the journal for long: before its command is started for the first
-    /// time the world is looked at once more.
-    pub fn reboots_unless_seen(&self) -> bool {
-        self.soft.leaves_unseen && self.soft.reboot_accepted_at.is_none()
     }
 
     fn leave_unseen(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
         self.count_bad_boot(&plan);
         let message = format!("the host was rebooted into {}, and it could not be seen which slot runs", plan.version);
         self.remember_error(&Fault::new(Cause::RunningSlotUnknown, message), About::Attempt, now);
-        self.soft.leaves_unseen = true;
+        self.soft.leaving = Leaving::Decided;
         self.soft.leave_refused = false;
-        vec![Effect::Reboot(plan)]
+        vec![Effect::LookToLeave(plan)]
+    }
+
+    /// The boot is counted, and the world was looked at once more. What has changed since that was decided is no reason to leave.
+    pub(super) fn on_looked_to_leave(&mut self, facts: Facts, now: &Now) -> Vec<Effect> {
+        if self.soft.leaving != Leaving::Decided {
+            return Vec::new();
+        }
+        let effects = self.on_facts_changed(facts, now);
+        match (self.unseen(), self.model.state.plan().cloned()) {
+            (Some(Unseen::Leaving), Some(plan)) => {
+                self.soft.leaving = Leaving::Asked;
+                self.soft.look_at = None;
+                vec![Effect::Reboot(plan)]
+            }
+            _ => {
+                self.soft.leaving.withdraw();
+                effects
+            }
+        }
     }
 
     /// A shutdown that was begun is awaited, whatever is seen meanwhile: it is under way, or got lost and is asked for again.
@@ -195,7 +247,7 @@ impl Engine {
     }
 
     fn leave_was_refused(&mut self, fault: &Fault, now: &Now) -> Vec<Effect> {
-        self.soft.leaves_unseen = false;
+        self.soft.leaving = Leaving::No;
         self.remember_error(fault, About::Attempt, now);
         if self.ready().is_some() {
             return self.settle(now);
@@ -212,7 +264,7 @@ impl Engine {
         if self.facts.is_blind() || !self.soft.reboot_command_runs {
             return self.reboot_is_late(plan, now);
         }
-        self.soft.leaves_unseen = false;
+        self.soft.leaving = Leaving::No;
         self.soft.reboot_accepted_at = None;
         self.soft.reboot_command_runs = false;
         self.soft.reboot_is_late = false;

@@ -31,7 +31,7 @@ pub(super) fn summary(input: &Input<'_>) -> String {
     let trouble = view::troubles(input).into_iter().next();
     let state = match (&trouble, input.state()) {
         (Some(_), State::Idle | State::Checking { .. }) if view::forbids_updates(input) => {
-            format!("{}; {}", running(input), until_mended(input))
+            format!("{}{}; {}", running(input), tried(input), until_mended(input))
         }
         _ => by_state(input),
     };
@@ -156,6 +156,9 @@ fn stays(input: &Input<'_>, plan: &Plan, why: Stays) -> String {
         (Stays::NoBootId, _) => format!(
             "{blind}: it does not reboot by itself, because without the id of its boot it is not known whether it was rebooted since the slot was armed; a person can reboot it (systemd: `systemctl reboot`), until the boot loader goes back to {back}"
         ),
+        (Stays::NotTried, _) if matches!(input.state(), State::Locked { .. }) => format!(
+            "{version} was not booted: by the boot table (`updatectl slots`) {back} runs, and a reboot would not help; what was done for its reboot is taken back when it is seen"
+        ),
         (Stays::NotTried, _) => {
             format!(
                 "{blind}: by the boot table (`updatectl slots`) {back} runs, and a reboot would not help; what was done is taken back when it is seen"
@@ -252,6 +255,15 @@ fn left_by_a_person(input: &Input<'_>) -> String {
             refusal.version
         )
     })
+}
+
+/// What the boot table says of a trial of which nothing else is known.
+fn tried(input: &Input<'_>) -> String {
+    let Some(slot) = input.engine.tried_unseen() else { return String::new() };
+    let other = slot.other();
+    format!(
+        "; by the boot table (`updatectl slots`) slot {slot} was tried and is not good, and slot {other} is: if {slot} runs, a reboot by a person (systemd: `systemctl reboot`) brings {other} back once its tries are spent"
+    )
 }
 
 /// What is waited for while something forbids every update.

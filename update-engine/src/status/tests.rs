@@ -9,10 +9,10 @@ use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
 use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Proof};
-use crate::engine::facts::{Facts, FloorFacts, Trouble};
+use crate::engine::facts::{Facts, FloorFacts, PerSlot, Trouble};
 use crate::engine::model::{Hold, Progress};
 use crate::engine::policy::Strategy;
-use crate::engine::tests::host::{BLANK, Host, armed, closed, fault, in_new_slot, policy};
+use crate::engine::tests::host::{BLANK, GOOD, Host, SPENT, armed, closed, fault, in_new_slot, policy};
 use crate::engine::tests::words::EVERY_STATE;
 use crate::engine::time::BootId;
 use crate::status::contract::assert_contract;
@@ -522,6 +522,9 @@ fn ten_minutes(host: &mut Host) -> Vec<String> {
         host.wake();
         effects = host.step(Event::Looked { facts: Box::new(host.facts.clone()) });
     }
+    if effects == ["look to leave"] {
+        effects = host.step(Event::LookedToLeave { facts: Box::new(host.facts.clone()) });
+    }
     effects
 }
 
@@ -667,6 +670,30 @@ fn a_blind_host_that_stays_says_why_and_what_a_person_can_do() {
         "paused by a person until `updatectl resume`; {BLIND}: it stays as it is while it is paused; after `updatectl resume` it reboots, so that the boot loader goes back to 1.0.0."
     );
     assert_eq!(said, expected);
+}
+
+#[test]
+fn a_blind_host_says_that_an_update_under_way_was_not_booted() {
+    for state in ["locked/draining", "locked/arming", "locked/giving-up"] {
+        let said = said_of_blind(&mut Host::at(state), |facts| facts.boot.as_mut().unwrap().standing.b = GOOD);
+        let begins = "1.1.0 was not booted: by the boot table (`updatectl slots`) 1.0.0 runs, and a reboot would not help; what was done for its reboot is taken back when it is seen";
+        assert!(said.starts_with(begins), "{state}: {said}");
+    }
+}
+
+#[test]
+fn a_blind_host_without_the_journal_of_its_trial_says_what_the_boot_table_says() {
+    let mut host = Host::new();
+    host.start(vec![]);
+    let said = said_of_blind(&mut host, |facts| facts.boot.as_mut().unwrap().standing.b = armed(2));
+    let expected = "it is not known which slot runs; by the boot table (`updatectl slots`) slot b was tried and is not good, and slot a is: if b runs, a reboot by a person (systemd: `systemctl reboot`) brings a back once its tries are spent";
+    assert!(said.contains(expected), "{said}");
+    for (a, b) in [(GOOD, BLANK), (GOOD, GOOD), (GOOD, armed(3)), (BLANK, SPENT)] {
+        let mut host = Host::new();
+        host.start(vec![]);
+        let said = said_of_blind(&mut host, |facts| facts.boot.as_mut().unwrap().standing = PerSlot { a, b });
+        assert!(!said.contains("brings a back"), "{a:?} {b:?}: {said}");
+    }
 }
 
 #[test]

@@ -314,7 +314,10 @@ mod tests {
         assert_eq!(disarm_b(&disk(BLANK, BLANK, BLANK)), [(1, 0, true), BLANK, BLANK], "a factory disk");
         assert_eq!(disarm_a(&disk(BLANK, BLANK, BLANK)), [BLANK, (1, 0, true), BLANK], "or one whose second slot runs");
         let started_by_hand = state((1, 0, true), BLANK);
-        assert!(!started_by_hand.running_is_good(&"b".parse().unwrap()), "what was written on a factory disk is not the factory's");
+        assert!(
+            !started_by_hand.running_is_good(&"b".parse().unwrap()),
+            "what was written on a factory disk is not the factory's"
+        );
     }
 
     #[test]

@@ -4,10 +4,10 @@ use crate::engine::Event;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
 use crate::engine::event::{AskAgain, CheckAnswer, Marked, Proof, RebootAccepted};
-use crate::engine::facts::{Content};
+use crate::engine::facts::{Content, Facts, PerSlot};
 use crate::engine::policy::Strategy;
 
-use super::host::{GOOD, Host, SPENT, TRIES, armed, closed, fault, in_new_slot, list, offer, policy, table};
+use super::host::{BAD, GOOD, Host, SPENT, TRIES, armed, closed, content, fault, in_new_slot, list, offer, policy, table};
 use super::words::EVERY_STATE;
 
 fn update() -> Command {
@@ -358,25 +358,37 @@ fn confirm_marks_a_trial_good_and_never_touches_an_armed_update() {
     let mut host = Host::at("trial");
     assert_eq!((host.order(Command::Confirm), host.state()), (list("commit"), "committed"));
     let mut host = Host::at("armed/resting");
-    let mut facts = host.engine.facts().clone();
-    facts.boot.as_mut().unwrap().standing.a = armed(1);
-    host.step(Event::FactsChanged { facts: Box::new(facts) });
-    assert_eq!(host.refused(Command::Confirm), "busy");
+    host.restart(|facts| facts.boot.as_mut().unwrap().standing = PerSlot { a: armed(1), b: armed(TRIES) });
+    assert_eq!((host.state(), host.refused(Command::Confirm)), ("armed/resting", "busy".to_owned()));
     // A good slot needs nothing.
     assert_eq!(Host::new().order(Command::Confirm), list(""));
 }
 
 #[test]
 fn confirm_keeps_a_running_slot_of_which_no_attempt_is_known() {
-    let mut host = Host::at("checking");
-    let mut facts = host.facts.clone();
-    in_new_slot(&mut facts, SPENT);
-    facts.boot_id = "boot-1".into();
-    facts.slots.b = Content { version: Some("1.1.0".into()), sequence: None, digest: None };
+    let mut host = Host::at("failed");
+    host.restart(|facts| {
+        in_new_slot(facts, BAD);
+        facts.boot_id = "boot-1".into();
+        facts.slots.b = Content { version: Some("1.1.0".into()), sequence: None, digest: None };
+    });
+    assert_eq!((host.state(), host.refused(Command::Confirm)), ("failed", "not-on-trial".to_owned()));
+    // A person adopts its record.
+    let facts = Facts { slots: PerSlot { b: content(2), ..host.facts.slots.clone() }, ..host.facts.clone() };
     host.step(Event::FactsChanged { facts: Box::new(facts) });
     assert_eq!(host.order(Command::Confirm), list("open found 1.1.0, commit"));
     assert_eq!(host.commit_done(Ok(())), list("close committed, report committed"));
-    // Nothing is known of it that could be rolled back to.
+    assert_eq!(host.engine.model().committed.b.as_ref().unwrap().version, "1.1.0");
+}
+
+#[test]
+fn what_was_confirmed_without_a_record_is_nothing_to_roll_back_to() {
+    let mut host = Host::new();
+    in_new_slot(&mut host.facts, SPENT);
+    host.facts.slots.b = Content { version: Some("1.1.0".into()), sequence: None, digest: None };
+    host.start(vec![]);
+    assert_eq!(host.order(Command::Confirm), list("commit"));
+    host.commit_done(Ok(()));
     assert_eq!(host.engine.model().committed.b, None);
 }
 

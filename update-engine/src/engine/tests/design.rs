@@ -174,6 +174,7 @@ fn a_look_that_is_older_than_a_commit_opens_no_second_trial() {
     let mut before = host.facts.clone();
     in_new_slot(&mut before, armed(2));
     assert_eq!((host.step(Event::FactsChanged { facts: Box::new(before) }), host.state()), (list(""), "idle"));
+    assert_eq!(host.answer(Command::Confirm), "the running slot is good already");
 }
 
 #[test]

@@ -213,6 +213,11 @@ impl Host {
         effects
     }
 
+    /// What a person is told.
+    pub(crate) fn answer(&mut self, command: Command) -> String {
+        self.command(command).0.unwrap().message
+    }
+
     /// The code of a refusal.
     pub(crate) fn refused(&mut self, command: Command) -> String {
         let (answer, effects) = self.command(command);

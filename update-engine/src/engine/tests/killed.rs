@@ -1,6 +1,8 @@
 //! Killed in every state: the journal as JSON, and several worlds the daemon may wake up in.
 
-use crate::engine::facts::{Facts};
+use crate::engine::effect::GateStage;
+use crate::engine::event::Proof;
+use crate::engine::facts::Facts;
 
 use super::host::{BAD, BLANK, GOOD, Host, SPENT, TRIES, armed, in_new_slot, in_old_slot, list};
 use super::words::EVERY_STATE;
@@ -180,6 +182,22 @@ fn worlds_of(state: &str) -> &'static [&'static str] {
         "trial" | "trial/verdict" | "committed" => &IN_TRIAL,
         "written/rollback" => &["as it was", "b runs, good", "rebooted, b is good"],
         _ => &BEFORE_TRIAL,
+    }
+}
+
+#[test]
+fn marks_that_a_slot_bore_before_it_was_to_be_gone_back_to_are_no_trial_of_it() {
+    for standing in [SPENT, BAD] {
+        let mut host = Host::at("written/rollback");
+        host.read_back(Ok(Proof::Equal));
+        host.gates(GateStage::BeforeLock, vec![]);
+        host.granted();
+        assert_eq!(host.state(), "locked/draining");
+        let effects = host.restart(|facts| {
+            facts.boot_id = "boot-9".into();
+            facts.boot.as_mut().unwrap().standing.a = standing;
+        });
+        assert_eq!((host.state(), effects), ("written/rollback", list("read back a")), "{standing:?}");
     }
 }
 

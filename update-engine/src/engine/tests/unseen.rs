@@ -29,6 +29,11 @@ impl Host {
         self.step(Event::Looked { facts: Box::new(facts) })
     }
 
+    /// The boot is counted, and the look before leaving finds this.
+    fn look_to_leave(&mut self, facts: Facts) -> Vec<String> {
+        self.step(Event::LookedToLeave { facts: Box::new(facts) })
+    }
+
     /// Minutes pass in which every look finds what the start found; all that is done meanwhile, but for the looks.
     fn pass_minutes(&mut self, minutes: u64) -> Vec<String> {
         let until = self.mono + minutes * MINUTE_MS;
@@ -38,6 +43,10 @@ impl Host {
             if effects.iter().any(|effect| effect == "look") {
                 effects.retain(|effect| effect != "look");
                 effects.extend(self.step(Event::Looked { facts: Box::new(self.facts.clone()) }));
+            }
+            if effects.iter().any(|effect| effect == "look to leave") {
+                effects.retain(|effect| effect != "look to leave");
+                effects.extend(self.look_to_leave(self.facts.clone()));
             }
             done.extend(effects);
         }
@@ -209,20 +218,70 @@ fn an_armed_slot_is_taken_back_where_it_is_not_known_whether_the_host_was_reboot
 fn p10_a_blind_reboot_waits_for_the_journal_and_every_other_one_of_a_trial_does_not() {
     let mut host = Host::at("trial");
     host.restart(hidden(armed(2)));
-    assert_eq!(host.pass_minutes(10), list("reboot"));
+    host.pass_minutes(9);
+    host.pass_ms(MINUTE_MS);
+    assert_eq!(host.look(host.facts.clone()), list("look to leave"));
+    let look = Effect::LookToLeave(host.plan());
+    assert!(!host.engine.cannot_wait(&look), "the count of the boot has to be durable first");
+    assert!(crate::engine::Engine::still_counts_on(&look));
+    assert_eq!(host.look_to_leave(host.facts.clone()), list("reboot"));
     let reboot = Effect::Reboot(host.plan());
-    assert!(!host.engine.cannot_wait(&reboot), "its count has to be durable first");
-    assert!(host.engine.reboots_unless_seen(), "it may have waited for long");
+    assert!(host.engine.cannot_wait(&reboot), "the journal has the count");
     host.reboot(Ok(()));
-    assert!(!host.engine.reboots_unless_seen(), "a shutdown that may be under way is not called off");
     assert!(host.engine.cannot_wait(&reboot), "it was accepted, so the journal has it");
     assert!(host.engine.cannot_wait(&Effect::Look) && crate::engine::Engine::still_counts_on(&Effect::Look));
     assert!(Host::at("trial/verdict").engine.cannot_wait(&reboot));
 }
 
+/// A blind host whose boot was counted; the look before leaving waits for the journal.
+fn about_to_leave() -> Host {
+    let mut host = Host::at("armed/rebooting");
+    host.restart(hidden(armed(2)));
+    host.pass_minutes(9);
+    host.pass_ms(MINUTE_MS);
+    assert_eq!(host.look(host.facts.clone()), list("look to leave"));
+    assert_eq!(host.engine.unseen(), Some(Unseen::Leaving));
+    host
+}
+
+#[test]
+fn p1_what_the_last_look_before_leaving_says_decides() {
+    type Change = fn(&mut Facts);
+    let changes: [(Change, Stays); 4] = [
+        (|facts| facts.boot = None, Stays::NoTable),
+        (|facts| standing(facts).b = GOOD, Stays::Kept),
+        (|facts| standing(facts).a = BLANK, Stays::NoWayBack),
+        (|facts| standing(facts).b = BLANK, Stays::NotTried),
+    ];
+    for (change, why) in changes {
+        let mut host = about_to_leave();
+        let mut facts = host.facts.clone();
+        change(&mut facts);
+        host.facts = facts.clone();
+        assert_eq!((host.look_to_leave(facts), host.engine.unseen()), (list(""), Some(Unseen::Stays(why))));
+        assert_eq!(host.pass_minutes(24 * 60), list(""), "{why:?}");
+    }
+    let mut host = about_to_leave();
+    host.order(Command::Pause { until: None, reason: None });
+    assert_eq!(host.look_to_leave(host.facts.clone()), list(""), "a person paused it meanwhile");
+    assert_eq!(host.engine.unseen(), Some(Unseen::Stays(Stays::Paused)));
+}
+
+#[test]
+fn a_host_that_sees_while_its_leaving_waits_for_the_journal_goes_on() {
+    let mut host = about_to_leave();
+    let still_blind = host.facts.clone();
+    let mut seen = host.facts.clone();
+    in_new_slot(&mut seen, armed(2));
+    host.pass_ms(MINUTE_MS);
+    assert_eq!((host.look(seen), host.state()), (list("health"), "trial"));
+    assert_eq!(host.look_to_leave(still_blind), list(""), "the look of what is no longer wanted");
+    assert_eq!((host.pass_minutes(30), host.engine.unseen()), (list(""), None));
+}
+
 #[test]
 fn an_attempt_that_had_not_armed_its_slot_was_not_booted_whatever_its_marks_are() {
-    for state in ["locked/draining", "locked/acknowledging"] {
+    for state in ["locked/draining", "locked/acknowledging", "locked/arming", "locked/giving-up"] {
         let mut host = Host::at(state);
         host.restart(hidden(GOOD));
         assert_eq!(host.engine.unseen(), Some(Unseen::Stays(Stays::NotTried)), "{state}");
@@ -322,7 +381,11 @@ fn a_device_that_appears_late_is_seen_within_a_minute_and_judged_once() {
 fn a_pause_holds_a_host_that_would_leave() {
     let mut host = Host::at("armed/rebooting");
     host.restart(hidden(armed(2)));
-    host.order(Command::Pause { until: None, reason: None });
+    let said = host.answer(Command::Pause { until: None, reason: None });
+    assert_eq!(
+        said,
+        "paused until `updatectl resume`; what is under way waits until it can be seen which slot runs, and the host is not left for that"
+    );
     assert_eq!((host.pass_minutes(60), host.engine.unseen()), (list(""), Some(Unseen::Stays(Stays::Paused))));
     host.order(Command::Resume);
     assert_eq!(host.pass_minutes(1), list("reboot"));

@@ -96,6 +96,7 @@ fn effect(effect: &Effect) -> String {
             Origin::Files { .. } => "read files".to_owned(),
         },
         Effect::Look => "look".to_owned(),
+        Effect::LookToLeave(_) => "look to leave".to_owned(),
         Effect::Install { plan, scan: Scan::Shared } => format!("install {}", plan.slot),
         Effect::Install { plan, scan: Scan::All } => format!("install {} again", plan.slot),
         Effect::ReadBack(plan) => format!("read back {}", plan.slot),

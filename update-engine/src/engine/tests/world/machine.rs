@@ -179,6 +179,10 @@ impl World {
         }
     }
 
+    fn nothing_seen(&self) -> Box<Facts> {
+        Box::new(Facts { running: None, boot: None, ..self.facts() })
+    }
+
     /// The answer of an effect that says it failed.
     pub(super) fn failed(&mut self, effect: &Effect) -> Option<Event> {
         let fault = || Fault::new(Cause::StateDir, "it broke");
@@ -190,7 +194,8 @@ impl World {
                     answer: Box::new(CheckAnswer::Failed { fault: fault(), retry_after_s }),
                 }
             }
-            Effect::Look => Event::Looked { facts: Box::new(Facts { running: None, boot: None, ..self.facts() }) },
+            Effect::Look => Event::Looked { facts: self.nothing_seen() },
+            Effect::LookToLeave(_) => Event::LookedToLeave { facts: self.nothing_seen() },
             Effect::Install { plan, .. } => {
                 // It may have failed in the middle: the slot was disarmed and holds half an image.
                 *self.disk.held.get_mut(plan.slot) = Held::Rubbish;
@@ -238,6 +243,7 @@ impl World {
         match effect {
             Effect::Check(request) => Some(self.check(request)),
             Effect::Look => Some(Event::Looked { facts: Box::new(self.seen()) }),
+            Effect::LookToLeave(_) => Some(Event::LookedToLeave { facts: Box::new(self.seen()) }),
             Effect::Install { plan, .. } => Some(self.install(plan)),
             Effect::ReadBack(plan) => Some(self.read_back(plan)),
             Effect::Gates { plan, stage } => {

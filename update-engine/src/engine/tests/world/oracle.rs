@@ -4,7 +4,7 @@ use crate::engine::command::Command;
 use crate::engine::effect::{Effect, LockOutcome, Outcome, Row};
 use crate::engine::event::Event;
 use crate::engine::state::{ArmedStep, Kind, Origin, Plan, Request, State, Waiting};
-use crate::engine::unseen::Unseen;
+use crate::engine::unseen::{Leaving, Unseen};
 
 use super::{Faults, Nature, World};
 use crate::engine::tests::{host, words};
@@ -141,7 +141,7 @@ impl World {
     /// A reboot that leaves what is not seen brings the old slot back, was counted before, and comes as often as there are tries.
     pub(super) fn check_left(&mut self, plan: &Plan) {
         let engine = &self.process.engine;
-        let first = engine.soft().leaves_unseen && engine.soft().reboot_accepted_at.is_none();
+        let first = engine.soft().leaving == Leaving::Asked && engine.soft().reboot_accepted_at.is_none();
         if !first {
             return;
         }
@@ -170,9 +170,10 @@ impl World {
         let writes = count(|effect| matches!(effect, Effect::Install { .. }));
         let health = count(|effect| matches!(effect, Effect::Health(_)));
         let looks = count(|effect| matches!(effect, Effect::Look));
+        let last_looks = count(|effect| matches!(effect, Effect::LookToLeave(_)));
         assert!(table <= 1, "two writes to the boot table at once: {:?}", words::effects(&self.process.in_flight));
         assert!(arms == 0 || writes == 0, "armed while written");
-        assert!(health <= 1 && looks <= 1, "twice at once: {:?}", words::effects(&self.process.in_flight));
+        assert!(health <= 1 && looks <= 1 && last_looks <= 1, "twice at once: {:?}", words::effects(&self.process.in_flight));
         assert!(hooks <= 1, "drained and undrained at once: {:?}", words::effects(&self.process.in_flight));
     }
 
