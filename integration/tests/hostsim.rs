@@ -11,7 +11,7 @@ use integration::hostsim::image::{DiskSpec, PartitionSpec, make_disk, write_slot
 use integration::hostsim::{BootPlan, Booted, Error, boot, content, loader};
 use manifests::digest::Sha256Digest;
 use update_engine::boot::gpt::{GptControl, Redundancy, parse};
-use update_engine::boot::{BootControl, BootError, Permit};
+use update_engine::boot::{BootControl, BootError, Permit, Standing};
 use update_engine::slot::readback::{Acceptance, prove};
 use update_engine::slot::{self, Disk, ImageTable, InactiveSlot, Proven, SlotSpec, VerifiedBytes, Watch};
 
