@@ -53,7 +53,7 @@ pub struct BootState {
 pub enum Past {
     /// Nothing: a factory disk.
     NothingMarked,
-    /// Something, but no slot was ever armed.
+    /// Something, and nothing of it tells that a slot was ever armed.
     NeverArmed,
     /// A slot was armed at some time.
     Armed,

@@ -1,7 +1,7 @@
-//! Looks at the world, one at a time, and not for ever.
+//! The looks at the world that the engine asks for: one at a time, and not for ever.
 //!
-//! Promises: however often the world is looked at, one run of the daemon has at most one look that hangs (P10), and each answers within
-//! [`PATIENCE`]. A disk that does not answer is a trouble with words. Never: answers with what was seen before the look was asked for.
+//! Promises: however often the engine asks, at most one such look hangs (P10), and each is answered after a few times [`PATIENCE`] at the
+//! most. A disk that does not answer is a trouble with words. Never: answers with what was seen before the look was asked for.
 
 use std::time::Duration;
 

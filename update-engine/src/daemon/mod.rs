@@ -76,6 +76,8 @@ struct Daemon {
     /// This process has the lock of the state folder.
     has_state_lock: bool,
     looks_at_state_dir: bool,
+    /// Works that may write the boot table, counted when they begin and when they answer.
+    table_writes: u64,
     broken: mpsc::UnboundedReceiver<&'static str>,
     breaker: mpsc::UnboundedSender<&'static str>,
     ended: Option<End>,
@@ -117,7 +119,7 @@ enum Settled {
     /// The state folder was looked at.
     StateDir { is_usable: bool },
     /// `verify` or `adopt` ended.
-    Inspection { id: String, inspection: Box<inspect::Inspection> },
+    Inspection { id: String, inspection: Box<inspect::Inspection>, table_writes: u64 },
 }
 
 impl Daemon {
@@ -145,6 +147,7 @@ impl Daemon {
             waiting: Waiting::default(),
             has_state_lock: false,
             looks_at_state_dir: false,
+            table_writes: 0,
             broken,
             breaker,
             ended: None,
@@ -207,6 +210,15 @@ impl Daemon {
             self.ended = Some(End::Anew);
             return;
         }
+        let wrote_table = matches!(
+            event,
+            Event::Installed { .. }
+                | Event::Armed { .. }
+                | Event::Disarmed { .. }
+                | Event::CommitDone { .. }
+                | Event::MarkedBad { .. }
+        );
+        self.table_writes += u64::from(wrote_table);
         let reboot_accepted = matches!(&event, Event::Reboot { result: Ok(_), .. });
         let before = self.engine.model().state.word();
         let effects = self.engine.step(event, &now());
@@ -289,6 +301,11 @@ impl Daemon {
     }
 
     fn start(&mut self, effect: Effect) {
+        let writes_table = matches!(
+            effect,
+            Effect::Install { .. } | Effect::Arm(_) | Effect::Disarm(_) | Effect::Commit(_) | Effect::MarkBad(_)
+        );
+        self.table_writes += u64::from(writes_table);
         let shared = self.shared.clone();
         let channel = self.engine.model().channel.clone();
         match effect {
@@ -473,7 +490,7 @@ impl Daemon {
                 self.publisher.inspection_moved(&id, &progress, &now());
                 self.publish(self.engine.model().state.word());
             }
-            Settled::Inspection { id, inspection } => self.inspected(id, *inspection),
+            Settled::Inspection { id, inspection, table_writes } => self.inspected(id, *inspection, table_writes),
             Settled::Delivery { id, result } => {
                 if let Err(fault) = &result {
                     tracing::warn!(code = %fault.code, "not delivered, kept for later: {fault}");
@@ -566,7 +583,7 @@ impl Daemon {
         let (shared, settler, turn) = (self.shared.clone(), self.settler.clone(), self.shared.slot_turn.clone());
         let channel = self.engine.model().channel.clone();
         let (whose, cancel) = (id.clone(), Arc::<AtomicBool>::default());
-        let flag = cancel.clone();
+        let (flag, table_writes) = (cancel.clone(), self.table_writes);
         let report = shared::throttled(settler.clone(), move |progress| Settled::Inspecting { id: whose.clone(), progress });
         let work = async move {
             // What is adopted must be what was read: nobody writes a slot in between.
@@ -575,7 +592,7 @@ impl Daemon {
                 let reading = inspect::Reading { report: &report, cancel: &flag };
                 inspect::inspect(&shared, what, channel.as_deref(), reading)
             });
-            Settled::Inspection { id, inspection: Box::new(inspection.await) }
+            Settled::Inspection { id, inspection: Box::new(inspection.await), table_writes }
         };
         let handle = tokio::spawn(self.must_answer("reading the slots back", settler, work));
         self.keep(None, cancel, handle);
@@ -588,10 +605,13 @@ impl Daemon {
         }
     }
 
-    fn inspected(&mut self, id: String, inspection: inspect::Inspection) {
+    fn inspected(&mut self, id: String, mut inspection: inspect::Inspection, table_writes: u64) {
         self.publisher.inspected(id, &inspection, &now());
         self.publish(self.engine.model().state.word());
-        // While an update goes on, the engine knows more of the boot table than this look, which may be older.
+        // The engine knows more of a table that was written meanwhile than this look, which may be older.
+        if self.table_writes != table_writes {
+            inspection.facts.boot = None;
+        }
         if self.engine.facts().is_blind() || self.engine.model().state.plan().is_none() {
             self.step(Event::FactsChanged { facts: inspection.facts });
         }

@@ -97,6 +97,8 @@ pub struct Soft {
     pub leaving: Leaving,
     /// That reboot was refused, and is asked for again.
     pub leave_refused: bool,
+    /// The slot on trial was marked bad in this run of the daemon.
+    pub marked_bad: bool,
     /// The present boot was counted as one into a bad slot.
     pub boot_is_counted: bool,
     /// An overdue reboot is being asked for again: its command has not answered yet.
@@ -242,11 +244,9 @@ impl Engine {
         if waits_for_it { self.look_at_gates_again(now) } else { Vec::new() }
     }
 
-    /// What a look says of the marks may be older than what was done meanwhile: whoever sees goes on with the table it has.
     fn on_facts_changed(&mut self, facts: Facts, now: &Now) -> Vec<Effect> {
         let was_blind = self.facts.is_blind();
-        let boot = if was_blind { facts.boot.clone() } else { self.facts.boot.clone() };
-        self.take_facts(Facts { boot, ..facts });
+        self.take_facts(facts);
         if !self.facts.is_blind() {
             self.soft.leaving.withdraw();
         }

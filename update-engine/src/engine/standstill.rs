@@ -33,7 +33,7 @@ impl Engine {
     /// The way back of whoever must not stand still: it goes on when the journal has failed for long. Everything else waits.
     pub fn cannot_wait(&self, effect: &Effect) -> bool {
         let state = &self.model.state;
-        let on_trial = matches!(state, State::Trial { .. });
+        let on_trial = matches!(state, State::Trial { plan, .. } if !self.was_bad_before(plan.slot));
         let burdened = matches!(state, State::Fetching { .. } | State::Locked { .. } | State::Armed { .. });
         match effect {
             Effect::Disarm(_) => true,
@@ -61,10 +61,7 @@ impl Engine {
             self.soft.disarming = false;
         }
         match self.model.state.clone() {
-            // Without the journal its boots cannot be counted, and leaving it again could go on for ever.
-            State::Trial { plan, verdict: None } if unstarted && self.facts.standing(plan.slot) == Some(Standing::Bad) => {
-                self.stay_though_bad(plan, now)
-            }
+            State::Trial { plan, .. } if unstarted && self.was_bad_before(plan.slot) => self.stay_uncounted(plan, &fault, now),
             State::Trial { plan, verdict: None } | State::Committed { plan } if unstarted => {
                 self.judge_unhealthy(plan, fault.message, now)
             }
@@ -172,7 +169,18 @@ mod tests {
         assert_eq!(host.start(vec![]), list("open found 1.1.0, health"));
         assert_eq!((host.step(told(true)), host.state()), (list(""), "trial"));
         let message = &host.engine.model().last_error.as_ref().unwrap().message;
-        assert!(message.contains("it was marked bad before, and the loader has started it all the same"), "{message}");
+        let expected = "1.1.0 was marked bad before, and runs: it is not left before its boots can be counted (nothing could be \
+                        written down); a person can reboot the host (systemd: `systemctl reboot`)";
+        assert_eq!(message, expected);
+        // Nor where the journal can be read, and tells of the trial.
+        for state in ["armed/rebooting", "trial/verdict"] {
+            let mut host = Host::at(state);
+            let effects = host.restart(|facts| in_new_slot(facts, BAD));
+            assert_eq!((effects, host.state()), (list("reboot"), "trial/verdict"), "{state}");
+            let reboot = Effect::Reboot(host.plan());
+            assert!(!host.engine.cannot_wait(&reboot), "{state}: with the count of the boot, or not at all");
+            assert_eq!((host.step(told(true)), host.state()), (list(""), "trial"), "{state}");
+        }
         // One that was not marked yet is, and is left.
         let mut host = Host::new();
         in_new_slot(&mut host.facts, armed(2));

@@ -240,7 +240,11 @@ impl Engine {
     fn restart_locked(&mut self, plan: Plan, boot_id: BootId, step: LockedStep, now: &Now) -> Vec<Effect> {
         let standing = self.facts.standing(plan.slot).unwrap_or_default();
         // A slot that is to be gone back to may bear the marks of an earlier trial until it is armed.
-        let may_be_armed = plan.kind != Kind::Rollback || step == LockedStep::Arming;
+        let was_to_be_armed = step == LockedStep::Arming || plan.giving_up.as_ref().is_some_and(|why| why.disarm);
+        let may_be_armed = plan.kind != Kind::Rollback || was_to_be_armed;
+        if plan.giving_up.is_some() && !may_be_armed {
+            return self.restart_way_back(plan, standing, now);
+        }
         let flipped = may_be_armed && (standing.is_pending() || standing.is_out_of_tries());
         if flipped || plan.giving_up.is_some() || step == LockedStep::GivingUp {
             let old_slot = plan.slot.other();

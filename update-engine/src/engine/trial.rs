@@ -83,11 +83,11 @@ impl Engine {
         let boots = self.count_bad_boot(&plan);
         if !self.can_boot(plan.slot.other()) {
             let why = format!("slot {} cannot be booted, so there is no way back", plan.slot.other());
-            return self.stay(plan, &why, boots, now);
+            return self.stay_unhealthy(plan, &why, boots, now);
         }
         if boots > MAX_BAD_BOOTS {
             let why = format!("the loader has started it {boots} times all the same: it does not obey its marks");
-            return self.stay(plan, &why, boots, now);
+            return self.stay_unhealthy(plan, &why, boots, now);
         }
         let marked = self.facts.standing(plan.slot).is_some_and(|standing| !standing.is_bootable());
         if marked { vec![Effect::Reboot(plan)] } else { vec![Effect::MarkBad(plan)] }
@@ -109,20 +109,35 @@ impl Engine {
         known.count.saturating_add(u32::from(!same))
     }
 
-    /// It was marked bad before this run of the daemon, and the loader has started it.
-    pub(super) fn stay_though_bad(&mut self, plan: Plan, now: &Now) -> Vec<Effect> {
-        let boots = self.boots_of(&plan);
-        self.stay(plan, "it was marked bad before, and the loader has started it all the same", boots, now)
-    }
-
-    /// A reboot would help nobody: the host stays reachable, says so, and looks after its health again.
-    fn stay(&mut self, plan: Plan, why: &str, boots: u32, now: &Now) -> Vec<Effect> {
+    fn stay_unhealthy(&mut self, plan: Plan, why: &str, boots: u32, now: &Now) -> Vec<Effect> {
         let reason = match &self.model.state {
             State::Trial { verdict: Some(reason), .. } => reason.clone(),
             _ => String::new(),
         };
         let fault = unhealthy(&plan, &reason);
-        self.remember_error(&Fault { message: format!("{}; {why}", fault.message), ..fault }, About::Attempt, now);
+        self.stay(plan, &Fault { message: format!("{}; {why}", fault.message), ..fault }, boots, now)
+    }
+
+    /// It was marked bad before this run of the daemon. Either it was to be left in this very boot, or the loader has started it all the
+    /// same: only the number of its boots tells, and that cannot be written down.
+    pub fn was_bad_before(&self, slot: SlotName) -> bool {
+        self.facts.standing(slot) == Some(Standing::Bad) && !self.soft.marked_bad
+    }
+
+    /// Without the journal its boots cannot be counted, and leaving it again could go on for ever.
+    pub(super) fn stay_uncounted(&mut self, plan: Plan, fault: &Fault, now: &Now) -> Vec<Effect> {
+        let message = format!(
+            "{} was marked bad before, and runs: it is not left before its boots can be counted ({}); a person can reboot the host \
+             (systemd: `systemctl reboot`)",
+            plan.version, fault.message
+        );
+        let boots = self.boots_of(&plan);
+        self.stay(plan, &Fault::new(Cause::Unhealthy, message), boots, now)
+    }
+
+    /// A reboot would help nobody: the host stays reachable, says so, and looks after its health again.
+    fn stay(&mut self, plan: Plan, fault: &Fault, boots: u32, now: &Now) -> Vec<Effect> {
+        self.remember_error(fault, About::Attempt, now);
         self.enter(State::Trial { plan, verdict: None });
         self.set_alarm(self.policy.failed_ms(boots, None, now), now);
         Vec::new()
@@ -211,7 +226,10 @@ impl Engine {
         }
         let State::Trial { plan, verdict: Some(reason) } = self.model.state.clone() else { return Vec::new() };
         match result {
-            Ok(boot) => self.facts.boot = Some(boot),
+            Ok(boot) => {
+                self.facts.boot = Some(boot);
+                self.soft.marked_bad = true;
+            }
             // The loader's tries still bring the old slot back: reboot all the same.
             Err(fault) => {
                 let told = unhealthy(&plan, &reason);

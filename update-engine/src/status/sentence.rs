@@ -384,7 +384,8 @@ pub(super) fn without_journal(input: &Input<'_>) -> String {
     let Some(until) = input.standstill_until.filter(|_| input.engine.must_not_stand_still()) else { return String::new() };
     let what = match input.state() {
         State::Trial { plan, .. } | State::Committed { plan } => {
-            if !input.facts().standing(plan.slot.other()).is_some_and(Standing::is_bootable) {
+            let has_way_back = input.facts().standing(plan.slot.other()).is_some_and(Standing::is_bootable);
+            if !has_way_back || input.engine.was_bad_before(plan.slot) {
                 return String::new();
             }
             format!("the host goes back to {}", plan.way_back())
@@ -413,6 +414,9 @@ fn after_boot(input: &Input<'_>) -> String {
             end(reason),
             running(input)
         ),
+        (State::Trial { .. }, Some((message, _))) if input.journal_fault.is_some() => {
+            format!("needs attention: {message}; {}", running(input))
+        }
         (State::Trial { .. }, Some((message, again))) => {
             format!("needs attention: {message}; its health is checked again {again}; {}", running(input))
         }

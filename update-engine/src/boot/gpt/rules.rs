@@ -48,8 +48,8 @@ impl Slots<'_> {
         marks.collect()
     }
 
-    /// disarm = P 0, T 0, S 0, and in the same write a blank running slot (factory disk) is marked good: what is written to the other
-    /// slot from now on is told from what the factory left there.
+    /// disarm = P 0, T 0, S 0, and in the same write a blank running slot (factory disk) becomes P 1, S 1, and a good one of priority 0
+    /// gets P 1: what is written to the other slot from now on is told from what the factory left there.
     pub(super) fn disarm(&self, slot: &SlotEntry, running: &SlotEntry) -> Result<Changes, GptError> {
         let mut changes = self.lifted(running)?;
         changes.push((slot.index, blank(self.table.attributes(slot.index)?)));

@@ -173,8 +173,25 @@ fn a_look_that_is_older_than_a_commit_opens_no_second_trial() {
     host.start(vec![]);
     let mut before = host.facts.clone();
     in_new_slot(&mut before, armed(2));
-    assert_eq!((host.step(Event::FactsChanged { facts: Box::new(before) }), host.state()), (list(""), "idle"));
+    assert_eq!((host.step(Event::FactsChanged { facts: Box::new(before.clone()) }), host.state()), (list(""), "idle"));
+    // Whoever knows that the table was written since leaves it out.
+    let mut host = Host::new();
+    in_new_slot(&mut host.facts, GOOD);
+    host.start(vec![]);
+    host.step(Event::FactsChanged { facts: Box::new(Facts { boot: None, ..before }) });
     assert_eq!(host.answer(Command::Confirm), "the running slot is good already");
+}
+
+#[test]
+fn marks_that_a_person_mended_by_hand_count_from_the_next_look() {
+    let mut host = Host::new();
+    in_new_slot(&mut host.facts, BLANK);
+    host.start(vec![]);
+    assert!(host.engine.facts().started_by_hand().is_some());
+    let mut mended = host.facts.clone();
+    in_new_slot(&mut mended, GOOD);
+    host.step(Event::FactsChanged { facts: Box::new(mended) });
+    assert_eq!(host.engine.facts().started_by_hand(), None);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::engine::effect::GateStage;
 use crate::engine::event::Proof;
 use crate::engine::facts::Facts;
 
-use super::host::{BAD, BLANK, GOOD, Host, SPENT, TRIES, armed, in_new_slot, in_old_slot, list};
+use super::host::{BAD, BLANK, GOOD, Host, SPENT, TRIES, armed, fault, in_new_slot, in_old_slot, list};
 use super::words::EVERY_STATE;
 
 /// What the world may be when the daemon starts again.
@@ -198,6 +198,17 @@ fn marks_that_a_slot_bore_before_it_was_to_be_gone_back_to_are_no_trial_of_it() 
             facts.boot.as_mut().unwrap().standing.a = standing;
         });
         assert_eq!((host.state(), effects), ("written/rollback", list("read back a")), "{standing:?}");
+        let mut host = Host::at("written/rollback");
+        host.read_back(Ok(Proof::Equal));
+        host.gates(GateStage::BeforeLock, vec![]);
+        host.granted();
+        host.drained(Err(fault("drain")));
+        assert_eq!(host.state(), "locked/giving-up");
+        let effects = host.restart(|facts| {
+            facts.boot_id = "boot-9".into();
+            facts.boot.as_mut().unwrap().standing.a = standing;
+        });
+        assert_eq!((host.state(), effects), ("locked/giving-up", list("undrain")), "{standing:?}");
     }
 }
 
