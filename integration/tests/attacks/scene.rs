@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 
+use integration::hostsim::gpt::{Gpt, bits};
 use integration::rig::{Host, Publisher, Setup, Spec, reports, tail};
 use serde_json::Value;
 use server_mock::{Answer, Mock, Script};
@@ -64,6 +65,13 @@ impl Disk {
     }
 }
 
+/// The first download on a factory disk marks the slot that runs. Here it is marked, so that any change of the table is one too many.
+fn mark_running_slot(host: &Host) {
+    let mut table = Gpt::open(&host.disk()).unwrap();
+    let root_a = table.entry("root-a").unwrap();
+    table.set_bits(root_a.index, bits(1, 0, true)).unwrap();
+}
+
 /// A small release.
 pub(crate) fn small<'a>(version: &'a str, sequence: u64) -> Spec<'a> {
     Spec { size: IMAGE_BYTES, ..Spec::new(version, sequence) }
@@ -101,6 +109,7 @@ impl Scene {
             first_sector: options.first_sector,
         };
         let host = Host::new(&dir.path().join("host"), &publisher, &factory, &setup);
+        mark_running_slot(&host);
         Self { before: Disk::of(&host), host, mock, publisher, dir }
     }
 
