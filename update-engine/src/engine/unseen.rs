@@ -49,7 +49,7 @@ pub enum Leaving {
     /// It is not being left.
     #[default]
     No,
-    /// This boot is counted; when that is journalled, the world is looked at once more. Looks go on meanwhile.
+    /// This boot is counted; when that is journalled, the world is looked at once more. What is seen meanwhile calls it off.
     Decided,
     /// The reboot was asked for: until that comes, or is refused, nothing else begins.
     Asked,
@@ -183,7 +183,7 @@ impl Engine {
         Some(Effect::Look)
     }
 
-    /// A look of its own was made. Only by it is it decided to leave a host that does not see.
+    /// A look of its own was made. Only such a look decides that a host that does not see is left.
     pub(super) fn on_looked(&mut self, facts: Facts, now: &Now) -> Vec<Effect> {
         self.soft.looks = false;
         // Who sees knows more than a look that began before.
