@@ -5,6 +5,7 @@ use manifests::release::SlotName;
 use manifests::version::Sequence;
 use serde_json::Value;
 
+use crate::boot::Standing;
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
@@ -422,6 +423,20 @@ fn where_somebody_waits_a_journal_that_fails_says_what_happens_all_the_same() {
         assert_eq!(document.summary, format!("{prefix}{then}"), "{state}");
         assert_eq!(document.exit_class(), ExitClass::Attention);
     }
+}
+
+#[test]
+fn a_host_that_stays_in_a_slot_that_was_marked_bad_while_nothing_can_be_journalled_promises_no_way_back() {
+    let full = Fault::new(Cause::StateDir, "/var/lib: no space left");
+    let mut host = Host::new();
+    in_new_slot(&mut host.facts, Standing::Bad);
+    host.start(vec![]);
+    host.step(Event::StandsStill { fault: full.clone(), unstarted: true });
+    let said = document_with(&mut host, Some(&full)).summary;
+    let stays = "1.1.0 was marked bad before, and runs: it is not left before its boots can be counted (/var/lib: no space left); \
+                 a person can reboot the host (systemd: `systemctl reboot`)";
+    assert!(said.contains(stays) && said.ends_with("1.1.0 runs from slot b."), "{said}");
+    assert!(!said.contains("goes back") && !said.contains("its health is checked again"), "{said}");
 }
 
 #[test]
