@@ -295,7 +295,7 @@ impl Daemon {
             return;
         }
         if let Some((fault, unstarted)) = self.waiting.tell(&now()) {
-            tracing::error!(code = %fault.code, "{fault}: going on without the journal to where nobody waits for this host");
+            tracing::error!(code = %fault.code, "{fault}: what cannot wait for the journal any longer goes on without it");
             self.step(Event::StandsStill { fault, unstarted });
         }
     }
@@ -608,7 +608,7 @@ impl Daemon {
     fn inspected(&mut self, id: String, mut inspection: inspect::Inspection, table_writes: u64) {
         self.publisher.inspected(id, &inspection, &now());
         self.publish(self.engine.model().state.word());
-        // The engine knows more of a table that was written meanwhile than this look, which may be older.
+        // The table was written meanwhile: this look may be older than what the engine knows of it.
         if self.table_writes != table_writes {
             inspection.facts.boot = None;
         }

@@ -593,6 +593,27 @@ async fn event(events: &mut broadcast::Receiver<EventLine>, kind: EventKind) -> 
 }
 
 #[tokio::test]
+async fn a_look_that_is_older_than_a_write_of_the_boot_table_says_nothing_of_the_table() {
+    let Rig { mut daemon, handle: _handle, _dir } = rig(Model::default(), policy());
+    let look = || {
+        let facts = Facts { boot: Some(host::table(host::BAD)), ..host::facts() };
+        inspect::Inspection { of: Inspection::Verify, facts: Box::new(facts), outcome: Ok(String::new()) }
+    };
+    let stands = |daemon: &Daemon| daemon.engine.facts().standing(SlotName::B);
+    let began = daemon.table_writes;
+    daemon.start(Effect::Disarm(SlotName::B));
+    let between = daemon.table_writes;
+    daemon.inspected("over the start".into(), look(), began);
+    assert_eq!(stands(&daemon), Some(host::BLANK));
+    daemon.step(Event::Disarmed { result: Ok(host::table(host::BLANK)) });
+    daemon.inspected("over the end".into(), look(), between);
+    assert_eq!(stands(&daemon), Some(host::BLANK));
+    let now = daemon.table_writes;
+    daemon.inspected("after".into(), look(), now);
+    assert_eq!(stands(&daemon), Some(host::BAD));
+}
+
+#[tokio::test]
 async fn an_inspection_has_an_id_that_its_end_carries_and_that_status_shows_meanwhile() {
     let Rig { daemon, handle, _dir } = rig(Model::default(), policy());
     let mut events = handle.events.subscribe();

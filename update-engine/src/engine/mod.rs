@@ -101,6 +101,8 @@ pub struct Soft {
     pub marked_bad: bool,
     /// The present boot was counted as one into a bad slot.
     pub boot_is_counted: bool,
+    /// The attempt for which the journal had counted the present boot when the daemon was started.
+    pub boot_was_counted: Option<String>,
     /// An overdue reboot is being asked for again: its command has not answered yet.
     pub asks_reboot_again: bool,
     /// The reboot command that was accepted had not ended by itself when that was last looked at.

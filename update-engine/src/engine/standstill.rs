@@ -2,7 +2,8 @@
 //!
 //! The journal comes first, and without it nothing new begins. But a slot on trial that is neither kept nor left, and a lock that
 //! a host holds without rebooting, are worse than a step that only the boot table and the lock server remember: both are asked
-//! anew at every start, and every effect of the way back is safe to run again.
+//! anew at every start, and every effect of the way back is safe to run again. One host stays: where the slot on trial was marked bad
+//! before, only the number of its boots tells whether the loader obeys, and that cannot be written down.
 
 use crate::boot::Standing;
 use crate::engine::effect::{Effect, LockOutcome, Row};
@@ -33,7 +34,7 @@ impl Engine {
     /// The way back of whoever must not stand still: it goes on when the journal has failed for long. Everything else waits.
     pub fn cannot_wait(&self, effect: &Effect) -> bool {
         let state = &self.model.state;
-        let on_trial = matches!(state, State::Trial { plan, .. } if !self.was_bad_before(plan.slot));
+        let on_trial = matches!(state, State::Trial { plan, .. } if !self.was_bad_before(plan));
         let burdened = matches!(state, State::Fetching { .. } | State::Locked { .. } | State::Armed { .. });
         match effect {
             Effect::Disarm(_) => true,
@@ -61,7 +62,11 @@ impl Engine {
             self.soft.disarming = false;
         }
         match self.model.state.clone() {
-            State::Trial { plan, .. } if unstarted && self.was_bad_before(plan.slot) => self.stay_uncounted(plan, &fault, now),
+            State::Trial { plan, verdict } if unstarted && self.was_bad_before(&plan) => {
+                self.stay_uncounted(plan, verdict, &fault, now)
+            }
+            // It was found healthy: that is not forgotten because it cannot be kept yet.
+            State::Committed { plan } if unstarted && self.was_bad_before(&plan) => self.resume_trial(now),
             State::Trial { plan, verdict: None } | State::Committed { plan } if unstarted => {
                 self.judge_unhealthy(plan, fault.message, now)
             }
@@ -128,7 +133,8 @@ mod tests {
     use crate::engine::cause::Cause;
     use crate::engine::effect::GateStage;
     use crate::engine::event::Proof;
-    use crate::engine::tests::host::{BAD, BLANK, Host, armed, in_new_slot, in_old_slot, list};
+    use crate::engine::facts::Facts;
+    use crate::engine::tests::host::{BAD, BLANK, Host, armed, in_new_slot, in_old_slot, list, table};
     use crate::engine::tests::words::EVERY_STATE;
 
     fn told(unstarted: bool) -> Event {
@@ -173,14 +179,31 @@ mod tests {
                         written down); a person can reboot the host (systemd: `systemctl reboot`)";
         assert_eq!(message, expected);
         // Nor where the journal can be read, and tells of the trial.
+        let again = |facts: &mut Facts| {
+            in_new_slot(facts, BAD);
+            facts.boot_id = "boot-3".into();
+        };
         for state in ["armed/rebooting", "trial/verdict"] {
             let mut host = Host::at(state);
-            let effects = host.restart(|facts| in_new_slot(facts, BAD));
+            let effects = host.restart(again);
             assert_eq!((effects, host.state()), (list("reboot"), "trial/verdict"), "{state}");
             let reboot = Effect::Reboot(host.plan());
             assert!(!host.engine.cannot_wait(&reboot), "{state}: with the count of the boot, or not at all");
-            assert_eq!((host.step(told(true)), host.state()), (list(""), "trial"), "{state}");
+            assert_eq!((host.step(told(true)), host.state()), (list(""), "trial/verdict"), "{state}");
         }
+        // It was found healthy, and waits to be kept.
+        let mut host = Host::at("committed");
+        assert_eq!(host.restart(|facts| in_new_slot(facts, BAD)), list("commit"));
+        assert_eq!((host.step(told(true)), host.state()), (list("commit"), "committed"));
+        // It was to be left in this very boot, and the journal knows: should it be started again, that is another one.
+        let mut host = Host::new();
+        in_new_slot(&mut host.facts, armed(2));
+        host.start(vec![]);
+        host.health(Err("nginx does not answer"));
+        assert_eq!(host.restart(|facts| facts.boot = Some(table(BAD))), list("reboot"));
+        assert!(host.engine.cannot_wait(&Effect::Reboot(host.plan())));
+        assert_eq!(host.restart(again), list("reboot"));
+        assert!(!host.engine.cannot_wait(&Effect::Reboot(host.plan())));
         // One that was not marked yet is, and is left.
         let mut host = Host::new();
         in_new_slot(&mut host.facts, armed(2));

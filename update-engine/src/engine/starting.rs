@@ -26,6 +26,8 @@ impl Engine {
     pub(super) fn on_started(&mut self, facts: Facts, orphans: Vec<Orphan>, now: &Now) -> Vec<Effect> {
         self.facts = facts;
         self.soft.orphans = orphans;
+        let counted = self.model.bad_boots.as_ref().filter(|known| known.boot_id.is_same(&self.facts.boot_id) == Some(true));
+        self.soft.boot_was_counted = counted.map(|known| known.attempt.clone());
         if self.policy.has_server {
             self.model.check.since.get_or_insert(now.wall);
         }

@@ -26,22 +26,24 @@ impl Engine {
     /// Takes up what a restart or an error interrupted.
     pub(super) fn resume_trial(&mut self, now: &Now) -> Vec<Effect> {
         match self.model.state.clone() {
-            // Of a trial that was only found it is not known who marked it bad, or why: its health decides, if it has a right to that.
-            State::Trial { plan, verdict: None }
-                if (plan.kind != Kind::Found || self.facts.started_by_hand().is_some())
-                    && self.was_marked_bad(plan.slot)
-                    && !self.stays_all_the_same(&plan) =>
-            {
-                let reason = "it was marked bad before it had shown that it is healthy".to_owned();
-                self.judge_unhealthy(plan, reason, now)
-            }
-            State::Trial { plan, verdict: None } => vec![Effect::Health(plan)],
+            State::Trial { plan, verdict: None } => match self.verdict_of_marks(&plan) {
+                Some(reason) => self.judge_unhealthy(plan, reason, now),
+                None => vec![Effect::Health(plan)],
+            },
             State::Trial { plan, verdict: Some(_) } if self.soft.reboot_accepted_at.is_some() => self.reboot_is_late(plan, now),
             State::Trial { plan, verdict: Some(_) } => self.leave_bad_slot(plan, now),
             State::Committed { plan } => vec![Effect::Commit(plan)],
             State::RolledBack { plan, .. } => self.disarm(plan.slot),
             _ => Vec::new(),
         }
+    }
+
+    /// What its marks say of a slot on trial. Of a trial that was only found it is not known who marked it bad, or why: its health
+    /// decides, if it has a right to that.
+    fn verdict_of_marks(&self, plan: &Plan) -> Option<String> {
+        let has_a_say = plan.kind != Kind::Found || self.facts.started_by_hand().is_some();
+        let is_judged = has_a_say && self.was_marked_bad(plan.slot) && !self.stays_all_the_same(plan);
+        is_judged.then(|| "it was marked bad before it had shown that it is healthy".to_owned())
     }
 
     /// The running slot was marked bad, or has lost its marks, while another one can be booted.
@@ -115,30 +117,33 @@ impl Engine {
             _ => String::new(),
         };
         let fault = unhealthy(&plan, &reason);
-        self.stay(plan, &Fault { message: format!("{}; {why}", fault.message), ..fault }, boots, now)
+        let fault = Fault { message: format!("{}; {why}", fault.message), ..fault };
+        self.stay(State::Trial { plan, verdict: None }, &fault, boots, now)
     }
 
-    /// It was marked bad before this run of the daemon. Either it was to be left in this very boot, or the loader has started it all the
-    /// same: only the number of its boots tells, and that cannot be written down.
-    pub fn was_bad_before(&self, slot: SlotName) -> bool {
-        self.facts.standing(slot) == Some(Standing::Bad) && !self.soft.marked_bad
+    /// It was marked bad before this run of the daemon, and the journal knows nothing of this boot of it. Either it was to be left in
+    /// this very boot, or the loader has started it all the same: only the number of its boots tells, and that cannot be written down.
+    pub fn was_bad_before(&self, plan: &Plan) -> bool {
+        let is_counted = self.soft.boot_was_counted.as_ref() == Some(&plan.attempt);
+        self.facts.standing(plan.slot) == Some(Standing::Bad) && !self.soft.marked_bad && !is_counted
     }
 
     /// Without the journal its boots cannot be counted, and leaving it again could go on for ever.
-    pub(super) fn stay_uncounted(&mut self, plan: Plan, fault: &Fault, now: &Now) -> Vec<Effect> {
+    pub(super) fn stay_uncounted(&mut self, plan: Plan, verdict: Option<String>, fault: &Fault, now: &Now) -> Vec<Effect> {
         let message = format!(
             "{} was marked bad before, and runs: it is not left before its boots can be counted ({}); a person can reboot the host \
              (systemd: `systemctl reboot`)",
             plan.version, fault.message
         );
         let boots = self.boots_of(&plan);
-        self.stay(plan, &Fault::new(Cause::Unhealthy, message), boots, now)
+        let verdict = verdict.or_else(|| self.verdict_of_marks(&plan));
+        self.stay(State::Trial { plan, verdict }, &Fault::new(Cause::Unhealthy, message), boots, now)
     }
 
-    /// A reboot would help nobody: the host stays reachable, says so, and looks after its health again.
-    fn stay(&mut self, plan: Plan, fault: &Fault, boots: u32, now: &Now) -> Vec<Effect> {
+    /// A reboot would help nobody, or nobody knows whether it would: the host stays reachable, says so, and goes on from there later.
+    fn stay(&mut self, state: State, fault: &Fault, boots: u32, now: &Now) -> Vec<Effect> {
         self.remember_error(fault, About::Attempt, now);
-        self.enter(State::Trial { plan, verdict: None });
+        self.enter(state);
         self.set_alarm(self.policy.failed_ms(boots, None, now), now);
         Vec::new()
     }

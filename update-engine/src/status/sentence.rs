@@ -385,7 +385,7 @@ pub(super) fn without_journal(input: &Input<'_>) -> String {
     let what = match input.state() {
         State::Trial { plan, .. } | State::Committed { plan } => {
             let has_way_back = input.facts().standing(plan.slot.other()).is_some_and(Standing::is_bootable);
-            if !has_way_back || input.engine.was_bad_before(plan.slot) {
+            if !has_way_back || input.engine.was_bad_before(plan) {
                 return String::new();
             }
             format!("the host goes back to {}", plan.way_back())
@@ -421,6 +421,15 @@ fn after_boot(input: &Input<'_>) -> String {
             format!("needs attention: {message}; its health is checked again {again}; {}", running(input))
         }
         (_, Some((message, again))) => format!("needs attention: {message}; tried again {again}; {}", running(input)),
+        (State::Trial { plan, verdict: Some(reason) }, None)
+            if input.journal_fault.is_some() && input.engine.was_bad_before(plan) =>
+        {
+            let (version, reason) = (&plan.version, end(reason));
+            format!(
+                "{version} is unhealthy ({reason}), was marked bad before, and is not left while that lasts: its boots cannot be \
+                 counted; a person can reboot the host (systemd: `systemctl reboot`)"
+            )
+        }
         (State::Trial { plan, verdict: Some(reason) }, None) => {
             let (version, reason, from) = (&plan.version, end(reason), plan.way_back());
             format!("{version} is unhealthy ({reason}): rebooting, going back to {from}{}", accepted(input))

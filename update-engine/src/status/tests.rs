@@ -440,6 +440,30 @@ fn a_host_that_stays_in_a_slot_that_was_marked_bad_while_nothing_can_be_journall
 }
 
 #[test]
+fn a_host_that_does_not_leave_an_unhealthy_slot_says_so_before_and_after_it_was_tried() {
+    let full = Fault::new(Cause::StateDir, "/var/lib: no space left");
+    for state in ["armed/rebooting", "trial/verdict"] {
+        let mut host = Host::at(state);
+        host.restart(|facts| {
+            in_new_slot(facts, Standing::Bad);
+            facts.boot_id = "boot-3".into();
+        });
+        let said = document_with(&mut host, Some(&full)).summary;
+        assert!(
+            said.contains("was marked bad before, and is not left while that lasts") && !said.contains("going back"),
+            "{said}"
+        );
+        host.step(Event::StandsStill { fault: full.clone(), unstarted: true });
+        let said = document_with(&mut host, Some(&full)).summary;
+        let cannot = "and cannot be left: 1.1.0 was marked bad before, and runs: it is not left before its boots can be counted";
+        assert!(said.contains(cannot) && said.contains("tried again in"), "{said}");
+        host.wake();
+        let said = document_with(&mut host, Some(&full)).summary;
+        assert!(said.contains("is not left while that lasts") && !said.contains("going back"), "{said}");
+    }
+}
+
+#[test]
 fn under_manual_without_a_lock_no_sentence_promises_a_reboot() {
     let mut host = Host::with(policy(Strategy::Manual, false));
     host.wake();
