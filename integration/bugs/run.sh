@@ -128,8 +128,8 @@ bug "armed before it was read back" update-engine --lib \
 bug "the lock is given back before health is known" update-engine --lib \
     engine::tests::lifecycle::p6_the_lock_is_given_back_when_the_new_slot_is_marked_good_and_not_before_its_health_is_known \
     update-engine/src/engine/trial.rs \
-    '            State::Trial { plan, verdict: None } => vec![Effect::Health(plan)],' \
-    '            State::Trial { plan, verdict: None } => { let mut all = self.end_attempt(&plan, Outcome::Committed, None); all.push(Effect::Health(plan)); all }'
+    '                None => vec![Effect::Health(plan)],' \
+    '                None => { let mut all = self.end_attempt(&plan, Outcome::Committed, None); all.push(Effect::Health(plan)); all }'
 
 bug "the primary table is written before the backup is safe" update-engine --lib \
     boot::gpt::write::tests::every_crash_state_of_the_ordered_write_reads_as_before_or_as_after \
