@@ -11,6 +11,9 @@
 //! every change wants a [`RunningSlot`] (R2).
 
 pub mod gpt;
+pub mod grub;
+mod held;
+mod pair;
 pub(crate) mod rules;
 mod standing;
 
@@ -168,6 +171,14 @@ pub enum BootError {
         #[source]
         source: gpt::GptError,
     },
+    /// A file of the boot loader is not what it has to be.
+    #[error("{}: {why}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, and what it is.
+        why: String,
+    },
     /// The disk could not be opened.
     #[error(transparent)]
     Slot(#[from] SlotError),
@@ -254,4 +265,15 @@ pub trait BootControl: Send {
     /// # Errors
     /// [`BootError::Refused`] if no other slot is bootable.
     fn mark_bad(&mut self, running: &RunningSlot) -> Result<BootState, BootError>;
+
+    /// Gives the running slot back the tries that a loader took which counts the boots of good slots as well (those of RAUC do). Called
+    /// in every boot that has come up in a slot that is good; it never changes which slot is good or preferred.
+    ///
+    /// # Errors
+    /// As the other changes.
+    fn renew(&mut self, running: &RunningSlot) -> Result<BootState, BootError> {
+        // A slot that is good is not counted by most loaders.
+        let _not_counted = running;
+        self.read()
+    }
 }

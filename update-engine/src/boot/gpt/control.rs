@@ -2,21 +2,17 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use super::rules::{Changes, SlotEntry, Slots};
 use super::table::{Redundancy, Table, TableEntry};
 use super::write::{self, TableStore};
+use crate::boot::held::{self, Held};
 use crate::boot::{BootControl, BootError, BootState, Permit, rules};
 use crate::slot::buffer::AlignedBuf;
 use crate::slot::disk::DiskIdentity;
 use crate::slot::medium::Access;
 use crate::slot::{Disk, Proven, RawFile, RunningSlot, SlotName, Target};
 
-/// udev holds the lock for an instant; a program that holds it longer is named as the reason.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
-const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Of several images in a slot, the one whose partition carries the slot's bits.
 const BOOT_IMAGE: &str = "root";
 
@@ -83,33 +79,12 @@ impl GptControl {
         Err(self.changed("the running slot was found on another disk"))
     }
 
-    fn open(&self, access: Access) -> Result<RawFile, BootError> {
-        let file = RawFile::open(&self.path, access).map_err(|e| self.io("open", e))?;
+    fn open(&self, access: Access) -> Result<Held, BootError> {
+        let file = held::open(&self.path, access)?;
         if file.kind() != self.identity.kind {
             return Err(self.changed("it is another device or file"));
         }
-        self.lock(&file, access)?;
-        file.try_direct();
         Ok(file)
-    }
-
-    /// Waits a bounded time for the lock, which ends with the file.
-    fn lock(&self, file: &RawFile, access: Access) -> Result<(), BootError> {
-        let began = Instant::now();
-        loop {
-            let attempt = match access {
-                Access::Write | Access::WriteExclusive => file.file().try_lock(),
-                Access::Read | Access::ReadExclusive => file.file().try_lock_shared(),
-            };
-            match attempt {
-                Ok(()) => return Ok(()),
-                Err(std::fs::TryLockError::WouldBlock) if began.elapsed() < LOCK_WAIT => thread::sleep(LOCK_POLL),
-                Err(std::fs::TryLockError::WouldBlock) => {
-                    return Err(BootError::Busy { path: self.path.clone(), waited_s: LOCK_WAIT.as_secs() });
-                }
-                Err(std::fs::TryLockError::Error(error)) => return Err(self.io("lock", error)),
-            }
-        }
     }
 
     fn table(&self, file: &RawFile) -> Result<Table, BootError> {
@@ -152,7 +127,7 @@ impl GptControl {
         };
         let steps = write::plan(&before, &after, &rewritten).map_err(|e| self.unusable(e))?;
         let interrupted = |source| BootError::Interrupted { path: self.path.clone(), source };
-        write::execute(&file, &steps).map_err(interrupted)?;
+        write::execute(&*file, &steps).map_err(interrupted)?;
         self.read_back(&file, &after)
     }
 
@@ -163,10 +138,6 @@ impl GptControl {
         }
         let words = |table: &Table| self.state(table).map(|state| format!("{state:?}"));
         Err(BootError::ReadBack { expected: words(expected)?, got: words(&got)? })
-    }
-
-    fn io(&self, action: &'static str, source: io::Error) -> BootError {
-        BootError::Io { action, path: self.path.clone(), source }
     }
 
     fn unusable(&self, source: super::GptError) -> BootError {
@@ -268,6 +239,8 @@ impl TableStore for RawFile {
 mod tests {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use manifests::digest::Sha256Digest;
 
@@ -408,7 +381,7 @@ mod tests {
         assert!(!waiting.is_finished(), "the lock is honoured");
         other.unlock().unwrap();
         waiting.join().unwrap().unwrap();
-        assert!(began.elapsed() < LOCK_WAIT);
+        assert!(began.elapsed() < held::LOCK_WAIT);
     }
 
     #[test]

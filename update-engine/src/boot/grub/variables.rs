@@ -1,0 +1,317 @@
+//! How the facts of two slots are spelled in GRUB's variables.
+//!
+//! Ours ([`Spelling::Ota`]), which `dist/grub/ota.cfg` reads:
+//!
+//! ```text
+//! ota_primary=a     the slot that is started when none is on trial
+//! ota_pending=b     the slot on trial; not there when none is
+//! ota_left=3        boots it still gets, 0 to 9: the only one that the loader writes
+//! ota_a=good        what is known of each slot: good, bad, or nothing
+//! ota_b=bad
+//! ota_armed=1       a slot was armed at some time
+//! ota_loader=1      written by the loader: it reads this file, and can write it
+//! ```
+//!
+//! Those of RAUC ([`Spelling::Rauc`]), for hosts whose `grub.cfg` was made for it: the first slot of `ORDER` with `OK=1` and `TRY=0` is
+//! started, and `TRY=1` is set before that, also for a slot that is good. So a slot on trial gets one boot, and a good one has to be given
+//! its try back in each boot ([`crate::boot::BootControl::renew`]); a power cut before that starts the other slot.
+//!
+//! ```text
+//! ORDER="B A"  A_OK=1  A_TRY=0  B_OK=1  B_TRY=0      the names of the slots are configured
+//! ota_pending=B  ota_bad=A  ota_armed=1              what RAUC's variables do not tell, and its scripts pass over
+//! ```
+
+use super::block::Block;
+use crate::boot::pair::{Loaded, Pair, TRIES};
+use crate::boot::{BootError, Standing};
+use crate::slot::SlotName;
+
+/// Most boots that one digit counts.
+const MAX_LEFT: u8 = 9;
+
+/// Whose variables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Spelling {
+    /// Ours.
+    Ota,
+    /// Those of RAUC, with its names of the slots, in the order of ours.
+    Rauc {
+        /// Such as `A` and `B`.
+        names: [String; 2],
+    },
+}
+
+impl Spelling {
+    /// What a block says.
+    pub(crate) fn read(&self, block: &Block, slots: &[SlotName; 2]) -> Result<Loaded, BootError> {
+        match self {
+            Self::Ota => read_ota(block, slots).map(Loaded::from),
+            Self::Rauc { names } => read_rauc(block, slots, names),
+        }
+    }
+
+    /// Says it. Variables of others stay.
+    pub(crate) fn write(&self, block: &mut Block, pair: &Pair) {
+        match self {
+            Self::Ota => write_ota(block, pair),
+            Self::Rauc { names } => write_rauc(block, pair, names),
+        }
+    }
+
+    /// Boots that a slot on trial gets.
+    pub(crate) const fn tries(&self) -> u8 {
+        match self {
+            Self::Ota => TRIES,
+            Self::Rauc { .. } => 1,
+        }
+    }
+}
+
+fn read_ota(block: &Block, slots: &[SlotName; 2]) -> Result<Pair, BootError> {
+    let mut pair = Pair::factory(slots.clone(), TRIES);
+    let pending = slot_in(block, "ota_pending", slots)?;
+    for (slot, standing) in &mut pair.slots {
+        *standing = match text(block, &format!("ota_{slot}"))? {
+            _ if pending.as_ref() == Some(slot) => on_trial(left(block)?),
+            "good" => Standing::Good,
+            "bad" => Standing::Bad,
+            "" => Standing::Blank,
+            got => return Err(unexpected(&format!("ota_{slot}"), "good, bad or nothing", got)),
+        };
+    }
+    if let Some(primary) = slot_in(block, "ota_primary", slots)? {
+        pair.primary = primary;
+    }
+    pair.was_armed = text(block, "ota_armed")? == "1";
+    Ok(pair)
+}
+
+fn write_ota(block: &mut Block, pair: &Pair) {
+    let trial = pair.on_trial();
+    let mut say = |name: &str, value: Option<String>| match value {
+        Some(value) => block.set(name, &value),
+        None => block.unset(name),
+    };
+    for (slot, standing) in pair.slots.iter().rev() {
+        let known = match standing {
+            Standing::Good => Some("good"),
+            Standing::Bad => Some("bad"),
+            Standing::Blank | Standing::Pending { .. } | Standing::Spent => None,
+        };
+        say(&format!("ota_{slot}"), known.map(str::to_owned));
+    }
+    say("ota_armed", pair.was_armed.then(|| "1".to_owned()));
+    say("ota_left", trial.map(|(_, standing)| standing.tries_left().min(MAX_LEFT).to_string()));
+    say("ota_pending", trial.map(|(slot, _)| slot.to_string()));
+    let is_blank = pair.slots.iter().all(|(_, standing)| standing.is_blank());
+    say("ota_primary", (!is_blank).then(|| pair.primary.to_string()));
+}
+
+fn left(block: &Block) -> Result<u8, BootError> {
+    let got = text(block, "ota_left")?;
+    match got.as_bytes() {
+        [digit @ b'0'..=b'9'] => Ok(digit - b'0'),
+        _ => Err(unexpected("ota_left", "one digit", got)),
+    }
+}
+
+const fn on_trial(tries_left: u8) -> Standing {
+    if tries_left == 0 { Standing::Spent } else { Standing::Pending { tries_left } }
+}
+
+fn read_rauc(block: &Block, slots: &[SlotName; 2], names: &[String; 2]) -> Result<Loaded, BootError> {
+    let slot_named = |name: &str| names.iter().position(|known| known == name).map(|index| slots[index].clone());
+    let known = |variable: &str| -> Result<Option<SlotName>, BootError> {
+        match text(block, variable)? {
+            "" => Ok(None),
+            name => slot_named(name).map(Some).ok_or_else(|| unexpected(variable, &names.join(" or "), name)),
+        }
+    };
+    let (pending, bad) = (known("ota_pending")?, known("ota_bad")?);
+    let mut pair = Pair::factory(slots.clone(), 1);
+    let mut tried = Vec::new();
+    for ((slot, standing), name) in pair.slots.iter_mut().zip(names) {
+        let (ok, is_tried) = (flag(block, &format!("{name}_OK"))?, flag(block, &format!("{name}_TRY"))?);
+        let is = |wanted: &Option<SlotName>| wanted.as_ref() == Some(slot);
+        *standing = match (ok, is_tried) {
+            (true, false) if is(&pending) => Standing::Pending { tries_left: 1 },
+            (_, true) if is(&pending) => Standing::Spent,
+            (true, _) => Standing::Good,
+            (false, _) if is(&bad) => Standing::Bad,
+            (false, _) => Standing::Blank,
+        };
+        if ok && is_tried {
+            tried.push(slot.clone());
+        }
+    }
+    let order: Vec<SlotName> = text(block, "ORDER")?.split_whitespace().filter_map(slot_named).collect();
+    let is_good = |slot: &&SlotName| pair.standing(slot).is_good();
+    if let Some(primary) = order.iter().find(is_good).or(order.first()) {
+        pair.primary = primary.clone();
+    }
+    pair.was_armed = text(block, "ota_armed")? == "1";
+    let good_but_tried = tried.iter().any(|slot| pair.standing(slot).is_good());
+    let next = good_but_tried.then(|| rauc_choice(&pair, &order, &tried));
+    Ok(Loaded { pair, next, weakness: None })
+}
+
+/// The first of the order that is good and not tried; where there is none, RAUC's script forgets all tries and starts the first.
+fn rauc_choice(pair: &Pair, order: &[SlotName], tried: &[SlotName]) -> SlotName {
+    let can = |slot: &&SlotName| pair.standing(slot).is_bootable();
+    let untried = order.iter().find(|slot| can(slot) && !tried.contains(slot));
+    untried.or_else(|| order.iter().find(can)).unwrap_or(&pair.primary).clone()
+}
+
+fn write_rauc(block: &mut Block, pair: &Pair, names: &[String; 2]) {
+    let name_of =
+        |slot: &SlotName| pair.slots.iter().zip(names).find(|((known, _), _)| known == slot).map(|(_, name)| name.clone());
+    let mut order: Vec<&SlotName> = pair.slots.iter().map(|(slot, _)| slot).collect();
+    order.sort_by_key(|slot| (**slot != *pair.next(), **slot != pair.primary));
+    let trial = pair.on_trial();
+    let bad = pair.slots.iter().find(|(_, standing)| *standing == Standing::Bad);
+    let mut say = |name: &str, value: Option<String>| match value {
+        Some(value) => block.set(name, &value),
+        None => block.unset(name),
+    };
+    say("ota_armed", pair.was_armed.then(|| "1".to_owned()));
+    say("ota_bad", bad.and_then(|(slot, _)| name_of(slot)));
+    say("ota_pending", trial.and_then(|(slot, _)| name_of(slot)));
+    for ((_, standing), name) in pair.slots.iter().zip(names).rev() {
+        let (ok, tried) = match standing {
+            Standing::Good | Standing::Pending { .. } => (true, false),
+            Standing::Spent => (true, true),
+            Standing::Blank | Standing::Bad => (false, false),
+        };
+        say(&format!("{name}_TRY"), Some(u8::from(tried).to_string()));
+        say(&format!("{name}_OK"), Some(u8::from(ok).to_string()));
+    }
+    let order: Vec<String> = order.into_iter().filter_map(name_of).collect();
+    say("ORDER", Some(order.join(" ")));
+}
+
+fn flag(block: &Block, name: &str) -> Result<bool, BootError> {
+    match text(block, name)? {
+        "1" => Ok(true),
+        "0" | "" => Ok(false),
+        got => Err(unexpected(name, "0 or 1", got)),
+    }
+}
+
+fn slot_in(block: &Block, name: &str, slots: &[SlotName; 2]) -> Result<Option<SlotName>, BootError> {
+    let got = text(block, name)?;
+    if got.is_empty() {
+        return Ok(None);
+    }
+    let found = slots.iter().find(|slot| slot.as_str() == got).cloned();
+    found.map(Some).ok_or_else(|| unexpected(name, &format!("slot {} or {}", slots[0], slots[1]), got))
+}
+
+/// The value of a variable; nothing if it is not there.
+fn text<'a>(block: &'a Block, name: &str) -> Result<&'a str, BootError> {
+    let value = block.get(name).unwrap_or_default();
+    std::str::from_utf8(value).map_err(|_| unexpected(name, "text", &String::from_utf8_lossy(value)))
+}
+
+fn unexpected(name: &str, expected: &str, got: &str) -> BootError {
+    BootError::Unsuitable(format!("GRUB's variable {name}: expected {expected}, got {got:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::pair::every_pair;
+
+    fn slots() -> [SlotName; 2] {
+        ["a", "b"].map(|name| name.parse().unwrap())
+    }
+
+    fn rauc() -> Spelling {
+        Spelling::Rauc { names: ["A".to_owned(), "B".to_owned()] }
+    }
+
+    fn block(variables: &[(&str, &str)]) -> Block {
+        let mut block = Block::empty();
+        variables.iter().for_each(|(name, value)| block.set(name, value));
+        block
+    }
+
+    #[test]
+    fn every_pair_is_spelled_and_read_again_and_fits_beside_the_variables_of_others() {
+        for pair in every_pair(TRIES) {
+            let mut block = block(&[("saved_entry", "0"), ("next_entry", "")]);
+            Spelling::Ota.write(&mut block, &pair);
+            let block = Block::parse(&block.to_bytes().unwrap()).unwrap();
+            assert_eq!(Spelling::Ota.read(&block, &slots()).unwrap(), Loaded::from(pair));
+            assert_eq!(block.get("saved_entry"), Some(b"0".as_slice()));
+        }
+    }
+
+    #[test]
+    fn every_pair_is_spelled_in_raucs_variables_and_read_again() {
+        for pair in every_pair(1) {
+            let mut block = Block::empty();
+            rauc().write(&mut block, &pair);
+            let block = Block::parse(&block.to_bytes().unwrap()).unwrap();
+            assert_eq!(rauc().read(&block, &slots()).unwrap().pair, pair, "{block:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_without_our_variables_is_a_factory_disk() {
+        let factory = Pair::factory(slots(), TRIES);
+        assert_eq!(Spelling::Ota.read(&block(&[("saved_entry", "0")]), &slots()).unwrap().pair, factory);
+    }
+
+    #[test]
+    fn a_try_is_one_digit_that_changes_in_place() {
+        let b = &slots()[1];
+        let armed = Pair::factory(slots(), TRIES).arm(b, &slots()[0]);
+        let mut block = block(&[("saved_entry", "0")]);
+        Spelling::Ota.write(&mut block, &armed);
+        let before = block.to_bytes().unwrap();
+        // As the loader does it.
+        block.set("ota_left", "2");
+        let after = block.to_bytes().unwrap();
+        assert_eq!(before.iter().zip(&after).filter(|(before, after)| before != after).count(), 1);
+        let read = Spelling::Ota.read(&block, &slots()).unwrap().pair;
+        assert_eq!(read.standing(b), Standing::Pending { tries_left: 2 });
+        block.set("ota_left", "0");
+        let read = Spelling::Ota.read(&block, &slots()).unwrap().pair;
+        assert_eq!((read.standing(b), read.next()), (Standing::Spent, &slots()[0]));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_errors_with_words() {
+        let error = |variables: &[(&str, &str)]| Spelling::Ota.read(&block(variables), &slots()).unwrap_err().to_string();
+        assert_eq!(error(&[("ota_primary", "c")]), "GRUB's variable ota_primary: expected slot a or b, got \"c\"");
+        assert_eq!(error(&[("ota_pending", "b")]), "GRUB's variable ota_left: expected one digit, got \"\"");
+        assert_eq!(
+            error(&[("ota_pending", "b"), ("ota_left", "12")]),
+            "GRUB's variable ota_left: expected one digit, got \"12\""
+        );
+        assert_eq!(error(&[("ota_a", "fine")]), "GRUB's variable ota_a: expected good, bad or nothing, got \"fine\"");
+        let error = |variables: &[(&str, &str)]| rauc().read(&block(variables), &slots()).unwrap_err().to_string();
+        assert_eq!(error(&[("A_OK", "yes")]), "GRUB's variable A_OK: expected 0 or 1, got \"yes\"");
+        assert_eq!(error(&[("ota_pending", "C")]), "GRUB's variable ota_pending: expected A or B, got \"C\"");
+    }
+
+    #[test]
+    fn what_rauc_itself_wrote_is_read_as_it_meant_it() {
+        let both_good = [("ORDER", "B A"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "1"), ("B_TRY", "0")];
+        let read = rauc().read(&block(&both_good), &slots()).unwrap();
+        assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[0])), ("b", Standing::Good));
+        let marked_bad = [("ORDER", "A B"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "0"), ("B_TRY", "0")];
+        let read = rauc().read(&block(&marked_bad), &slots()).unwrap();
+        assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[1])), ("a", Standing::Blank));
+    }
+
+    #[test]
+    fn a_good_slot_whose_boot_rauc_counted_is_not_the_next_one_until_its_try_is_given_back() {
+        let counted = [("ORDER", "B A"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "1"), ("B_TRY", "1")];
+        let read = rauc().read(&block(&counted), &slots()).unwrap();
+        assert_eq!((read.pair.standing(&slots()[1]), read.next.as_ref()), (Standing::Good, Some(&slots()[0])));
+        let mut block = block(&counted);
+        rauc().write(&mut block, &read.pair);
+        assert_eq!(rauc().read(&block, &slots()).unwrap(), Loaded::from(read.pair));
+    }
+}
