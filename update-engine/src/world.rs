@@ -14,8 +14,10 @@ use manifests::release::{Record, SlotName};
 use manifests::version::Sequence;
 
 use crate::boot::gpt::GptControl;
-use crate::boot::{BootControl as _, BootError, BootState, Past, Standing};
-use crate::config::Settings;
+use crate::boot::grub::{GrubEnv, Spelling};
+use crate::boot::pair::PairControl;
+use crate::boot::{BootControl, BootError, BootState, Past, Standing};
+use crate::config::{BootSettings, GrubVariables, Settings};
 use crate::durable;
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
@@ -74,7 +76,7 @@ impl World {
         let runs = disk.as_ref().and_then(|disk| note(running_slot(disk), &mut troubles));
         let running = runs.as_ref().and_then(|slot| slot_name(slot.name()));
         // The table says whether the loader goes back, also to whoever does not know what runs.
-        let boot = disk.as_ref().and_then(|disk| note(read_boot(disk), &mut troubles));
+        let boot = disk.as_ref().and_then(|disk| note(self.read_boot(disk), &mut troubles));
         if let Some(disk) = &disk {
             note(state_on_no_slot(&self.settings, disk), &mut troubles);
         }
@@ -119,8 +121,13 @@ impl World {
     }
 
     /// Boot control of a disk.
-    pub fn boot_control(disk: &Disk) -> Result<GptControl, Fault> {
-        GptControl::new(disk).map_err(|error| boot_fault(&error))
+    pub fn boot_control(&self, disk: &Disk) -> Result<Box<dyn BootControl>, Fault> {
+        boot_control(&self.settings.boot, disk).map_err(|error| boot_fault(&error))
+    }
+
+    fn read_boot(&self, disk: &Disk) -> Result<BootTable, Fault> {
+        let state = self.boot_control(disk)?.read().map_err(|error| boot_fault(&error))?;
+        boot_table(&state)
     }
 
     /// Makes the floor file of a host that never had one and was never updated.
@@ -328,9 +335,29 @@ fn running_slot(disk: &Disk) -> Result<RunningSlot, Fault> {
     disk.running_slot().map_err(|error| slot_fault(&error))
 }
 
-fn read_boot(disk: &Disk) -> Result<BootTable, Fault> {
-    let state = World::boot_control(disk)?.read().map_err(|error| boot_fault(&error))?;
-    boot_table(&state)
+/// The boot control that the settings name.
+fn boot_control(settings: &BootSettings, disk: &Disk) -> Result<Box<dyn BootControl>, BootError> {
+    let pair = |store| -> Box<dyn BootControl> { Box::new(PairControl::new(disk, store)) };
+    Ok(match settings {
+        BootSettings::Gpt => Box::new(GptControl::new(disk)?),
+        BootSettings::Grub(grub) => {
+            let spelling = match &grub.variables {
+                GrubVariables::Ota => Spelling::Ota,
+                GrubVariables::Rauc(names) => Spelling::Rauc { names: [names.a.clone(), names.b.clone()] },
+            };
+            pair(GrubEnv::new(grub.env.clone(), grub.copy.clone(), spelling, slot_pair(disk)?))
+        }
+        other => {
+            let kind = other.as_str();
+            return Err(BootError::Unsuitable(format!("boot.control = \"{kind}\" is not available in this build")));
+        }
+    })
+}
+
+/// Both slots, in the order in which they are configured.
+fn slot_pair(disk: &Disk) -> Result<[slot::SlotName; 2], BootError> {
+    let slots = <[slot::SlotName; 2]>::try_from(disk.slots().to_vec());
+    slots.map_err(|slots| BootError::Unsuitable(format!("expected two slots, got {}", slots.len())))
 }
 
 /// The boot state as the engine sees it.

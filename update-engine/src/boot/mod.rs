@@ -13,7 +13,7 @@
 pub mod gpt;
 pub mod grub;
 mod held;
-mod pair;
+pub(crate) mod pair;
 pub(crate) mod rules;
 mod standing;
 

@@ -12,14 +12,13 @@ use manifests::release::DEFAULT_BOARD;
 
 use super::DEFAULT_SOCKET;
 use super::fragment::{
-    BootFragment, DiskFragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment, SlotsFragment,
-    TrustFragment,
+    DiskFragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment, SlotsFragment, TrustFragment,
 };
 use super::merge::{Merged, Origin};
 use super::problem::{ConfigError, Problem};
 use super::settings::{
-    BootControl, DiskSettings, HealthSettings, LockSettings, RebootSettings, ServerSettings, Settings, SlotSettings,
-    SlotsSettings, Strategy, TrustSettings,
+    DiskSettings, HealthSettings, LockSettings, RebootSettings, ServerSettings, Settings, SlotSettings, SlotsSettings, Strategy,
+    TrustSettings,
 };
 use super::url::HttpUrl;
 use crate::slot::Location;
@@ -51,7 +50,7 @@ pub(super) fn check(merged: Merged) -> Result<Settings, ConfigError> {
         trust: check.trust(fragment.trust.unwrap_or_default(), &sysroot),
         disk: check.disk(fragment.disk.unwrap_or_default()),
         slots: check.slots(fragment.slots.unwrap_or_default()),
-        boot: check.boot(&fragment.boot.unwrap_or_default()),
+        boot: check.boot(fragment.boot.unwrap_or_default()),
         reboot: check.reboot(fragment.reboot.unwrap_or_default()),
         health: check.health(&fragment.health.unwrap_or_default()),
         sysroot,
@@ -61,14 +60,14 @@ pub(super) fn check(merged: Merged) -> Result<Settings, ConfigError> {
 }
 
 /// Collects problems. After one, a stand-in value goes on, so that all of them are found in one run.
-struct Check {
+pub(super) struct Check {
     origins: BTreeMap<String, Origin>,
     main: String,
     problems: Vec<Problem>,
 }
 
 impl Check {
-    fn problem(&mut self, key: &str, words: impl Into<String>) {
+    pub(super) fn problem(&mut self, key: &str, words: impl Into<String>) {
         let (file, place) = match self.origins.get(key) {
             Some(origin) => (origin.file.clone(), Some(origin.place)),
             None => (self.main.clone(), None),
@@ -76,7 +75,7 @@ impl Check {
         self.problems.push(Problem { file, place, key: key.to_owned(), words: words.into() });
     }
 
-    fn is_set(&self, key: &str) -> bool {
+    pub(super) fn is_set(&self, key: &str) -> bool {
         self.origins.contains_key(key)
     }
 
@@ -92,7 +91,7 @@ impl Check {
         Duration::from_secs(self.number(key, value, default, range, "seconds"))
     }
 
-    fn path(&mut self, key: &str, value: Option<String>, default: &str) -> PathBuf {
+    pub(super) fn path(&mut self, key: &str, value: Option<String>, default: &str) -> PathBuf {
         let text = value.unwrap_or_else(|| default.to_owned());
         if !text.starts_with('/') {
             self.problem(key, format!("expected an absolute path, got \"{}\"", text.escape_debug()));
@@ -100,12 +99,12 @@ impl Check {
         PathBuf::from(text)
     }
 
-    fn optional_path(&mut self, key: &str, value: Option<String>) -> Option<PathBuf> {
+    pub(super) fn optional_path(&mut self, key: &str, value: Option<String>) -> Option<PathBuf> {
         let text = value.filter(|text| !text.is_empty())?;
         Some(self.path(key, Some(text), ""))
     }
 
-    fn required(&mut self, key: &str, value: Option<String>, what: &str) -> String {
+    pub(super) fn required(&mut self, key: &str, value: Option<String>, what: &str) -> String {
         let text = value.unwrap_or_default();
         if text.is_empty() {
             self.problem(key, format!("expected {what}, got nothing"));
@@ -240,28 +239,7 @@ impl Check {
         }
     }
 
-    fn boot(&mut self, boot: &BootFragment) -> BootControl {
-        const KNOWN: [&str; 6] = ["grub", "systemd-boot", "u-boot", "efi", "rpi-tryboot", "custom"];
-        match boot.control.as_deref() {
-            None | Some("gpt") => {}
-            Some(known) if KNOWN.contains(&known) => {
-                self.unavailable("boot.control", &format!("boot.control = \"{known}\""), "gpt is");
-            }
-            Some(other) => {
-                let got = other.escape_debug();
-                self.problem("boot.control", format!("expected one of gpt, {}, got \"{got}\"", KNOWN.join(", ")));
-            }
-        }
-        for name in KNOWN {
-            let key = format!("boot.{name}");
-            if self.is_set(&key) {
-                self.unavailable(&key, &format!("[{key}]"), "the gpt control needs no table");
-            }
-        }
-        BootControl::Gpt
-    }
-
-    fn unavailable(&mut self, key: &str, what: &str, available: &str) {
+    pub(super) fn unavailable(&mut self, key: &str, what: &str, available: &str) {
         self.problem(key, format!("{what} is not available in this build; {available}"));
     }
 

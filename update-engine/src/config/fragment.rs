@@ -60,12 +60,47 @@ tables! {
     #[serde(rename_all = "kebab-case")]
     BootFragment {
         control: String,
-        grub: toml::Table,
-        systemd_boot: toml::Table,
-        u_boot: toml::Table,
-        efi: toml::Table,
-        rpi_tryboot: toml::Table,
-        custom: toml::Table,
+        grub: GrubFragment,
+        systemd_boot: SystemdBootFragment,
+        u_boot: UBootFragment,
+        efi: EfiFragment,
+        rpi_tryboot: RpiTrybootFragment,
+        custom: CustomFragment,
+    }
+    GrubFragment {
+        env: String,
+        copy: String,
+        variables: String,
+        names: NamesFragment,
+    }
+    SystemdBootFragment {
+        esp: String,
+        prefix: String,
+        entries: String,
+    }
+    UBootFragment {
+        config: String,
+        names: NamesFragment,
+    }
+    EfiFragment {
+        efivars: String,
+        names: NamesFragment,
+    }
+    RpiTrybootFragment {
+        autoboot: String,
+        partitions: PartitionsFragment,
+    }
+    CustomFragment {
+        program: String,
+        names: NamesFragment,
+    }
+    NamesFragment {
+        a: String,
+        b: String,
+    }
+    PartitionsFragment {
+        a: u64,
+        b: u64,
     }
     RebootFragment {
         strategy: String,

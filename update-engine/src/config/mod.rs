@@ -28,6 +28,7 @@
 //! # Ok::<(), update_engine::config::ConfigError>(())
 //! ```
 
+mod boot;
 mod check;
 mod fragment;
 mod merge;
@@ -39,10 +40,14 @@ mod url;
 
 use std::path::{Path, PathBuf};
 
+pub use boot::{
+    BootSettings, CustomSettings, EfiSettings, EntryKind, GrubSettings, GrubVariables, Names, RpiTrybootSettings,
+    SystemdBootSettings, UBootSettings,
+};
 pub use problem::{ConfigError, Problem};
 pub use settings::{
-    BootControl, DiskSettings, HealthSettings, LockSettings, RebootSettings, ServerSettings, Settings, SlotSettings,
-    SlotsSettings, Strategy, TrustSettings,
+    DiskSettings, HealthSettings, LockSettings, RebootSettings, ServerSettings, Settings, SlotSettings, SlotsSettings, Strategy,
+    TrustSettings,
 };
 pub use source::Source;
 pub use url::{HttpUrl, hide_credentials};

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::boot::BootSettings;
 use super::fragment::{
-    BootFragment, DiskFragment, Fragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment,
-    SlotsFragment, TrustFragment,
+    DiskFragment, Fragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment, SlotsFragment,
+    TrustFragment,
 };
 use super::trust::Target;
 use super::url::HttpUrl;
@@ -30,7 +31,7 @@ pub struct Settings {
     /// The two slots. Both name the same images.
     pub slots: SlotsSettings,
     /// The boot loader's way of choosing a slot.
-    pub boot: BootControl,
+    pub boot: BootSettings,
     /// When and how to reboot.
     pub reboot: RebootSettings,
     /// How a new slot shows that it is healthy.
@@ -90,13 +91,6 @@ pub struct SlotsSettings {
 pub struct SlotSettings {
     /// By the image's name.
     pub images: BTreeMap<String, Location>,
-}
-
-/// `[boot] control`: what this build can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BootControl {
-    /// Attribute bits of the GPT's entries.
-    Gpt,
 }
 
 /// `[reboot] strategy`.
@@ -186,7 +180,7 @@ impl Settings {
             trust: Some(self.trust.to_fragment(&self.sysroot)),
             disk: Some(DiskFragment { device: Some(shown(&self.disk.device)) }),
             slots: Some(SlotsFragment { a: Some(self.slots.a.to_fragment()), b: Some(self.slots.b.to_fragment()) }),
-            boot: Some(BootFragment { control: Some(self.boot.as_str().to_owned()), ..BootFragment::default() }),
+            boot: Some(self.boot.to_fragment()),
             reboot: Some(self.reboot.to_fragment()),
             health: Some(self.health.to_fragment()),
         }
@@ -222,15 +216,6 @@ impl TrustSettings {
 impl SlotSettings {
     fn to_fragment(&self) -> SlotFragment {
         self.images.iter().map(|(image, location)| (image.clone(), location_text(location))).collect()
-    }
-}
-
-impl BootControl {
-    /// The word in the configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gpt => "gpt",
-        }
     }
 }
 
@@ -291,7 +276,7 @@ fn location_text(location: &Location) -> String {
     }
 }
 
-fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use locksmith::client::RebootAcknowledged;
 use manifests::release::{Record, Release, SlotName};
 
-use crate::boot::{BootControl as _, BootError, BootState, Permit, Standing};
+use crate::boot::{BootError, BootState, Permit, Standing};
 use crate::daemon::{Shared, ask, blocking, inspect};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
@@ -97,7 +97,7 @@ pub(super) fn sizes_of(record: &Record, slot: SlotName) -> Vec<(&str, u64)> {
 /// A floor is founded before the boot table changes: afterwards nothing tells a host that was never updated from one that lost it.
 pub(super) fn disarm_before_writing(world: &World, plan: &Plan, ground: &Ground) -> Result<BootTable, Fault> {
     let slot = disk_name(plan.slot, &ground.disk)?;
-    let mut control = World::boot_control(&ground.disk)?;
+    let mut control = world.boot_control(&ground.disk)?;
     control.self_test().map_err(|error| boot_fault(&error))?;
     world.found_floor(&world.look(None))?;
     let state = control.disarm(&slot, &ground.running).map_err(|error| boot_fault(&error))?;
@@ -231,7 +231,7 @@ pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
         tracing::info!(attempt = plan.attempt, slot = %plan.slot, %permit, "arming");
         let ground = shared.world.ground()?;
         remember_identity(&shared)?;
-        let armed = World::boot_control(&ground.disk)?.arm(proven, permit, &ground.running);
+        let armed = shared.world.boot_control(&ground.disk)?.arm(proven, permit, &ground.running);
         table_of(armed)
     })
     .await;
@@ -266,7 +266,7 @@ pub(super) async fn disarm(shared: Shared, slot: SlotName) -> Event {
     let result = blocking(move || {
         let ground = shared.world.ground()?;
         let name = disk_name(slot, &ground.disk)?;
-        table_of(World::boot_control(&ground.disk)?.disarm(&name, &ground.running))
+        table_of(shared.world.boot_control(&ground.disk)?.disarm(&name, &ground.running))
     })
     .await;
     Event::Disarmed { result }
@@ -277,7 +277,7 @@ pub(super) async fn mark_bad(shared: Shared, plan: Plan) -> Event {
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
         let ground = running_on(&shared.world, &plan)?;
-        table_of(World::boot_control(&ground.disk)?.mark_bad(&ground.running))
+        table_of(shared.world.boot_control(&ground.disk)?.mark_bad(&ground.running))
     })
     .await;
     Event::MarkedBad { attempt, result }
@@ -289,7 +289,7 @@ pub(super) async fn commit(shared: Shared, plan: Plan, channel: Option<String>) 
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
         let ground = running_on(&shared.world, &plan)?;
-        let marked = World::boot_control(&ground.disk)?.mark_good(&ground.running);
+        let marked = shared.world.boot_control(&ground.disk)?.mark_good(&ground.running);
         let mut facts = shared.world.look(channel.as_deref());
         match marked {
             Ok(state) => facts.boot = Some(boot_table(&state)?),

@@ -34,7 +34,7 @@ pub(crate) struct GrubEnv {
 
 /// A block as it was found.
 enum Found {
-    Whole { block: Block, bytes: Vec<u8> },
+    Whole(Block),
     Damaged(BlockError),
 }
 
@@ -46,7 +46,7 @@ impl GrubEnv {
 
     fn load_from(&self, env: &RawFile) -> Result<(Loaded, Option<Block>), BootError> {
         match find(env)? {
-            Found::Whole { block, .. } => Ok((self.spelling.read(&block, &self.slots)?, Some(block))),
+            Found::Whole(block) => Ok((self.spelling.read(&block, &self.slots)?, Some(block))),
             Found::Damaged(error) => {
                 let copy = self.copy_pair().ok_or_else(|| self.damaged(&error))?;
                 let weakness = format!(
@@ -64,7 +64,7 @@ impl GrubEnv {
     fn copy_pair(&self) -> Option<Pair> {
         let file = RawFile::open(&self.copy, Access::Read).ok()?;
         match find(&file) {
-            Ok(Found::Whole { block, .. }) => self.spelling.read(&block, &self.slots).ok().map(|loaded| loaded.pair),
+            Ok(Found::Whole(block)) => self.spelling.read(&block, &self.slots).ok().map(|loaded| loaded.pair),
             Ok(Found::Damaged(_)) | Err(_) => None,
         }
     }
@@ -146,7 +146,7 @@ impl PairStore for GrubEnv {
 
     fn check_loader(&self) -> Result<(), BootError> {
         let file = self.open(Access::Read)?;
-        let Found::Whole { block, .. } = find(&file)? else { return Ok(()) };
+        let Found::Whole(block) = find(&file)? else { return Ok(()) };
         let (canary, who) = match self.spelling {
             Spelling::Ota => ("ota_loader", "`dist/grub/ota.cfg`"),
             Spelling::Rauc { .. } => ("ORDER", "the configuration for RAUC"),
@@ -176,7 +176,7 @@ impl Pair {
 fn find(file: &RawFile) -> Result<Found, BootError> {
     let bytes = read(file)?;
     Ok(match Block::parse(&bytes) {
-        Ok(block) => Found::Whole { block, bytes },
+        Ok(block) => Found::Whole(block),
         Err(error) => Found::Damaged(error),
     })
 }

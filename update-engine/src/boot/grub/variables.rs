@@ -57,14 +57,6 @@ impl Spelling {
             Self::Rauc { names } => write_rauc(block, pair, names),
         }
     }
-
-    /// Boots that a slot on trial gets.
-    pub(crate) const fn tries(&self) -> u8 {
-        match self {
-            Self::Ota => TRIES,
-            Self::Rauc { .. } => 1,
-        }
-    }
 }
 
 fn read_ota(block: &Block, slots: &[SlotName; 2]) -> Result<Pair, BootError> {
