@@ -3,3 +3,4 @@
 pub mod hostsim;
 pub mod locksmith;
 pub mod rig;
+pub mod vm;

@@ -102,7 +102,17 @@ impl Publisher {
     /// If it cannot be built.
     pub fn publish(&self, spec: &Spec<'_>) -> Vec<u8> {
         let image = image_of(spec);
-        let source = payload::build::Image { name: "root", slot: None, size: spec.size, data: &image };
+        self.publish_image(spec, &image);
+        image
+    }
+
+    /// Builds, signs and writes a release of this image.
+    ///
+    /// # Panics
+    /// If it cannot be built.
+    pub fn publish_image(&self, spec: &Spec<'_>, image: &[u8]) {
+        let size = u64::try_from(image.len()).unwrap();
+        let source = payload::build::Image { name: "root", slot: None, size, data: &image };
         let (mut spool, mut payload) = (std::io::Cursor::new(Vec::new()), Vec::new());
         let options = payload::build::Options { level: 1, ..payload::build::Options::default() };
         let mut built = payload::build::full(&[source], &options, &mut spool, &mut payload, &mut |_| {}).unwrap();
@@ -129,7 +139,6 @@ impl Publisher {
         }
         fs::write(self.files.join(format!("{}.release", spec.version)), envelope.to_bytes()).unwrap();
         fs::write(self.files.join(format!("{}.payload", spec.version)), payload).unwrap();
-        image
     }
 }
 

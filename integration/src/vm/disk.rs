@@ -1,0 +1,127 @@
+//! The disk of a machine: a partition table, the partition that firmware and loader read, two slots and the state.
+//!
+//! ```text
+//! 1 esp       FAT: the loader, its configuration, its state
+//! 2 root-a    3 root-b    the slots
+//! 4 state     ext4: the daemon's state and configuration
+//! 5 bios      GRUB's own code, where it is started by a BIOS
+//! ```
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::parts::output;
+use crate::hostsim::gpt::Gpt;
+
+/// Room of each slot.
+pub const SLOT_BYTES: u64 = 96 << 20;
+const ESP_BYTES: u64 = 16 << 20;
+const STATE_BYTES: u64 = 32 << 20;
+const MIB: u64 = 1 << 20;
+
+/// Who starts the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loader {
+    /// GRUB, started by a BIOS.
+    GrubBios,
+}
+
+/// What GRUB needs before it finds its modules' configuration.
+const EARLY_CFG: &str = "search --no-floppy --set=root --label ESP\nset prefix=($root)/grub\nconfigfile ($root)/grub/grub.cfg\n";
+const GRUB_CFG: &str = "serial --unit=0 --speed=115200\nterminal_output serial\nset ota_part_a=gpt2\nset ota_part_b=gpt3\n\
+source $prefix/ota.cfg\n";
+const GRUB_MODULES: [&str; 20] = [
+    "biosdisk", "part_gpt", "fat", "ext2", "search", "search_label", "normal", "test", "loadenv", "configfile", "linux", "linux16",
+    "echo", "boot", "serial", "terminal", "regexp", "probe", "sleep", "reboot",
+];
+/// The snippet that is packaged.
+const OTA_CFG: &str = include_str!("../../../dist/grub/ota.cfg");
+
+/// Makes a disk whose slot a holds this image; the state partition holds this configuration.
+pub(super) fn make(disk: &Path, loader: Loader, slot_a: &[u8], config: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    partition(disk);
+    let table = Gpt::open(disk).unwrap();
+    let put = |label: &str, bytes: &[u8]| {
+        let at = table.entry(label).unwrap().start;
+        File::options().write(true).open(disk).unwrap().write_all_at(bytes, at).unwrap();
+    };
+    put("root-a", slot_a);
+    put("state", &state(dir.path(), config));
+    match loader {
+        Loader::GrubBios => {
+            put("esp", &esp_of_grub(dir.path()));
+            let core = grub_core(dir.path());
+            put("bios", &core);
+            install_boot_sector(disk, table.entry("bios").unwrap().start / 512, core.len() / 512);
+        }
+    }
+}
+
+fn partition(disk: &Path) {
+    let sizes = [("bios", "ef02", MIB), ("esp", "ef00", ESP_BYTES), ("root-a", "8304", SLOT_BYTES), ("root-b", "8304", SLOT_BYTES), ("state", "8300", STATE_BYTES)];
+    let numbers = [5, 1, 2, 3, 4];
+    let total: u64 = sizes.iter().map(|(_, _, size)| size).sum();
+    File::create(disk).unwrap().set_len(total + 4 * MIB).unwrap();
+    let mut sgdisk = Command::new("/usr/sbin/sgdisk");
+    for (number, (label, kind, size)) in numbers.iter().zip(sizes) {
+        sgdisk.args(["-n", &format!("{number}:0:+{}M", size / MIB), "-t", &format!("{number}:{kind}"), "-c", &format!("{number}:{label}")]);
+    }
+    output(sgdisk.arg(disk)).unwrap();
+}
+
+fn state(dir: &Path, config: &str) -> Vec<u8> {
+    let root = dir.join("state");
+    fs::create_dir_all(&root).unwrap();
+    fs::write(root.join("config.toml"), config).unwrap();
+    let file = sized(dir.join("state.img"), STATE_BYTES);
+    output(Command::new("mke2fs").args(["-q", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&file)).unwrap();
+    fs::read(file).unwrap()
+}
+
+fn esp_of_grub(dir: &Path) -> Vec<u8> {
+    let esp = sized(dir.join("esp.img"), ESP_BYTES);
+    output(Command::new("/usr/sbin/mkfs.vfat").args(["-n", "ESP"]).arg(&esp)).unwrap();
+    output(Command::new("mmd").arg("-i").arg(&esp).arg("::/grub")).unwrap();
+    let env = dir.join("grubenv");
+    output(Command::new("grub-editenv").arg(&env).arg("create")).unwrap();
+    for (name, text) in [("grub.cfg", GRUB_CFG), ("ota.cfg", OTA_CFG)] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    for name in ["grub.cfg", "ota.cfg", "grubenv"] {
+        output(Command::new("mcopy").arg("-i").arg(&esp).arg(dir.join(name)).arg(format!("::/grub/{name}"))).unwrap();
+    }
+    fs::read(esp).unwrap()
+}
+
+fn grub_core(dir: &Path) -> Vec<u8> {
+    let (early, core) = (dir.join("early.cfg"), dir.join("core.img"));
+    fs::write(&early, EARLY_CFG).unwrap();
+    let mut make = Command::new("grub-mkimage");
+    make.args(["-O", "i386-pc", "-p", "/grub", "-c"]).arg(&early).arg("-o").arg(&core).args(GRUB_MODULES);
+    output(&mut make).unwrap();
+    let mut core = fs::read(core).unwrap();
+    core.resize(core.len().next_multiple_of(512), 0);
+    core
+}
+
+/// GRUB's first sector, told where the rest is; and the first sector of the rest, told likewise (`grub-install` needs a mounted disk).
+fn install_boot_sector(disk: &Path, core_lba: u64, core_sectors: usize) {
+    let mut boot = fs::read("/usr/lib/grub/i386-pc/boot.img").unwrap()[..440].to_vec();
+    boot[0x5c..0x64].copy_from_slice(&core_lba.to_le_bytes());
+    let disk = File::options().write(true).open(disk).unwrap();
+    disk.write_all_at(&boot, 0).unwrap();
+    let mut list = Vec::new();
+    list.write_all(&(core_lba + 1).to_le_bytes()).unwrap();
+    list.write_all(&u16::try_from(core_sectors - 1).unwrap().to_le_bytes()).unwrap();
+    list.write_all(&0x820u16.to_le_bytes()).unwrap();
+    disk.write_all_at(&list, core_lba * 512 + 0x1f4).unwrap();
+}
+
+fn sized(path: PathBuf, bytes: u64) -> PathBuf {
+    File::create(&path).unwrap().set_len(bytes).unwrap();
+    path
+}

@@ -1,0 +1,185 @@
+//! A machine, and one boot of it under QEMU.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::disk::{self, Loader};
+
+/// Longest wait for anything. An emulated machine on a busy host takes ten times what it takes on an idle one.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A machine that is switched off.
+#[derive(Debug)]
+pub struct Machine {
+    dir: PathBuf,
+    loader: Loader,
+    boots: usize,
+}
+
+/// A machine that runs. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    qemu: Child,
+    console: PathBuf,
+    /// The guest's second serial line.
+    agent: BufReader<UnixStream>,
+    /// The guest has said that it listens.
+    listens: bool,
+}
+
+impl Machine {
+    /// A machine in a folder, whose slot a holds this image.
+    #[must_use]
+    pub fn new(dir: &Path, loader: Loader, slot_a: &[u8], config: &str) -> Self {
+        let machine = Self { dir: dir.to_owned(), loader, boots: 0 };
+        disk::make(&machine.disk(), loader, slot_a, config);
+        machine
+    }
+
+    /// Its disk.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk.img")
+    }
+
+    /// Switches it on.
+    ///
+    /// # Panics
+    /// If QEMU cannot be started.
+    pub fn boot(&mut self) -> Running {
+        self.boots += 1;
+        let (console, agent) = (self.dir.join(format!("console-{}", self.boots)), self.dir.join(format!("agent-{}", self.boots)));
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256", "-display", "none", "-monitor", "none"]);
+        qemu.args(["-nodefaults", "-no-reboot"]);
+        qemu.args(["-serial", &format!("file:{}", console.display())]);
+        qemu.args(["-serial", &format!("unix:{},server=on,wait=off", agent.display())]);
+        qemu.args(["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="]);
+        qemu.args(["-drive", &format!("if=none,id=d0,file={},format=raw,cache=writeback", self.disk().display())]);
+        qemu.args(["-device", "nvme,drive=d0,serial=x,bootindex=0"]);
+        match self.loader {
+            Loader::GrubBios => {}
+        }
+        let errors = fs::File::create(self.dir.join("qemu.log")).unwrap();
+        let qemu = qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+        Running { qemu, console, agent: BufReader::new(connected(&agent)), listens: false }
+    }
+}
+
+impl Running {
+    /// Everything that was written to the console in this boot.
+    #[must_use]
+    pub fn console(&self) -> String {
+        let bytes = fs::read(&self.console).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\r', "")
+    }
+
+    /// Waits for words on the console.
+    ///
+    /// # Panics
+    /// If they do not come.
+    pub fn wait_for(&mut self, words: &str) {
+        let began = Instant::now();
+        while !self.console().contains(words) {
+            let is_over = self.qemu.try_wait().unwrap().is_some() && !self.console().contains(words);
+            assert!(!is_over && began.elapsed() < PATIENCE, "no {words:?} on the console:\n{}", self.console());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until the guest reboots or switches itself off; what was on the console until then.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_off(mut self) -> String {
+        let began = Instant::now();
+        while self.qemu.try_wait().unwrap().is_none() {
+            assert!(began.elapsed() < PATIENCE, "the guest does not reboot:\n{}", self.console());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.console()
+    }
+
+    /// Ends it as a power cut does.
+    pub fn power_cut(mut self) -> String {
+        self.end();
+        self.console()
+    }
+
+    /// Runs a command in the guest, once that is up; its output, and how it ended.
+    ///
+    /// # Panics
+    /// If the guest does not answer.
+    pub fn ask(&mut self, command: &str) -> (i32, String) {
+        if !std::mem::replace(&mut self.listens, true) {
+            self.answer("its start");
+        }
+        writeln!(self.agent.get_mut(), "{command}").unwrap();
+        self.answer(command)
+    }
+
+    fn answer(&mut self, command: &str) -> (i32, String) {
+        let mut answer = String::new();
+        loop {
+            let mut line = String::new();
+            let read = self.agent.read_line(&mut line);
+            let length = read.unwrap_or_else(|error| panic!("`{command}`: {error}; so far {answer}\n{}", self.console()));
+            assert!(length > 0, "the guest went down during `{command}`; so far {answer}\n{}", self.console());
+            if let Some(code) = line.trim().strip_prefix("@@ ").and_then(|rest| rest.strip_suffix(" @@")) {
+                return (code.parse().unwrap(), answer.trim_end().to_owned());
+            }
+            answer.push_str(&line);
+        }
+    }
+
+    /// What `updatectl` says there.
+    pub fn updatectl(&mut self, arguments: &str) -> (i32, String) {
+        self.ask(&format!("updatectl --config /state/config.toml {arguments}"))
+    }
+
+    /// The status of the daemon, once `wanted` of it holds.
+    ///
+    /// # Panics
+    /// If that never is.
+    pub fn wait_status(&mut self, what: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let began = Instant::now();
+        loop {
+            let (_, answer) = self.updatectl("status --json");
+            let status = serde_json::from_str(&answer).unwrap_or_default();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "{what}: {status:#}\n{}", self.console());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn end(&mut self) {
+        let _ended_already = self.qemu.kill();
+        let _reaped = self.qemu.wait();
+    }
+}
+
+/// QEMU opens its end of a serial line when it starts.
+fn connected(agent: &Path) -> UnixStream {
+    let began = Instant::now();
+    let stream = loop {
+        match UnixStream::connect(agent) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{}: {error}", agent.display()),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,31 @@
+//! Virtual machines with real firmware, real boot loaders and a real kernel, on disk images that plain files and no privileges make.
+//!
+//! A [`Machine`] is a disk and its firmware. [`Machine::boot`] starts it under QEMU's own emulation (no KVM is asked for); a guest that
+//! reboots ends that boot, and the next one is started by the test, which sees by that how often the machine came up and from where.
+//! [`Running::power_cut`] kills it as it stands.
+//!
+//! What runs in it is Debian's cloud kernel, a small root file system, and the programs of this workspace as they were built. The guest
+//! talks to servers of the test at [`HOST`]; a test talks to it through [`Running::ask`], which runs a command there.
+//!
+//! What is needed is made once and kept in a folder of its own ([`Parts::find`]); where something cannot be had, that says what, and the
+//! test is skipped.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test rig that cannot do its part fails the test, with words"
+)]
+
+mod disk;
+mod machine;
+mod parts;
+mod tree;
+
+pub use disk::{Loader, SLOT_BYTES};
+pub use machine::{Machine, Running};
+pub use parts::Parts;
+pub use tree::{Flaw, image, keys_of};
+
+/// The address at which a guest finds the servers of its test.
+pub const HOST: &str = "10.0.2.2";

@@ -1,0 +1,142 @@
+//! The root file system of a guest, and the image that is made of it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::parts::{Parts, output};
+use super::SLOT_BYTES;
+use crate::rig::{Publisher, program};
+
+/// Who every guest is.
+const MACHINE_ID: &str = "e0f3745b108f471cbd4883c6fbed8cdd\n";
+
+/// What is wrong with an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Nothing.
+    None,
+    /// Its health check fails.
+    Unhealthy,
+    /// Its kernel panics as soon as it is up.
+    Panics,
+    /// It has no init.
+    NoInit,
+    /// It comes up, and its daemon never starts.
+    Hangs,
+}
+
+/// What the guest's first process does. The log of the daemon goes to the first serial line, the test's commands come by the second.
+const INIT: &str = r#"#!/bin/busybox sh
+export PATH=/bin:/sbin:/usr/bin HOME=/
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs run /run
+mkdir -p /run/update-engine
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
+for module in $(cat /etc/modules-in-order); do insmod /lib/modules/$module; done
+mount -t ext4 /dev/nvme0n1p4 /state
+mount -t vfat -o umask=022 /dev/nvme0n1p1 /efi
+ifconfig lo up
+ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+route add default gw 10.0.2.2
+echo "guest: up, $(cat /proc/cmdline)"
+[ -x /etc/early ] && /etc/early
+update-engined --config /state/config.toml &
+stty -F /dev/ttyS1 raw -echo
+exec 3<>/dev/ttyS1
+printf '\n@@ 0 @@\n' >&3
+while read -r line <&3; do
+    sh -c "$line" >&3 2>&1 3>&-
+    printf '\n@@ %s @@\n' "$?" >&3
+done
+"#;
+
+const SLOT_CFG: &str = "linux16 /boot/vmlinuz root=PARTUUID=$ota_partuuid ro $ota_args console=ttyS0 quiet loglevel=3 panic=-1 nokaslr \
+mitigations=off random.trust_cpu=on cryptomgr.notests tsc=reliable no_timer_check init=/sbin/init\n";
+
+/// The keys that the image trusts.
+#[must_use]
+pub fn keys_of(publisher: &Publisher) -> Vec<(String, String)> {
+    let keys = publisher.public_keys();
+    keys.iter().enumerate().map(|(index, key)| (format!("{index}.pub"), key.to_text("test"))).collect()
+}
+
+/// The bytes of a slot that runs this version.
+///
+/// # Panics
+/// If it cannot be made.
+#[must_use]
+pub fn image(parts: &Parts, version: &str, keys: &[(String, String)], flaw: Flaw) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    lay_out(&root, parts, version, keys, flaw);
+    let file = dir.path().join("image");
+    fs::File::create(&file).unwrap().set_len(SLOT_BYTES).unwrap();
+    let mut make = Command::new("mke2fs");
+    make.args(["-q", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&file);
+    output(&mut make).unwrap();
+    fs::read(file).unwrap()
+}
+
+fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)], flaw: Flaw) {
+    let folders = [
+        "bin", "sbin", "boot", "dev", "proc", "sys", "run", "state", "efi", "tmp", "usr/bin", "lib64", "etc/update-engine",
+        "usr/share/update-engine/keys", "lib/modules",
+    ];
+    folders.iter().for_each(|folder| fs::create_dir_all(root.join(folder)).unwrap());
+    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    let applets = output(Command::new("busybox").arg("--list")).unwrap();
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+        symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    ["update-engined", "updatectl"].iter().for_each(|name| bring_program(root, &program(name)));
+    fs::copy(&parts.kernel, root.join("boot/vmlinuz")).unwrap();
+    let names = parts.modules.iter().map(|module| {
+        let name = module.file_name().unwrap().to_str().unwrap().to_owned();
+        fs::copy(module, root.join("lib/modules").join(&name)).unwrap();
+        name
+    });
+    let names: Vec<String> = names.collect();
+    put(root, "etc/modules-in-order", &names.join("\n"));
+    put(root, "boot/slot.cfg", SLOT_CFG);
+    put(root, "etc/machine-id", MACHINE_ID);
+    put(root, "etc/os-release", &format!("ID=test\nIMAGE_VERSION={version}\n"));
+    keys.iter().for_each(|(name, text)| put(root, &format!("usr/share/update-engine/keys/{name}"), text));
+    if flaw != Flaw::NoInit {
+        script(root, "sbin/init", INIT);
+    }
+    match flaw {
+        Flaw::None | Flaw::NoInit => {}
+        Flaw::Unhealthy => {
+            fs::create_dir_all(root.join("etc/update-engine/health/required.d")).unwrap();
+            script(root, "etc/update-engine/health/required.d/10-service", "#!/bin/sh\necho the service is down\nexit 1\n");
+        }
+        Flaw::Panics => script(root, "etc/early", "#!/bin/sh\necho c > /proc/sysrq-trigger\n"),
+        Flaw::Hangs => script(root, "etc/early", "#!/bin/sh\nwhile :; do sleep 60; done\n"),
+    }
+}
+
+/// A program without what only a debugger reads, and the libraries it is linked with.
+fn bring_program(root: &Path, from: &Path) {
+    let to = root.join("usr/bin").join(from.file_name().unwrap());
+    output(Command::new("strip").arg("-o").arg(&to).arg(from)).unwrap();
+    let libraries = output(Command::new("ldd").arg(from)).unwrap();
+    let paths = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    for path in paths {
+        let to = root.join(path.strip_prefix("/").unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(&path, to).unwrap();
+    }
+}
+
+fn put(root: &Path, name: &str, text: &str) {
+    fs::write(root.join(name), text).unwrap();
+}
+
+fn script(root: &Path, name: &str, text: &str) {
+    put(root, name, text);
+    fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+}
