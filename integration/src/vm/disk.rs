@@ -17,7 +17,7 @@ use super::parts::output;
 use crate::hostsim::gpt::Gpt;
 
 /// Room of each slot.
-pub const SLOT_BYTES: u64 = 96 << 20;
+pub const SLOT_BYTES: u64 = 64 << 20;
 const ESP_BYTES: u64 = 16 << 20;
 const STATE_BYTES: u64 = 32 << 20;
 const MIB: u64 = 1 << 20;
@@ -34,8 +34,26 @@ const EARLY_CFG: &str = "search --no-floppy --set=root --label ESP\nset prefix=(
 const GRUB_CFG: &str = "serial --unit=0 --speed=115200\nterminal_output serial\nset ota_part_a=gpt2\nset ota_part_b=gpt3\n\
 source $prefix/ota.cfg\n";
 const GRUB_MODULES: [&str; 20] = [
-    "biosdisk", "part_gpt", "fat", "ext2", "search", "search_label", "normal", "test", "loadenv", "configfile", "linux", "linux16",
-    "echo", "boot", "serial", "terminal", "regexp", "probe", "sleep", "reboot",
+    "biosdisk",
+    "part_gpt",
+    "fat",
+    "ext2",
+    "search",
+    "search_label",
+    "normal",
+    "test",
+    "loadenv",
+    "configfile",
+    "linux",
+    "linux16",
+    "echo",
+    "boot",
+    "serial",
+    "terminal",
+    "regexp",
+    "probe",
+    "sleep",
+    "reboot",
 ];
 /// The snippet that is packaged.
 const OTA_CFG: &str = include_str!("../../../dist/grub/ota.cfg");
@@ -62,13 +80,26 @@ pub(super) fn make(disk: &Path, loader: Loader, slot_a: &[u8], config: &str) {
 }
 
 fn partition(disk: &Path) {
-    let sizes = [("bios", "ef02", MIB), ("esp", "ef00", ESP_BYTES), ("root-a", "8304", SLOT_BYTES), ("root-b", "8304", SLOT_BYTES), ("state", "8300", STATE_BYTES)];
+    let sizes = [
+        ("bios", "ef02", MIB),
+        ("esp", "ef00", ESP_BYTES),
+        ("root-a", "8304", SLOT_BYTES),
+        ("root-b", "8304", SLOT_BYTES),
+        ("state", "8300", STATE_BYTES),
+    ];
     let numbers = [5, 1, 2, 3, 4];
     let total: u64 = sizes.iter().map(|(_, _, size)| size).sum();
     File::create(disk).unwrap().set_len(total + 4 * MIB).unwrap();
     let mut sgdisk = Command::new("/usr/sbin/sgdisk");
     for (number, (label, kind, size)) in numbers.iter().zip(sizes) {
-        sgdisk.args(["-n", &format!("{number}:0:+{}M", size / MIB), "-t", &format!("{number}:{kind}"), "-c", &format!("{number}:{label}")]);
+        sgdisk.args([
+            "-n",
+            &format!("{number}:0:+{}M", size / MIB),
+            "-t",
+            &format!("{number}:{kind}"),
+            "-c",
+            &format!("{number}:{label}"),
+        ]);
     }
     output(sgdisk.arg(disk)).unwrap();
 }

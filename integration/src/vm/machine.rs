@@ -122,6 +122,17 @@ impl Running {
         self.answer(command)
     }
 
+    /// The same for what the guest does not come back from.
+    ///
+    /// # Panics
+    /// If the guest does not listen.
+    pub fn order(&mut self, command: &str) {
+        if !std::mem::replace(&mut self.listens, true) {
+            self.answer("its start");
+        }
+        writeln!(self.agent.get_mut(), "{command}").unwrap();
+    }
+
     fn answer(&mut self, command: &str) -> (i32, String) {
         let mut answer = String::new();
         loop {

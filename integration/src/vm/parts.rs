@@ -16,10 +16,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("busybox", "busybox-static"),
 ];
 /// Files that do, likewise.
-const FILES: [(&str, &str); 2] = [
-    ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
-];
+const FILES: [(&str, &str); 2] = [("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"), ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf")];
 /// The package that depends on the kernel of the day.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 /// What a guest loads at its start, each with what it needs.
@@ -41,8 +38,7 @@ impl Parts {
     /// What is missing, in words for "skipped: …".
     pub fn find() -> Result<Self, String> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders: Vec<PathBuf> =
-            std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).collect();
+        let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).collect();
         let is_there = |program: &str| folders.iter().any(|folder| folder.join(program).is_file());
         let missing = PROGRAMS.iter().filter(|(program, _)| !is_there(program));
         let missing = missing.chain(FILES.iter().filter(|(file, _)| !Path::new(file).is_file()));

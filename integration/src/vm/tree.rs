@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::parts::{Parts, output};
 use super::SLOT_BYTES;
+use super::parts::{Parts, output};
 use crate::rig::{Publisher, program};
 
 /// Who every guest is.
@@ -23,7 +23,7 @@ pub enum Flaw {
     Panics,
     /// It has no init.
     NoInit,
-    /// It comes up, and its daemon never starts.
+    /// It comes up, its daemon never starts, and its watchdog resets it.
     Hangs,
 }
 
@@ -54,6 +54,14 @@ while read -r line <&3; do
 done
 "#;
 
+/// Nobody tells the watchdog that it is alive.
+const HANGS: &str = "#!/bin/sh
+rmmod softdog
+insmod /lib/modules/softdog.ko soft_margin=5
+exec 3>/dev/watchdog
+while :; do sleep 60; done
+";
+
 const SLOT_CFG: &str = "linux16 /boot/vmlinuz root=PARTUUID=$ota_partuuid ro $ota_args console=ttyS0 quiet loglevel=3 panic=-1 nokaslr \
 mitigations=off random.trust_cpu=on cryptomgr.notests tsc=reliable no_timer_check init=/sbin/init\n";
 
@@ -83,8 +91,21 @@ pub fn image(parts: &Parts, version: &str, keys: &[(String, String)], flaw: Flaw
 
 fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)], flaw: Flaw) {
     let folders = [
-        "bin", "sbin", "boot", "dev", "proc", "sys", "run", "state", "efi", "tmp", "usr/bin", "lib64", "etc/update-engine",
-        "usr/share/update-engine/keys", "lib/modules",
+        "bin",
+        "sbin",
+        "boot",
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "state",
+        "efi",
+        "tmp",
+        "usr/bin",
+        "lib64",
+        "etc/update-engine",
+        "usr/share/update-engine/keys",
+        "lib/modules",
     ];
     folders.iter().for_each(|folder| fs::create_dir_all(root.join(folder)).unwrap());
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
@@ -115,7 +136,7 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
             script(root, "etc/update-engine/health/required.d/10-service", "#!/bin/sh\necho the service is down\nexit 1\n");
         }
         Flaw::Panics => script(root, "etc/early", "#!/bin/sh\necho c > /proc/sysrq-trigger\n"),
-        Flaw::Hangs => script(root, "etc/early", "#!/bin/sh\nwhile :; do sleep 60; done\n"),
+        Flaw::Hangs => script(root, "etc/early", HANGS),
     }
 }
 

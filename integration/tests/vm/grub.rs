@@ -1,0 +1,123 @@
+//! Under GRUB, started by a BIOS; the state is kept in its environment block.
+
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use integration::hostsim::gpt::Gpt;
+use integration::vm::{Flaw, Loader};
+
+use crate::scene::Scene;
+
+fn grub() -> Option<Scene> {
+    Scene::new(Loader::GrubBios)
+}
+
+#[test]
+fn two_updates_in_a_row_are_tried_and_kept_and_power_cuts_in_ordinary_boots_change_nothing() {
+    let Some(mut scene) = grub() else { return };
+    scene.update("2.0.0", 2, Flaw::None);
+    drop(scene.boot_into("2.0.0", "b"));
+    for cut in 0..5u64 {
+        let boot = scene.boot("b");
+        // In the kernel, in init, while the daemon starts, while it runs.
+        std::thread::sleep(Duration::from_millis(1_500 * cut));
+        boot.power_cut();
+    }
+    let boot = scene.boot_into("2.0.0", "b");
+    scene.publish("3.0.0", 3, Flaw::None);
+    boot.wait_off();
+    let mut boot = scene.boot_into("3.0.0", "a");
+    let (_, history) = boot.updatectl("history");
+    assert_eq!(history.matches("committed").count(), 2, "{history}");
+    assert_eq!(boot.updatectl("rollback").0, 0);
+    boot.wait_off();
+    drop(scene.boot_into("2.0.0", "b"));
+}
+
+#[test]
+fn an_unhealthy_image_marks_itself_bad_and_the_reason_is_shown_and_reported() {
+    let Some(mut scene) = grub() else { return };
+    scene.update("2.0.0", 2, Flaw::Unhealthy);
+    scene.boot("b").wait_off();
+    let mut boot = scene.boot_into("1.0.0", "a");
+    let (_, status) = boot.updatectl("status");
+    assert!(status.contains("2.0.0 rolled back to 1.0.0") && status.contains("the service is down"), "{status}");
+    let reports = scene.reports();
+    assert!(reports.contains("the service is down"), "{reports}");
+}
+
+/// Boots slot b as often as it has tries, and then slot a.
+fn goes_back_after_its_tries(flaw: Flaw) {
+    let Some(mut scene) = grub() else { return };
+    scene.update("2.0.0", 2, flaw);
+    for _ in 0..3 {
+        scene.boot("b").wait_off();
+    }
+    let mut boot = scene.boot_into("1.0.0", "a");
+    let (_, status) = boot.updatectl("status");
+    assert!(status.contains("2.0.0 rolled back to 1.0.0: it did not come up"), "{status}");
+}
+
+#[test]
+fn an_image_whose_kernel_panics_goes_back_after_its_tries() {
+    goes_back_after_its_tries(Flaw::Panics);
+}
+
+#[test]
+fn an_image_without_init_goes_back_after_its_tries() {
+    goes_back_after_its_tries(Flaw::NoInit);
+}
+
+#[test]
+fn an_image_that_hangs_is_reset_by_its_watchdog_and_goes_back_after_its_tries() {
+    goes_back_after_its_tries(Flaw::Hangs);
+}
+
+#[test]
+fn two_power_cuts_during_the_trial_do_not_roll_a_good_image_back() {
+    let Some(mut scene) = grub() else { return };
+    scene.update("2.0.0", 2, Flaw::None);
+    for _ in 0..2 {
+        let boot = scene.boot("b");
+        std::thread::sleep(Duration::from_millis(300));
+        boot.power_cut();
+    }
+    drop(scene.boot_into("2.0.0", "b"));
+}
+
+#[test]
+fn a_slot_that_is_damaged_after_it_was_armed_is_left_in_the_same_boot() {
+    let Some(mut scene) = grub() else { return };
+    scene.update("2.0.0", 2, Flaw::None);
+    let disk = scene.machine.disk();
+    let at = Gpt::open(&disk).unwrap().entry("root-b").unwrap().start;
+    let file = std::fs::File::options().write(true).open(disk).unwrap();
+    // Its superblock, and all of its beginning.
+    file.write_all_at(&vec![0; 1 << 20], at).unwrap();
+    let mut boot = scene.boot("b");
+    boot.wait_for("ota: slot b cannot be started");
+    boot.wait_for("ota: starting slot a");
+    boot.wait_status("1.0.0 runs", crate::scene::runs("1.0.0", "a"));
+    let (_, status) = boot.updatectl("status");
+    assert!(status.contains("2.0.0 rolled back to 1.0.0"), "{status}");
+}
+
+#[test]
+fn a_damaged_environment_block_starts_what_was_good_last_and_is_mended() {
+    let Some(mut scene) = grub() else { return };
+    scene.update("2.0.0", 2, Flaw::None);
+    let mut boot = scene.boot_into("2.0.0", "b");
+    assert_eq!(boot.ask("dd if=/dev/zero of=/efi/grub/grubenv bs=1024 count=1 conv=notrunc && sync").0, 0);
+    boot.order("reboot -f");
+    boot.wait_off();
+    let mut boot = scene.boot("b");
+    assert!(boot.console().contains("is damaged, reading its copy"), "{}", boot.console());
+    boot.wait_status("2.0.0 runs", |status| {
+        let summary = status["summary"].as_str().unwrap_or_default();
+        status["booted"]["version"] == "2.0.0" && summary.contains("is damaged (expected an environment block")
+    });
+    scene.publish("3.0.0", 3, Flaw::None);
+    boot.wait_off();
+    let mut boot = scene.boot_into("3.0.0", "a");
+    assert!(boot.ask("head -c 24 /efi/grub/grubenv").1.contains("# GRUB Environment Block"));
+}

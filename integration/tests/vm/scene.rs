@@ -1,0 +1,109 @@
+//! A machine, its publisher and its server.
+
+use integration::rig::{APP_ID, BOARD, Publisher, Spec};
+use integration::vm::{Flaw, HOST, Loader, Machine, Parts, Running, image, keys_of};
+use serde_json::Value;
+use server_mock::{Answer, Mock, Script};
+use tempfile::TempDir;
+
+/// A machine that runs 1.0.0 from slot a, and the server it asks.
+pub(crate) struct Scene {
+    pub(crate) machine: Machine,
+    loader: Loader,
+    publisher: Publisher,
+    parts: Parts,
+    mock: Mock,
+    _dir: TempDir,
+}
+
+impl Scene {
+    /// `None` where machines cannot be had; that has been said.
+    pub(crate) fn new(loader: Loader) -> Option<Self> {
+        let parts = match Parts::find() {
+            Ok(parts) => parts,
+            Err(why) => {
+                println!("skipped: {why}");
+                return None;
+            }
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let publisher = Publisher::new(&dir.path().join("files"));
+        let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::no_update())).unwrap();
+        let factory = image(&parts, "1.0.0", &keys_of(&publisher), Flaw::None);
+        let machine = Machine::new(dir.path(), loader, &factory, &config(&mock));
+        Some(Self { machine, loader, publisher, parts, mock, _dir: dir })
+    }
+
+    /// Publishes a release with this flaw, and offers it from now on.
+    pub(crate) fn publish(&self, version: &str, sequence: u64, flaw: Flaw) {
+        let image = image(&self.parts, version, &keys_of(&self.publisher), flaw);
+        self.publisher.publish_image(&Spec::new(version, sequence), &image);
+        self.mock.set_script(Script::serving(&self.publisher.files).answer(Answer::update(version))).unwrap();
+    }
+
+    /// Boots, and waits until the machine rests in this version.
+    pub(crate) fn boot_into(&mut self, version: &str, slot: &str) -> Running {
+        let mut boot = self.boot(slot);
+        boot.wait_status(&format!("{version} runs from {slot}"), runs(version, slot));
+        boot
+    }
+
+    /// Boots, and waits until the loader has chosen this slot.
+    pub(crate) fn boot(&mut self, slot: &str) -> Running {
+        let mut boot = self.machine.boot();
+        match self.loader {
+            Loader::GrubBios => boot.wait_for(&format!("ota: starting slot {slot}")),
+        }
+        boot
+    }
+
+    /// From 1.0.0 in slot a to the reboot into slot b.
+    pub(crate) fn update(&mut self, version: &str, sequence: u64, flaw: Flaw) {
+        let boot = self.boot_into("1.0.0", "a");
+        self.publish(version, sequence, flaw);
+        boot.wait_off();
+    }
+
+    /// All requests with events that the server took.
+    pub(crate) fn reports(&self) -> String {
+        let taken = self.mock.recorded().into_iter().filter(|request| request.status == Some(200));
+        taken.map(|request| request.body).filter(|body| body.contains("<event ")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Where the daemon of the guest finds everything.
+fn config(mock: &Mock) -> String {
+    let server = mock.update_url().replace("127.0.0.1", HOST);
+    format!(
+        r#"state_dir = "/state/update-engine"
+[server]
+url = "{server}"
+app_id = "{APP_ID}"
+board = "{BOARD}"
+arch = "x86_64"
+check_interval_s = 5
+[disk]
+device = "/dev/nvme0n1"
+[slots.a]
+root = "partlabel:root-a"
+[slots.b]
+root = "partlabel:root-b"
+[boot]
+control = "grub"
+grub.env = "/efi/grub/grubenv"
+[health]
+deadline_s = 60
+settle_s = 1
+[reboot]
+command = ["reboot", "-f"]
+"#
+    )
+}
+
+/// The machine rests, and keeps what it runs.
+pub(crate) fn runs<'a>(version: &'a str, slot: &'a str) -> impl Fn(&Value) -> bool + 'a {
+    move |status| {
+        let booted = &status["booted"];
+        status["state"] == "idle" && booted["version"] == version && booted["slot"] == slot && booted["confirmed"] == true
+    }
+}
