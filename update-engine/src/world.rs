@@ -16,6 +16,7 @@ use manifests::version::Sequence;
 use crate::boot::gpt::GptControl;
 use crate::boot::grub::{GrubEnv, Spelling};
 use crate::boot::pair::PairControl;
+use crate::boot::systemd_boot::Entries;
 use crate::boot::{BootControl, BootError, BootState, Past, Standing};
 use crate::config::{BootSettings, GrubVariables, Settings};
 use crate::durable;
@@ -337,7 +338,6 @@ fn running_slot(disk: &Disk) -> Result<RunningSlot, Fault> {
 
 /// The boot control that the settings name.
 fn boot_control(settings: &BootSettings, disk: &Disk) -> Result<Box<dyn BootControl>, BootError> {
-    let pair = |store| -> Box<dyn BootControl> { Box::new(PairControl::new(disk, store)) };
     Ok(match settings {
         BootSettings::Gpt => Box::new(GptControl::new(disk)?),
         BootSettings::Grub(grub) => {
@@ -345,7 +345,13 @@ fn boot_control(settings: &BootSettings, disk: &Disk) -> Result<Box<dyn BootCont
                 GrubVariables::Ota => Spelling::Ota,
                 GrubVariables::Rauc(names) => Spelling::Rauc { names: [names.a.clone(), names.b.clone()] },
             };
-            pair(GrubEnv::new(grub.env.clone(), grub.copy.clone(), spelling, slot_pair(disk)?))
+            let store = GrubEnv::new(grub.env.clone(), grub.copy.clone(), spelling, slot_pair(disk)?);
+            Box::new(PairControl::new(disk, store))
+        }
+        BootSettings::SystemdBoot(loader) => {
+            let efivars = PathBuf::from("/sys/firmware/efi/efivars");
+            let store = Entries::new(loader.esp.clone(), efivars, loader.prefix.clone(), slot_pair(disk)?);
+            Box::new(PairControl::new(disk, store))
         }
         other => {
             let kind = other.as_str();

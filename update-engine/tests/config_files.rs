@@ -168,10 +168,14 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
             "[boot]\ncontrol = \"grub\"\ngrub = { variables = \"rauc\", names = { a = \"A B\" } }",
             "site.toml:3:44: boot.grub.names.a: expected 1 to 32 of A-Z, a-z, 0-9, \"-\", \"_\", \".\", got \"A B\"",
         ),
+        (
+            "[boot]\ncontrol = \"systemd-boot\"\nsystemd-boot.prefix = \"debian\"",
+            "site.toml:3:23: boot.systemd-boot.prefix: expected 1 or 2 of a-z, so that the names of entries stay short enough to be changed in one piece, got \"debian\"",
+        ),
         // What other builds have.
         (
             "boot.control = \"efi\"",
-            "site.toml:1:16: boot.control: boot.control = \"efi\" is not available in this build; gpt and grub are",
+            "site.toml:1:16: boot.control: boot.control = \"efi\" is not available in this build; gpt, grub, systemd-boot are",
         ),
         (
             "[reboot]\nwindows = [{ days = [\"Tue\"], start = \"02:00\", length = \"3h\", zone = \"Europe/Berlin\" }]",
@@ -374,7 +378,7 @@ fn the_packaged_file_has_every_key() {
     };
     // The table of a boot loader is effective where that is chosen.
     let mut effective = std::collections::BTreeSet::new();
-    for boot in ["control = \"gpt\"", "control = \"grub\"\ngrub.variables = \"rauc\""] {
+    for boot in ["control = \"gpt\"", "control = \"grub\"\ngrub.variables = \"rauc\"", "control = \"systemd-boot\""] {
         let text = format!("{with_lock}\n[boot]\n{boot}\n");
         effective.extend(keys(&parse(&[Source::new("examples", text)]).unwrap().to_toml().unwrap()));
     }

@@ -1,6 +1,6 @@
 //! Small stores of boot state, opened and locked against others who change them.
 
-use std::fs::TryLockError;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
@@ -39,19 +39,27 @@ pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> 
 }
 
 fn lock(file: &RawFile, access: Access) -> Result<(), BootError> {
+    match access {
+        Access::Write | Access::WriteExclusive => wait_for_lock(file.file(), file.path()),
+        Access::Read | Access::ReadExclusive => wait(|| file.file().try_lock_shared(), file.path()),
+    }
+}
+
+/// Waits a bounded time for the lock of whoever changes what `file` is: a file or a folder. It ends with the file.
+pub(crate) fn wait_for_lock(file: &File, path: &Path) -> Result<(), BootError> {
+    wait(|| file.try_lock(), path)
+}
+
+fn wait(attempt: impl Fn() -> Result<(), TryLockError>, path: &Path) -> Result<(), BootError> {
     let began = Instant::now();
     loop {
-        let attempt = match access {
-            Access::Write | Access::WriteExclusive => file.file().try_lock(),
-            Access::Read | Access::ReadExclusive => file.file().try_lock_shared(),
-        };
-        match attempt {
+        match attempt() {
             Ok(()) => return Ok(()),
             Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_WAIT => thread::sleep(LOCK_POLL),
             Err(TryLockError::WouldBlock) => {
-                return Err(BootError::Busy { path: file.path().to_path_buf(), waited_s: LOCK_WAIT.as_secs() });
+                return Err(BootError::Busy { path: path.to_path_buf(), waited_s: LOCK_WAIT.as_secs() });
             }
-            Err(TryLockError::Error(error)) => return Err(io_error("lock", file.path(), error)),
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", path, error)),
         }
     }
 }

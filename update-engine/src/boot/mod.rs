@@ -16,6 +16,7 @@ mod held;
 pub(crate) mod pair;
 pub(crate) mod rules;
 mod standing;
+pub mod systemd_boot;
 
 use std::fmt;
 use std::io;

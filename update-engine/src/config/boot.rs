@@ -16,7 +16,7 @@ const MAX_PREFIX: usize = 2;
 /// GPT has 128 partitions by default; the firmware counts from 1.
 const MAX_PARTITION: u64 = 128;
 /// The controls this build has.
-const AVAILABLE: [&str; 2] = ["gpt", "grub"];
+const AVAILABLE: [&str; 3] = ["gpt", "grub", "systemd-boot"];
 
 /// `[boot]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,17 +73,6 @@ pub struct SystemdBootSettings {
     pub esp: PathBuf,
     /// How the files of our entries begin.
     pub prefix: String,
-    /// What the entries are.
-    pub entries: EntryKind,
-}
-
-/// `[boot.systemd-boot] entries`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    /// Text files in `loader/entries`.
-    Type1,
-    /// Unified kernel images in `EFI/Linux`.
-    Uki,
 }
 
 /// `[boot.u-boot]`.
@@ -178,11 +167,7 @@ impl GrubSettings {
 
 impl SystemdBootSettings {
     fn to_fragment(&self) -> SystemdBootFragment {
-        let entries = match self.entries {
-            EntryKind::Type1 => "type1",
-            EntryKind::Uki => "uki",
-        };
-        SystemdBootFragment { esp: Some(shown(&self.esp)), prefix: Some(self.prefix.clone()), entries: Some(entries.to_owned()) }
+        SystemdBootFragment { esp: Some(shown(&self.esp)), prefix: Some(self.prefix.clone()) }
     }
 }
 
@@ -210,11 +195,7 @@ impl Check {
             }
         };
         if !AVAILABLE.contains(&control.as_str()) {
-            self.unavailable(
-                "boot.control",
-                &format!("boot.control = \"{control}\""),
-                &format!("{} are", AVAILABLE.join(" and ")),
-            );
+            self.unavailable("boot.control", &format!("boot.control = \"{control}\""), &format!("{} are", AVAILABLE.join(", ")));
         }
         settings
     }
@@ -253,15 +234,7 @@ impl Check {
                 format!("expected 1 or {MAX_PREFIX} of a-z, so that the names of entries stay short enough to be changed in one piece, got \"{got}\""),
             );
         }
-        let entries = match loader.entries.as_deref() {
-            None | Some("type1") => EntryKind::Type1,
-            Some("uki") => EntryKind::Uki,
-            Some(other) => {
-                self.problem("boot.systemd-boot.entries", format!("expected type1 or uki, got \"{}\"", other.escape_debug()));
-                EntryKind::Type1
-            }
-        };
-        SystemdBootSettings { esp: self.path("boot.systemd-boot.esp", loader.esp, "/efi"), prefix, entries }
+        SystemdBootSettings { esp: self.path("boot.systemd-boot.esp", loader.esp, "/efi"), prefix }
     }
 
     fn u_boot(&mut self, loader: UBootFragment) -> UBootSettings {

@@ -76,7 +76,6 @@ tables! {
     SystemdBootFragment {
         esp: String,
         prefix: String,
-        entries: String,
     }
     UBootFragment {
         config: String,

@@ -41,8 +41,8 @@ mod url;
 use std::path::{Path, PathBuf};
 
 pub use boot::{
-    BootSettings, CustomSettings, EfiSettings, EntryKind, GrubSettings, GrubVariables, Names, RpiTrybootSettings,
-    SystemdBootSettings, UBootSettings,
+    BootSettings, CustomSettings, EfiSettings, GrubSettings, GrubVariables, Names, RpiTrybootSettings, SystemdBootSettings,
+    UBootSettings,
 };
 pub use problem::{ConfigError, Problem};
 pub use settings::{

@@ -1,0 +1,157 @@
+//! The text of an entry: two lines of ours that order the entries, then the slot's own lines as they were signed.
+
+/// Longest text of an entry. The loader reads more; nobody writes it.
+pub(super) const MAX_BYTES: usize = 16 * 1024;
+/// Ours, so that our entries stand beside each other and the version decides between them.
+const SORT_KEY: &str = "ota";
+
+/// The text of an entry of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryText {
+    /// How often a slot was armed when this one was.
+    pub armings: u64,
+    /// The slot's own lines.
+    pub own: String,
+}
+
+/// Why a text is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// It is not text, or too long.
+    #[error("expected a text of at most {MAX_BYTES} bytes")]
+    NoText,
+    /// It does not begin with the lines that order the entries.
+    #[error("line {line}: expected \"{expected}\", got {got:?}")]
+    Line {
+        /// From 1.
+        line: usize,
+        /// What would be right.
+        expected: &'static str,
+        /// What stands there.
+        got: String,
+    },
+    /// The slot's own lines order the entries, which is ours to do.
+    #[error("line {line}: \"{key}\" decides which entry is started, which the boot control does: expected none, got {got:?}")]
+    Orders {
+        /// From 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// The line.
+        got: String,
+    },
+    /// Nothing is started by it.
+    #[error("expected a line \"linux PATH\" or \"efi PATH\", got none")]
+    StartsNothing,
+}
+
+impl EntryText {
+    /// An entry of a slot, whose own lines are these.
+    ///
+    /// # Errors
+    /// If they are no lines of an entry, or order the entries.
+    pub fn of(own: &[u8], armings: u64) -> Result<Self, EntryError> {
+        let own = text(own)?;
+        let mut starts = false;
+        for (index, line) in own.lines().enumerate() {
+            let key = line.split_whitespace().next().unwrap_or_default();
+            starts |= matches!(key, "linux" | "efi" | "uki");
+            if matches!(key, "sort-key" | "version" | "machine-id") {
+                return Err(EntryError::Orders { line: index + 1, key: key.to_owned(), got: line.to_owned() });
+            }
+        }
+        if !starts {
+            return Err(EntryError::StartsNothing);
+        }
+        Ok(Self { armings, own: own.to_owned() })
+    }
+
+    /// Reads an entry of ours.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn parse(bytes: &[u8]) -> Result<Self, EntryError> {
+        let whole = text(bytes)?;
+        let mut lines = whole.split_inclusive('\n');
+        let mut next = |line: usize, expected: &'static str, prefix: &str| {
+            let got = lines.next().unwrap_or_default();
+            let value = got.strip_suffix('\n').and_then(|got| got.strip_prefix(prefix)).map(str::to_owned);
+            value.ok_or_else(|| EntryError::Line { line, expected, got: got.trim_end().to_owned() })
+        };
+        let key = next(1, "sort-key ota", "sort-key ")?;
+        if key != SORT_KEY {
+            return Err(EntryError::Line { line: 1, expected: "sort-key ota", got: format!("sort-key {key}") });
+        }
+        let version = next(2, "version NUMBER", "version ")?;
+        let armings = version.parse().map_err(|_| EntryError::Line {
+            line: 2,
+            expected: "version NUMBER",
+            got: format!("version {version}"),
+        })?;
+        Self::of(lines.collect::<String>().as_bytes(), armings)
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        format!("sort-key {SORT_KEY}\nversion {}\n{}", self.armings, self.own)
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, EntryError> {
+    if bytes.len() > MAX_BYTES {
+        return Err(EntryError::NoText);
+    }
+    std::str::from_utf8(bytes).map_err(|_| EntryError::NoText)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OWN: &str = "title Example 1.1.0\nlinux /ota/b.efi\n";
+
+    #[test]
+    fn the_slots_own_lines_stand_behind_those_that_order_the_entries() {
+        let entry = EntryText::of(OWN.as_bytes(), 7).unwrap();
+        assert_eq!(entry.to_text(), format!("sort-key ota\nversion 7\n{OWN}"));
+        assert_eq!(EntryText::parse(entry.to_text().as_bytes()).unwrap(), entry);
+    }
+
+    #[test]
+    fn what_would_order_the_entries_itself_is_refused() {
+        let error = |own: &str| EntryText::of(own.as_bytes(), 1).unwrap_err().to_string();
+        assert_eq!(
+            error("title x\nversion 9\nlinux /x\n"),
+            "line 2: \"version\" decides which entry is started, which the boot control does: expected none, got \"version 9\""
+        );
+        assert!(error("sort-key zzz\nlinux /x\n").starts_with("line 1: \"sort-key\""));
+        assert_eq!(error("title x\n"), "expected a line \"linux PATH\" or \"efi PATH\", got none");
+        assert!(EntryText::of(&[0xFF], 1).is_err() && EntryText::of(&vec![b'\n'; MAX_BYTES + 1], 1).is_err());
+    }
+
+    #[test]
+    fn an_entry_of_others_is_none_of_ours() {
+        let error = |text: &str| EntryText::parse(text.as_bytes()).unwrap_err().to_string();
+        assert_eq!(error(OWN), "line 1: expected \"sort-key ota\", got \"title Example 1.1.0\"");
+        assert_eq!(error("sort-key debian\nversion 1\n"), "line 1: expected \"sort-key ota\", got \"sort-key debian\"");
+        assert_eq!(error("sort-key ota\nversion 6.1\n"), "line 2: expected \"version NUMBER\", got \"version 6.1\"");
+        assert_eq!(error("sort-key ota\n"), "line 2: expected \"version NUMBER\", got \"\"");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_entry_that_is_written_as_it_was_read_or_an_error(
+            own in "([a-z]{1,6} [ -~]{0,12}\n){0,4}", armings: u64, tail in proptest::collection::vec(any::<u8>(), 0..8)
+        ) {
+            let bytes = [format!("sort-key ota\nversion {armings}\nlinux /x\n{own}").as_bytes(), &tail].concat();
+            if let Ok(entry) = EntryText::parse(&bytes) {
+                let written = entry.to_text();
+                prop_assert_eq!(written.as_bytes(), bytes.as_slice());
+            }
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! The entries on their file system: list, decide, rename.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::entry::{EntryError, EntryText, MAX_BYTES};
+use super::names::EntryName;
+use crate::boot::pair::{Loaded, Pair, PairStore, Rewrite, TRIES};
+use crate::boot::{BootError, Standing, held};
+use crate::durable;
+use crate::slot::SlotName;
+
+/// Most files in the folder of entries. More than that nobody chooses from.
+const MAX_ENTRIES: usize = 1_000;
+/// Longest `loader.conf` that is read.
+const MAX_CONF_BYTES: u64 = 64 * 1024;
+/// Suffix of an entry that is being written.
+const COMING: &str = "new";
+/// The loader's own variables.
+const LOADER: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+/// Bit of `LoaderFeatures`: it counts boots.
+const COUNTS_BOOTS: u64 = 1 << 4;
+
+/// The entries of both slots.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    esp: PathBuf,
+    efivars: PathBuf,
+    prefix: String,
+    slots: [SlotName; 2],
+}
+
+/// A slot's entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    name: EntryName,
+    text: EntryText,
+}
+
+type Both = BTreeMap<SlotName, Found>;
+
+impl Entries {
+    /// Entries that begin with `prefix` on the partition mounted at `esp`; `efivars` is where the firmware's variables are mounted. Reads
+    /// nothing yet.
+    pub(crate) const fn new(esp: PathBuf, efivars: PathBuf, prefix: String, slots: [SlotName; 2]) -> Self {
+        Self { esp, efivars, prefix, slots }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.esp.join("loader/entries")
+    }
+
+    fn id(&self, slot: &SlotName) -> String {
+        format!("{}-{slot}", self.prefix)
+    }
+
+    /// The entry of each slot that has one.
+    fn find(&self) -> Result<Both, BootError> {
+        let names = self.names()?;
+        let mut both = Both::new();
+        for slot in &self.slots {
+            let of_slot = names.iter().filter(|name| name.id == self.id(slot));
+            let (live, off): (Vec<_>, Vec<_>) = of_slot.partition(|name| name.suffix == "conf");
+            let name = match (live.as_slice(), off.first()) {
+                ([], None) => continue,
+                ([], Some(off)) => *off,
+                ([only], _) => only,
+                ([first, second, ..], _) => {
+                    return Err(BootError::Malformed {
+                        path: self.folder(),
+                        why: format!(
+                            "expected one entry of slot {slot}, got {first} and {second}: remove the one that is not wanted"
+                        ),
+                    });
+                }
+            };
+            let path = self.folder().join(name.to_string());
+            let bytes = durable::read_capped(&path, MAX_BYTES as u64).map_err(|error| held::io_error("read", &path, error))?;
+            let text = EntryText::parse(&bytes).map_err(|error| malformed(&path, &error))?;
+            both.insert(slot.clone(), Found { name: name.clone(), text });
+        }
+        Ok(both)
+    }
+
+    /// Names of entries, of ours and of others. One that is no text is nobody's.
+    fn names(&self) -> Result<Vec<EntryName>, BootError> {
+        let folder = self.folder();
+        let io = |error| held::io_error("list", &folder, error);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(io)? {
+            let name = entry.map_err(io)?.file_name();
+            let name = name.to_str().and_then(|name| name.parse::<EntryName>().ok());
+            names.extend(name.filter(|name| name.suffix == "conf" || name.suffix == "off"));
+            if names.len() > MAX_ENTRIES {
+                return Err(BootError::Malformed {
+                    path: folder,
+                    why: format!("expected at most {MAX_ENTRIES} entries, got more"),
+                });
+            }
+        }
+        names.sort_by_key(ToString::to_string);
+        Ok(names)
+    }
+
+    fn pair(&self, both: &Both) -> Pair {
+        let mut pair = Pair::factory(self.slots.clone(), TRIES);
+        for (slot, standing) in &mut pair.slots {
+            *standing = both.get(slot).map_or(Standing::Blank, |found| found.name.standing());
+        }
+        let good = both.iter().filter(|(_, found)| found.name.standing().is_good());
+        if let Some((slot, _)) = good.max_by_key(|(_, found)| found.text.armings) {
+            pair.primary = slot.clone();
+        } else if let Some((slot, _)) = pair.on_trial() {
+            pair.primary = slot.clone();
+        }
+        pair.was_armed = both.values().any(|found| found.text.armings > 1);
+        pair
+    }
+
+    /// Gives a slot's entry the name that says how it stands from now on.
+    fn bring(&self, both: &Both, slot: &SlotName, to: Standing) -> Result<(), BootError> {
+        let wanted = EntryName::standing_so(&self.id(slot), to, TRIES);
+        let (Some(wanted), found) = (wanted, both.get(slot)) else { return Ok(()) };
+        if let Standing::Pending { .. } = to {
+            return self.arm(both, slot, &wanted);
+        }
+        match found {
+            Some(found) => self.rename(&found.name, &wanted),
+            None if to.is_blank() => Ok(()),
+            None => Err(BootError::Unsuitable(format!(
+                "slot {slot} has no entry {}: the one that started it is none of ours, and cannot be marked",
+                self.folder().join(wanted.to_string()).display()
+            ))),
+        }
+    }
+
+    /// The text first, under a name that is no entry; then the rename that makes it one. What is armed again is disarmed before.
+    fn arm(&self, both: &Both, slot: &SlotName, wanted: &EntryName) -> Result<(), BootError> {
+        let source = self.esp.join(format!("ota/{slot}.entry"));
+        let own = durable::read_capped(&source, MAX_BYTES as u64).map_err(|error| held::io_error("read", &source, error))?;
+        let armings = both.values().map(|found| found.text.armings).max().unwrap_or(0).max(1).saturating_add(1);
+        let text = EntryText::of(&own, armings).map_err(|error| malformed(&source, &error))?;
+        let off = EntryName { id: self.id(slot), counter: None, suffix: "off".to_owned() };
+        let was = both.get(slot).map(|found| &found.name);
+        if let Some(live) = was.filter(|name| name.suffix == "conf") {
+            self.rename(live, &off)?;
+        }
+        let coming = EntryName { suffix: COMING.to_owned(), ..off.clone() };
+        self.write(&coming, &text.to_text())?;
+        self.rename(&coming, wanted)?;
+        self.remove(&off)
+    }
+
+    fn write(&self, name: &EntryName, text: &str) -> Result<(), BootError> {
+        let path = self.folder().join(name.to_string());
+        let written = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        };
+        written().map_err(|error| held::io_error("write", &path, error))
+    }
+
+    fn rename(&self, from: &EntryName, to: &EntryName) -> Result<(), BootError> {
+        let folder = self.folder();
+        let renamed = fs::rename(folder.join(from.to_string()), folder.join(to.to_string())).and_then(|()| sync(&folder));
+        renamed.map_err(|source| BootError::Interrupted { path: folder.join(from.to_string()), source })
+    }
+
+    fn remove(&self, name: &EntryName) -> Result<(), BootError> {
+        let path = self.folder().join(name.to_string());
+        durable::remove(&path).map_err(|source| BootError::Interrupted { path, source })
+    }
+
+    /// Whether a file can be written and renamed there, without touching an entry.
+    fn rehearse(&self) -> Result<(), BootError> {
+        let [before, after] =
+            ["x", "y"].map(|tail| EntryName { id: format!("{}-{tail}", self.prefix), counter: None, suffix: COMING.to_owned() });
+        self.write(&before, "rehearsal\n")?;
+        self.rename(&before, &after)?;
+        self.remove(&after)
+    }
+
+    /// What others told the loader to start comes before what ours are called.
+    fn check_defaults(&self) -> Result<(), BootError> {
+        let conf = self.esp.join("loader/loader.conf");
+        let text = match durable::read_capped(&conf, MAX_CONF_BYTES) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(held::io_error("read", &conf, error)),
+        };
+        let default =
+            text.lines().map(str::split_whitespace).find_map(|mut words| (words.next()? == "default").then(|| words.next())?);
+        if let Some(default) = default.filter(|default| *default != "@saved") {
+            return Err(BootError::Malformed {
+                path: conf,
+                why: format!(
+                    "\"default {default}\" comes before the names of the entries: expected no default, so that they decide"
+                ),
+            });
+        }
+        match self.variable("LoaderEntryDefault")? {
+            None => Ok(()),
+            Some(_) => Err(BootError::Unsuitable(
+                "the firmware's variable LoaderEntryDefault comes before the names of the entries: expected none (`bootctl set-default \"\"` removes it)"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// A loader that was not systemd-boot, or one that does not count, would start a new slot for ever.
+    fn check_counting(&self) -> Result<(), BootError> {
+        let features = self.variable("LoaderFeatures")?;
+        let bits = features.and_then(|value| value.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes));
+        match bits {
+            Some(bits) if bits & COUNTS_BOOTS != 0 => Ok(()),
+            Some(_) => {
+                Err(BootError::Unsuitable("this systemd-boot does not count boots: expected version 240 or newer".to_owned()))
+            }
+            None => Err(BootError::Unsuitable(format!(
+                "this host was not started by systemd-boot: {} has no variable LoaderFeatures",
+                self.efivars.display()
+            ))),
+        }
+    }
+
+    /// A variable of the loader, without its attributes.
+    fn variable(&self, name: &str) -> Result<Option<Vec<u8>>, BootError> {
+        let path = self.efivars.join(format!("{name}-{LOADER}"));
+        match durable::read_capped(&path, MAX_CONF_BYTES) {
+            Ok(bytes) => Ok(bytes.get(4..).map(<[u8]>::to_vec)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(held::io_error("read", &path, error)),
+        }
+    }
+}
+
+impl PairStore for Entries {
+    fn kind(&self) -> &'static str {
+        "systemd-boot"
+    }
+
+    fn load(&self) -> Result<Loaded, BootError> {
+        Ok(self.pair(&self.find()?).into())
+    }
+
+    fn edit(&self, rewrite: Rewrite, decide: &mut dyn FnMut(&Loaded) -> Result<Pair, BootError>) -> Result<Pair, BootError> {
+        let folder = File::open(self.folder()).map_err(|error| held::io_error("open", &self.folder(), error))?;
+        held::wait_for_lock(&folder, &self.folder())?;
+        let both = self.find()?;
+        let before = self.pair(&both);
+        let pair = decide(&before.clone().into())?;
+        if rewrite == Rewrite::Always {
+            self.rehearse()?;
+        }
+        let changed = pair.slots.iter().filter(|(slot, standing)| before.standing(slot) != *standing);
+        let mut changed: Vec<&(SlotName, Standing)> = changed.collect();
+        // What there is to go back to comes first.
+        changed.sort_by_key(|(_, standing)| !standing.is_good());
+        changed.into_iter().try_for_each(|(slot, standing)| self.bring(&both, slot, *standing))?;
+        Ok(pair)
+    }
+
+    fn check_loader(&self) -> Result<(), BootError> {
+        self.check_counting()?;
+        self.check_defaults()
+    }
+}
+
+fn malformed(path: &Path, error: &EntryError) -> BootError {
+    BootError::Malformed { path: path.to_path_buf(), why: error.to_string() }
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Rig {
+        folder: tempfile::TempDir,
+        entries: Entries,
+    }
+
+    fn name(text: &str) -> SlotName {
+        text.parse().unwrap()
+    }
+
+    impl Rig {
+        /// A factory disk: slot a has an entry, slot b none.
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (esp, efivars) = (folder.path().join("esp"), folder.path().join("efivars"));
+            for path in ["esp/loader/entries", "esp/ota", "efivars"] {
+                fs::create_dir_all(folder.path().join(path)).unwrap();
+            }
+            for slot in ["a", "b"] {
+                fs::write(esp.join(format!("ota/{slot}.entry")), format!("title {slot}\nlinux /ota/{slot}.efi\n")).unwrap();
+            }
+            let entries = Entries::new(esp, efivars, "os".to_owned(), ["a", "b"].map(name));
+            let rig = Self { folder, entries };
+            rig.put("os-a.conf", "sort-key ota\nversion 1\ntitle a\nlinux /ota/a.efi\n");
+            rig.loader("LoaderFeatures", &0x7F_u64.to_le_bytes());
+            rig
+        }
+
+        fn put(&self, entry: &str, text: &str) {
+            fs::write(self.entries.folder().join(entry), text).unwrap();
+        }
+
+        fn loader(&self, variable: &str, value: &[u8]) {
+            let path = self.folder.path().join(format!("efivars/{variable}-{LOADER}"));
+            fs::write(path, [&6u32.to_le_bytes(), value].concat()).unwrap();
+        }
+
+        fn change(&self, verb: impl Fn(Pair) -> Pair) -> Result<Pair, String> {
+            let changed = self.entries.edit(Rewrite::IfDifferent, &mut |loaded| Ok(verb(loaded.pair.clone())));
+            let pair = changed.map_err(|error| error.to_string())?;
+            assert_eq!(self.entries.load().unwrap().pair, pair, "what is read back");
+            Ok(pair)
+        }
+
+        /// As the loader does it: spends a try of the entry it starts.
+        fn boot(&self) -> String {
+            let both = self.entries.find().unwrap();
+            let live = both.into_iter().filter(|(_, found)| found.name.suffix == "conf");
+            let (slot, found) =
+                live.max_by_key(|(_, found)| (!found.name.standing().is_out_of_tries(), found.text.armings)).unwrap();
+            if let Standing::Pending { tries_left } = found.name.standing() {
+                let left = tries_left - 1;
+                let counter = Some(super::super::Counter { left, done: TRIES - left });
+                self.entries.rename(&found.name, &EntryName { counter, ..found.name.clone() }).unwrap();
+            }
+            slot.to_string()
+        }
+
+        fn files(&self) -> Vec<String> {
+            let names =
+                fs::read_dir(self.entries.folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn an_update_walks_through_the_names() {
+        let rig = Rig::new();
+        let (a, b) = (name("a"), name("b"));
+        rig.change(|pair| pair.disarm(&b, &a)).unwrap();
+        assert_eq!(rig.files(), ["os-a.conf"]);
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        assert_eq!(rig.files(), ["os-a.conf", "os-b+3-0.conf"]);
+        assert_eq!(rig.boot(), "b");
+        assert_eq!(rig.files(), ["os-a.conf", "os-b+2-1.conf"]);
+        rig.change(|pair| pair.mark_good(&b)).unwrap();
+        assert_eq!((rig.files(), rig.boot()), (vec!["os-a.conf".to_owned(), "os-b.conf".to_owned()], "b".to_owned()));
+        // And back into the first slot.
+        rig.change(|pair| pair.disarm(&a, &b)).unwrap();
+        rig.change(|pair| pair.arm(&a, &b)).unwrap();
+        assert_eq!((rig.files(), rig.boot()), (vec!["os-a+3-0.conf".to_owned(), "os-b.conf".to_owned()], "a".to_owned()));
+        let text = fs::read_to_string(rig.entries.folder().join("os-a+2-1.conf")).unwrap();
+        assert_eq!(text, "sort-key ota\nversion 3\ntitle a\nlinux /ota/a.efi\n");
+    }
+
+    #[test]
+    fn a_slot_that_does_not_come_up_is_left_and_one_that_was_marked_bad_is_told_from_it() {
+        let rig = Rig::new();
+        let (a, b) = (name("a"), name("b"));
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        for _ in 0..TRIES {
+            assert_eq!(rig.boot(), "b");
+        }
+        assert_eq!((rig.boot(), rig.entries.load().unwrap().pair.standing(&b)), ("a".to_owned(), Standing::Spent));
+        rig.change(|pair| pair.disarm(&b, &a)).unwrap();
+        assert_eq!(rig.files(), ["os-a.conf", "os-b.off"]);
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        rig.change(|pair| pair.mark_bad(&b)).unwrap();
+        assert_eq!((rig.files(), rig.boot()), (vec!["os-a.conf".to_owned(), "os-b+0-0.conf".to_owned()], "a".to_owned()));
+    }
+
+    #[test]
+    fn a_good_slot_is_armed_again_for_a_rollback() {
+        let rig = Rig::new();
+        let (a, b) = (name("a"), name("b"));
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        rig.change(|pair| pair.mark_good(&b)).unwrap();
+        rig.change(|pair| pair.arm(&a, &b)).unwrap();
+        assert_eq!((rig.files(), rig.boot()), (vec!["os-a+3-0.conf".to_owned(), "os-b.conf".to_owned()], "a".to_owned()));
+    }
+
+    #[test]
+    fn two_entries_of_a_slot_and_one_that_is_not_ours_are_named() {
+        let rig = Rig::new();
+        rig.put("os-a+2-1.conf", "sort-key ota\nversion 1\nlinux /x\n");
+        let error = rig.entries.load().unwrap_err().to_string();
+        assert!(
+            error.ends_with("expected one entry of slot a, got os-a+2-1.conf and os-a.conf: remove the one that is not wanted"),
+            "{error}"
+        );
+        let rig = Rig::new();
+        rig.put("os-a.conf", "title somebody's\nlinux /x\n");
+        let error = rig.entries.load().unwrap_err().to_string();
+        assert!(error.ends_with("os-a.conf: line 1: expected \"sort-key ota\", got \"title somebody's\""), "{error}");
+    }
+
+    #[test]
+    fn a_default_of_others_and_a_loader_that_does_not_count_are_found_before_a_download() {
+        let rig = Rig::new();
+        rig.entries.check_loader().unwrap();
+        fs::write(rig.entries.esp.join("loader/loader.conf"), "timeout 0\ndefault debian-*\n").unwrap();
+        let error = rig.entries.check_loader().unwrap_err().to_string();
+        assert!(error.contains("\"default debian-*\" comes before the names of the entries"), "{error}");
+        fs::remove_file(rig.entries.esp.join("loader/loader.conf")).unwrap();
+        rig.loader("LoaderEntryDefault", b"x");
+        assert!(rig.entries.check_loader().unwrap_err().to_string().contains("LoaderEntryDefault comes before"));
+        let rig = Rig::new();
+        rig.loader("LoaderFeatures", &0xF_u64.to_le_bytes());
+        assert!(rig.entries.check_loader().unwrap_err().to_string().contains("does not count boots"));
+        fs::remove_dir_all(&rig.entries.efivars).unwrap();
+        assert!(rig.entries.check_loader().unwrap_err().to_string().contains("was not started by systemd-boot"));
+    }
+
+    #[test]
+    fn a_running_slot_without_an_entry_is_not_left_without_a_way_back() {
+        let rig = Rig::new();
+        let (a, b) = (name("a"), name("b"));
+        fs::remove_file(rig.entries.folder().join("os-a.conf")).unwrap();
+        let error = rig.change(|pair| pair.arm(&b, &a)).unwrap_err();
+        assert!(error.starts_with("slot a has no entry ") && rig.files().is_empty(), "{error}");
+    }
+
+    #[test]
+    fn a_rehearsal_leaves_nothing_behind() {
+        let rig = Rig::new();
+        rig.entries.edit(Rewrite::Always, &mut |loaded| Ok(loaded.pair.clone())).unwrap();
+        assert_eq!(rig.files(), ["os-a.conf"]);
+    }
+
+    #[test]
+    fn an_entry_without_a_kernel_is_refused_before_anything_changes() {
+        let rig = Rig::new();
+        let (a, b) = (name("a"), name("b"));
+        fs::write(rig.entries.esp.join("ota/b.entry"), "title nothing\n").unwrap();
+        let error = rig.change(|pair| pair.arm(&b, &a)).unwrap_err();
+        assert!(error.ends_with("ota/b.entry: expected a line \"linux PATH\" or \"efi PATH\", got none"), "{error}");
+        assert_eq!(rig.files(), ["os-a.conf"]);
+    }
+}
