@@ -9,6 +9,7 @@
 //! | [`build`] | images → payload, in parallel, the same bytes whatever the number of threads |
 //! | [`apply`] | blobs → bytes: which frames are needed, which ranges to fetch, one decoder per thread |
 //! | [`window`] | bytes → [`window::Verified`]: the only door through which output leaves, and only if the record names it |
+//! | [`verity`] | the tree of hashes that the kernel compares an image with at every boot |
 //! | [`limits`] | every cap on a payload, each with its reason |
 //!
 //! # Promises
@@ -67,6 +68,7 @@ pub mod limits;
 mod parallel;
 #[cfg(test)]
 mod testing;
+pub mod verity;
 pub mod window;
 
 pub use error::Error;
