@@ -6,6 +6,7 @@ set -euo pipefail
 declare -A needs=(
     [cc]=gcc [/usr/include/stdio.h]=libc6-dev [make]=make [pkg-config]=pkg-config [git]=git [curl]=curl [mke2fs]=e2fsprogs [debugfs]=e2fsprogs
     [debootstrap]=debootstrap [losetup]=mount [partx]=util-linux [sgdisk]=gdisk [zstd]=zstd [python3]=python3
+    [fw_setenv]=libubootenv-tool
 )
 missing=()
 for program in "${!needs[@]}"; do

@@ -15,8 +15,10 @@ use manifests::version::Sequence;
 
 use crate::boot::gpt::GptControl;
 use crate::boot::grub::{GrubEnv, Spelling};
-use crate::boot::pair::PairControl;
+use crate::boot::pair::{PairControl, PairStore};
+use crate::boot::rpi::AutobootFile;
 use crate::boot::systemd_boot::Entries;
+use crate::boot::uboot::UBootEnv;
 use crate::boot::{BootControl, BootError, BootState, Past, Standing};
 use crate::config::{BootSettings, GrubVariables, Settings};
 use crate::durable;
@@ -123,7 +125,7 @@ impl World {
 
     /// Boot control of a disk.
     pub fn boot_control(&self, disk: &Disk) -> Result<Box<dyn BootControl>, Fault> {
-        boot_control(&self.settings.boot, disk).map_err(|error| boot_fault(&error))
+        boot_control(&self.settings, disk).map_err(|error| boot_fault(&error))
     }
 
     fn read_boot(&self, disk: &Disk) -> Result<BootTable, Fault> {
@@ -337,27 +339,37 @@ fn running_slot(disk: &Disk) -> Result<RunningSlot, Fault> {
 }
 
 /// The boot control that the settings name.
-fn boot_control(settings: &BootSettings, disk: &Disk) -> Result<Box<dyn BootControl>, BootError> {
-    Ok(match settings {
+fn boot_control(settings: &Settings, disk: &Disk) -> Result<Box<dyn BootControl>, BootError> {
+    Ok(match &settings.boot {
         BootSettings::Gpt => Box::new(GptControl::new(disk)?),
         BootSettings::Grub(grub) => {
             let spelling = match &grub.variables {
                 GrubVariables::Ota => Spelling::Ota,
                 GrubVariables::Rauc(names) => Spelling::Rauc { names: [names.a.clone(), names.b.clone()] },
             };
-            let store = GrubEnv::new(grub.env.clone(), grub.copy.clone(), spelling, slot_pair(disk)?);
-            Box::new(PairControl::new(disk, store))
+            paired(disk, GrubEnv::new(grub.env.clone(), grub.copy.clone(), spelling, slot_pair(disk)?))
         }
         BootSettings::SystemdBoot(loader) => {
             let efivars = PathBuf::from("/sys/firmware/efi/efivars");
-            let store = Entries::new(loader.esp.clone(), efivars, loader.prefix.clone(), slot_pair(disk)?);
-            Box::new(PairControl::new(disk, store))
+            paired(disk, Entries::new(loader.esp.clone(), efivars, loader.prefix.clone(), slot_pair(disk)?))
+        }
+        BootSettings::UBoot(loader) => {
+            let names = [loader.names.a.clone(), loader.names.b.clone()];
+            paired(disk, UBootEnv::new(loader.config.clone(), slot_pair(disk)?, names))
+        }
+        BootSettings::RpiTryboot(rpi) => {
+            let root = settings.sysroot.clone();
+            paired(disk, AutobootFile::new(rpi.autoboot.clone(), root, slot_pair(disk)?, [rpi.a, rpi.b]))
         }
         other => {
             let kind = other.as_str();
             return Err(BootError::Unsuitable(format!("boot.control = \"{kind}\" is not available in this build")));
         }
     })
+}
+
+fn paired(disk: &Disk, store: impl PairStore + 'static) -> Box<dyn BootControl> {
+    Box::new(PairControl::new(disk, store))
 }
 
 /// Both slots, in the order in which they are configured.

@@ -172,10 +172,35 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
             "[boot]\ncontrol = \"systemd-boot\"\nsystemd-boot.prefix = \"debian\"",
             "site.toml:3:23: boot.systemd-boot.prefix: expected 1 or 2 of a-z, so that the names of entries stay short enough to be changed in one piece, got \"debian\"",
         ),
+        (
+            "[boot]\ncontrol = \"u-boot\"\nu-boot.config = \"fw_env.config\"",
+            "site.toml:3:17: boot.u-boot.config: expected an absolute path, got \"fw_env.config\"",
+        ),
+        (
+            "[boot]\ncontrol = \"u-boot\"\nu-boot.names.b = \"A\"",
+            "site.toml:3:8: boot.u-boot.names: expected two names, got \"A\" for both slots",
+        ),
+        (
+            "reboot.command = [\"r\"]\n[boot]\ncontrol = \"rpi-tryboot\"\nrpi-tryboot.partitions.b = 2",
+            "site.toml:4:13: boot.rpi-tryboot.partitions: expected two partitions, got 2 for both slots",
+        ),
+        (
+            "reboot.command = [\"r\"]\n[boot]\ncontrol = \"rpi-tryboot\"\nrpi-tryboot.partitions.b = 129",
+            "site.toml:4:28: boot.rpi-tryboot.partitions.b: expected the number of a partition, 1 to 128, got 129",
+        ),
+        (
+            "boot.control = \"rpi-tryboot\"",
+            "config.toml: reboot.command: boot.control = \"rpi-tryboot\" needs a reboot with the argument \"0 tryboot\": expected one such as [\"systemctl\", \"reboot\", \"--reboot-argument=0 tryboot\"], got \"systemctl reboot\"",
+        ),
+        (
+            "boot.control = \"rpi-tryboot\"\nreboot.command = [\"/sbin/reboot\"]",
+            "site.toml:2:18: reboot.command: boot.control = \"rpi-tryboot\" needs a reboot with the argument \"0 tryboot\": expected one such as [\"systemctl\", \"reboot\", \"--reboot-argument=0 tryboot\"], got \"/sbin/reboot\"",
+        ),
         // What other builds have.
         (
             "boot.control = \"efi\"",
             "site.toml:1:16: boot.control: boot.control = \"efi\" is not available in this build; gpt, grub, systemd-boot are",
+            "site.toml:1:16: boot.control: boot.control = \"efi\" is not available in this build; gpt, grub, u-boot, rpi-tryboot are",
         ),
         (
             "[reboot]\nwindows = [{ days = [\"Tue\"], start = \"02:00\", length = \"3h\", zone = \"Europe/Berlin\" }]",
@@ -379,6 +404,13 @@ fn the_packaged_file_has_every_key() {
     // The table of a boot loader is effective where that is chosen.
     let mut effective = std::collections::BTreeSet::new();
     for boot in ["control = \"gpt\"", "control = \"grub\"\ngrub.variables = \"rauc\"", "control = \"systemd-boot\""] {
+    let controls = [
+        "control = \"gpt\"",
+        "control = \"grub\"\ngrub.variables = \"rauc\"",
+        "control = \"u-boot\"",
+        "control = \"rpi-tryboot\"\n[reboot]\ncommand = [\"systemctl\", \"reboot\", \"--reboot-argument=0 tryboot\"]",
+    ];
+    for boot in controls {
         let text = format!("{with_lock}\n[boot]\n{boot}\n");
         effective.extend(keys(&parse(&[Source::new("examples", text)]).unwrap().to_toml().unwrap()));
     }

@@ -29,7 +29,7 @@ impl Deref for Held {
 /// Opens a store and waits a bounded time for its lock (`flock`). Transfers go past the page cache where that is possible.
 pub(crate) fn open(path: &Path, access: Access) -> Result<Held, BootError> {
     let file = RawFile::open(path, access).map_err(|source| io_error("open", path, source))?;
-    lock(&file, access)?;
+    lock(file.file(), path, access)?;
     file.try_direct();
     Ok(Held(file))
 }
@@ -38,22 +38,15 @@ pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> 
     BootError::Io { action, path: path.to_path_buf(), source }
 }
 
-fn lock(file: &RawFile, access: Access) -> Result<(), BootError> {
-    match access {
-        Access::Write | Access::WriteExclusive => wait_for_lock(file.file(), file.path()),
-        Access::Read | Access::ReadExclusive => wait(|| file.file().try_lock_shared(), file.path()),
-    }
-}
-
-/// Waits a bounded time for the lock of whoever changes what `file` is: a file or a folder. It ends with the file.
-pub(crate) fn wait_for_lock(file: &File, path: &Path) -> Result<(), BootError> {
-    wait(|| file.try_lock(), path)
-}
-
-fn wait(attempt: impl Fn() -> Result<(), TryLockError>, path: &Path) -> Result<(), BootError> {
+/// Waits a bounded time for the lock (`flock`) of an open file: shared for reading, else exclusive.
+pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), BootError> {
     let began = Instant::now();
     loop {
-        match attempt() {
+        let attempt = match access {
+            Access::Write | Access::WriteExclusive => file.try_lock(),
+            Access::Read | Access::ReadExclusive => file.try_lock_shared(),
+        };
+        match attempt {
             Ok(()) => return Ok(()),
             Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_WAIT => thread::sleep(LOCK_POLL),
             Err(TryLockError::WouldBlock) => {

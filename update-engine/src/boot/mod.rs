@@ -14,9 +14,11 @@ pub mod gpt;
 pub mod grub;
 mod held;
 pub(crate) mod pair;
+pub mod rpi;
 pub(crate) mod rules;
 mod standing;
 pub mod systemd_boot;
+pub mod uboot;
 
 use std::fmt;
 use std::io;

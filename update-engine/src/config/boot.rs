@@ -16,7 +16,9 @@ const MAX_PREFIX: usize = 2;
 /// GPT has 128 partitions by default; the firmware counts from 1.
 const MAX_PARTITION: u64 = 128;
 /// The controls this build has.
-const AVAILABLE: [&str; 3] = ["gpt", "grub", "systemd-boot"];
+const AVAILABLE: [&str; 5] = ["gpt", "grub", "systemd-boot", "u-boot", "rpi-tryboot"];
+/// Programs that reboot without an argument for the firmware unless they are given one.
+const PLAIN_REBOOTS: [&str; 3] = ["systemctl", "reboot", "shutdown"];
 
 /// `[boot]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,6 +270,23 @@ impl Check {
             self.problem(&key, format!("expected the number of a partition, 1 to {MAX_PARTITION}, got {number}"));
         }
         u32::try_from(number).unwrap_or_default()
+    }
+
+    /// Without the argument the firmware never starts an armed slot. What a program of the host's own does is not known here.
+    pub(super) fn tryboot_argument(&mut self, boot: &BootSettings, command: &[String]) {
+        let program = command.first().and_then(|program| program.rsplit('/').next());
+        let is_plain = program.is_some_and(|program| PLAIN_REBOOTS.contains(&program));
+        let has_argument = command.iter().any(|word| word.contains("0 tryboot"));
+        if matches!(boot, BootSettings::RpiTryboot(_)) && is_plain && !has_argument {
+            let got = command.join(" ");
+            self.problem(
+                "reboot.command",
+                format!(
+                    "boot.control = \"rpi-tryboot\" needs a reboot with the argument \"0 tryboot\": expected one such as [\"systemctl\", \"reboot\", \"--reboot-argument=0 tryboot\"], got \"{}\"",
+                    got.escape_debug()
+                ),
+            );
+        }
     }
 
     fn custom(&mut self, custom: CustomFragment) -> CustomSettings {

@@ -55,6 +55,7 @@ pub(super) fn check(merged: Merged) -> Result<Settings, ConfigError> {
         health: check.health(&fragment.health.unwrap_or_default()),
         sysroot,
     };
+    check.tryboot_argument(&settings.boot, &settings.reboot.command);
     ConfigError::none_of(check.problems)?;
     Ok(settings)
 }

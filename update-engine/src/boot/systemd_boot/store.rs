@@ -11,6 +11,7 @@ use crate::boot::pair::{Loaded, Pair, PairStore, Rewrite, TRIES};
 use crate::boot::{BootError, Standing, held};
 use crate::durable;
 use crate::slot::SlotName;
+use crate::slot::medium::Access;
 
 /// Most files in the folder of entries. More than that nobody chooses from.
 const MAX_ENTRIES: usize = 1_000;
@@ -248,7 +249,7 @@ impl PairStore for Entries {
 
     fn edit(&self, rewrite: Rewrite, decide: &mut dyn FnMut(&Loaded) -> Result<Pair, BootError>) -> Result<Pair, BootError> {
         let folder = File::open(self.folder()).map_err(|error| held::io_error("open", &self.folder(), error))?;
-        held::wait_for_lock(&folder, &self.folder())?;
+        held::lock(&folder, &self.folder(), Access::Write)?;
         let both = self.find()?;
         let before = self.pair(&both);
         let pair = decide(&before.clone().into())?;
