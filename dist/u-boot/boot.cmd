@@ -1,4 +1,5 @@
 # Starts the slot that update-engine asks for, and counts the boots of one that is on trial; for boot.control = "u-boot".
+# Needs of U-Boot: its hush shell, `test`, `source`, `saveenv`.
 #
 #   mkimage -T script -C none -n ota -d boot.cmd boot.scr
 #
@@ -30,10 +31,11 @@ for ota_slot in ${ota_order}; do
   setenv ota_start yes
   if test "${ota_left}" = "0"; then setenv ota_start no; fi
 
-  # A slot on trial is not started unless its try is spent and saved.
+  # A slot on trial is not started unless its try is spent and saved. update-engine gives it 3.
   if test "${ota_start}" = "yes" && test "${ota_slot}" = "${ota_pending}"; then
-    setexpr ota_left ${ota_left} - 1
-    setenv BOOT_${ota_slot}_LEFT "${ota_left}"
+    setenv BOOT_${ota_slot}_LEFT 2
+    if test "${ota_left}" = "2"; then setenv BOOT_${ota_slot}_LEFT 1; fi
+    if test "${ota_left}" = "1"; then setenv BOOT_${ota_slot}_LEFT 0; fi
     setenv ota_start
     setenv ota_left
     setenv ota_order

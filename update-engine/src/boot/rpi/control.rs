@@ -166,7 +166,10 @@ fn write(file: &Held, bytes: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::pair::every_pair;
+    use crate::boot::BootControl;
+    use crate::boot::gpt::fixture::DiskBuilder;
+    use crate::boot::pair::{PairControl, every_pair};
+    use crate::slot::rig::Rig as DiskRig;
 
     const DOCUMENTED: &str = "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n";
     const PARTITIONS: [u32; 2] = [2, 3];
@@ -368,6 +371,28 @@ mod tests {
             assert_eq!(*length.get_or_insert(armed.len()), rig.bytes().len());
         }
         assert_eq!(length, Some(FILE_BYTES));
+    }
+
+    #[test]
+    fn the_self_test_says_what_the_firmware_started_and_a_trial_ends_well() {
+        let rig = Rig::new(DOCUMENTED);
+        let (a, b) = (name("a"), name("b"));
+        let disk_rig = DiskRig::new(&DiskBuilder::new(512), 1);
+        let store = AutobootFile::new(rig.file.path.clone(), rig.file.root.clone(), rig.file.slots.clone(), PARTITIONS);
+        let mut control = PairControl::new(&disk_rig.disk(), store);
+        rig.booted(0, 4);
+        assert!(
+            control.self_test().unwrap_err().to_string().starts_with("the firmware started partition 4, expected 2 (slot a)")
+        );
+        assert_eq!(rig.bytes(), DOCUMENTED.as_bytes());
+        rig.booted(0, 2);
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        rig.boot(true);
+        let trial = control.self_test().unwrap();
+        assert_eq!((control.kind(), trial.tries, trial.standing(&b)), ("rpi-tryboot", 1, Some(Standing::Spent)));
+        assert_eq!(trial, control.read().unwrap());
+        let good = control.mark_good(&disk_rig.running()).unwrap();
+        assert_eq!((good.next, control.renew(&disk_rig.running()).unwrap().standing(&b)), (b, Some(Standing::Good)));
     }
 
     /// Every state after a power cut: each write is one sector, which is there or not; the length of a file that grows is recorded

@@ -6,7 +6,8 @@
 //! #ota a=good b=pending armed    of each slot: good, pending, tried, bad, or nothing; a slot was armed at some time
 //! ```
 //!
-//! While a slot is on trial `[all]` names the other one, unless that was marked bad meanwhile. A slot that is `pending` and that `[tryboot]` does not name was taken back by somebody else, and counts as given up.
+//! While a slot is on trial `[all]` names the other one, unless that was marked bad meanwhile. A slot that is `pending` and that
+//! `[tryboot]` does not name was taken back by somebody else, and counts as given up.
 
 use super::autoboot::Autoboot;
 use crate::boot::pair::Pair;

@@ -6,8 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::boot::Standing;
-use crate::boot::pair::{TRIES, every_pair};
+use crate::boot::gpt::fixture::DiskBuilder;
+use crate::boot::pair::{PairControl, TRIES, every_pair};
+use crate::boot::{BootControl, Standing};
+use crate::slot::rig::Rig as DiskRig;
 
 const SIZE: usize = 0x1000;
 /// A disk writes this much as a whole.
@@ -266,6 +268,27 @@ fn a_loader_that_has_not_saved_here_is_found_out_before_a_download() {
     Rig::single(&environment(&[("BOOT_ORDER", "A B")])).env.check_loader().unwrap();
 }
 
+#[test]
+fn a_good_slot_gets_back_the_tries_that_raucs_scripts_took_and_a_loader_of_ours_costs_no_write() {
+    let disk_rig = DiskRig::new(&DiskBuilder::new(512), 0);
+    let (disk, running) = (disk_rig.disk(), disk_rig.running());
+    let counted = environment(&[("BOOT_ORDER", "A B"), ("BOOT_A_LEFT", "0"), ("BOOT_B_LEFT", "3")]);
+    let rig = Rig::redundant(Some((1, &counted)), Some((0, &counted)));
+    let store = UBootEnv { lock: rig.env.lock.clone(), ..UBootEnv::new(rig.path("fw_env.config"), slots(), names()) };
+    let mut control = PairControl::new(&disk, store);
+    assert_eq!((control.kind(), control.active().unwrap()), ("u-boot", name("b")));
+    let renewed = control.renew(&running).unwrap();
+    assert_eq!((renewed.next, renewed.slots[0].standing), (name("a"), Standing::Good));
+    let bytes = rig.bytes();
+    control.renew(&running).unwrap();
+    assert_eq!(rig.bytes(), bytes);
+
+    control.disarm(&name("b"), &running).unwrap();
+    let tested = control.self_test().unwrap();
+    assert_eq!((tested.standing(&name("b")), tested.next, tested.weakness), (Some(Standing::Blank), name("a"), None));
+    assert!(matches!(control.mark_bad(&running), Err(BootError::Refused { .. })), "nothing else could be started");
+}
+
 /// Two copies that remember what was written to them since the last flush.
 ///
 /// Fault model: when power fails, of what was not flushed any subset of 512-byte pieces is on the medium.
@@ -459,5 +482,42 @@ fn libubootenv_reads_what_is_written_here_and_the_other_way_round() {
             assert_eq!(run("fw_printenv", &rig, &["-n", "ota_bad"]).unwrap().lines().last(), Some("B"));
             assert_eq!(run("fw_printenv", &rig, &["-n", "round"]).unwrap().lines().last(), Some(round.to_string().as_str()));
         }
+    }
+}
+
+/// A block device over a file, for as long as it lives.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Option<Self> {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        output.status.success().then(|| Self(String::from_utf8(output.stdout).unwrap().trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let detached = Command::new("losetup").args(["--detach", &self.0]).status().unwrap();
+        assert!(detached.success(), "{} stays attached", self.0);
+    }
+}
+
+#[test]
+fn a_block_device_with_a_copy_at_its_end_is_read_as_libubootenv_reads_it() {
+    let start = environment(&[("BOOT_ORDER", "A B")]);
+    let copy = Stored { flags: 4, environment: start }.to_bytes(Layout::Redundant, SIZE).unwrap();
+    let rig = Rig::new("", &[vec![0; SIZE], copy, vec![0; 6 * SIZE]].concat());
+    let Some(device) = Loop::over(&rig.path("uboot.env")) else {
+        println!("skipped: a block device over a file cannot be made here (losetup, as root)");
+        return;
+    };
+    std::fs::write(rig.path("fw_env.config"), format!("{0} 0x1000 1000\n{0} -0x2000 1000\n", device.0)).unwrap();
+    rig.change(|pair| pair.arm(&name("b"), &name("a"))).unwrap();
+    assert_eq!(rig.env.load().unwrap().weakness, None);
+    let at_the_end = Stored::parse(&std::fs::read(&device.0).unwrap()[6 * SIZE..7 * SIZE], Layout::Redundant).unwrap();
+    assert_eq!((at_the_end.flags, at_the_end.environment.get("ota_pending")), (5, Some(b"B".as_slice())));
+    match run("fw_printenv", &rig, &["-n", "ota_pending"]) {
+        Some(printed) => assert_eq!(printed.lines().last(), Some("B")),
+        None => println!("skipped: fw_printenv is not installed (Debian's libubootenv-tool), so nothing is compared with it"),
     }
 }
