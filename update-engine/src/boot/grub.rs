@@ -1,7 +1,7 @@
 //! Boot control through GRUB's environment block.
 //!
 //! **Who counts the tries**: `grub.cfg`, with the snippet `dist/grub/ota.cfg`: it spends one before it starts a slot on trial, and does not
-//! start that slot if the try cannot be written. A slot that is good is not counted. Layout: [`block`]; variables: [`variables`].
+//! start that slot if the try cannot be written. A slot that is good is not counted. Layout: [`block`]; variables: `grub/variables.rs`.
 //!
 //! **What is atomic**: every change. The file is written in place, as one write of its 1024 bytes of which only the first 512 differ, then
 //! flushed: the file system's own structures do not change, and a disk writes 512 bytes as a whole. Truncating the file, or writing
