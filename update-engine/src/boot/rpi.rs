@@ -10,7 +10,7 @@
 //! command = ["systemctl", "reboot", "--reboot-argument=0 tryboot"]
 //! ```
 //!
-//! When no slot is armed both sections name the same partition, so that the argument does no harm then.
+//! The state's next slot is the one that such a reboot starts. When no slot is armed both sections name the same partition, so that the argument does no harm then.
 //!
 //! **What is known of a try.** The firmware writes nothing, and says in the device tree how *this* boot came about ([`firmware`]):
 //!

@@ -41,7 +41,7 @@ impl AutobootFile {
         let booted = Booted::read(&self.root)?;
         let mut pair = spelling::read(&parsed, &self.slots, self.partitions)?;
         if let Some((slot, true)) = self.started(booted) {
-            self.note_try(&mut pair, slot);
+            note_try(&mut pair.slots[slot].1);
         }
         let weakness = (!parsed.tryboot_a_b).then(|| {
             format!(
@@ -57,14 +57,6 @@ impl AutobootFile {
         let booted = booted?;
         let slot = self.partitions.iter().position(|partition| *partition == booted.partition)?;
         Some((slot, booted.tryboot))
-    }
-
-    /// The one try of an armed slot is running.
-    fn note_try(&self, pair: &mut Pair, slot: usize) {
-        let standing = &mut pair.slots[slot].1;
-        if standing.is_pending() {
-            *standing = Standing::Spent;
-        }
     }
 
     /// What runs is neither written over nor armed, whatever the slots are said to be.
@@ -134,6 +126,13 @@ impl PairStore for AutobootFile {
              it asked for that partition by its number? A reboot without an argument tells",
             booted.partition, pair.primary
         )))
+    }
+}
+
+/// The one try of an armed slot is running.
+fn note_try(standing: &mut Standing) {
+    if standing.is_pending() {
+        *standing = Standing::Spent;
     }
 }
 

@@ -64,14 +64,13 @@ pub(super) fn write(environment: &mut Environment, pair: &Pair, names: &[String;
     let others = other_names(environment, names)?;
     let mut slots: Vec<(&SlotName, Standing, &String)> =
         pair.slots.iter().zip(names).map(|((slot, standing), name)| (slot, *standing, name)).collect();
-    for (_, standing, name) in &slots {
+    let is_factory = slots.iter().all(|(_, standing, _)| standing.is_blank());
+    for (_, standing, name) in slots.iter().filter(|_| !is_factory) {
         let left = match standing {
             Standing::Good => left(environment, name)?.unwrap_or(TRIES).max(TRIES),
             _ => standing.tries_left(),
         };
-        if pair.slots.iter().any(|(_, standing)| !standing.is_blank()) {
-            environment.set(&left_of(name), &format!("{left:x}"));
-        }
+        environment.set(&left_of(name), &format!("{left:x}"));
     }
     slots.sort_by_key(|(slot, _, _)| (*slot != pair.next(), **slot != pair.primary));
     let name_of = |wanted: fn(Standing) -> bool| {
