@@ -163,6 +163,17 @@ impl World {
         if raised == file { Ok(()) } else { raised.store(state_dir).map_err(fault) }
     }
 
+    /// In each boot of a slot that is good: gives back the tries that some loaders take from such a slot, too.
+    pub fn renew(&self, facts: &Facts) -> Result<(), Fault> {
+        let is_good = |slot: SlotName| facts.standing(slot).is_some_and(Standing::is_good);
+        if !facts.running.is_some_and(is_good) {
+            return Ok(());
+        }
+        let ground = self.ground()?;
+        let renewed = self.boot_control(&ground.disk)?.renew(&ground.running);
+        renewed.map(drop).map_err(|error| boot_fault(&error))
+    }
+
     /// There is room to remember every key that this release revokes.
     pub fn has_room_for(&self, record: &Record) -> Result<(), Fault> {
         let fault = |error: FloorError| Fault::new(Cause::StateDir, format!("{}: {error}", record.version));

@@ -95,6 +95,10 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
     let channel = model.channel.clone();
     let (look, looking) = (world.clone(), world.clone());
     let facts = blocking(move || looking.look(channel.as_deref())).await;
+    let (renews, seen) = (world.clone(), facts.clone());
+    if let Err(fault) = blocking(move || renews.renew(&seen)).await {
+        tracing::error!(code = %fault.code, "the tries of the running slot could not be given back: {fault}");
+    }
     if !journal.is_stand_in() {
         let first_facts = facts.clone();
         let founded = move || look.found_floor(&first_facts).and_then(|()| look.raise_floor(&first_facts));

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use manifests::digest::Sha256Digest;
 
-use super::{Disk, DiskSpec, RunningSlot, SlotName, SlotSpec, VerifiedBytes};
+use super::readback::{self, Acceptance};
+use super::{Disk, DiskSpec, ImageTable, InactiveSlot, Proven, RunningSlot, SlotName, SlotSpec, VerifiedBytes, Watch};
 use crate::boot::gpt::fixture::{self, DiskBuilder};
 use crate::boot::gpt::parse;
 
@@ -110,4 +111,15 @@ pub(crate) fn image(length: usize) -> Vec<u8> {
 
 pub(crate) fn digests(image: &[u8], window: usize) -> Vec<Sha256Digest> {
     image.chunks(window).map(Sha256Digest::of).collect()
+}
+
+/// The slot that does not run, proven: whatever it holds counts as committed before.
+pub(crate) fn proven(disk: &Disk, running: &RunningSlot) -> Proven {
+    let slot = disk.inactive(running).clone();
+    let digests = [Sha256Digest::from_bytes([0x11; 32])];
+    let table = ImageTable::new("root", 4096, 4096, &digests).unwrap();
+    let written = InactiveSlot::open(disk, &slot, running, &[("root", 4096)]).unwrap().finish().unwrap();
+    let cancel = false.into();
+    let watch = Watch::new(1, &cancel, &|_| {});
+    readback::prove(written, [9; 32], &[table], Acceptance::CommittedBefore, &watch).unwrap()
 }

@@ -242,14 +242,11 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    use manifests::digest::Sha256Digest;
-
     use super::super::fixture::DiskBuilder;
     use super::super::parse;
     use super::*;
-    use crate::slot::readback::Acceptance;
-    use crate::slot::rig::{Rig, name};
-    use crate::slot::{DiskSpec, ImageTable, InactiveSlot, SlotSpec, Watch};
+    use crate::slot::rig::{Rig, name, proven};
+    use crate::slot::{DiskSpec, SlotSpec};
 
     /// P, T, S of both slots, as any reader sees them.
     fn bits(rig: &Rig) -> [(u8, u8, bool); 2] {
@@ -258,16 +255,6 @@ mod tests {
             let attributes = table.attributes(index).unwrap();
             (attributes.priority().get(), attributes.tries().get(), attributes.successful())
         })
-    }
-
-    fn proven(disk: &Disk, running: &RunningSlot) -> Proven {
-        let slot = disk.inactive(running).clone();
-        let digests = [Sha256Digest::from_bytes([0x11; 32])];
-        let table = ImageTable::new("root", 4096, 4096, &digests).unwrap();
-        let written = InactiveSlot::open(disk, &slot, running, &[("root", 4096)]).unwrap().finish().unwrap();
-        let cancel = false.into();
-        let watch = Watch::new(1, &cancel, &|_| {});
-        crate::slot::readback::prove(written, [9; 32], &[table], Acceptance::CommittedBefore, &watch).unwrap()
     }
 
     #[test]

@@ -158,3 +158,124 @@ impl<S: PairStore> BootControl for PairControl<S> {
         self.change(Rewrite::Always, |loaded| Ok(loaded.pair.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::boot::Past;
+    use crate::boot::gpt::fixture::DiskBuilder;
+    use crate::boot::grub::{Block, GrubEnv, Spelling};
+    use crate::slot::rig::{Rig, name, proven};
+
+    /// A host whose slots GRUB starts.
+    struct Host {
+        rig: Rig,
+        env: PathBuf,
+        spelling: Spelling,
+    }
+
+    impl Host {
+        fn new(spelling: Spelling) -> Self {
+            let rig = Rig::new(&DiskBuilder::new(512), 0);
+            let env = rig.folder.path().join("grubenv");
+            let host = Self { rig, env, spelling };
+            host.put(&[("ota_loader", "1"), ("ORDER", "A B"), ("A_OK", "1"), ("A_TRY", "0")]);
+            host
+        }
+
+        fn put(&self, variables: &[(&str, &str)]) {
+            let mut block = std::fs::read(&self.env).map_or_else(|_| Block::empty(), |bytes| Block::parse(&bytes).unwrap());
+            variables.iter().for_each(|(name, value)| block.set(name, value));
+            std::fs::write(&self.env, block.to_bytes().unwrap()).unwrap();
+        }
+
+        fn control(&self) -> PairControl<GrubEnv> {
+            let copy = self.rig.folder.path().join("grubenv.ota");
+            let store = GrubEnv::new(self.env.clone(), copy, self.spelling.clone(), ["a", "b"].map(name));
+            PairControl::new(&self.rig.disk(), store)
+        }
+
+        fn running(&self) -> RunningSlot {
+            self.rig.running()
+        }
+
+        fn arm_b(&self) -> Result<BootState, BootError> {
+            let (disk, running) = (self.rig.disk(), self.running());
+            self.control().arm(proven(&disk, &running), Permit::no_lock_configured(), &running)
+        }
+    }
+
+    fn rauc() -> Spelling {
+        Spelling::Rauc { names: ["A".to_owned(), "B".to_owned()] }
+    }
+
+    #[test]
+    fn rules_r1_r3_r6_and_r8_hold_whatever_the_store() {
+        let host = Host::new(Spelling::Ota);
+        assert_eq!(host.control().read().unwrap().past, Past::NothingMarked);
+        host.control().self_test().unwrap();
+        let fenced = host.control().disarm(&name("b"), &host.running()).unwrap();
+        assert_eq!((fenced.standing(&name("a")), fenced.next.as_str()), (Some(Standing::Good), "a"));
+        let armed = host.arm_b().unwrap();
+        assert_eq!((armed.standing(&name("b")), armed.next.as_str()), (Some(Standing::Pending { tries_left: 3 }), "b"));
+        assert!(matches!(host.control().mark_good(&host.running()), Err(BootError::Refused { verb: "mark good", .. })));
+        assert!(matches!(host.control().disarm(&name("a"), &host.running()), Err(BootError::Refused { verb: "disarm", .. })));
+
+        // The loader starts it.
+        host.put(&[("ota_left", "2")]);
+        host.rig.boot(1);
+        assert!(matches!(host.control().disarm(&name("a"), &host.running()), Err(BootError::Refused { verb: "disarm", .. })));
+        let good = host.control().mark_good(&host.running()).unwrap();
+        assert_eq!((good.standing(&name("b")), good.next.as_str(), good.past), (Some(Standing::Good), "b", Past::Armed));
+        assert_eq!(host.control().mark_good(&host.running()).unwrap(), good, "R7");
+    }
+
+    #[test]
+    fn a_trial_that_is_marked_bad_leaves_the_old_slot_and_nothing_is_marked_bad_without_one() {
+        let host = Host::new(Spelling::Ota);
+        assert!(matches!(host.control().mark_bad(&host.running()), Err(BootError::Refused { verb: "mark bad", .. })));
+        host.arm_b().unwrap();
+        host.put(&[("ota_left", "2")]);
+        host.rig.boot(1);
+        let bad = host.control().mark_bad(&host.running()).unwrap();
+        assert_eq!((bad.standing(&name("b")), bad.next.as_str()), (Some(Standing::Bad), "a"));
+    }
+
+    #[test]
+    fn the_boots_of_a_good_slot_that_a_loader_counts_are_given_back_in_each_boot() {
+        let host = Host::new(rauc());
+        host.arm_b().unwrap();
+        // As RAUC's script does it, in every boot.
+        host.put(&[("B_TRY", "1")]);
+        host.rig.boot(1);
+        host.control().mark_good(&host.running()).unwrap();
+        host.put(&[("B_TRY", "1")]);
+        assert_eq!(host.control().read().unwrap().next.as_str(), "a", "it would start the other one");
+        let renewed = host.control().renew(&host.running()).unwrap();
+        assert_eq!((renewed.standing(&name("b")), renewed.next.as_str()), (Some(Standing::Good), "b"));
+        let bytes = std::fs::read(&host.env).unwrap();
+        host.control().renew(&host.running()).unwrap();
+        assert!(std::fs::read(&host.env).unwrap() == bytes);
+        // A slot on trial is given nothing.
+        let host = Host::new(rauc());
+        host.arm_b().unwrap();
+        host.put(&[("B_TRY", "1")]);
+        host.rig.boot(1);
+        assert_eq!(host.control().renew(&host.running()).unwrap().standing(&name("b")), Some(Standing::Spent));
+    }
+
+    #[test]
+    fn a_slot_of_another_disk_is_refused() {
+        let (host, other) = (Host::new(Spelling::Ota), Host::new(Spelling::Ota));
+        let (disk, running) = (other.rig.disk(), other.running());
+        for refused in [
+            host.control().disarm(&name("b"), &running),
+            host.control().mark_good(&running),
+            host.control().arm(proven(&disk, &running), Permit::no_lock_configured(), &host.running()),
+        ] {
+            assert!(refused.unwrap_err().to_string().contains("on another disk"));
+        }
+    }
+}
