@@ -13,6 +13,8 @@ use manifests::limits::{MAX_KEY_FILE_BYTES, MAX_KEYS};
 use manifests::release::{Record, SlotName};
 use manifests::version::Sequence;
 
+use crate::boot::custom::{Custom, CustomSpec};
+use crate::boot::efi::EfiBoot;
 use crate::boot::gpt::GptControl;
 use crate::boot::grub::{GrubEnv, Spelling};
 use crate::boot::pair::{PairControl, PairStore};
@@ -351,6 +353,8 @@ fn running_slot(disk: &Disk) -> Result<RunningSlot, Fault> {
 
 /// The boot control that the settings name.
 fn boot_control(settings: &Settings, disk: &Disk) -> Result<Box<dyn BootControl>, BootError> {
+    // What is not known is a trouble of its own, which whoever needs it meets.
+    let running = || disk.running_slot().ok().map(|slot| slot.name().clone());
     Ok(match &settings.boot {
         BootSettings::Gpt => Box::new(GptControl::new(disk)?),
         BootSettings::Grub(grub) => {
@@ -372,9 +376,18 @@ fn boot_control(settings: &Settings, disk: &Disk) -> Result<Box<dyn BootControl>
             let root = settings.sysroot.clone();
             paired(disk, AutobootFile::new(rpi.autoboot.clone(), root, slot_pair(disk)?, [rpi.a, rpi.b]))
         }
-        other => {
-            let kind = other.as_str();
-            return Err(BootError::Unsuitable(format!("boot.control = \"{kind}\" is not available in this build")));
+        BootSettings::Efi(efi) => {
+            let descriptions = [efi.names.a.clone(), efi.names.b.clone()];
+            paired(disk, EfiBoot::new(efi.efivars.clone(), descriptions, slot_pair(disk)?, running()))
+        }
+        BootSettings::Custom(custom) => {
+            let spec = CustomSpec {
+                path: custom.program.clone(),
+                names: [custom.names.a.clone(), custom.names.b.clone()],
+                tries: custom.tries,
+                state_dir: settings.state_dir.clone(),
+            };
+            paired(disk, Custom::new(spec, slot_pair(disk)?, running().as_ref()))
         }
     })
 }
@@ -593,6 +606,21 @@ pub(crate) mod tests {
         let troubles = |code| facts.troubles.iter().filter(|trouble| trouble.code == code).count();
         assert_eq!((troubles(Cause::RunningSlotUnknown), troubles(Cause::BootControl)), (1, 0), "{:?}", facts.troubles);
         assert!(facts.troubles.iter().any(|trouble| trouble.message.contains("expected the id of this boot")));
+    }
+
+    #[test]
+    fn the_boot_control_that_is_configured_is_the_one_that_is_opened() {
+        let rig = crate::slot::rig::Rig::with_slots_of(8);
+        let plain = world(rig.folder.path());
+        let disk = rig.disk();
+        for (kind, more) in [("gpt", ""), ("grub", ""), ("efi", ""), ("custom", "boot.custom.program = \"/p\"\n")] {
+            let usual = crate::config::Source::new("usual", plain.settings().to_toml().unwrap());
+            let boot = crate::config::Source::new("boot", format!("boot.control = \"{kind}\"\n{more}"));
+            let sources = [usual, boot];
+            let settings = crate::config::parse(&sources).unwrap();
+            let world = World::new(Arc::new(settings), plain.records.clone());
+            assert_eq!(world.boot_control(&disk).unwrap().kind(), kind);
+        }
     }
 
     #[test]

@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use update_engine::config::{COMMENTED_DEFAULT, ConfigError, Settings, Source, Strategy, load, parse, socket_of};
+use update_engine::config::trust::Target;
+use update_engine::config::{
+    BootSettings, COMMENTED_DEFAULT, ConfigError, CustomSettings, Names, Settings, Source, Strategy, load, parse, socket_of,
+};
 use update_engine::slot::Location;
 
 /// The least a configuration must say.
@@ -196,11 +199,27 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
             "boot.control = \"rpi-tryboot\"\nreboot.command = [\"/sbin/reboot\"]",
             "site.toml:2:18: reboot.command: boot.control = \"rpi-tryboot\" needs a reboot with the argument \"0 tryboot\": expected one such as [\"systemctl\", \"reboot\", \"--reboot-argument=0 tryboot\"], got \"/sbin/reboot\"",
         ),
-        // What other builds have.
         (
-            "boot.control = \"efi\"",
-            "site.toml:1:16: boot.control: boot.control = \"efi\" is not available in this build; gpt, grub, systemd-boot, u-boot, rpi-tryboot are",
+            "[boot]\ncontrol = \"efi\"\nefi.efivars = \"efivars\"",
+            "site.toml:3:15: boot.efi.efivars: expected an absolute path, got \"efivars\"",
         ),
+        (
+            "[boot]\ncontrol = \"efi\"\nefi.names = { b = \"ota-a\" }",
+            "site.toml:3:5: boot.efi.names: expected two names, got \"ota-a\" for both slots",
+        ),
+        (
+            "boot.control = \"custom\"",
+            "config.toml: boot.custom.program: expected the program that knows the boot loader, got nothing",
+        ),
+        (
+            "[boot]\ncontrol = \"custom\"\ncustom.program = \"boot-program\"",
+            "site.toml:3:18: boot.custom.program: expected an absolute path, got \"boot-program\"",
+        ),
+        (
+            "[boot]\ncontrol = \"custom\"\ncustom = { program = \"/p\", tries = 0 }",
+            "site.toml:3:36: boot.custom.tries: expected 1 to 9 boots, got 0",
+        ),
+        // What other builds have.
         (
             "[reboot]\nwindows = [{ days = [\"Tue\"], start = \"02:00\", length = \"3h\", zone = \"Europe/Berlin\" }]",
             "site.toml:2:11: reboot.windows: reboot.windows is not available in this build; leave it empty",
@@ -346,6 +365,22 @@ fn the_effective_configuration_reads_back_to_the_same_settings() {
 }
 
 #[test]
+fn boot_controls_are_read_whole_and_read_back_to_the_same_settings() {
+    let settings =
+        with("[boot]\ncontrol = \"custom\"\ncustom = { program = \"/usr/lib/p\", tries = 3, names = { a = \"x\" } }").unwrap();
+    let names = Names { a: "x".to_owned(), b: "B".to_owned() };
+    assert_eq!(settings.boot, BootSettings::Custom(CustomSettings { program: "/usr/lib/p".into(), tries: 3, names }));
+    assert!(settings.trust_targets(&[]).contains(&Target::File("/usr/lib/p".into())), "what root runs is root's alone");
+    for boot in ["control = \"efi\"", "control = \"custom\"\ncustom.program = \"/p\""] {
+        let settings = with(&format!("[boot]\n{boot}")).unwrap();
+        let text = settings.to_toml().unwrap();
+        assert_eq!(parse(&[Source::new("effective", text.as_str())]).unwrap(), settings, "{text}");
+        let program = settings.trust_targets(&[]).contains(&Target::File("/p".into()));
+        assert_eq!(program, boot.contains("/p"));
+    }
+}
+
+#[test]
 fn the_effective_configuration_shows_no_credentials() {
     let text = with("server.url = \"https://me:secret@h/u?token=secret\"").unwrap().to_toml().unwrap();
     assert!(text.contains("url = \"https://***@h/u?***\""), "{text}");
@@ -409,6 +444,8 @@ fn the_packaged_file_has_every_key() {
         "control = \"systemd-boot\"",
         "control = \"u-boot\"",
         "control = \"rpi-tryboot\"",
+        "control = \"efi\"",
+        "control = \"custom\"\ncustom.program = \"/p\"",
     ];
     for boot in controls {
         let text = format!("{with_lock}\n[boot]\n{boot}\n");

@@ -34,6 +34,19 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Held, BootError> {
     Ok(Held(file))
 }
 
+/// A folder whose files nobody else who asks for its lock changes. The lock ends with it.
+#[derive(Debug)]
+pub(crate) struct HeldFolder {
+    _locked: File,
+}
+
+/// Waits a bounded time for the lock (`flock`) of a folder: for stores of several files, or of one that is replaced.
+pub(crate) fn folder(path: &Path, access: Access) -> Result<HeldFolder, BootError> {
+    let folder = File::open(path).map_err(|source| io_error("open", path, source))?;
+    lock(&folder, path, access)?;
+    Ok(HeldFolder { _locked: folder })
+}
+
 pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> BootError {
     BootError::Io { action, path: path.to_path_buf(), source }
 }

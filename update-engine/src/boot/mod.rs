@@ -10,6 +10,8 @@
 //! It never tells good from bad itself, and never touches a slot's bytes. A running slot that is not known cannot be expressed:
 //! every change wants a [`RunningSlot`] (R2).
 
+pub mod custom;
+pub mod efi;
 pub mod gpt;
 pub mod grub;
 mod held;
@@ -180,6 +182,14 @@ pub enum BootError {
         /// The file.
         path: PathBuf,
         /// What was expected, and what it is.
+        why: String,
+    },
+    /// A program that knows the boot loader did not do what it has to.
+    #[error("`{call}` {why}")]
+    Program {
+        /// The program and its arguments.
+        call: String,
+        /// How it ended, what it said.
         why: String,
     },
     /// The disk could not be opened.

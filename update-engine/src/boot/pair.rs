@@ -148,11 +148,11 @@ pub(crate) fn every_pair(tries: u8) -> Vec<Pair> {
 }
 
 #[cfg(test)]
-type Verb = Box<dyn Fn(Pair) -> Pair>;
+pub(crate) type Verb = Box<dyn Fn(Pair) -> Pair>;
 
 /// What may be done to a pair while this one of its slots runs.
 #[cfg(test)]
-fn every_verb(pair: &Pair, running: usize) -> Vec<Verb> {
+pub(crate) fn every_verb(pair: &Pair, running: usize) -> Vec<Verb> {
     use super::rules;
     let (state, running, other) = (pair.state(None), pair.slots[running].0.clone(), pair.slots[1 - running].0.clone());
     let mut verbs: Vec<Verb> = Vec::new();

@@ -1,5 +1,6 @@
 //! `[boot]`: which boot loader is told what to start, and where it keeps that.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::check::Check;
@@ -15,10 +16,10 @@ const MAX_NAME: usize = 32;
 const MAX_PREFIX: usize = 2;
 /// GPT has 128 partitions by default; the firmware counts from 1.
 const MAX_PARTITION: u64 = 128;
-/// The controls this build has.
-const AVAILABLE: [&str; 5] = ["gpt", "grub", "systemd-boot", "u-boot", "rpi-tryboot"];
 /// Programs that reboot without an argument for the firmware unless they are given one.
 const PLAIN_REBOOTS: [&str; 3] = ["systemctl", "reboot", "shutdown"];
+/// More boots of a slot that does not come up keep nobody waiting longer for a good reason.
+const CUSTOM_TRIES: RangeInclusive<u64> = 1..=9;
 
 /// `[boot]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub struct RpiTrybootSettings {
 pub struct CustomSettings {
     /// The program.
     pub program: PathBuf,
+    /// Boots that the loader gives to a slot on trial.
+    pub tries: u8,
     /// What it calls the slots.
     pub names: Names,
 }
@@ -150,7 +153,11 @@ impl BootSettings {
                 BootFragment { rpi_tryboot: Some(fragment), ..none }
             }
             Self::Custom(custom) => {
-                let fragment = CustomFragment { program: Some(shown(&custom.program)), names: Some(custom.names.to_fragment()) };
+                let fragment = CustomFragment {
+                    program: Some(shown(&custom.program)),
+                    tries: Some(u64::from(custom.tries)),
+                    names: Some(custom.names.to_fragment()),
+                };
                 BootFragment { custom: Some(fragment), ..none }
             }
         }
@@ -182,7 +189,7 @@ impl Names {
 impl Check {
     pub(super) fn boot(&mut self, boot: BootFragment) -> BootSettings {
         let control = boot.control.unwrap_or_else(|| "gpt".to_owned());
-        let settings = match control.as_str() {
+        match control.as_str() {
             "gpt" => BootSettings::Gpt,
             "grub" => BootSettings::Grub(self.grub(boot.grub.unwrap_or_default())),
             "systemd-boot" => BootSettings::SystemdBoot(self.systemd_boot(boot.systemd_boot.unwrap_or_default())),
@@ -193,13 +200,9 @@ impl Check {
             other => {
                 let got = other.escape_debug();
                 self.problem("boot.control", format!("expected one of {}, got \"{got}\"", CONTROLS.join(", ")));
-                return BootSettings::Gpt;
+                BootSettings::Gpt
             }
-        };
-        if !AVAILABLE.contains(&control.as_str()) {
-            self.unavailable("boot.control", &format!("boot.control = \"{control}\""), &format!("{} are", AVAILABLE.join(", ")));
         }
-        settings
     }
 
     fn grub(&mut self, grub: GrubFragment) -> GrubSettings {
@@ -290,9 +293,14 @@ impl Check {
     }
 
     fn custom(&mut self, custom: CustomFragment) -> CustomSettings {
-        let program = self.required("boot.custom.program", custom.program, "the program that knows the boot loader");
+        let program = self.optional_path("boot.custom.program", custom.program);
+        if program.is_none() {
+            self.problem("boot.custom.program", "expected the program that knows the boot loader, got nothing");
+        }
+        let tries = self.number("boot.custom.tries", custom.tries, 1, CUSTOM_TRIES, "boots");
         CustomSettings {
-            program: self.path("boot.custom.program", Some(program), ""),
+            program: program.unwrap_or_default(),
+            tries: u8::try_from(tries).unwrap_or_default(),
             names: self.names("boot.custom.names", custom.names, ["A", "B"]),
         }
     }

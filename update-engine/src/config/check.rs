@@ -80,7 +80,7 @@ impl Check {
         self.origins.contains_key(key)
     }
 
-    fn number(&mut self, key: &str, value: Option<u64>, default: u64, range: RangeInclusive<u64>, unit: &str) -> u64 {
+    pub(super) fn number(&mut self, key: &str, value: Option<u64>, default: u64, range: RangeInclusive<u64>, unit: &str) -> u64 {
         let value = value.unwrap_or(default);
         if !range.contains(&value) {
             self.problem(key, format!("expected {} to {} {unit}, got {value}", range.start(), range.end()));

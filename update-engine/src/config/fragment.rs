@@ -91,6 +91,7 @@ tables! {
     }
     CustomFragment {
         program: String,
+        tries: u64,
         names: NamesFragment,
     }
     NamesFragment {

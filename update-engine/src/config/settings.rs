@@ -160,6 +160,9 @@ impl Settings {
         targets.push(Target::Folder(self.state_dir.clone()));
         targets.push(Target::FolderAndFiles(self.trust.keyring_dir.clone()));
         targets.extend(crate::hooks::FOLDERS.iter().map(|name| Target::FolderAndFiles(self.reboot.hooks_dir.join(name))));
+        if let BootSettings::Custom(custom) = &self.boot {
+            targets.push(Target::File(custom.program.clone()));
+        }
         targets.extend(self.server.ca_file.iter().cloned().map(Target::File));
         let token_file = self.reboot.lock.as_ref().and_then(|lock| lock.token_file.clone());
         targets.extend(token_file.map(Target::File));

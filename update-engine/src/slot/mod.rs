@@ -23,7 +23,7 @@ pub mod buffer;
 pub mod command_line;
 pub mod disk;
 mod error;
-mod ioctl;
+pub(crate) mod ioctl;
 pub(crate) mod medium;
 mod open;
 pub mod readback;

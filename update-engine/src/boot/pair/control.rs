@@ -57,6 +57,12 @@ pub(crate) trait PairStore: Send + fmt::Debug {
     /// it back.
     fn edit(&self, rewrite: Rewrite, decide: &mut dyn FnMut(&Loaded) -> Result<Pair, BootError>) -> Result<Pair, BootError>;
 
+    /// Whether the loader may have counted the boot of this running slot, although it is good.
+    fn is_counted(&self, loaded: &Loaded, running: &SlotName) -> bool {
+        // Where another one is preferred, what is counted is not the running slot's boot.
+        loaded.next.is_some() && loaded.pair.primary == *running
+    }
+
     /// Whether the loader uses this store at all, as far as that can be told from here.
     fn check_loader(&self) -> Result<(), BootError>;
 }
@@ -151,9 +157,9 @@ impl<S: PairStore> BootControl for PairControl<S> {
 
     fn renew(&mut self, running: &RunningSlot) -> Result<BootState, BootError> {
         let running = self.running(running)?;
-        let is_counted = |loaded: &Loaded| loaded.next.is_some() && loaded.pair.standing(running) == Standing::Good;
-        if !is_counted(&self.store.load()?) {
-            return self.read();
+        let loaded = self.store.load()?;
+        if loaded.pair.standing(running) != Standing::Good || !self.store.is_counted(&loaded, running) {
+            return Ok(loaded.state());
         }
         self.change(Rewrite::Always, |loaded| Ok(loaded.pair.clone()))
     }
