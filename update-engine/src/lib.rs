@@ -13,6 +13,7 @@ pub mod boot;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod deadline;
 pub mod durable;
 pub mod engine;
 pub mod fetch;
