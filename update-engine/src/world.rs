@@ -299,7 +299,8 @@ pub fn find_disk(settings: &Settings) -> Result<Disk, Fault> {
         Ok(SlotSpec { name, images: slot.images.iter().map(|(image, place)| (image.clone(), place.clone())).collect() })
     };
     let slots = vec![spec("a", &settings.slots.a)?, spec("b", &settings.slots.b)?];
-    let spec = DiskSpec { device: settings.disk.device.clone(), sysroot: settings.sysroot.clone(), slots };
+    let disk = &settings.disk;
+    let spec = DiskSpec { device: disk.device.clone(), sysroot: settings.sysroot.clone(), esp: disk.esp.clone(), slots };
     Disk::discover(&spec).map_err(|error| slot_fault(&error))
 }
 

@@ -225,8 +225,8 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
             "site.toml:2:11: reboot.windows: reboot.windows is not available in this build; leave it empty",
         ),
         (
-            "[slots.a]\nroot = \"esp:/vmlinuz-{slot}\"",
-            "site.toml:2:8: slots.a.root: the target \"esp:/vmlinuz-{slot}\" is not available in this build (files on the ESP)\nsite.toml:1:8: slots.a: expected the image \"root\" that slots.b has, got none",
+            "[slots.a]\nroot = \"esp:/vmlinuz\"",
+            "site.toml:2:8: slots.a.root: \"esp:/vmlinuz\" names no file: expected \"{slot}\" in it, so that each slot has a file of its own\nsite.toml:1:8: slots.a: expected the image \"root\" that slots.b has, got none",
         ),
         (
             "boot.control = \"lilo\"",

@@ -105,7 +105,7 @@ impl LoopDisk {
             name: name.parse().unwrap(),
             images: vec![("root".to_owned(), format!("partlabel:root-{name}").parse().unwrap())],
         };
-        DiskSpec { device: self.device.clone(), sysroot: "/".into(), slots: vec![slot("a"), slot("b")] }
+        DiskSpec { device: self.device.clone(), sysroot: "/".into(), esp: "/efi".into(), slots: vec![slot("a"), slot("b")] }
     }
 
     /// The real sysfs and device nodes, but a proc that says that slot a is the root.
@@ -496,7 +496,7 @@ fn a_failed_flush_means_starting_over_and_never_a_written_slot() {
         name: name.parse().unwrap(),
         images: vec![("root".to_owned(), format!("partlabel:root-{name}").parse().unwrap())],
     };
-    let spec = DiskSpec { device: folder.join("disk.img"), sysroot: folder.clone(), slots: vec![by_label("a"), by_label("b")] };
+    let spec = DiskSpec { device: folder.join("disk.img"), sysroot: folder.clone(), esp: "/efi".into(), slots: vec![by_label("a"), by_label("b")] };
     let disk = Disk::discover(&spec).unwrap();
     let open = InactiveSlot::open(&disk, &slot("b"), &disk.running_slot().unwrap(), &[("root", IMAGE as u64)]).unwrap();
     assert_eq!(open.transfer(), Transfer::Cached);

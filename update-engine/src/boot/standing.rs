@@ -50,6 +50,12 @@ impl Standing {
         matches!(self, Self::Spent | Self::Bad)
     }
 
+    /// Whether it was armed and may be running for that: armed, or on its last try.
+    #[must_use]
+    pub const fn is_on_trial(self) -> bool {
+        matches!(self, Self::Pending { .. } | Self::Spent)
+    }
+
     /// Boots the loader will still give a slot that is not good; else 0.
     #[must_use]
     pub const fn tries_left(self) -> u8 {

@@ -191,7 +191,7 @@ impl Check {
     fn disk(&mut self, disk: DiskFragment) -> DiskSettings {
         let device = self.required("disk.device", disk.device, "the disk that carries the slots, such as \"/dev/vda\"");
         let device = if device.is_empty() { PathBuf::new() } else { self.path("disk.device", Some(device), "") };
-        DiskSettings { device }
+        DiskSettings { device, esp: self.path("disk.esp", disk.esp, "/efi") }
     }
 
     fn slots(&mut self, slots: SlotsFragment) -> SlotsSettings {
@@ -230,11 +230,13 @@ impl Check {
 
     /// Two images in one place would overwrite each other, and the running slot with them (P2).
     fn distinct_targets(&mut self, slots: &SlotsSettings) {
-        let in_a = slots.a.images.iter().map(|(image, location)| (format!("slots.a.{image}"), location));
-        let in_b = slots.b.images.iter().map(|(image, location)| (format!("slots.b.{image}"), location));
-        let all: Vec<(String, &Location)> = in_a.chain(in_b).collect();
-        for (index, (key, location)) in all.iter().enumerate() {
-            if let Some((other, _)) = all[..index].iter().find(|(_, earlier)| earlier == location) {
+        let in_a = slots.a.images.iter().map(|(image, location)| ('a', format!("slots.a.{image}"), location));
+        let in_b = slots.b.images.iter().map(|(image, location)| ('b', format!("slots.b.{image}"), location));
+        let all: Vec<(char, String, &Location)> = in_a.chain(in_b).collect();
+        for (index, (slot, key, location)) in all.iter().enumerate() {
+            // A path on the ESP has the slot's name in it.
+            let is_same = |of: char| of == *slot || !matches!(location, Location::Esp(_));
+            if let Some((_, other, _)) = all[..index].iter().find(|(of, _, earlier)| earlier == location && is_same(*of)) {
                 self.problem(key, format!("expected a place of its own, got the one of {other}"));
             }
         }

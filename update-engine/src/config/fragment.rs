@@ -52,6 +52,7 @@ tables! {
     }
     DiskFragment {
         device: String,
+        esp: String,
     }
     SlotsFragment {
         a: SlotFragment,

@@ -75,6 +75,8 @@ pub struct TrustSettings {
 pub struct DiskSettings {
     /// A block device, or a disk image file.
     pub device: PathBuf,
+    /// Where the EFI system partition is mounted, below `sysroot`: for the targets `esp:/PATH`.
+    pub esp: PathBuf,
 }
 
 /// `[slots]`: exactly two.
@@ -181,7 +183,7 @@ impl Settings {
             sysroot: Some(shown(&self.sysroot)),
             server: Some(self.server.to_fragment()),
             trust: Some(self.trust.to_fragment(&self.sysroot)),
-            disk: Some(DiskFragment { device: Some(shown(&self.disk.device)) }),
+            disk: Some(DiskFragment { device: Some(shown(&self.disk.device)), esp: Some(shown(&self.disk.esp)) }),
             slots: Some(SlotsFragment { a: Some(self.slots.a.to_fragment()), b: Some(self.slots.b.to_fragment()) }),
             boot: Some(self.boot.to_fragment()),
             reboot: Some(self.reboot.to_fragment()),
@@ -218,7 +220,7 @@ impl TrustSettings {
 
 impl SlotSettings {
     fn to_fragment(&self) -> SlotFragment {
-        self.images.iter().map(|(image, location)| (image.clone(), location_text(location))).collect()
+        self.images.iter().map(|(image, location)| (image.clone(), Location::to_string(location))).collect()
     }
 }
 
@@ -269,13 +271,6 @@ impl HealthSettings {
             settle_s: Some(self.settle.as_secs()),
             hook_timeout_s: Some(self.hook_timeout.as_secs()),
         }
-    }
-}
-
-fn location_text(location: &Location) -> String {
-    match location {
-        Location::PartLabel(label) => format!("partlabel:{label}"),
-        Location::Path(path) => shown(path),
     }
 }
 

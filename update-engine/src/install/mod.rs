@@ -99,7 +99,7 @@ pub async fn run(
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
 ) -> Result<Installed, InstallError> {
     let Job { release, slot_name, slot, fetcher, sources, payload_size, scan } = job;
-    let slot = Arc::new(slot);
+    let slot = make_places(slot).await?;
     let meter = Arc::new(Meter::new(release.record(), slot_name, progress));
     let mut ledger = Ledger::new(release.record(), slot_name);
     let found = scan::run(&slot, &release, slot_name, scan, &meter, &cancel).await?;
@@ -119,6 +119,11 @@ pub async fn run(
     let written = finish(slot).await?;
     let (bytes_written, bytes_reused) = meter.totals();
     Ok(Installed { written, bytes_downloaded: sources.downloaded(), bytes_reused, bytes_written })
+}
+
+async fn make_places(slot: InactiveSlot) -> Result<Arc<InactiveSlot>, InstallError> {
+    let made = aside(move || slot.make_places().map(|()| Arc::new(slot)));
+    made.await?.map_err(InstallError::Disk)
 }
 
 /// Takes the slot back from the threads, which have ended, and finishes it.

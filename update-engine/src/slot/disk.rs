@@ -8,6 +8,7 @@
 //! let spec = DiskSpec {
 //!     device: "/dev/vda".into(),
 //!     sysroot: "/".into(),
+//!     esp: "/efi".into(),
 //!     slots: vec![
 //!         SlotSpec { name: "a".parse()?, images: vec![("root".into(), "partlabel:root-a".parse()?)] },
 //!         SlotSpec { name: "b".parse()?, images: vec![("root".into(), "partlabel:root-b".parse()?)] },
@@ -29,6 +30,7 @@ use uuid::Uuid;
 
 use super::SlotError;
 use super::buffer::{ALIGNMENT, AlignedBuf};
+use super::esp::{self, EspPath, Room};
 use super::medium::{Access, Kind, RawFile};
 use super::running::{self, RunningSlot};
 use super::system::{DeviceId, SystemView};
@@ -78,6 +80,8 @@ pub enum Location {
     PartLabel(String),
     /// A block device or regular file.
     Path(PathBuf),
+    /// A file on the EFI system partition.
+    Esp(EspPath),
 }
 
 impl FromStr for Location {
@@ -87,11 +91,23 @@ impl FromStr for Location {
         match text.strip_prefix("partlabel:") {
             Some("") => Err(SlotError::Spec("\"partlabel:\" names no partition".to_owned())),
             Some(label) => Ok(Self::PartLabel(label.to_owned())),
-            None if text.starts_with("esp:") => {
-                Err(SlotError::Spec(format!("the target {text:?} is not available in this build (files on the ESP)")))
-            }
             None if text.starts_with('/') => Ok(Self::Path(PathBuf::from(text))),
-            None => Err(SlotError::Spec(format!("{text:?} names no target: expected \"partlabel:NAME\" or an absolute path"))),
+            None => match text.strip_prefix("esp:") {
+                Some(path) => path.parse().map(Self::Esp),
+                None => Err(SlotError::Spec(format!(
+                    "{text:?} names no target: expected \"partlabel:NAME\", \"esp:/PATH\" with {{slot}} in it, or an absolute path"
+                ))),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PartLabel(label) => write!(f, "partlabel:{label}"),
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Esp(path) => write!(f, "esp:{path}"),
         }
     }
 }
@@ -112,6 +128,8 @@ pub struct DiskSpec {
     pub device: PathBuf,
     /// Where the running system's files are found; `/` on a block device.
     pub sysroot: PathBuf,
+    /// Where the EFI system partition is mounted, in the running system.
+    pub esp: PathBuf,
     /// The two slots.
     pub slots: Vec<SlotSpec>,
 }
@@ -162,6 +180,13 @@ pub enum Place {
         /// Where the stretch starts.
         offset_bytes: u64,
     },
+    /// A file on the EFI system partition, which need not be there yet.
+    File {
+        /// The file.
+        file: PathBuf,
+        /// The partition.
+        device: DeviceId,
+    },
 }
 
 impl Place {
@@ -170,7 +195,15 @@ impl Place {
     pub fn path(&self) -> &Path {
         match self {
             Self::Device { node, .. } => node,
-            Self::Region { file, .. } => file,
+            Self::Region { file, .. } | Self::File { file, .. } => file,
+        }
+    }
+
+    /// The block device that it is, or lies on; `None` for a stretch of a file, which may lie anywhere.
+    pub(crate) fn device(&self) -> Option<DeviceId> {
+        match self {
+            Self::Device { device, .. } | Self::File { device, .. } => Some(*device),
+            Self::Region { .. } => None,
         }
     }
 }
@@ -184,22 +217,40 @@ pub struct Target {
     pub image: String,
     /// Where.
     pub place: Place,
-    /// How large it is.
+    /// How large it is; of a file on the EFI system partition, how large it can become.
     pub size_bytes: u64,
     /// The partition, if it is one of the disk.
     pub partition: Option<Partition>,
-    /// The device or file as it was found; opening something else there later is an error.
-    pub(crate) kind: Kind,
+    /// The device or file as it was found; opening something else there later is an error. A [`Place::File`] has none: it comes and
+    /// goes.
+    pub(crate) kind: Option<Kind>,
 }
 
 impl Target {
     /// The bytes of its device or file that it takes.
     pub(crate) fn range(&self) -> Range<u64> {
         let start = match self.place {
-            Place::Device { .. } => 0,
+            Place::Device { .. } | Place::File { .. } => 0,
             Place::Region { offset_bytes, .. } => offset_bytes,
         };
         start..start + self.size_bytes
+    }
+
+    /// Whether what a path names now may be it.
+    pub(crate) fn is(&self, found: Kind) -> bool {
+        match (&self.place, found) {
+            (Place::File { device, .. }, Kind::RegularFile { device: on, .. }) => *device == on,
+            _ => self.kind == Some(found),
+        }
+    }
+
+    /// FAT does not tell small letters from large ones.
+    fn shares_bytes_with(&self, other: &Self) -> bool {
+        if let (Place::File { file, .. }, Place::File { file: theirs, .. }) = (&self.place, &other.place) {
+            return file.as_os_str().eq_ignore_ascii_case(theirs.as_os_str());
+        }
+        let (ours, theirs) = (self.range(), other.range());
+        self.kind.is_some() && self.kind == other.kind && theirs.start < ours.end && ours.start < theirs.end
     }
 }
 
@@ -222,6 +273,7 @@ pub struct Disk {
     targets: Vec<Target>,
     slots: Vec<SlotName>,
     sysroot: PathBuf,
+    esp: PathBuf,
     view: SystemView,
 }
 
@@ -264,6 +316,7 @@ impl Disk {
             targets: Vec::new(),
             slots: spec.slots.iter().map(|slot| slot.name.clone()).collect(),
             sysroot: spec.sysroot.clone(),
+            esp: spec.sysroot.join(spec.esp.strip_prefix("/").unwrap_or(&spec.esp)),
             view,
         };
         disk.with_targets(spec)
@@ -357,6 +410,11 @@ impl Disk {
         &self.sysroot
     }
 
+    /// Where the EFI system partition is mounted.
+    pub(super) fn esp(&self) -> &Path {
+        &self.esp
+    }
+
     pub(crate) fn view(&self) -> &SystemView {
         &self.view
     }
@@ -365,7 +423,31 @@ impl Disk {
         match location {
             Location::PartLabel(label) => self.resolve_label(slot, image, label),
             Location::Path(path) => self.resolve_path(slot, image, path),
+            Location::Esp(path) => self.resolve_esp(slot, image, path),
         }
+    }
+
+    fn resolve_esp(&self, slot: &SlotName, image: &str, path: &EspPath) -> Result<Target, SlotError> {
+        let file = path.below(&self.esp, slot);
+        let device = esp::device_at(&self.esp).map_err(|e| SlotError::io("look up the ESP (disk.esp)", &self.esp, e))?;
+        if self.mode == Mode::Host {
+            self.check_esp(slot, device)?;
+        }
+        let room = Room::of(&file, &self.esp).map_err(|e| SlotError::io(format!("look up a file of slot {slot}"), &file, e))?;
+        let (slot, image, place) = (slot.clone(), image.to_owned(), Place::File { file, device });
+        Ok(Target { slot, image, place, size_bytes: room.size_bytes(), partition: None, kind: None })
+    }
+
+    /// A folder of the running slot, or of another disk, must not pass for the ESP where that is not mounted.
+    fn check_esp(&self, slot: &SlotName, device: DeviceId) -> Result<(), SlotError> {
+        let io_error = |e| SlotError::io("look up the ESP (disk.esp)", &self.esp, e);
+        let folder = self.esp.canonicalize().map_err(io_error)?;
+        let mounts = self.view.mounts().map_err(io_error)?;
+        if !mounts.iter().any(|mount| mount.mount_point == folder && mount.device == device) {
+            let why = format!("slot {slot}: nothing is mounted at {} (disk.esp), expected the ESP", self.esp.display());
+            return Err(SlotError::Spec(why));
+        }
+        self.own_partition(slot, &self.esp, device).map(drop)
     }
 
     fn resolve_label(&self, slot: &SlotName, image: &str, label: &str) -> Result<Target, SlotError> {
@@ -384,7 +466,7 @@ impl Disk {
             }
         };
         let (slot, image, size_bytes) = (slot.clone(), image.to_owned(), entry.size_bytes);
-        Ok(Target { slot, image, place, size_bytes, partition: Some(Partition::from(entry)), kind })
+        Ok(Target { slot, image, place, size_bytes, partition: Some(Partition::from(entry)), kind: Some(kind) })
     }
 
     fn only_entry<'a>(&self, entries: &'a [TableEntry], slot: &SlotName, label: &str) -> Result<&'a TableEntry, SlotError> {
@@ -468,7 +550,7 @@ impl Disk {
                 (Place::Device { node: path.to_path_buf(), device }, size, partition)
             }
         };
-        Ok(Target { slot: slot.clone(), image: image.to_owned(), place, size_bytes, partition, kind })
+        Ok(Target { slot: slot.clone(), image: image.to_owned(), place, size_bytes, partition, kind: Some(kind) })
     }
 
     /// In host mode a block device must be a partition of the configured disk; the table says which.
@@ -484,12 +566,7 @@ impl Disk {
     }
 
     fn check_apart(&self, target: &Target) -> Result<(), SlotError> {
-        let range = target.range();
-        let clash = self.targets.iter().find(|other| {
-            let theirs = other.range();
-            other.kind == target.kind && theirs.start < range.end && range.start < theirs.end
-        });
-        match clash {
+        match self.targets.iter().find(|other| other.shares_bytes_with(target)) {
             None => Ok(()),
             Some(other) => Err(SlotError::Spec(format!(
                 "slot {}, image \"{}\" and slot {}, image \"{}\" are the same bytes of {}",
@@ -601,7 +678,8 @@ mod tests {
             name: name.parse().unwrap(),
             images: vec![("root".to_owned(), location.parse().unwrap())],
         };
-        DiskSpec { device: device.to_path_buf(), sysroot: sysroot.to_path_buf(), slots: vec![slot("a", a), slot("b", b)] }
+        let (device, sysroot, esp) = (device.to_path_buf(), sysroot.to_path_buf(), "/efi".into());
+        DiskSpec { device, sysroot, esp, slots: vec![slot("a", a), slot("b", b)] }
     }
 
     /// An image file, and a sysroot whose kernel was started with `cmdline`.
@@ -704,7 +782,7 @@ mod tests {
         uneven.slots[1].images[0].0 = "usr".to_owned();
         assert_eq!(error(Disk::discover(&uneven)), "the slots have different images: a has root; b has usr");
         assert!("root-a".parse::<Location>().unwrap_err().to_string().contains("expected \"partlabel:NAME\""));
-        assert!("esp:/EFI/x".parse::<Location>().unwrap_err().to_string().contains("not available in this build"));
+        assert!("esp:/EFI/x".parse::<Location>().unwrap_err().to_string().contains("\"{slot}\" in it"));
         assert!("partlabel:".parse::<Location>().is_err());
         for name in ["", "A", "a/b", "über", &"x".repeat(33)] {
             assert!(name.parse::<SlotName>().is_err(), "{name}");
@@ -788,7 +866,7 @@ mod tests {
                     label: format!("root-{slot}"),
                     unique_guid: fixture::unique_guid(index as usize),
                 }),
-                kind: Kind::BlockDevice(device),
+                kind: Some(Kind::BlockDevice(device)),
             }
         };
         let table = crate::boot::gpt::parse(&DiskBuilder::new(512).build()).unwrap();
@@ -805,6 +883,7 @@ mod tests {
             targets: vec![target("a", 0), target("b", 1)],
             slots: vec!["a".parse().unwrap(), "b".parse().unwrap()],
             sysroot: "/".into(),
+            esp: "/efi".into(),
             view: system.view(),
         }
     }
@@ -842,7 +921,7 @@ mod tests {
         system.mount("7:0", "/", "squashfs", "/dev/loop0", "ro");
         let mut disk = host(&system);
         for (target, file) in disk.targets.iter_mut().zip(&files) {
-            target.kind = Kind::of_path(file).unwrap();
+            target.kind = Some(Kind::of_path(file).unwrap());
             target.place = Place::Region { file: file.clone(), offset_bytes: 0 };
             target.partition = None;
         }

@@ -13,7 +13,7 @@
 //! - that nothing is written that was not verified: a writer takes [`VerifiedBytes`] only;
 //! - that a [`Proven`] slot was read back whole, from the medium and not from memory (P4), and has not been open to anyone since.
 //!
-//! It never creates or truncates a file, never writes outside the bytes of a slot, and never guesses: a label that stands
+//! It creates no file but a slot's own on the EFI system partition ([`esp`]), never writes outside the bytes of a slot, and never guesses: a label that stands
 //! twice, a running slot that two sources name differently, a device that is mounted, are errors with words.
 //!
 //! Two modes exist (design 11.11): a block device as `[disk] device` is *host* mode, a regular file is *image* mode, where slots are
@@ -23,6 +23,7 @@ pub mod buffer;
 pub mod command_line;
 pub mod disk;
 mod error;
+pub mod esp;
 pub(crate) mod ioctl;
 pub(crate) mod medium;
 mod open;
@@ -36,6 +37,7 @@ pub mod writer;
 
 pub use disk::{Disk, DiskSpec, Location, Mode, Partition, Place, SlotName, SlotSpec, Target};
 pub use error::SlotError;
+pub use esp::EspPath;
 pub(crate) use medium::RawFile;
 pub use medium::Transfer;
 pub use readback::{ImageTable, Mismatch, ProveError, Proven, Watch};

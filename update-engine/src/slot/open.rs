@@ -10,6 +10,7 @@ use nix::libc;
 
 use super::buffer::{ALIGNMENT, AlignedBuf, is_aligned};
 use super::disk::{Disk, DiskIdentity, Place, SlotName, Target};
+use super::esp::{self, Room};
 use super::ioctl::{self, DeviceAccess};
 use super::medium::{Access, Kind, RawFile, Transfer};
 use super::running::RunningSlot;
@@ -50,6 +51,7 @@ pub(super) struct OpenImage {
     file: RawFile,
     base: u64,
     image_size: u64,
+    slot_size: u64,
     unflushed: AtomicU64,
     lost: AtomicBool,
     spare: Mutex<Vec<AlignedBuf>>,
@@ -82,6 +84,9 @@ impl Held {
             return Err(SlotError::Spec(format!("there is no slot {slot}")));
         }
         check_images(slot, &targets, sizes)?;
+        if purpose == Purpose::Write {
+            check_room(disk.esp(), &targets, sizes)?;
+        }
         let open = |target: &Target| {
             let size = sizes.iter().find(|(image, _)| *image == target.image).map_or(0, |(_, size)| *size);
             OpenImage::open(disk, target, size, purpose)
@@ -128,11 +133,32 @@ fn check_images(slot: &SlotName, targets: &[&Target], sizes: &[(&str, u64)]) -> 
     Err(SlotError::Spec(format!("slot {slot} takes the images {}, got {}", expected.join(", "), got.join(", "))))
 }
 
+/// All files of a slot on the ESP have to find room there together.
+fn check_room(mount_point: &Path, targets: &[&Target], sizes: &[(&str, u64)]) -> Result<(), SlotError> {
+    let (mut missing, mut free) = (0_u64, None);
+    for target in targets {
+        let Place::File { file, .. } = &target.place else { continue };
+        let room = Room::of(file, mount_point).map_err(|e| SlotError::io("look up the room for", file, e))?;
+        let size = sizes.iter().find(|(image, _)| *image == target.image).map_or(0, |(_, size)| *size);
+        missing = missing.saturating_add(size.saturating_sub(room.taken));
+        free = Some((target, room.free));
+    }
+    match free {
+        Some((target, free)) if missing > free => {
+            Err(refused(target, &format!("the files of the slot need {missing} more bytes on the ESP, {free} are free")))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl OpenImage {
     fn open(disk: &Disk, target: &Target, image_size: u64, purpose: Purpose) -> Result<Self, SlotError> {
         if image_size > target.size_bytes || image_size == 0 {
             let why = format!("the image has {image_size} bytes, the slot has room for {}", target.size_bytes);
             return Err(refused(target, &why));
+        }
+        if let (Purpose::Write, Place::File { file, .. }) = (purpose, &target.place) {
+            esp::create(file).map_err(|e| SlotError::io(format!("make a file of slot {}", target.slot), file, e))?;
         }
         check_kind(target, Kind::of_path(target.place.path()))?;
         if purpose != Purpose::Look {
@@ -153,12 +179,14 @@ impl OpenImage {
             }
         })?;
         check_same(disk, target, &file)?;
+        let is_file = matches!(target.place, Place::File { .. });
+        let slot_size = if is_file { image_size } else { target.size_bytes };
         if purpose != Purpose::Look {
             lock_region(target, &file, purpose)?;
         }
         let base = target.range().start;
         // A slot that does not lie on block boundaries of its file cannot be transferred directly.
-        if base.is_multiple_of(ALIGNMENT as u64) && target.size_bytes.is_multiple_of(512) {
+        if base.is_multiple_of(ALIGNMENT as u64) && slot_size.is_multiple_of(512) {
             file.try_direct();
         }
         let opened = Self {
@@ -166,12 +194,44 @@ impl OpenImage {
             file,
             base,
             image_size,
+            slot_size,
             unflushed: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             spare: Mutex::new(Vec::new()),
         };
-        opened.probe()?;
+        // A file that is about to be written gets its length later, and may be empty until then.
+        if !is_file || purpose != Purpose::Write {
+            opened.check_length()?;
+            opened.probe()?;
+        }
         Ok(opened)
+    }
+
+    fn is_file(&self) -> bool {
+        matches!(self.target.place, Place::File { .. })
+    }
+
+    /// A file of another length is not the image.
+    pub(super) fn check_length(&self) -> Result<(), SlotError> {
+        if !self.is_file() {
+            return Ok(());
+        }
+        let length = self.file.size_bytes().map_err(|e| SlotError::io("look up the length of", self.file.path(), e))?;
+        if length == self.image_size {
+            return Ok(());
+        }
+        Err(refused(&self.target, &format!("it has {length} bytes, the image has {}", self.image_size)))
+    }
+
+    /// Makes its place as large as the image. Only a file on the ESP is not that from the start.
+    pub(super) fn make_place(&self) -> Result<(), SlotError> {
+        if !self.is_file() {
+            return Ok(());
+        }
+        let path = self.file.path();
+        esp::set_length(self.file.file(), path, self.image_size)
+            .map_err(|e| SlotError::io(format!("make room for {} bytes in", self.image_size), path, e))?;
+        self.probe()
     }
 
     /// Finds out with one read whether transfers are direct, so that it is known from the start.
@@ -193,7 +253,7 @@ impl OpenImage {
 
     /// Size of the slot in bytes.
     pub(super) fn slot_size(&self) -> u64 {
-        self.target.size_bytes
+        self.slot_size
     }
 
     /// Length of `length` bytes at `offset` when rounded up to whole blocks, but never past the end of the slot.
@@ -331,9 +391,11 @@ fn refused(target: &Target, why: &str) -> SlotError {
 
 /// Refuses a target that anything on this machine uses now.
 fn check_unused(view: &SystemView, target: &Target) -> Result<(), SlotError> {
-    let used = match target.kind {
-        Kind::BlockDevice(_) => use_of_device(view, target.kind),
-        Kind::RegularFile { .. } => use_of_region(view, target),
+    let used = match target.place {
+        Place::Device { device, .. } => use_of_device(view, Kind::BlockDevice(device)),
+        Place::Region { .. } => use_of_region(view, target),
+        // It lies on a mounted file system; its name says whose it is.
+        Place::File { .. } => Ok(None),
     };
     match used {
         Ok(None) => Ok(()),
@@ -361,10 +423,11 @@ fn use_of_device(view: &SystemView, kind: Kind) -> std::io::Result<Option<String
 
 /// A file region is in use if it is swap, or if a loop device shows it and that is in use.
 fn use_of_region(view: &SystemView, target: &Target) -> std::io::Result<Option<String>> {
-    if view.swaps()?.iter().any(|path| names(path, target.kind)) {
+    let Some(kind) = target.kind else { return Ok(None) };
+    if view.swaps()?.iter().any(|path| names(path, kind)) {
         return Ok(Some("it is in use as swap".to_owned()));
     }
-    for bound in view.loop_devices()?.iter().filter(|bound| names(&bound.backing_file, target.kind)) {
+    for bound in view.loop_devices()?.iter().filter(|bound| names(&bound.backing_file, kind)) {
         for (device, range) in shown_by(view, bound)? {
             let ours = target.range();
             if range.start < ours.end && ours.start < range.end {
@@ -395,7 +458,7 @@ fn names(path: &Path, kind: Kind) -> bool {
 
 /// A proof that was killed leaves its slot read-only (`BLKROSET` outlives the process); that is lifted, and must have worked.
 fn lift_read_only(view: &SystemView, target: &Target) -> Result<(), SlotError> {
-    let Kind::BlockDevice(device) = target.kind else { return Ok(()) };
+    let Place::Device { device, .. } = target.place else { return Ok(()) };
     let path = target.place.path();
     let is_read_only = || view.is_read_only(device).map_err(|e| SlotError::io("look up the facts of", path, e));
     if !is_read_only()? {
@@ -411,7 +474,7 @@ fn lift_read_only(view: &SystemView, target: &Target) -> Result<(), SlotError> {
 
 fn check_kind(target: &Target, kind: std::io::Result<Kind>) -> Result<(), SlotError> {
     let kind = kind.map_err(|e| SlotError::io(format!("look up slot {}", target.slot), target.place.path(), e))?;
-    if kind != target.kind {
+    if !target.is(kind) {
         return Err(refused(target, "it is another device or file than the one that was found"));
     }
     Ok(())
@@ -425,11 +488,12 @@ fn check_same(disk: &Disk, target: &Target, file: &RawFile) -> Result<(), SlotEr
     let fits = match target.place {
         Place::Device { .. } => size == target.size_bytes,
         Place::Region { .. } => size >= target.range().end,
+        Place::File { .. } => true,
     };
     if !fits {
         return Err(refused(target, &format!("its size changed to {size} bytes, {} were found", target.size_bytes)));
     }
-    if let (Kind::BlockDevice(whole), Kind::BlockDevice(device)) = (disk.identity().kind, target.kind) {
+    if let (Kind::BlockDevice(whole), Some(device)) = (disk.identity().kind, target.place.device()) {
         let view = disk.view();
         if view.disk_of(device).map_err(io_error)? != whole
             || view.disk_sequence(whole).map_err(io_error)? != disk.identity().sequence
@@ -450,14 +514,14 @@ fn check_same(disk: &Disk, target: &Target, file: &RawFile) -> Result<(), SlotEr
 
 fn is_at(target: &Target, entry: &TableEntry) -> bool {
     match target.place {
-        Place::Device { .. } => true,
+        Place::Device { .. } | Place::File { .. } => true,
         Place::Region { offset_bytes, .. } => entry.start_bytes == offset_bytes,
     }
 }
 
 /// In image mode no kernel guards the slot, so its bytes of the file are locked: one writer at a time, or several provers.
 fn lock_region(target: &Target, file: &RawFile, purpose: Purpose) -> Result<(), SlotError> {
-    if !matches!(target.kind, Kind::RegularFile { .. }) {
+    if matches!(target.place, Place::Device { .. }) {
         return Ok(());
     }
     let range = target.range();

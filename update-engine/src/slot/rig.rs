@@ -48,7 +48,8 @@ impl Rig {
             name: name.parse().unwrap(),
             images: vec![("root".to_owned(), format!("partlabel:root-{name}").parse().unwrap())],
         };
-        DiskSpec { device: self.path(), sysroot: self.folder.path().to_path_buf(), slots: vec![slot("a"), slot("b")] }
+        let sysroot = self.folder.path().to_path_buf();
+        DiskSpec { device: self.path(), sysroot, esp: "/efi".into(), slots: vec![slot("a"), slot("b")] }
     }
 
     pub(crate) fn disk(&self) -> Disk {

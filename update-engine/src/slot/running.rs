@@ -85,9 +85,11 @@ fn rests_on(lineage: &Lineage, target: &Target) -> bool {
     match &target.place {
         Place::Device { device, .. } => lineage.devices.contains(device),
         Place::Region { .. } => {
-            let same = |file: &PathBuf| super::medium::Kind::of_path(file).is_ok_and(|kind| kind == target.kind);
+            let same = |file: &PathBuf| super::medium::Kind::of_path(file).is_ok_and(|kind| target.is(kind));
             lineage.files.iter().any(same)
         }
+        // What a host runs from is never a file beside others on the ESP.
+        Place::File { .. } => false,
     }
 }
 
@@ -178,8 +180,9 @@ fn is_path_of(path: &Path, target: &Target) -> bool {
     let own = match &target.place {
         Place::Device { .. } => true,
         Place::Region { .. } => target.partition.is_none(),
+        Place::File { .. } => false,
     };
-    own && (target.place.path() == path || super::medium::Kind::of_path(path).is_ok_and(|kind| kind == target.kind))
+    own && (target.place.path() == path || super::medium::Kind::of_path(path).is_ok_and(|kind| target.is(kind)))
 }
 
 fn unknown(why: String) -> SlotError {

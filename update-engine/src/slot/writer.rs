@@ -4,8 +4,8 @@
 //! its image. [`InactiveSlot::write_window`] takes verified bytes only. [`InactiveSlot::finish`] is the only way out to
 //! [`Written`]: it cleans the tail of the slot, flushes, and drops the page cache.
 //!
-//! It never creates or truncates a file, and never writes outside the slot. It does not touch the boot table: the caller has
-//! disarmed the slot before the first byte (R8).
+//! It never writes outside the slot, and changes no file but those that are the slot's on the EFI system partition. It does not touch
+//! the boot table: the caller has disarmed the slot before the first byte (R8).
 
 use std::ops::Range;
 
@@ -74,6 +74,15 @@ impl InactiveSlot {
         self.held.transfer()
     }
 
+    /// Gives every image's place its size, where a partition does not: to be done once the slot is disarmed, before anything is
+    /// read or written.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`] if there is no room any more.
+    pub fn make_places(&self) -> Result<(), SlotError> {
+        self.held.images.iter().try_for_each(OpenImage::make_place)
+    }
+
     /// Writes verified bytes of an image at their place. Several threads may do so at once.
     ///
     /// The bytes have to start on a multiple of 4096 and, unless they are the end of the image, be a multiple long; what follows
@@ -127,6 +136,7 @@ impl InactiveSlot {
     /// [`SlotError::FlushLost`] if the medium did not take everything: the slot has to be started over.
     pub fn finish(self) -> Result<Written, SlotError> {
         for image in &self.held.images {
+            image.check_length()?;
             clean_tail(image)?;
             image.flush()?;
             image.forget_cache()?;
@@ -247,6 +257,53 @@ mod tests {
             SlotError::Refused { why, .. } => why,
             other => panic!("expected a refusal, got {other:?}"),
         }
+    }
+
+    /// A disk whose slots have a kernel each on an ESP beside it.
+    fn with_kernels() -> (Rig, super::super::DiskSpec) {
+        let rig = Rig::with_slots_of(SLOT / 512);
+        std::fs::create_dir(rig.folder.path().join("efi")).unwrap();
+        let mut spec = rig.spec();
+        for slot in &mut spec.slots {
+            slot.images.push(("kernel".to_owned(), "esp:/ota/{slot}.efi".parse().unwrap()));
+        }
+        (rig, spec)
+    }
+
+    #[test]
+    fn a_file_on_the_esp_is_made_and_gets_its_length_once_the_slot_is_disarmed() {
+        let (rig, spec) = with_kernels();
+        let kernel = |slot: &str| rig.folder.path().join(format!("efi/ota/{slot}.efi"));
+        std::fs::create_dir(rig.folder.path().join("efi/ota")).unwrap();
+        std::fs::write(kernel("a"), b"running").unwrap();
+        let sizes = |kernel: u64| [("root", 4096), ("kernel", kernel)];
+        let image: Vec<u8> = (0..9000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        for length in [9000, 5120, 9000] {
+            let disk = Disk::discover(&spec).unwrap();
+            let before = std::fs::read(kernel("b")).ok();
+            let slot = InactiveSlot::open(&disk, &name("b"), &disk.running_slot().unwrap(), &sizes(length as u64)).unwrap();
+            assert_eq!(std::fs::read(kernel("b")).unwrap(), before.unwrap_or_default(), "not a byte changes before");
+            slot.make_places().unwrap();
+            for (number, bytes) in image[..length].chunks(4096).enumerate() {
+                slot.write_window("kernel", &Window { offset: number as u64 * 4096, bytes }).unwrap();
+            }
+            slot.finish().unwrap();
+            assert_eq!(std::fs::read(kernel("b")).unwrap(), &image[..length]);
+            assert_eq!(std::fs::read(kernel("a")).unwrap(), b"running");
+        }
+        let disk = Disk::discover(&spec).unwrap();
+        let again = Reopened::open(&disk, &name("b"), &disk.running_slot().unwrap(), &sizes(5120));
+        assert_eq!(refusal(again), "it has 9000 bytes, the image has 5120");
+    }
+
+    #[test]
+    fn files_that_find_no_room_on_the_esp_are_refused_and_none_is_made() {
+        let (rig, spec) = with_kernels();
+        let disk = Disk::discover(&spec).unwrap();
+        let huge = [("root", 4096), ("kernel", 1 << 60)];
+        let why = refusal(InactiveSlot::open(&disk, &name("b"), &disk.running_slot().unwrap(), &huge));
+        assert!(why.contains("more bytes on the ESP"), "{why}");
+        assert!(!rig.folder.path().join("efi/ota").exists());
     }
 
     #[test]

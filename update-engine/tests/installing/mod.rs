@@ -190,7 +190,7 @@ impl Host {
             self.names.iter().map(|name| (name.clone(), format!("partlabel:{name}-{slot}").parse().unwrap())).collect()
         };
         let slot = |name: &str| SlotSpec { name: name.parse().unwrap(), images: images(name) };
-        DiskSpec { device, sysroot: self.folder.path().to_path_buf(), slots: vec![slot("a"), slot("b")] }
+        DiskSpec { device, sysroot: self.folder.path().to_path_buf(), esp: "/efi".into(), slots: vec![slot("a"), slot("b")] }
     }
 
     /// Slot b, opened for the images of a release.

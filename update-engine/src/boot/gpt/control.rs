@@ -379,7 +379,7 @@ mod tests {
             std::fs::write(&path, [0; 8192]).unwrap();
             SlotSpec { name: name(slot), images: vec![("root".to_owned(), crate::slot::Location::Path(path))] }
         });
-        let spec = DiskSpec { device: rig.path(), sysroot: rig.folder.path().to_path_buf(), slots: slots.to_vec() };
+        let spec = DiskSpec { slots: slots.to_vec(), ..rig.spec() };
         let error = GptControl::new(&Disk::discover(&spec).unwrap()).unwrap_err().to_string();
         assert!(error.contains("is not a partition of"), "{error}");
     }
