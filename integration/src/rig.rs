@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use manifests::keyring::{PublicKey, SecretKey};
 use manifests::omaha::Event;
-use manifests::release::{Envelope, Image, Record};
+use manifests::release::{Envelope, Image, Record, SlotName};
 use manifests::version::{Sequence, Version};
 use serde_json::Value;
 use server_mock::Mock;
@@ -53,6 +53,17 @@ pub struct Publisher {
     /// Where `V.release` and `V.payload` are written.
     pub files: PathBuf,
     keys: Vec<SecretKey>,
+}
+
+/// One image of a release.
+#[derive(Clone, Debug)]
+pub struct ReleaseImage {
+    /// Its name.
+    pub name: &'static str,
+    /// Only for this slot.
+    pub slot: Option<SlotName>,
+    /// What it holds.
+    pub bytes: Vec<u8>,
 }
 
 /// A release to publish.
@@ -111,11 +122,24 @@ impl Publisher {
     /// # Panics
     /// If it cannot be built.
     pub fn publish_image(&self, spec: &Spec<'_>, image: &[u8]) {
-        let size = u64::try_from(image.len()).unwrap();
-        let source = payload::build::Image { name: "root", slot: None, size, data: &image };
+        self.publish_images(spec, &[ReleaseImage { name: "root", slot: None, bytes: image.to_vec() }]);
+    }
+
+    /// The same with several images.
+    ///
+    /// # Panics
+    /// If it cannot be built.
+    pub fn publish_images(&self, spec: &Spec<'_>, images: &[ReleaseImage]) {
+        let source = |image: &ReleaseImage| u64::try_from(image.bytes.len()).unwrap();
+        let sources: Vec<_> = images
+            .iter()
+            .map(|image| payload::build::Image { name: image.name, slot: image.slot, size: source(image), data: &image.bytes })
+            .collect();
         let (mut spool, mut payload) = (std::io::Cursor::new(Vec::new()), Vec::new());
         let options = payload::build::Options { level: 1, ..payload::build::Options::default() };
-        let mut built = payload::build::full(&[source], &options, &mut spool, &mut payload, &mut |_| {}).unwrap();
+        let built = payload::build::full(&sources, &options, &mut spool, &mut payload, &mut |_| {}).unwrap();
+        let payload_table_sha256 = Some(built.table.header().table_sha256());
+        let images = images.iter().zip(built.windows);
         let mut record = Record {
             product: APP_ID.into(),
             arch: "x86_64".into(),
@@ -128,9 +152,11 @@ impl Publisher {
             channels: vec![],
             urgent: false,
             revoked_keys: vec![],
-            payload_table_sha256: Some(built.table.header().table_sha256()),
+            payload_table_sha256,
             notes: None,
-            images: vec![Image { name: "root".into(), slot: None, table: built.windows.remove(0), verity: None }],
+            images: images
+                .map(|(image, table)| Image { name: image.name.into(), slot: image.slot, table, verity: None })
+                .collect(),
         };
         (spec.change)(&mut record);
         let mut envelope = Envelope::unsigned(&record).unwrap();

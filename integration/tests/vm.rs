@@ -4,5 +4,9 @@
 
 #[path = "vm/grub.rs"]
 mod grub;
+#[path = "vm/scenario.rs"]
+mod scenario;
 #[path = "vm/scene.rs"]
 mod scene;
+#[path = "vm/systemd_boot.rs"]
+mod systemd_boot;

@@ -8,6 +8,7 @@
 //!
 //! * [`engine`] owns no clock, no dice and no I/O: `(model, event, now) → (model, effects)`.
 //! * The daemon (`daemon`) is the only place that runs effects.
+//! * [`deadline`] leaves a slot on trial whose daemon does not.
 
 pub mod boot;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod health;
 pub mod hooks;
 pub mod install;
 pub mod journal;
+pub mod log;
 pub mod os_release;
 pub mod records;
 pub mod report;

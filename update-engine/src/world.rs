@@ -23,10 +23,11 @@ use crate::boot::systemd_boot::Entries;
 use crate::boot::uboot::UBootEnv;
 use crate::boot::{BootControl, BootError, BootState, Past, Standing};
 use crate::config::{BootSettings, GrubVariables, Settings};
+use crate::deadline;
 use crate::durable;
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
-use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, PerSlot, Trouble};
+use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, LeftTrial, PerSlot, Trouble};
 use crate::engine::time::BootId;
 use crate::floor::{FloorError, FloorFile, load_image_floor};
 use crate::os_release;
@@ -104,7 +105,19 @@ impl World {
             slots,
             capacity: disk.as_ref().zip(runs.as_ref()).map(|(disk, running)| capacity(disk, running)).unwrap_or_default(),
             floor,
+            left: self.left_trial(),
             troubles,
+        }
+    }
+
+    /// What cannot be read says nothing: the boot table does.
+    fn left_trial(&self) -> Option<LeftTrial> {
+        match deadline::Left::load(&self.settings.state_dir) {
+            Ok(left) => left.map(|left| LeftTrial { attempt: left.attempt, why: left.why }),
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
         }
     }
 

@@ -496,7 +496,12 @@ fn a_failed_flush_means_starting_over_and_never_a_written_slot() {
         name: name.parse().unwrap(),
         images: vec![("root".to_owned(), format!("partlabel:root-{name}").parse().unwrap())],
     };
-    let spec = DiskSpec { device: folder.join("disk.img"), sysroot: folder.clone(), esp: "/efi".into(), slots: vec![by_label("a"), by_label("b")] };
+    let spec = DiskSpec {
+        device: folder.join("disk.img"),
+        sysroot: folder.clone(),
+        esp: "/efi".into(),
+        slots: vec![by_label("a"), by_label("b")],
+    };
     let disk = Disk::discover(&spec).unwrap();
     let open = InactiveSlot::open(&disk, &slot("b"), &disk.running_slot().unwrap(), &[("root", IMAGE as u64)]).unwrap();
     assert_eq!(open.transfer(), Transfer::Cached);

@@ -1,7 +1,7 @@
 //! The disk of a machine: a partition table, the partition that firmware and loader read, two slots and the state.
 //!
 //! ```text
-//! 1 esp       FAT: the loader, its configuration, its state
+//! 1 esp       FAT: the loader, its configuration, its state; the kernels, where the loader finds them nowhere else
 //! 2 root-a    3 root-b    the slots
 //! 4 state     ext4: the daemon's state and configuration
 //! 5 bios      GRUB's own code, where it is started by a BIOS
@@ -13,12 +13,15 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::parts::output;
+use manifests::release::SlotName;
+
+use super::parts::{Parts, SYSTEMD_BOOT, output};
 use crate::hostsim::gpt::Gpt;
+use crate::rig::ReleaseImage;
 
 /// Room of each slot.
 pub const SLOT_BYTES: u64 = 64 << 20;
-const ESP_BYTES: u64 = 16 << 20;
+const ESP_BYTES: u64 = 48 << 20;
 const STATE_BYTES: u64 = 32 << 20;
 const MIB: u64 = 1 << 20;
 
@@ -27,6 +30,58 @@ const MIB: u64 = 1 << 20;
 pub enum Loader {
     /// GRUB, started by a BIOS.
     GrubBios,
+    /// systemd-boot, started by UEFI firmware. The kernel and the entry of a slot are files on the ESP.
+    SystemdBoot,
+}
+
+impl Loader {
+    /// The images of a release besides `root`, which holds all of it under GRUB.
+    #[must_use]
+    pub fn more_images(self, parts: &Parts, version: &str) -> Vec<ReleaseImage> {
+        if self == Self::GrubBios {
+            return Vec::new();
+        }
+        let kernel = ReleaseImage { name: "kernel", slot: None, bytes: fs::read(&parts.kernel).unwrap() };
+        let entry = |slot: SlotName| ReleaseImage { name: "entry", slot: Some(slot), bytes: entry(version, slot).into_bytes() };
+        vec![kernel, entry(SlotName::A), entry(SlotName::B)]
+    }
+
+    /// What it writes on the console before the kernel of a slot has control, or the kernel first of all.
+    #[must_use]
+    pub fn words_for(self, slot: &str) -> String {
+        match self {
+            Self::GrubBios => format!("ota: starting slot {slot}"),
+            Self::SystemdBoot => format!("ota.slot={slot}"),
+        }
+    }
+
+    /// The lines of a configuration that are its own.
+    #[must_use]
+    pub const fn config(self) -> &'static str {
+        match self {
+            Self::GrubBios => "boot.control = \"grub\"\nboot.grub.env = \"/efi/grub/grubenv\"\n",
+            Self::SystemdBoot => {
+                "boot.control = \"systemd-boot\"\nslots.a.kernel = \"esp:/ota/{slot}.efi\"\nslots.b.kernel = \"esp:/ota/{slot}.efi\"\n\
+                 slots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"\n"
+            }
+        }
+    }
+}
+
+/// Identities of the root partitions: the kernel's command line names them, and it is part of what is signed.
+const ROOT_GUIDS: [(&str, &str); 2] =
+    [("root-a", "7c1a5a0e-6f5e-4f7a-9c37-0d3f5b1f000a"), ("root-b", "7c1a5a0e-6f5e-4f7a-9c37-0d3f5b1f000b")];
+
+/// What every kernel is told, besides where its root is.
+pub(super) const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 nokaslr mitigations=off random.trust_cpu=on cryptomgr.notests \
+tsc=reliable no_timer_check init=/sbin/init";
+
+/// A slot's entry, as its publisher writes it. Its command line is shown by the kernel (level 5), which says what was started.
+fn entry(version: &str, slot: SlotName) -> String {
+    let (_, guid) = ROOT_GUIDS[usize::from(slot == SlotName::B)];
+    format!(
+        "title {version}\nlinux /ota/{slot}.efi\noptions ota.slot={slot} root=PARTUUID={guid} ro loglevel=6 {KERNEL_OPTIONS}\n"
+    )
 }
 
 /// What GRUB needs before it finds its modules' configuration.
@@ -59,7 +114,7 @@ const GRUB_MODULES: [&str; 20] = [
 const OTA_CFG: &str = include_str!("../../../dist/grub/ota.cfg");
 
 /// Makes a disk whose slot a holds this image; the state partition holds this configuration.
-pub(super) fn make(disk: &Path, loader: Loader, slot_a: &[u8], config: &str) {
+pub(super) fn make(disk: &Path, loader: Loader, slot_a: &[ReleaseImage], config: &str) {
     let dir = tempfile::tempdir().unwrap();
     partition(disk);
     let table = Gpt::open(disk).unwrap();
@@ -67,7 +122,7 @@ pub(super) fn make(disk: &Path, loader: Loader, slot_a: &[u8], config: &str) {
         let at = table.entry(label).unwrap().start;
         File::options().write(true).open(disk).unwrap().write_all_at(bytes, at).unwrap();
     };
-    put("root-a", slot_a);
+    put("root-a", image_of(slot_a, "root"));
     put("state", &state(dir.path(), config));
     match loader {
         Loader::GrubBios => {
@@ -76,7 +131,14 @@ pub(super) fn make(disk: &Path, loader: Loader, slot_a: &[u8], config: &str) {
             put("bios", &core);
             install_boot_sector(disk, table.entry("bios").unwrap().start / 512, core.len() / 512);
         }
+        Loader::SystemdBoot => put("esp", &esp_of_systemd_boot(dir.path(), slot_a)),
     }
+}
+
+/// The bytes that slot a gets of this image.
+fn image_of<'a>(images: &'a [ReleaseImage], name: &str) -> &'a [u8] {
+    let image = images.iter().find(|image| image.name == name && image.slot.is_none_or(|only| only == SlotName::A));
+    &image.unwrap().bytes
 }
 
 fn partition(disk: &Path) {
@@ -101,6 +163,10 @@ fn partition(disk: &Path) {
             &format!("{number}:{label}"),
         ]);
     }
+    for (label, guid) in ROOT_GUIDS {
+        let at = sizes.iter().position(|(other, _, _)| *other == label).unwrap();
+        sgdisk.args(["-u", &format!("{}:{guid}", numbers[at])]);
+    }
     output(sgdisk.arg(disk)).unwrap();
 }
 
@@ -113,19 +179,43 @@ fn state(dir: &Path, config: &str) -> Vec<u8> {
     fs::read(file).unwrap()
 }
 
-fn esp_of_grub(dir: &Path) -> Vec<u8> {
+/// A FAT file system with these files, in these folders.
+fn esp_with(dir: &Path, folders: &[&str], files: &[(&str, &[u8])]) -> Vec<u8> {
     let esp = sized(dir.join("esp.img"), ESP_BYTES);
     output(Command::new("/usr/sbin/mkfs.vfat").args(["-n", "ESP"]).arg(&esp)).unwrap();
-    output(Command::new("mmd").arg("-i").arg(&esp).arg("::/grub")).unwrap();
-    let env = dir.join("grubenv");
-    output(Command::new("grub-editenv").arg(&env).arg("create")).unwrap();
-    for (name, text) in [("grub.cfg", GRUB_CFG), ("ota.cfg", OTA_CFG)] {
-        fs::write(dir.join(name), text).unwrap();
+    for folder in folders {
+        output(Command::new("mmd").arg("-i").arg(&esp).arg(format!("::/{folder}"))).unwrap();
     }
-    for name in ["grub.cfg", "ota.cfg", "grubenv"] {
-        output(Command::new("mcopy").arg("-i").arg(&esp).arg(dir.join(name)).arg(format!("::/grub/{name}"))).unwrap();
+    for (name, bytes) in files {
+        let file = dir.join("file");
+        fs::write(&file, bytes).unwrap();
+        output(Command::new("mcopy").arg("-i").arg(&esp).arg(file).arg(format!("::/{name}"))).unwrap();
     }
     fs::read(esp).unwrap()
+}
+
+fn esp_of_grub(dir: &Path) -> Vec<u8> {
+    let env = dir.join("grubenv");
+    output(Command::new("grub-editenv").arg(&env).arg("create")).unwrap();
+    let env = fs::read(env).unwrap();
+    let files: [(&str, &[u8]); 3] =
+        [("grub/grub.cfg", GRUB_CFG.as_bytes()), ("grub/ota.cfg", OTA_CFG.as_bytes()), ("grub/grubenv", &env)];
+    esp_with(dir, &["grub"], &files)
+}
+
+/// The factory's own slot is good, and was never armed.
+fn esp_of_systemd_boot(dir: &Path, slot_a: &[ReleaseImage]) -> Vec<u8> {
+    let loader = fs::read(SYSTEMD_BOOT).unwrap();
+    let own = image_of(slot_a, "entry");
+    let live = [b"sort-key ota\nversion 1\n", own].concat();
+    let files: [(&str, &[u8]); 5] = [
+        ("EFI/BOOT/BOOTX64.EFI", &loader),
+        ("loader/loader.conf", b"timeout 0\n"),
+        ("loader/entries/os-a.conf", &live),
+        ("ota/a.entry", own),
+        ("ota/a.efi", image_of(slot_a, "kernel")),
+    ];
+    esp_with(dir, &["EFI", "EFI/BOOT", "loader", "loader/entries", "ota"], &files)
 }
 
 fn grub_core(dir: &Path) -> Vec<u8> {

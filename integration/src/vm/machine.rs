@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::disk::{self, Loader};
+use super::parts::OVMF;
+use crate::rig::ReleaseImage;
 
 /// Longest wait for anything. An emulated machine on a busy host takes ten times what it takes on an idle one.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -32,12 +34,21 @@ pub struct Running {
 }
 
 impl Machine {
-    /// A machine in a folder, whose slot a holds this image.
+    /// A machine in a folder, whose slot a holds these images.
+    ///
+    /// # Panics
+    /// If it cannot be made.
     #[must_use]
-    pub fn new(dir: &Path, loader: Loader, slot_a: &[u8], config: &str) -> Self {
+    pub fn new(dir: &Path, loader: Loader, slot_a: &[ReleaseImage], config: &str) -> Self {
         let machine = Self { dir: dir.to_owned(), loader, boots: 0 };
         disk::make(&machine.disk(), loader, slot_a, config);
+        fs::copy(OVMF[1], machine.variables()).unwrap();
         machine
+    }
+
+    /// What its firmware keeps.
+    fn variables(&self) -> PathBuf {
+        self.dir.join("variables.fd")
     }
 
     /// Its disk.
@@ -63,6 +74,10 @@ impl Machine {
         qemu.args(["-device", "nvme,drive=d0,serial=x,bootindex=0"]);
         match self.loader {
             Loader::GrubBios => {}
+            Loader::SystemdBoot => {
+                qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", OVMF[0])]);
+                qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", self.variables().display())]);
+            }
         }
         let errors = fs::File::create(self.dir.join("qemu.log")).unwrap();
         let qemu = qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();

@@ -15,12 +15,17 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("grub-editenv", "grub-common"),
     ("busybox", "busybox-static"),
 ];
+/// The firmware, and its variables as a new machine has them.
+pub(super) const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+/// The loader.
+pub(super) const SYSTEMD_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 /// Files that do, likewise.
-const FILES: [(&str, &str); 2] = [("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"), ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf")];
+const FILES: [(&str, &str); 4] =
+    [("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"), (OVMF[0], "ovmf"), (OVMF[1], "ovmf"), (SYSTEMD_BOOT, "systemd-boot-efi")];
 /// The package that depends on the kernel of the day.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 /// What a guest loads at its start, each with what it needs.
-const MODULES: [&str; 6] = ["virtio_pci", "virtio_net", "vfat", "nls_cp437", "nls_ascii", "softdog"];
+const MODULES: [&str; 7] = ["virtio_pci", "virtio_net", "vfat", "nls_cp437", "nls_ascii", "softdog", "efivarfs"];
 
 /// What machines are made of.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::SLOT_BYTES;
+use super::disk::KERNEL_OPTIONS;
 use super::parts::{Parts, output};
 use crate::rig::{Publisher, program};
 
@@ -25,6 +26,8 @@ pub enum Flaw {
     NoInit,
     /// It comes up, its daemon never starts, and its watchdog resets it.
     Hangs,
+    /// It comes up and goes on, and there is no daemon in it.
+    NoDaemon,
 }
 
 /// What the guest's first process does. The log of the daemon goes to the first serial line, the test's commands come by the second.
@@ -39,11 +42,13 @@ exec </dev/ttyS0 >/dev/ttyS0 2>&1
 for module in $(cat /etc/modules-in-order); do insmod /lib/modules/$module; done
 mount -t ext4 /dev/nvme0n1p4 /state
 mount -t vfat -o umask=022 /dev/nvme0n1p1 /efi
+[ -d /sys/firmware/efi ] && mount -t efivarfs efivarfs /sys/firmware/efi/efivars
 ifconfig lo up
 ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
 route add default gw 10.0.2.2
 echo "guest: up, $(cat /proc/cmdline)"
 [ -x /etc/early ] && /etc/early
+update-engine-trial --state-dir /state/update-engine &
 update-engined --config /state/config.toml &
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
@@ -61,9 +66,6 @@ insmod /lib/modules/softdog.ko soft_margin=5
 exec 3>/dev/watchdog
 while :; do sleep 60; done
 ";
-
-const SLOT_CFG: &str = "linux16 /boot/vmlinuz root=PARTUUID=$ota_partuuid ro $ota_args console=ttyS0 quiet loglevel=3 panic=-1 nokaslr \
-mitigations=off random.trust_cpu=on cryptomgr.notests tsc=reliable no_timer_check init=/sbin/init\n";
 
 /// The keys that the image trusts.
 #[must_use]
@@ -113,7 +115,9 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
-    ["update-engined", "updatectl"].iter().for_each(|name| bring_program(root, &program(name)));
+    let programs = ["update-engined", "updatectl", "update-engine-trial"];
+    let missing = (flaw == Flaw::NoDaemon).then_some("update-engined");
+    programs.iter().filter(|name| Some(**name) != missing).for_each(|name| bring_program(root, &program(name)));
     fs::copy(&parts.kernel, root.join("boot/vmlinuz")).unwrap();
     let names = parts.modules.iter().map(|module| {
         let name = module.file_name().unwrap().to_str().unwrap().to_owned();
@@ -122,7 +126,8 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
     });
     let names: Vec<String> = names.collect();
     put(root, "etc/modules-in-order", &names.join("\n"));
-    put(root, "boot/slot.cfg", SLOT_CFG);
+    let slot_cfg = format!("linux16 /boot/vmlinuz root=PARTUUID=$ota_partuuid ro $ota_args quiet loglevel=3 {KERNEL_OPTIONS}\n");
+    put(root, "boot/slot.cfg", &slot_cfg);
     put(root, "etc/machine-id", MACHINE_ID);
     put(root, "etc/os-release", &format!("ID=test\nIMAGE_VERSION={version}\n"));
     keys.iter().for_each(|(name, text)| put(root, &format!("usr/share/update-engine/keys/{name}"), text));
@@ -130,7 +135,7 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
         script(root, "sbin/init", INIT);
     }
     match flaw {
-        Flaw::None | Flaw::NoInit => {}
+        Flaw::None | Flaw::NoInit | Flaw::NoDaemon => {}
         Flaw::Unhealthy => {
             fs::create_dir_all(root.join("etc/update-engine/health/required.d")).unwrap();
             script(root, "etc/update-engine/health/required.d/10-service", "#!/bin/sh\necho the service is down\nexit 1\n");

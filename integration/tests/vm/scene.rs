@@ -1,6 +1,6 @@
 //! A machine, its publisher and its server.
 
-use integration::rig::{APP_ID, BOARD, Publisher, Spec};
+use integration::rig::{APP_ID, BOARD, Publisher, ReleaseImage, Spec};
 use integration::vm::{Flaw, HOST, Loader, Machine, Parts, Running, image, keys_of};
 use serde_json::Value;
 use server_mock::{Answer, Mock, Script};
@@ -29,15 +29,15 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let publisher = Publisher::new(&dir.path().join("files"));
         let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::no_update())).unwrap();
-        let factory = image(&parts, "1.0.0", &keys_of(&publisher), Flaw::None);
-        let machine = Machine::new(dir.path(), loader, &factory, &config(&mock));
+        let factory = images(&parts, loader, &publisher, "1.0.0", Flaw::None);
+        let machine = Machine::new(dir.path(), loader, &factory, &config(&mock, loader));
         Some(Self { machine, loader, publisher, parts, mock, _dir: dir })
     }
 
     /// Publishes a release with this flaw, and offers it from now on.
     pub(crate) fn publish(&self, version: &str, sequence: u64, flaw: Flaw) {
-        let image = image(&self.parts, version, &keys_of(&self.publisher), flaw);
-        self.publisher.publish_image(&Spec::new(version, sequence), &image);
+        let images = images(&self.parts, self.loader, &self.publisher, version, flaw);
+        self.publisher.publish_images(&Spec::new(version, sequence), &images);
         self.mock.set_script(Script::serving(&self.publisher.files).answer(Answer::update(version))).unwrap();
     }
 
@@ -51,9 +51,7 @@ impl Scene {
     /// Boots, and waits until the loader has chosen this slot.
     pub(crate) fn boot(&mut self, slot: &str) -> Running {
         let mut boot = self.machine.boot();
-        match self.loader {
-            Loader::GrubBios => boot.wait_for(&format!("ota: starting slot {slot}")),
-        }
+        boot.wait_for(&self.loader.words_for(slot));
         boot
     }
 
@@ -71,11 +69,19 @@ impl Scene {
     }
 }
 
+fn images(parts: &Parts, loader: Loader, publisher: &Publisher, version: &str, flaw: Flaw) -> Vec<ReleaseImage> {
+    let root = ReleaseImage { name: "root", slot: None, bytes: image(parts, version, &keys_of(publisher), flaw) };
+    [vec![root], loader.more_images(parts, version)].concat()
+}
+
 /// Where the daemon of the guest finds everything.
-fn config(mock: &Mock) -> String {
+fn config(mock: &Mock, loader: Loader) -> String {
+    let boot = loader.config();
     let server = mock.update_url().replace("127.0.0.1", HOST);
     format!(
         r#"state_dir = "/state/update-engine"
+{boot}slots.a.root = "partlabel:root-a"
+slots.b.root = "partlabel:root-b"
 [server]
 url = "{server}"
 app_id = "{APP_ID}"
@@ -84,13 +90,6 @@ arch = "x86_64"
 check_interval_s = 5
 [disk]
 device = "/dev/nvme0n1"
-[slots.a]
-root = "partlabel:root-a"
-[slots.b]
-root = "partlabel:root-b"
-[boot]
-control = "grub"
-grub.env = "/efi/grub/grubenv"
 [health]
 deadline_s = 60
 settle_s = 1

@@ -21,7 +21,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_log();
+    update_engine::log::start();
     let loaded = match config::load(&arguments.config) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -66,18 +66,6 @@ fn main() -> ExitCode {
     // Threads in the middle of a write are not waited for: everything here survives being cut off.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     code
-}
-
-fn start_log() {
-    use std::io::IsTerminal as _;
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 fn report(error: &dyn std::error::Error) {

@@ -11,6 +11,7 @@ use manifests::release::{Record, Release, SlotName};
 
 use crate::boot::{BootError, BootState, Permit, Standing};
 use crate::daemon::{Shared, ask, blocking, inspect};
+use crate::deadline::{self, Trial};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
 use crate::engine::event::{Fault, Marked, Proof};
@@ -231,6 +232,7 @@ pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
         tracing::info!(attempt = plan.attempt, slot = %plan.slot, %permit, "arming");
         let ground = shared.world.ground()?;
         remember_identity(&shared)?;
+        write_trial_down(&shared, &plan)?;
         let armed = shared.world.boot_control(&ground.disk)?.arm(proven, permit, &ground.running);
         table_of(armed)
     })
@@ -261,12 +263,30 @@ fn remember_identity(shared: &Shared) -> Result<(), Fault> {
         .map_err(|error| Fault::new(Cause::StateDir, format!("{}: {error}", path.display())))
 }
 
+/// Design 11.2: what keeps the deadline of the trial, should the new image's own daemon not do it.
+fn write_trial_down(shared: &Shared, plan: &Plan) -> Result<(), Fault> {
+    let settings = &shared.settings;
+    // Twice the time that its daemon gives it.
+    let deadline = settings.health.deadline.saturating_mul(2);
+    let trial = Trial { slot: plan.slot, version: plan.version.to_string(), attempt: plan.attempt.clone(), deadline };
+    deadline::write_down(&trial, settings).map_err(|error| Fault::new(Cause::StateDir, chain(&error)))
+}
+
+/// Where that cannot be done, the marks of the slot say that nothing is on trial.
+fn forget_trial(world: &World) {
+    if let Err(error) = deadline::forget(&world.settings().state_dir) {
+        tracing::warn!("{error}");
+    }
+}
+
 /// Makes a slot not bootable.
 pub(super) async fn disarm(shared: Shared, slot: SlotName) -> Event {
     let result = blocking(move || {
         let ground = shared.world.ground()?;
         let name = disk_name(slot, &ground.disk)?;
-        table_of(shared.world.boot_control(&ground.disk)?.disarm(&name, &ground.running))
+        let table = table_of(shared.world.boot_control(&ground.disk)?.disarm(&name, &ground.running))?;
+        forget_trial(&shared.world);
+        Ok(table)
     })
     .await;
     Event::Disarmed { result }
@@ -297,6 +317,7 @@ pub(super) async fn commit(shared: Shared, plan: Plan, channel: Option<String>) 
             Err(error) if facts.standing(plan.slot).is_some_and(Standing::is_good) => tracing::warn!("{}", chain(&error)),
             Err(error) => return Err(boot_fault(&error)),
         }
+        forget_trial(&shared.world);
         let floor = shared.world.raise_floor(&facts);
         Ok(Marked { facts: Box::new(facts), floor })
     })

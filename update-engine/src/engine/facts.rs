@@ -133,8 +133,19 @@ pub struct Facts {
     pub capacity: BTreeMap<String, u64>,
     /// Floor.
     pub floor: FloorFacts,
+    /// A trial that was left because its deadline had passed, by the program that keeps it.
+    pub left: Option<LeftTrial>,
     /// Reasons not to update, most important first.
     pub troubles: Vec<Trouble>,
+}
+
+/// A trial that came to no end by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftTrial {
+    /// The attempt.
+    pub attempt: String,
+    /// Why it was left, in one line.
+    pub why: String,
 }
 
 impl Facts {

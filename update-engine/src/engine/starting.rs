@@ -83,7 +83,7 @@ impl Engine {
             State::Locked { plan, boot_id, step } => self.restart_locked(plan, boot_id, step, now),
             State::Armed { plan, old_slot, boot_id, step } => self.restart_armed(plan, old_slot, boot_id, step, now),
             State::Trial { plan, verdict } if plan.slot != running => {
-                let why = verdict.unwrap_or_else(|| self.why_it_went_back(plan.slot));
+                let why = verdict.unwrap_or_else(|| self.why_it_went_back(&plan));
                 self.roll_back(&plan, &why, now)
             }
             State::Committed { plan } if plan.slot != running => self.settle_committed_elsewhere(&plan, now),
@@ -188,7 +188,7 @@ impl Engine {
             return Vec::new();
         }
         if !runs && self.was_tried(standing) {
-            let why = self.why_it_went_back(plan.slot);
+            let why = self.why_it_went_back(&plan);
             let rows = self.went_back(&plan, &why, now);
             if free {
                 self.enter(State::RolledBack { plan: plan.ended(), why });
@@ -211,8 +211,11 @@ impl Engine {
         standing.is_out_of_tries() || (standing.is_pending() && standing.tries_left() < full)
     }
 
-    fn why_it_went_back(&self, slot: SlotName) -> String {
-        match self.facts.standing(slot).unwrap_or_default() {
+    fn why_it_went_back(&self, plan: &Plan) -> String {
+        if let Some(left) = self.facts.left.as_ref().filter(|left| left.attempt == plan.attempt) {
+            return left.why.clone();
+        }
+        match self.facts.standing(plan.slot).unwrap_or_default() {
             Standing::Bad => "it was marked bad before it had shown that it is healthy".to_owned(),
             Standing::Spent => "it did not come up: the loader spent its tries and went back".to_owned(),
             Standing::Pending { tries_left } => {
@@ -261,7 +264,7 @@ impl Engine {
         let same_boot = boot_id.is_same(&self.facts.boot_id);
         // Where nobody can tell the boots apart, a try that was spent tells that there was another one.
         if same_boot != Some(true) && self.was_tried(standing) {
-            let why = self.why_it_went_back(plan.slot);
+            let why = self.why_it_went_back(&plan);
             return self.roll_back(&plan, &why, now);
         }
         if plan.giving_up.is_some() {

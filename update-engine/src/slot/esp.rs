@@ -43,9 +43,7 @@ impl FromStr for EspPath {
     type Err = SlotError;
 
     fn from_str(text: &str) -> Result<Self, SlotError> {
-        let spec = |why: &str| {
-            Err(SlotError::Spec(format!("\"esp:{}\" names no file: expected {why}", text.escape_debug())))
-        };
+        let spec = |why: &str| Err(SlotError::Spec(format!("\"esp:{}\" names no file: expected {why}", text.escape_debug())));
         if text.len() > PATH_MAX {
             return spec(&format!("at most {PATH_MAX} bytes"));
         }

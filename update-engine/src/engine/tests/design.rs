@@ -7,7 +7,7 @@ use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
 use crate::engine::event::{Event, Marked, Orphan, Proof};
-use crate::engine::facts::{Content, Facts, Floor, FloorFacts, Trouble};
+use crate::engine::facts::{Content, Facts, Floor, FloorFacts, LeftTrial, Trouble};
 use crate::engine::model::CommittedSlot;
 use crate::engine::policy::Strategy;
 use crate::engine::state::Claim;
@@ -233,6 +233,21 @@ fn design_11_2_a_slot_that_the_deadline_unit_marked_bad_is_left_and_not_marked_g
     let effects = host.restart(|facts| in_new_slot(facts, BLANK));
     assert_eq!((host.state(), effects), ("trial/verdict", list("reboot")));
     assert_eq!(host.refused(Command::Confirm), "unhealthy");
+}
+
+#[test]
+fn design_11_2_why_the_deadline_unit_left_a_slot_is_told_by_the_old_one() {
+    for (attempt, expected) in [(None, "not kept within 600 s"), (Some("another"), "it was marked bad before it had shown")] {
+        let mut host = Host::at("armed/rebooting");
+        let attempt = attempt.map_or_else(|| host.attempt(), str::to_owned);
+        host.restart(|facts| {
+            in_old_slot(facts, BAD);
+            facts.left = Some(LeftTrial { attempt, why: "it was not kept within 600 s".into() });
+        });
+        assert_eq!(host.state(), "rolled-back");
+        let message = &host.engine.model().last_error.as_ref().unwrap().message;
+        assert!(message.contains(expected), "{message}");
+    }
 }
 
 #[test]

@@ -110,6 +110,7 @@ pub(crate) fn facts() -> Facts {
         slots: PerSlot { a: content(1), b: Content::default() },
         capacity: BTreeMap::from([("root".to_owned(), 1 << 20)]),
         floor: FloorFacts::Known(Floor { floor: Sequence::ZERO, highest: sequence(1) }),
+        left: None,
         troubles: vec![],
     }
 }
