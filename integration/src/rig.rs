@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use manifests::keyring::{PublicKey, SecretKey};
 use manifests::omaha::Event;
-use manifests::release::{Envelope, Image, Record, SlotName};
+use manifests::release::{Envelope, Image, Record, SlotName, Verity};
 use manifests::version::{Sequence, Version};
 use serde_json::Value;
 use server_mock::Mock;
@@ -76,6 +76,8 @@ pub struct Spec<'a> {
     pub size: u64,
     /// Further lines of the test image's header.
     pub lines: &'a [&'a str],
+    /// Its first image has a tree of hashes, whose root the record names.
+    pub verity: bool,
     /// Changes to the record before it is signed.
     pub change: &'a dyn Fn(&mut Record),
     /// Which of the publisher's keys sign.
@@ -86,7 +88,7 @@ impl<'a> Spec<'a> {
     /// A plain release.
     #[must_use]
     pub fn new(version: &'a str, sequence: u64) -> Self {
-        Self { version, sequence, size: 4 << 20, lines: &[], change: &|_| {}, signers: &[0] }
+        Self { version, sequence, size: 4 << 20, lines: &[], verity: false, change: &|_| {}, signers: &[0] }
     }
 }
 
@@ -139,6 +141,7 @@ impl Publisher {
         let options = payload::build::Options { level: 1, ..payload::build::Options::default() };
         let built = payload::build::full(&sources, &options, &mut spool, &mut payload, &mut |_| {}).unwrap();
         let payload_table_sha256 = Some(built.table.header().table_sha256());
+        let verity = spec.verity.then(|| verity_of(&images[0].bytes));
         let images = images.iter().zip(built.windows);
         let mut record = Record {
             product: APP_ID.into(),
@@ -158,6 +161,7 @@ impl Publisher {
                 .map(|(image, table)| Image { name: image.name.into(), slot: image.slot, table, verity: None })
                 .collect(),
         };
+        record.images[0].verity = verity;
         (spec.change)(&mut record);
         let mut envelope = Envelope::unsigned(&record).unwrap();
         for signer in spec.signers {
@@ -166,6 +170,11 @@ impl Publisher {
         fs::write(self.files.join(format!("{}.release", spec.version)), envelope.to_bytes()).unwrap();
         fs::write(self.files.join(format!("{}.payload", spec.version)), payload).unwrap();
     }
+}
+
+fn verity_of(image: &[u8]) -> Verity {
+    let tree = payload::verity::Tree::of(image, u64::try_from(image.len()).unwrap(), &[0xA5; 32]).unwrap();
+    Verity { root_hash: tree.root, salt: "a5".repeat(32) }
 }
 
 /// A test image with a header and incompressible noise that differs in part from version to version.

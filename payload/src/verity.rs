@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Each hash is SHA-256 of the salt and a block. The root is the hash of the top block; of an image of one block, that block's own.
-//! [`Tree`] makes superblock and levels of a whole image, [`RootOf`] only the root, in a few kilobytes whatever the image's size: what
-//! the kernel will compare at every boot is found out before the first one. Numbers are little endian. `veritysetup` is the oracle of
+//! [`Tree`] makes superblock and levels of a whole image, [`RootOf`] only the root, in a few kilobytes whatever the image's size, and
+//! [`Spans`] the root of parts that come in any order: what the kernel will compare at every boot is found out before the first one. Numbers are little endian. `veritysetup` is the oracle of
 //! the tests.
 
 use std::io;
@@ -18,6 +18,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Bytes of a block of data or of hashes.
 pub const BLOCK: usize = 4096;
+/// Bytes of an image under one block of hashes.
+pub const SPAN: usize = BLOCK * HASHES;
 /// Longest salt that a superblock has room for.
 pub const MAX_SALT: usize = 256;
 const HASH: usize = 32;
@@ -37,6 +39,12 @@ pub enum VerityError {
     #[error("the salt has {got} bytes: expected at most {MAX_SALT}")]
     Salt {
         /// Its length.
+        got: usize,
+    },
+    /// A part of the image was not hashed, or hashed twice.
+    #[error("the hashes over {got} spans of 512 KiB are not those of the image")]
+    Spans {
+        /// How many came.
         got: usize,
     },
     /// The image could not be read, or the tree not be written.
@@ -142,6 +150,63 @@ impl RootOf {
     }
 }
 
+/// Hashes an image span by span, in any order and by several threads at once; 32 bytes of each 512 KiB are kept until the root is made.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    salted: Sha256,
+    blocks: u64,
+}
+
+/// The hash over one span.
+pub type SpanHash = [u8; HASH];
+
+impl Spans {
+    /// For an image of `size` bytes.
+    ///
+    /// # Errors
+    /// If that is no whole number of blocks, or the salt too long.
+    pub fn new(size: u64, salt: &[u8]) -> Result<Self, VerityError> {
+        let block = u64::try_from(BLOCK).unwrap_or(u64::MAX);
+        if size == 0 || !size.is_multiple_of(block) {
+            return Err(VerityError::Size { got: size });
+        }
+        Ok(Self { salted: RootOf::new(salt)?.salted, blocks: size / block })
+    }
+
+    /// The hash over the span of these bytes: [`SPAN`] of them, or what is left at the end of the image.
+    #[must_use]
+    pub fn over(&self, span: &[u8]) -> SpanHash {
+        let mut hashes = [0; BLOCK];
+        for (block, hash) in span.chunks(BLOCK).zip(hashes.chunks_mut(HASH)) {
+            hash.copy_from_slice(&self.hash(block));
+        }
+        // An image of one block has no block of hashes.
+        if self.blocks == 1 { self.hash(span) } else { self.hash(&hashes) }
+    }
+
+    /// The root, from the hashes over all spans in their order.
+    ///
+    /// # Errors
+    /// If their number is another than that of the image's spans.
+    pub fn root(self, spans: &[SpanHash]) -> Result<Sha256Digest, VerityError> {
+        let per_span = u64::try_from(HASHES).unwrap_or(u64::MAX);
+        if spans.len() as u64 != self.blocks.div_ceil(per_span) {
+            return Err(VerityError::Spans { got: spans.len() });
+        }
+        if let ([only], 1) = (spans, self.blocks) {
+            return Ok(Sha256Digest::from_bytes(*only));
+        }
+        let lowest = Level { block: Box::new([0; BLOCK]), used: 0, done: spans.len() };
+        let mut root = RootOf { salted: self.salted, levels: vec![lowest], last: [0; HASH], blocks: self.blocks };
+        spans.iter().for_each(|hash| root.add(1, *hash, &mut |_, _| {}));
+        root.finish()
+    }
+
+    fn hash(&self, block: &[u8]) -> [u8; HASH] {
+        self.salted.clone().chain_update(block).finalize().into()
+    }
+}
+
 /// A whole tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
@@ -236,6 +301,18 @@ mod tests {
             let tree = Tree::of(image.as_slice(), image.len() as u64, b"salt").unwrap();
             assert_eq!(root_of(&image, b"salt"), tree.root, "{blocks} blocks");
         }
+    }
+
+    #[test]
+    fn the_root_of_spans_is_the_trees() {
+        for blocks in SIZES {
+            let image = image(blocks);
+            let spans = Spans::new(image.len() as u64, b"salt").unwrap();
+            let hashes: Vec<SpanHash> = image.chunks(SPAN).map(|span| spans.over(span)).collect();
+            assert!(spans.clone().root(&hashes[1..]).is_err());
+            assert_eq!(spans.root(&hashes).unwrap(), root_of(&image, b"salt"), "{blocks} blocks");
+        }
+        assert!(Spans::new(4097, b"").is_err() && Spans::new(0, b"").is_err());
     }
 
     #[test]

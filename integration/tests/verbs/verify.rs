@@ -5,8 +5,6 @@ use std::os::unix::fs::FileExt as _;
 
 use integration::hostsim::gpt::Gpt;
 use integration::rig::{Host, Spec};
-use manifests::digest::Sha256Digest;
-use manifests::release::Verity;
 use serde_json::Value;
 
 use crate::scene::{Options, Scene, next_release, offer, small, words_in};
@@ -83,9 +81,7 @@ fn bytes_behind_the_image_are_told_of() {
 
 #[test]
 fn design_11_6_a_changed_byte_under_verity_is_an_error() {
-    let verity = || Verity { root_hash: Sha256Digest::from_bytes([7; 32]), salt: String::new() };
-    let change = |record: &mut manifests::release::Record| record.images[0].verity = Some(verity());
-    let scene = both_known(&Spec { change: &change, ..small("2.0.0", 2) });
+    let scene = both_known(&Spec { verity: true, ..small("2.0.0", 2) });
     run(&scene, &["verify"]);
     change_byte(&scene.host, "root-b", 600_000);
     let said = fails(&scene, 1, &["verify"]);

@@ -1,26 +1,28 @@
 //! Building a release: images become `VERSION.payload`, and a signed `VERSION.release` that names every window of them.
 
-use std::fs::File;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use manifests::digest::Sha256Digest;
 use manifests::keyring::{KeyId, SecretKey};
-use manifests::release::{DEFAULT_BOARD, Envelope, Image, Notes, Record, WindowTable};
+use manifests::release::{DEFAULT_BOARD, Envelope, Image, Notes, Record, SlotName, Verity, WindowTable};
 use manifests::version::{Sequence, Version};
 use payload::build::{Built, Options, Progress};
 use payload::format::FrameTable;
 
 use super::Error;
-use super::files::{PendingFile, lock_folder_of, nameless, open_image, remove_leftovers};
+use super::files::{PendingFile, lock_folder_of, nameless, remove_leftovers};
 use super::folder::{Allowed, of_the_same_sequence, put_in_place, ready, refuse_another};
+use super::source::{self, Source};
 
 /// An image to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageFile {
     /// Name in the record: what the hosts' slots are configured by.
     pub name: String,
+    /// Only for this slot; `None` = fits either.
+    pub slot: Option<SlotName>,
     /// A regular file or a block device.
     pub path: PathBuf,
 }
@@ -64,6 +66,11 @@ pub struct BuildSpec {
     pub notes: Option<Notes>,
     /// The images, in the order of the record.
     pub images: Vec<ImageFile>,
+    /// Name of the image over which a dm-verity tree is made, which is one more image ([`TREE_IMAGE`]). It is made in memory: 1/127 of
+    /// the image's size.
+    ///
+    /// [`TREE_IMAGE`]: super::TREE_IMAGE
+    pub verity: Option<String>,
     /// Folder for the two files. It is made if it does not exist.
     pub out_dir: PathBuf,
     /// What becomes of a release of that version that is there already.
@@ -95,6 +102,7 @@ impl BuildSpec {
             revoked_keys: Vec::new(),
             notes: None,
             images: Vec::new(),
+            verity: None,
             out_dir: out_dir.to_owned(),
             existing: Existing::Keep,
             drop_signatures: false,
@@ -102,8 +110,7 @@ impl BuildSpec {
         }
     }
 
-    fn record(&self, tables: impl IntoIterator<Item = WindowTable>, payload_table_sha256: Option<Sha256Digest>) -> Record {
-        let image = |(file, table): (&ImageFile, WindowTable)| Image { name: file.name.clone(), slot: None, table, verity: None };
+    fn record(&self, images: Vec<Image>, payload_table_sha256: Option<Sha256Digest>) -> Record {
         Record {
             product: self.product.clone(),
             arch: self.arch.clone(),
@@ -118,9 +125,13 @@ impl BuildSpec {
             revoked_keys: self.revoked_keys.clone(),
             payload_table_sha256,
             notes: self.notes.clone(),
-            images: self.images.iter().zip(tables).map(image).collect(),
+            images,
         }
     }
+}
+
+fn images_of(sources: &[Source], tables: impl IntoIterator<Item = WindowTable>) -> Vec<Image> {
+    sources.iter().zip(tables).map(|(source, table)| source.for_record(table)).collect()
 }
 
 /// What was built.
@@ -154,12 +165,18 @@ pub struct BuiltRelease {
     pub table: FrameTable,
 }
 
+impl BuiltRelease {
+    /// The image with a tree of hashes, and what the kernel has to be told of it.
+    pub fn verity(&self) -> Option<(&str, &Verity)> {
+        self.record.images.iter().find_map(|image| Some((image.name.as_str(), image.verity.as_ref()?)))
+    }
+}
+
 /// Builds a release and signs it with `keys` (none: signatures are to be added by [`super::sign_record`]), of which it must not revoke
 /// all. What becomes of a release that is there already is for [`BuildSpec::existing`] to say.
 pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn FnMut(Progress)) -> Result<BuiltRelease, Error> {
-    let images =
-        spec.images.iter().map(|image| open_image(&image.name, &image.path)).collect::<Result<Vec<(File, u64)>, Error>>()?;
-    let rehearsed = rehearse(spec, keys, &images)?;
+    let sources = source::open(&spec.images, spec.verity.as_deref())?;
+    let rehearsed = rehearse(spec, keys, &sources)?;
     let payload_path = spec.out_dir.join(format!("{}.payload", spec.version));
     let record_path = spec.out_dir.join(format!("{}.release", spec.version));
     let allowed = Allowed { existing: spec.existing, drop_signatures: spec.drop_signatures };
@@ -169,9 +186,9 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
     // Whoever keeps it locked for longer would be met after minutes of compressing.
     drop(lock_folder_of(&record_path)?);
     remove_leftovers(&spec.out_dir)?;
-    let (payload_file, Built { windows, table }) = build_payload(spec, &images, &payload_path, progress)?;
+    let (payload_file, Built { windows, table }) = build_payload(spec, &sources, &payload_path, progress)?;
 
-    let record = spec.record(windows, Some(table.header().table_sha256()));
+    let record = spec.record(images_of(&sources, windows), Some(table.header().table_sha256()));
     let envelope = signed(&record, keys).map_err(Error::Unfit)?;
     let (digest, signers) = (envelope.digest(), envelope.claimed_signers().collect());
     let payload_file = ready(payload_file, &record_path, &envelope, spec.existing)?;
@@ -196,14 +213,14 @@ pub fn build_release(spec: &BuildSpec, keys: &[SecretKey], progress: &mut dyn Fn
 
 /// Makes and signs the record with tables of nothing, so that a name or a key that does not fit is an error now and not after
 /// minutes of compressing.
-fn rehearse(spec: &BuildSpec, keys: &[SecretKey], images: &[(File, u64)]) -> Result<Record, Error> {
-    let blank = |(_, size): &(File, u64)| {
-        let windows = WindowTable::count_for(*size, WindowTable::standard_window_size(*size));
+fn rehearse(spec: &BuildSpec, keys: &[SecretKey], sources: &[Source]) -> Result<Record, Error> {
+    let blank = |source: &Source| {
+        let windows = WindowTable::count_for(source.size, WindowTable::standard_window_size(source.size));
         let windows = usize::try_from(windows.min(manifests::limits::MAX_WINDOWS + 1)).unwrap_or(usize::MAX);
-        WindowTable::new(*size, vec![Sha256Digest::from_bytes([0; 32]); windows])
+        WindowTable::new(source.size, vec![Sha256Digest::from_bytes([0; 32]); windows])
     };
-    let tables = images.iter().map(blank).collect::<Result<Vec<_>, _>>().map_err(Error::Unfit)?;
-    let record = spec.record(tables, None);
+    let tables = sources.iter().map(blank).collect::<Result<Vec<_>, _>>().map_err(Error::Unfit)?;
+    let record = spec.record(images_of(sources, tables), None);
     signed(&record, keys).map_err(Error::Unfit)?;
     Ok(record)
 }
@@ -218,16 +235,11 @@ fn signed(record: &Record, keys: &[SecretKey]) -> Result<Envelope, manifests::re
 
 fn build_payload(
     spec: &BuildSpec,
-    images: &[(File, u64)],
+    sources: &[Source],
     place: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(PendingFile, Built), Error> {
-    let sources: Vec<payload::build::Image<'_>> = spec
-        .images
-        .iter()
-        .zip(images)
-        .map(|(image, (data, size))| payload::build::Image { name: &image.name, slot: None, size: *size, data })
-        .collect();
+    let sources: Vec<_> = sources.iter().map(Source::for_payload).collect();
     let mut spool = nameless(place)?;
     let mut file = PendingFile::create(place)?;
     let built =

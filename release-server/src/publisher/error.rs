@@ -75,6 +75,20 @@ pub enum Error {
         /// What stands there.
         got: &'static str,
     },
+    /// A tree is wanted over an image that is none of the release's.
+    #[error("--verity: expected the name of an image that fits either slot, got {name:?}")]
+    NoImageForTree {
+        /// The name.
+        name: String,
+    },
+    /// No tree of hashes can be made over an image.
+    #[error("--verity: {}: {reason}", path.display())]
+    Tree {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        reason: payload::verity::VerityError,
+    },
     /// The machine gives no random bytes.
     #[error("cannot get 32 random bytes for a key: {reason}")]
     NoDice {

@@ -10,7 +10,7 @@
 //! let made = generate_key(&dir.join("demo"))?;
 //! let key = read_secret_key(&made.private)?.key;
 //! let spec = BuildSpec {
-//!     images: vec![ImageFile { name: "root".into(), path: dir.join("rootfs.ext4") }],
+//!     images: vec![ImageFile { name: "root".into(), slot: None, path: dir.join("rootfs.ext4") }],
 //!     ..BuildSpec::new("{demo}", Version::parse("1.0.0")?, Sequence::new(1).unwrap(), "2026-01-01T00:00:00Z".parse()?, dir)
 //! };
 //! let built = build_release(&spec, &[key], &mut |_| {})?;
@@ -29,6 +29,7 @@ mod files;
 mod folder;
 mod inspect;
 mod keys;
+mod source;
 
 pub use build::{BuildSpec, BuiltRelease, Existing, ImageFile, build_release};
 pub use check::{CheckedPayload, PayloadOrigin, SignedRecord, check_payload, check_record, sign_record};
@@ -37,3 +38,4 @@ pub(crate) use files::A_DIRECTORY;
 pub use files::read_text;
 pub use inspect::{ImageSummary, Inspection, KindSummary, PayloadSummary, RecordSummary, inspect};
 pub use keys::{GeneratedKey, LoadedKey, generate_key, read_keyring, read_secret_key};
+pub use source::TREE_IMAGE;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use manifests::digest::Sha256Digest;
 use manifests::keyring::KeyId;
 use manifests::limits::MAX_NOTES_CHARS;
-use manifests::release::{DEFAULT_BOARD, Notes};
+use manifests::release::{DEFAULT_BOARD, Notes, SlotName};
 use manifests::version::{Sequence, Version};
 use payload::build::Options;
 
@@ -85,8 +85,9 @@ pub(super) struct BuildArgs {
     /// Place in the one rising line of releases of this product and board; it alone orders releases
     #[arg(long, value_name = "N", value_parser = parse_sequence)]
     pub(super) sequence: Sequence,
-    /// An image: NAME=FILE, such as root=rootfs.ext4 (a regular file or a block device); may be given several times
-    #[arg(long = "image", value_name = "NAME=FILE", required = true, value_parser = parse_image)]
+    /// An image: NAME=FILE, such as root=rootfs.ext4 (a regular file or a block device), or NAME@SLOT=FILE for one that fits only slot a
+    /// or b, because it names the slot's partition (kernel@a=a.efi); may be given several times
+    #[arg(long = "image", value_name = "NAME[@SLOT]=FILE", required = true, value_parser = parse_image)]
     pub(super) images: Vec<ImageFile>,
     /// Private key to sign with; may be given several times
     #[arg(long = "key", value_name = "FILE", group = "signing")]
@@ -146,7 +147,9 @@ pub(super) struct BuildArgs {
     /// Threads that compress [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<NonZeroUsize>,
-    #[arg(long, hide = true, num_args = 0..=1, value_name = "FILE", default_missing_value = "")]
+    /// Make a dm-verity tree over an image, and add it as the image `verity`; its root hash, for the kernel's command line, is printed
+    /// and part of the record. The same image always has the same tree
+    #[arg(long, num_args = 0..=1, value_name = "NAME", default_missing_value = "root")]
     pub(super) verity: Option<String>,
 }
 
@@ -246,12 +249,18 @@ fn parse_sequence(text: &str) -> Result<Sequence, String> {
 }
 
 fn parse_image(text: &str) -> Result<ImageFile, String> {
-    match text.split_once('=') {
-        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-            Ok(ImageFile { name: name.to_owned(), path: PathBuf::from(path) })
-        }
-        _ => Err("expected NAME=FILE, such as root=rootfs.ext4".to_owned()),
+    let expected = || "expected NAME=FILE or NAME@SLOT=FILE, such as root=rootfs.ext4 or kernel@a=a.efi".to_owned();
+    let (image, path) = text.split_once('=').filter(|(_, path)| !path.is_empty()).ok_or_else(expected)?;
+    let (name, slot) = match image.rsplit_once('@') {
+        None => (image, None),
+        Some((name, "a")) => (name, Some(SlotName::A)),
+        Some((name, "b")) => (name, Some(SlotName::B)),
+        Some(_) => return Err(expected()),
+    };
+    if name.is_empty() {
+        return Err(expected());
     }
+    Ok(ImageFile { name: name.to_owned(), slot, path: PathBuf::from(path) })
 }
 
 fn parse_key_id(text: &str) -> Result<KeyId, String> {

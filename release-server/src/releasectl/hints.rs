@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 
 use manifests::keyring::KeyError;
 use manifests::release::RecordError;
+use payload::verity::VerityError;
 
 use crate::publisher::{A_DIRECTORY, Error};
 
@@ -27,7 +28,11 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
         Error::NotAnImage { .. } => {
             Some("give the image itself, such as root=rootfs.ext4; folders are made into images by mke2fs -d")
         }
-        Error::NoDice { .. } => None,
+        Error::NoImageForTree { .. } => Some("--verity NAME takes the name of one --image; without a name it is root"),
+        Error::Tree { reason: VerityError::Size { .. }, .. } => {
+            Some("the kernel maps whole blocks: make the image a multiple of 4096 bytes long (truncate -s %4096 FILE)")
+        }
+        Error::Tree { .. } | Error::NoDice { .. } => None,
         Error::Key(error) => for_key(error),
         Error::Unfit(error) => for_unfit(error),
         Error::Record { reason: error, .. } => for_record(error),

@@ -107,12 +107,6 @@ fn dispatch(cli: &Cli) -> Result<Outcome, Failure> {
 }
 
 fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
-    if args.verity.is_some() {
-        return Err(Failure::Usage {
-            message: "--verity is not available in this build".to_owned(),
-            hint: "build without it: every window of the image is signed and proven all the same".to_owned(),
-        });
-    }
     let keys = read_keys(&args.keys)?;
     let spec = BuildSpec {
         arch: args.arch.clone(),
@@ -124,6 +118,7 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
         revoked_keys: args.revoked_keys.clone(),
         notes: args.notes()?,
         images: args.images.clone(),
+        verity: args.verity.clone(),
         existing: if args.replace { Existing::Replace } else { Existing::Keep },
         drop_signatures: args.drop_signatures,
         options: Options { level: args.level(), threads: args.threads(), ..Options::default() },

@@ -38,12 +38,14 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
             "image_bytes": image_bytes, "digest": built.digest, "version": record.version, "sequence": record.sequence,
             "signers": built.signers, "claimed_signers": built.claimed_signers, "dropped_signers": built.dropped_signers,
             "mended_signers": built.mended_signers, "mended_payload": built.mended_payload, "was_there": built.was_there,
+            "verity": built.verity().map(|(image, verity)| json!({"image": image, "root_hash": verity.root_hash, "salt": verity.salt})),
             "same_sequence": built.same_sequence.iter().map(|other| path(other)).collect::<Vec<_>>(),
         }));
     }
     let title = title(record);
     let payload_bytes = header.total_len();
     let said = if built.was_there { " is this release already".to_owned() } else { format!("  {}", size(built.record_bytes)) };
+    let verity = built.verity().map(|(image, verity)| format!("  verity   root hash of {image}: {}", verity.root_hash));
     let lines = [
         title,
         format!("  digest   {}", built.digest),
@@ -56,7 +58,7 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
             size(image_bytes)
         ),
     ];
-    lines.join("\n") + "\n"
+    lines.into_iter().chain(verity).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 pub(super) fn signed(file: &Path, signed: &SignedRecord, as_json: bool) -> String {

@@ -176,14 +176,56 @@ fn an_image_must_be_a_file_with_bytes_in_it() {
     refusal("/dev/zero", "a pipe, socket or character device");
     assert!(Command::new("mkfifo").arg(desk.path("pipe")).status().unwrap().success());
     refusal("pipe", "a pipe, socket or character device");
-    for image in ["root.img", "=root.img", "root="] {
+    for image in ["root.img", "=root.img", "root=", "@a=root.img", "root@c=root.img"] {
         let run = desk.run(&line(image));
         assert_eq!(run.code, 2);
         let expected =
-            format!("error: invalid value '{image}' for '--image <NAME=FILE>': expected NAME=FILE, such as root=rootfs.ext4\n");
+            format!("error: invalid value '{image}' for '--image <NAME[@SLOT]=FILE>': expected NAME=FILE or NAME@SLOT=FILE, such as root=rootfs.ext4 or kernel@a=a.efi\n");
         assert!(run.stderr.starts_with(&expected), "{}", run.stderr);
     }
     assert!(!desk.path("out").exists(), "nothing is made for a release that cannot be");
+}
+
+#[test]
+fn an_image_may_be_for_one_slot_only() {
+    let desk = Desk::new();
+    desk.write("a.entry", "root=a");
+    desk.write("b.entry", "root=b, of other length");
+    let images = "--image root=root.img --image entry@a=a.entry --image entry@b=b.entry";
+    desk.good(&format!("build --app a --version 1 --sequence 1 {images} {SIGNED} --out out"));
+    let shown: serde_json::Value = serde_json::from_str(&desk.good("inspect --json out/1.release")).unwrap();
+    let images = shown["images"].as_array().unwrap();
+    let named: Vec<_> = images.iter().map(|image| (image["name"].as_str().unwrap(), image["slot"].as_str())).collect();
+    assert_eq!(named, [("root", None), ("entry", Some("a")), ("entry", Some("b"))]);
+    desk.good("verify out/1.release out/1.payload --keyring keyring");
+    let twice = "--image root=root.img --image root@a=a.entry";
+    let run = desk.run(&format!("build --app a --version 2 --sequence 2 {twice} {SIGNED} --out out"));
+    assert!(run.code == 1 && run.stderr.contains("names that are distinct for each slot"), "{}", run.stderr);
+}
+
+#[test]
+fn a_tree_of_hashes_is_one_more_image_and_its_root_is_in_the_record() {
+    let desk = Desk::new();
+    let whole = [image(1), vec![0; 4096 - image(1).len() % 4096]].concat();
+    desk.write("whole.img", &whole);
+    let line = |version: u32, rest: &str| {
+        format!("build --app a --version {version} --sequence {version} --image root=whole.img {SIGNED} --out out {rest}")
+    };
+    let said = desk.good(&line(1, "--verity"));
+    let json: serde_json::Value = serde_json::from_str(&desk.good(&line(2, "--verity root --json"))).unwrap();
+    let root = json["verity"]["root_hash"].as_str().unwrap();
+    assert!(said.contains(&format!("verity   root hash of root: {root}")), "{said}");
+    let salt: Vec<u8> = manifests::digest::Sha256Digest::of(&whole).as_bytes().to_vec();
+    let tree = payload::verity::Tree::of(whole.as_slice(), whole.len() as u64, &salt).unwrap();
+    assert_eq!(tree.root.to_string(), root);
+    let shown: serde_json::Value = serde_json::from_str(&desk.good("inspect --json out/1.release")).unwrap();
+    assert_eq!(shown["images"][1]["name"], "verity");
+    assert_eq!(shown["images"][1]["size"], tree.bytes.len());
+    desk.good("verify out/1.release out/1.payload --keyring keyring");
+    assert_eq!(desk.run(&line(3, "--verity usr")).code, 1);
+    desk.write("whole.img", &whole[1..]);
+    let refused = desk.run(&line(3, "--verity"));
+    assert!(refused.code == 1 && refused.stderr.contains("expected a multiple of 4096"), "{}", refused.stderr);
 }
 
 #[test]

@@ -74,14 +74,6 @@ fn what_comes_later_is_answered_by_name() {
             ),
         );
     }
-    for verity in ["--verity", "--verity tree.img"] {
-        desk.bad(
-            &build_line("1.0.0", 1, &format!("{SIGNED} {verity}")),
-            2,
-            "error: --verity is not available in this build\n\
-             hint: build without it: every window of the image is signed and proven all the same\n",
-        );
-    }
 }
 
 #[test]

@@ -168,6 +168,7 @@ fn prove(shared: &Shared, plan: &Plan, cancel: &AtomicBool, report: &(dyn Fn(Pro
             Ok(Proof::Equal)
         }
         Err(ProveError::Differs(mismatch)) => Ok(Proof::Differs { detail: mismatch.to_string() }),
+        Err(error @ ProveError::Verity { .. }) => Err(Fault::new(Cause::RecordMalformed, error.to_string())),
         Err(ProveError::Slot(SlotError::Cancelled)) => Err(Fault::new(Cause::Cancelled, "the read-back was stopped")),
         Err(ProveError::Slot(error)) => Err(Fault::new(Cause::ReadBack, chain(&error))),
     }

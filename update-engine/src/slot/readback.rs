@@ -20,6 +20,8 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
+use manifests::digest::Sha256Digest;
+
 use super::SlotError;
 use super::buffer::{ALIGNMENT, AlignedBuf};
 use super::disk::{Disk, DiskIdentity, SlotName};
@@ -96,6 +98,18 @@ pub enum ProveError {
     /// It was read, and is not what the release says.
     #[error("{0}")]
     Differs(Box<Mismatch>),
+    /// It is what the release says, and the release contradicts itself: the kernel would refuse the image at the first boot.
+    #[error(
+        "image \"{image}\" has the dm-verity root hash {got}, expected {expected} as the release says: it was built wrong, and the kernel would refuse it"
+    )]
+    Verity {
+        /// The image.
+        image: String,
+        /// What the release says.
+        expected: Sha256Digest,
+        /// What was found.
+        got: Sha256Digest,
+    },
     /// It could not be read, or the reading was cancelled ([`SlotError::Cancelled`]).
     #[error(transparent)]
     Slot(#[from] SlotError),
@@ -277,12 +291,15 @@ pub fn prove(
 ) -> Result<Proven, ProveError> {
     let (held, was) = sealed::IntoHeld::into_held(slot);
     let hold = ReadOnlyHold::new(held)?;
-    let differing = compare(&hold.held, tables, watch)?;
+    let Comparison { differing, wrong_root } = compare(&hold.held, tables, watch)?;
     if acceptance == Acceptance::EveryWindow && !differing.is_empty() {
         let held = hold.release();
         let slot = held.slot.clone();
         let writer = (was == WasWritten::Here).then(|| InactiveSlot::from_held(held));
         return Err(ProveError::Differs(Box::new(Mismatch { images: differing, slot, writer })));
+    }
+    if let Some(wrong) = wrong_root {
+        return Err(wrong);
     }
     let transfer = hold.held.transfer();
     let (proven_at, since) = (SystemTime::now(), Instant::now());
@@ -294,7 +311,7 @@ pub fn prove(
 /// # Errors
 /// If it cannot be read, or the tables are not of its images.
 pub fn audit(slot: &SlotView, tables: &[ImageTable<'_>], watch: &Watch<'_>) -> Result<Vec<ImageMismatch>, SlotError> {
-    compare(&slot.held, tables, watch)
+    Ok(compare(&slot.held, tables, watch)?.differing)
 }
 
 /// Which of the `candidates` (ascending; all windows if `None`) of an image hold the right bytes already, ascending.
@@ -310,8 +327,15 @@ pub fn scan(
     sweep::equal_windows(slot.held(), table, candidates, watch)
 }
 
-/// What differs in each image; nothing if everything is right.
-fn compare(held: &Held, tables: &[ImageTable<'_>], watch: &Watch<'_>) -> Result<Vec<ImageMismatch>, SlotError> {
+/// A slot beside its release.
+struct Comparison {
+    /// What differs in each image; nothing if everything is right.
+    differing: Vec<ImageMismatch>,
+    /// [`ProveError::Verity`] of the first image that is right, window by window, and has another root than the release says.
+    wrong_root: Option<ProveError>,
+}
+
+fn compare(held: &Held, tables: &[ImageTable<'_>], watch: &Watch<'_>) -> Result<Comparison, SlotError> {
     // One table for each image and no more: an image without a table would count as proven unread.
     let has_one = |image: &OpenImage| tables.iter().filter(|table| table.image() == image.name()).count() == 1;
     if held.images.len() != tables.len() || !held.images.iter().all(has_one) {
@@ -323,14 +347,21 @@ fn compare(held: &Held, tables: &[ImageTable<'_>], watch: &Watch<'_>) -> Result<
             names(tables.iter().map(ImageTable::image).collect())
         )));
     }
-    let mut differing = Vec::new();
-    for (table, windows) in tables.iter().zip(sweep::differing_windows(held, tables, watch)?) {
+    let (mut differing, mut wrong_root) = (Vec::new(), None);
+    for (table, found) in tables.iter().zip(sweep::read_whole(held, tables, watch)?) {
+        let windows = found.differing;
+        if let (Some(got), Some(verity), true) = (found.root, table.verity(), windows.is_empty())
+            && got != verity.root_hash
+        {
+            let (image, expected) = (table.image().to_owned(), verity.root_hash);
+            wrong_root.get_or_insert(ProveError::Verity { image, expected, got });
+        }
         let tail = !is_tail_zero(held.image(table.image())?)?;
         if tail || !windows.is_empty() {
             differing.push(ImageMismatch { image: table.image().to_owned(), windows, tail });
         }
     }
-    Ok(differing)
+    Ok(Comparison { differing, wrong_root })
 }
 
 fn is_tail_zero(image: &OpenImage) -> Result<bool, SlotError> {

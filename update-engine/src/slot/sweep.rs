@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use manifests::digest::Sha256Digest;
-use manifests::release::Image;
+use manifests::release::{Image, Verity};
+use payload::verity::{SPAN, SpanHash, Spans};
 use sha2::{Digest, Sha256};
 
 use super::SlotError;
@@ -35,6 +36,7 @@ pub struct ImageTable<'a> {
     image_size: u64,
     window_size: u64,
     digests: &'a [Sha256Digest],
+    verity: Option<&'a Verity>,
 }
 
 impl<'a> ImageTable<'a> {
@@ -50,7 +52,7 @@ impl<'a> ImageTable<'a> {
                 digests.len()
             )));
         }
-        Ok(Self { image, image_size, window_size, digests })
+        Ok(Self { image, image_size, window_size, digests, verity: None })
     }
 
     /// The table that a record has of an image.
@@ -59,7 +61,20 @@ impl<'a> ImageTable<'a> {
     /// As [`Self::new`].
     pub fn of(image: &'a Image) -> Result<Self, SlotError> {
         let table = &image.table;
-        Self::new(&image.name, table.image_size(), u64::from(table.window_size()), table.digests())
+        let of = Self::new(&image.name, table.image_size(), u64::from(table.window_size()), table.digests())?;
+        Ok(Self { verity: image.verity.as_ref(), ..of })
+    }
+
+    /// What the kernel is told of the image's tree of hashes, if it has one.
+    pub(super) fn verity(&self) -> Option<&'a Verity> {
+        self.verity
+    }
+
+    fn spans(&self) -> Result<Option<Spans>, SlotError> {
+        let Some(verity) = self.verity else { return Ok(None) };
+        let wrong = |why: String| SlotError::Spec(format!("image \"{}\": {why}", self.image));
+        let salt = hex(&verity.salt).ok_or_else(|| wrong(format!("{:?} is no salt in hexadecimal digits", verity.salt)))?;
+        Spans::new(self.image_size, &salt).map(Some).map_err(|error| wrong(error.to_string()))
     }
 
     /// The image's name.
@@ -131,16 +146,28 @@ pub(super) fn equal_windows(
         None => all_runs(table),
     };
     let total = Totals::of(std::iter::once((table, runs.as_slice())));
-    read(image, table, &runs, Wanted::Equal, &Counter::new(total, watch), watch)
+    read(image, table, &runs, Wanted::Equal, None, &Counter::new(total, watch), watch)
 }
 
-/// For each table, in order, the windows of its image that hold other bytes, ascending.
-pub(super) fn differing_windows(held: &Held, tables: &[ImageTable<'_>], watch: &Watch<'_>) -> Result<Vec<Vec<u64>>, SlotError> {
+/// What a whole image was found to be.
+pub(super) struct Found {
+    /// Windows that hold other bytes, ascending.
+    pub(super) differing: Vec<u64>,
+    /// The root of its tree of hashes, where the record names one.
+    pub(super) root: Option<Sha256Digest>,
+}
+
+/// Reads the images of the tables whole, in order.
+pub(super) fn read_whole(held: &Held, tables: &[ImageTable<'_>], watch: &Watch<'_>) -> Result<Vec<Found>, SlotError> {
     let runs: Vec<_> = tables.iter().map(all_runs).collect();
     let total = Totals::of(tables.iter().zip(runs.iter().map(Vec::as_slice)));
     let counter = Counter::new(total, watch);
     let one = |(table, runs): (&ImageTable<'_>, &Vec<Range<u64>>)| {
-        read(checked_image(held, table)?, table, runs, Wanted::Different, &counter, watch)
+        let rooted = table.spans()?.map(|spans| Rooted { spans, hashes: Mutex::default() });
+        let image = checked_image(held, table)?;
+        let differing = read(image, table, runs, Wanted::Different, rooted.as_ref(), &counter, watch)?;
+        let root = rooted.map(|rooted| rooted.root(image)).transpose()?;
+        Ok(Found { differing, root })
     };
     tables.iter().zip(&runs).map(one).collect()
 }
@@ -188,12 +215,13 @@ fn read(
     table: &ImageTable<'_>,
     runs: &[Range<u64>],
     wanted: Wanted,
+    rooted: Option<&Rooted>,
     counter: &Counter<'_>,
     watch: &Watch<'_>,
 ) -> Result<Vec<u64>, SlotError> {
     image.forget_cache()?;
     let job =
-        Job { image, table, runs, wanted, counter, cancel: watch.cancel, next: AtomicUsize::new(0), found: Mutex::default() };
+        Job { image, table, runs, wanted, rooted, counter, cancel: watch.cancel, next: AtomicUsize::new(0), found: Mutex::default() };
     let outcome = std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..watch.threads.min(runs.len())).map(|_| scope.spawn(|| job.work())).collect();
         let mine = job.work();
@@ -212,6 +240,7 @@ struct Job<'a> {
     table: &'a ImageTable<'a>,
     runs: &'a [Range<u64>],
     wanted: Wanted,
+    rooted: Option<&'a Rooted>,
     counter: &'a Counter<'a>,
     cancel: &'a AtomicBool,
     next: AtomicUsize,
@@ -250,6 +279,9 @@ impl Job<'_> {
             let padded = self.image.padded_length(at, length);
             self.image.read_at(at, &mut buffer.as_mut_slice()[..padded])?;
             hasher.feed(&buffer.as_slice()[..length])?;
+            if let Some(rooted) = self.rooted {
+                rooted.feed(self.image, at, &buffer.as_slice()[..length])?;
+            }
             at += length as u64;
         }
         Ok(())
@@ -270,6 +302,38 @@ impl Job<'_> {
     fn broken(&self) -> SlotError {
         self.image.request("a reading thread panicked")
     }
+}
+
+/// The hashes over the spans of an image, as its threads find them: 32 bytes for each 512 KiB.
+struct Rooted {
+    spans: Spans,
+    hashes: Mutex<Vec<(u64, SpanHash)>>,
+}
+
+impl Rooted {
+    fn feed(&self, image: &OpenImage, at: u64, bytes: &[u8]) -> Result<(), SlotError> {
+        let span = SPAN as u64;
+        // Windows of records are 256 KiB or 1 MiB, and are read in pieces of 1 MiB.
+        if !at.is_multiple_of(span) {
+            return Err(image.request(&format!("cannot hash the tree of windows that begin at offset {at}")));
+        }
+        let hashes: Vec<_> = bytes.chunks(SPAN).zip(at / span..).map(|(bytes, at)| (at, self.spans.over(bytes))).collect();
+        self.hashes.lock().map_err(|_| image.request("a reading thread panicked"))?.extend(hashes);
+        Ok(())
+    }
+
+    fn root(self, image: &OpenImage) -> Result<Sha256Digest, SlotError> {
+        let mut hashes = self.hashes.into_inner().map_err(|_| image.request("a reading thread panicked"))?;
+        hashes.sort_unstable_by_key(|(at, _)| *at);
+        let hashes: Vec<SpanHash> = hashes.into_iter().map(|(_, hash)| hash).collect();
+        self.spans.root(&hashes).map_err(|error| image.request(&error.to_string()))
+    }
+}
+
+/// Bytes of hexadecimal digits.
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2));
+    pairs.map(|pair| pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect()
 }
 
 /// Cuts a run of bytes into windows.
