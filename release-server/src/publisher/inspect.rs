@@ -5,7 +5,7 @@ use std::path::Path;
 use manifests::digest::Sha256Digest;
 use manifests::foreign::{HEAD_BYTES, describe};
 use manifests::keyring::KeyId;
-use manifests::release::{Notes, Record, SlotName};
+use manifests::release::{Notes, Record, SlotName, Verity};
 use payload::format::{FrameTable, ImageEntry};
 use payload::window::ReadAt as _;
 use serde::Serialize;
@@ -78,6 +78,9 @@ pub struct ImageSummary {
     pub windows: u64,
     /// Digest of the window table.
     pub table_sha256: Sha256Digest,
+    /// What the kernel has to be told of its tree of hashes. A payload says nothing of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verity: Option<Verity>,
 }
 
 /// What a payload claims.
@@ -146,6 +149,7 @@ fn summarise_record(record: Record, digest: Sha256Digest, claimed_signers: Vec<K
         window_size: image.table.window_size(),
         windows: u64::from(image.table.count()),
         table_sha256: image.table.sha256(),
+        verity: image.verity.clone(),
     };
     RecordSummary {
         verified: false,
@@ -199,5 +203,6 @@ fn summarise_entry(image: &ImageEntry) -> ImageSummary {
         window_size: image.window_size,
         windows: image.window_count(),
         table_sha256: image.table_sha256,
+        verity: None,
     }
 }

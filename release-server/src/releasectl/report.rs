@@ -269,8 +269,15 @@ fn images_words(title: &str, images: &[ImageSummary]) -> String {
         let of = size(u64::from(image.window_size));
         text += &format!("    {}{slot}  {} ({} bytes), {windows} of {of}, ", image.name, size(image.size), image.size);
         text += &format!("table sha256 {}\n", image.table_sha256);
+        if let Some(verity) = &image.verity {
+            text += &format!("      dm-verity root hash {}, salt {}\n", verity.root_hash, or_none(&verity.salt));
+        }
     }
     text
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "none" } else { text }
 }
 
 /// A path in JSON, which is text: bytes of a name that are none are shown as such.
