@@ -64,7 +64,13 @@ impl Host {
             name: name.parse().unwrap(),
             images: vec![("root".to_owned(), format!("partlabel:root-{name}").parse().unwrap())],
         });
-        Disk::discover(&slot::DiskSpec { device: self.image(), sysroot: self.sysroot(), slots: slots.to_vec() }).unwrap()
+        Disk::discover(&slot::DiskSpec {
+            device: self.image(),
+            sysroot: self.sysroot(),
+            esp: "/efi".into(),
+            slots: slots.to_vec(),
+        })
+        .unwrap()
     }
 
     /// Installs a version into the slot that does not run, with the engine's own steps.

@@ -196,7 +196,7 @@ impl Spans {
         if let ([only], 1) = (spans, self.blocks) {
             return Ok(Sha256Digest::from_bytes(*only));
         }
-        let lowest = Level { block: Box::new([0; BLOCK]), used: 0, done: spans.len() };
+        let lowest = Level { block: Box::new([0; BLOCK]), used: 0, done: spans.len() as u64 };
         let mut root = RootOf { salted: self.salted, levels: vec![lowest], last: [0; HASH], blocks: self.blocks };
         spans.iter().for_each(|hash| root.add(1, *hash, &mut |_, _| {}));
         root.finish()

@@ -179,8 +179,9 @@ fn an_image_must_be_a_file_with_bytes_in_it() {
     for image in ["root.img", "=root.img", "root=", "@a=root.img", "root@c=root.img"] {
         let run = desk.run(&line(image));
         assert_eq!(run.code, 2);
-        let expected =
-            format!("error: invalid value '{image}' for '--image <NAME[@SLOT]=FILE>': expected NAME=FILE or NAME@SLOT=FILE, such as root=rootfs.ext4 or kernel@a=a.efi\n");
+        let expected = format!(
+            "error: invalid value '{image}' for '--image <NAME[@SLOT]=FILE>': expected NAME=FILE or NAME@SLOT=FILE, such as root=rootfs.ext4 or kernel@a=a.efi\n"
+        );
         assert!(run.stderr.starts_with(&expected), "{}", run.stderr);
     }
     assert!(!desk.path("out").exists(), "nothing is made for a release that cannot be");

@@ -388,7 +388,8 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use manifests::digest::Sha256Digest;
+    use manifests::release::{Image, Verity, WindowTable};
+    use payload::verity::Tree;
     use proptest::prelude::*;
 
     use super::super::rig::{Rig, Window, digests, image, name};
@@ -422,7 +423,30 @@ mod tests {
     fn mismatch(outcome: Result<Proven, ProveError>) -> Mismatch {
         match outcome.unwrap_err() {
             ProveError::Differs(mismatch) => *mismatch,
-            ProveError::Slot(error) => panic!("{error}"),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn the_root_of_the_tree_is_found_from_what_was_read_and_compared_with_the_releases() {
+        for length in [4096, 7 * 4096, 128 * 4096, 611 * 4096] {
+            let bytes = image(length);
+            let windows = WindowTable::new(length as u64, digests(&bytes, 262_144)).unwrap();
+            let tree = Tree::of(bytes.as_slice(), length as u64, &[7; 32]).unwrap();
+            let of = |root_hash| {
+                let verity = Some(Verity { root_hash, salt: "07".repeat(32) });
+                Image { name: "root".into(), slot: None, table: windows.clone(), verity }
+            };
+            let prove = |record: &Image| {
+                let rig = rig_with(&bytes);
+                let table = ImageTable::of(record).unwrap();
+                let cancel = go();
+                prove(finished(&rig, length), [7; 32], &[table], Acceptance::EveryWindow, &Watch::new(3, &cancel, &|_| {}))
+            };
+            assert!(prove(&of(tree.root)).is_ok(), "{length}");
+            let wrong = prove(&of(Sha256Digest::from_bytes([9; 32]))).unwrap_err().to_string();
+            let expected = format!("image \"root\" has the dm-verity root hash {}, expected 0909", tree.root);
+            assert!(wrong.starts_with(&expected), "{wrong}");
         }
     }
 
@@ -646,7 +670,7 @@ mod tests {
             match prove_windows(written, &bytes, window, threads) {
                 Ok(_) => prop_assert_eq!(expected, Vec::<u64>::new()),
                 Err(ProveError::Differs(mismatch)) => prop_assert_eq!(&mismatch.images()[0].windows, &expected),
-                Err(ProveError::Slot(error)) => prop_assert!(false, "{error}"),
+                Err(error) => prop_assert!(false, "{error}"),
             }
         }
     }

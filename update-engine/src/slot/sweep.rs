@@ -220,8 +220,17 @@ fn read(
     watch: &Watch<'_>,
 ) -> Result<Vec<u64>, SlotError> {
     image.forget_cache()?;
-    let job =
-        Job { image, table, runs, wanted, rooted, counter, cancel: watch.cancel, next: AtomicUsize::new(0), found: Mutex::default() };
+    let job = Job {
+        image,
+        table,
+        runs,
+        wanted,
+        rooted,
+        counter,
+        cancel: watch.cancel,
+        next: AtomicUsize::new(0),
+        found: Mutex::default(),
+    };
     let outcome = std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..watch.threads.min(runs.len())).map(|_| scope.spawn(|| job.work())).collect();
         let mine = job.work();
