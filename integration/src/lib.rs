@@ -3,4 +3,5 @@
 pub mod hostsim;
 pub mod locksmith;
 pub mod rig;
+pub mod cuts;
 pub mod vm;

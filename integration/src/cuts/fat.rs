@@ -1,0 +1,254 @@
+//! Reading FAT12, FAT16 and FAT32 as firmware and boot loaders do: what stands in a folder, what a file holds. For disks that were
+//! rebuilt after a power cut, of which there are too many to ask a program about each.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+/// Longest chain that is followed.
+const MAX_CLUSTERS: usize = 100_000;
+const ENTRY: usize = 32;
+const LONG_NAME: u8 = 0x0F;
+const VOLUME: u8 = 0x08;
+const FOLDER: u8 = 0x10;
+const DELETED: u8 = 0xE5;
+
+/// A file system on a stretch of a disk.
+#[derive(Debug)]
+pub struct Fat<'a> {
+    disk: &'a File,
+    start: u64,
+    cluster_bytes: u64,
+    fat_at: u64,
+    root: Root,
+    data_at: u64,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Root {
+    Fixed { at: u64, bytes: u64 },
+    Cluster(u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Fat12,
+    Fat16,
+    Fat32,
+}
+
+/// What stands in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Its long name, if it has one; else the short one, in small letters.
+    pub name: String,
+    /// It is a folder.
+    pub is_folder: bool,
+    first: u32,
+    size: u64,
+}
+
+impl<'a> Fat<'a> {
+    /// The file system that begins at `start` bytes of a disk.
+    ///
+    /// # Errors
+    /// What is not as it has to be.
+    pub fn open(disk: &'a File, start: u64) -> Result<Self, String> {
+        let mut boot = [0; 512];
+        disk.read_exact_at(&mut boot, start).map_err(|error| error.to_string())?;
+        let (short, long) = (|at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]])), |at: usize| {
+            u64::from(u32::from_le_bytes([boot[at], boot[at + 1], boot[at + 2], boot[at + 3]]))
+        });
+        let either = |small: u64, large: u64| if small == 0 { large } else { small };
+        let (sector, per_cluster, reserved) = (short(11), u64::from(boot[13]), short(14));
+        let (fats, root_entries) = (u64::from(boot[16]), short(17));
+        let (total, fat_sectors) = (either(short(19), long(32)), either(short(22), long(36)));
+        if boot[510..] != [0x55, 0xAA] || sector == 0 || per_cluster == 0 || fats == 0 || fat_sectors == 0 {
+            return Err("its first sector is that of no FAT file system".to_owned());
+        }
+        let root_sectors = (root_entries * ENTRY as u64).div_ceil(sector);
+        let before_data = reserved + fats * fat_sectors + root_sectors;
+        let clusters = total.saturating_sub(before_data) / per_cluster;
+        let kind = match clusters {
+            0..4085 => Kind::Fat12,
+            4085..65_525 => Kind::Fat16,
+            _ => Kind::Fat32,
+        };
+        let root = match kind {
+            Kind::Fat32 => Root::Cluster(u32::try_from(long(44)).map_err(|error| error.to_string())?),
+            _ => Root::Fixed { at: start + (reserved + fats * fat_sectors) * sector, bytes: root_sectors * sector },
+        };
+        Ok(Self {
+            disk,
+            start,
+            cluster_bytes: per_cluster * sector,
+            fat_at: start + reserved * sector,
+            root,
+            data_at: start + before_data * sector,
+            kind,
+        })
+    }
+
+    /// What a file holds; `None` if it is not there.
+    ///
+    /// # Errors
+    /// If its chain of clusters is broken.
+    pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, String> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let Some(items) = self.list(folder)? else { return Ok(None) };
+        let Some(item) = items.into_iter().find(|item| !item.is_folder && item.name.eq_ignore_ascii_case(name)) else {
+            return Ok(None);
+        };
+        let mut bytes = if item.size == 0 { Vec::new() } else { self.chain(item.first)? };
+        let size = usize::try_from(item.size).unwrap_or(usize::MAX);
+        if bytes.len() < size {
+            return Err(format!("{path} has {size} bytes by its entry, and {} by its clusters", bytes.len()));
+        }
+        bytes.truncate(size);
+        Ok(Some(bytes))
+    }
+
+    /// What stands in a folder (`""` = the root); `None` if that is not there.
+    ///
+    /// # Errors
+    /// If a chain of clusters is broken.
+    pub fn list(&self, path: &str) -> Result<Option<Vec<Item>>, String> {
+        let mut bytes = match self.root {
+            Root::Fixed { at, bytes } => self.bytes(at, bytes)?,
+            Root::Cluster(first) => self.chain(first)?,
+        };
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let found = items(&bytes).into_iter().find(|item| item.is_folder && item.name.eq_ignore_ascii_case(part));
+            let Some(folder) = found else { return Ok(None) };
+            bytes = self.chain(folder.first)?;
+        }
+        Ok(Some(items(&bytes)))
+    }
+
+    fn bytes(&self, at: u64, length: u64) -> Result<Vec<u8>, String> {
+        let mut bytes = vec![0; usize::try_from(length).map_err(|error| error.to_string())?];
+        self.disk.read_exact_at(&mut bytes, at).map_err(|error| format!("at byte {}: {error}", at - self.start))?;
+        Ok(bytes)
+    }
+
+    fn chain(&self, first: u32) -> Result<Vec<u8>, String> {
+        let (mut bytes, mut cluster) = (Vec::new(), first);
+        for _ in 0..MAX_CLUSTERS {
+            if cluster < 2 {
+                return Err(format!("a chain of clusters leads to number {cluster}"));
+            }
+            bytes.extend(self.bytes(self.data_at + u64::from(cluster - 2) * self.cluster_bytes, self.cluster_bytes)?);
+            match self.next(cluster)? {
+                Some(next) => cluster = next,
+                None => return Ok(bytes),
+            }
+        }
+        Err("a chain of clusters has no end".to_owned())
+    }
+
+    fn next(&self, cluster: u32) -> Result<Option<u32>, String> {
+        let number = u64::from(cluster);
+        let word = |at: u64, length: u64| -> Result<u32, String> {
+            let bytes = self.bytes(self.fat_at + at, length)?;
+            Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)))
+        };
+        let (value, end) = match self.kind {
+            Kind::Fat12 => (word(number + number / 2, 2)? >> (4 * (cluster & 1)) & 0xFFF, 0xFF8),
+            Kind::Fat16 => (word(number * 2, 2)?, 0xFFF8),
+            Kind::Fat32 => (word(number * 4, 4)? & 0x0FFF_FFFF, 0x0FFF_FFF8),
+        };
+        Ok((value < end).then_some(value))
+    }
+}
+
+/// The entries of a folder, long names put together.
+fn items(folder: &[u8]) -> Vec<Item> {
+    let (mut found, mut long) = (Vec::new(), Vec::<(u8, [u16; 13])>::new());
+    for entry in folder.chunks_exact(ENTRY) {
+        match (entry[0], entry[11]) {
+            (0, _) => break,
+            (DELETED, _) => long.clear(),
+            (number, LONG_NAME) => long.push((number & 0x1F, units_of(entry))),
+            (_, attributes) if attributes & VOLUME != 0 => long.clear(),
+            (_, attributes) => {
+                let name = long_name(&mut long).unwrap_or_else(|| short_name(entry));
+                let half = |at: usize| u32::from(u16::from_le_bytes([entry[at], entry[at + 1]]));
+                let size = u64::from(half(28) | half(30) << 16);
+                if name != "." && name != ".." {
+                    found.push(Item { name, is_folder: attributes & FOLDER != 0, first: half(26) | half(20) << 16, size });
+                }
+            }
+        }
+    }
+    found
+}
+
+fn units_of(entry: &[u8]) -> [u16; 13] {
+    let places = (1..11).step_by(2).chain((14..26).step_by(2)).chain((28..32).step_by(2));
+    let mut units = [0; 13];
+    units.iter_mut().zip(places).for_each(|(unit, at)| *unit = u16::from_le_bytes([entry[at], entry[at + 1]]));
+    units
+}
+
+/// The pieces stand from the last to the first.
+fn long_name(pieces: &mut Vec<(u8, [u16; 13])>) -> Option<String> {
+    let pieces = std::mem::take(pieces);
+    let is_whole = !pieces.is_empty() && pieces.iter().rev().zip(1..).all(|((number, _), expected)| *number == expected);
+    let units: Vec<u16> = pieces.iter().rev().flat_map(|(_, units)| *units).take_while(|unit| *unit != 0).collect();
+    if is_whole { String::from_utf16(&units).ok() } else { None }
+}
+
+fn short_name(entry: &[u8]) -> String {
+    let part = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_ascii_lowercase();
+    let (stem, suffix) = (part(&entry[..8]), part(&entry[8..11]));
+    if suffix.is_empty() { stem } else { format!("{stem}.{suffix}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_mtools_writes_is_read() {
+        let tools = ["/usr/sbin/mkfs.vfat", "/usr/bin/mcopy", "/usr/bin/mmd"];
+        if let Some(missing) = tools.iter().find(|tool| !std::path::Path::new(tool).exists()) {
+            println!("skipped: there is no {missing}");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let run = |program: &str, words: &[&str]| {
+            let output = Command::new(program).current_dir(dir.path()).args(words).output().unwrap();
+            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        let content: Vec<u8> = (0..70_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        std::fs::write(dir.path().join("file"), &content).unwrap();
+        std::fs::write(dir.path().join("empty"), "").unwrap();
+        for (bits, megabytes) in [("12", 2), ("16", 48), ("32", 40)] {
+            let image = dir.path().join("fat.img");
+            File::create(&image).unwrap().set_len((megabytes << 20) + 4096).unwrap();
+            run("/usr/sbin/mkfs.vfat", &["-F", bits, "fat.img"]);
+            run("mmd", &["-i", "fat.img", "::/loader", "::/loader/entries"]);
+            run("mcopy", &["-i", "fat.img", "file", "::/loader/entries/os-b+3-0.conf"]);
+            run("mcopy", &["-i", "fat.img", "empty", "::/loader/entries/a name of more than thirteen.conf"]);
+            run("mcopy", &["-i", "fat.img", "file", "::/GRUBENV"]);
+            let disk = File::open(&image).unwrap();
+            let fat = Fat::open(&disk, 0).unwrap();
+            assert_eq!(fat.read("loader/entries/os-b+3-0.conf").unwrap().as_ref(), Some(&content), "FAT{bits}");
+            assert_eq!(fat.read("grubenv").unwrap().as_ref(), Some(&content));
+            assert_eq!(fat.read("loader/entries/a name of more than thirteen.conf").unwrap(), Some(vec![]));
+            assert_eq!((fat.read("loader/none").unwrap(), fat.list("none").unwrap()), (None, None));
+            let mut names: Vec<_> = fat.list("loader/entries").unwrap().unwrap().into_iter().map(|item| item.name).collect();
+            names.sort();
+            assert_eq!(names, ["a name of more than thirteen.conf", "os-b+3-0.conf"]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_system_is_said() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        assert!(Fat::open(&file, 0).unwrap_err().contains("no FAT file system"));
+    }
+}

@@ -1,0 +1,167 @@
+//! The log that QEMU's `blklogwrites` keeps of what a guest writes (the format of the kernel's `dm-log-writes`, version 1).
+//!
+//! ```text
+//! first sector   magic u64 · version u64 · number of entries u64 · sector size u32
+//! each entry     a sector: sector u64 · sectors u64 · flags u64 (1 flush, 2 FUA, 4 discard, 8 mark) · length u64; then the data
+//! ```
+//! Little endian. A write with FUA is logged as a write and a flush behind it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+const MAGIC: u64 = 0x006a_7366_7773_6872;
+const FLUSH: u64 = 1;
+const DISCARD: u64 = 4;
+/// More entries than any update makes.
+const MAX_ENTRIES: u64 = 1_000_000;
+
+/// A log, open for reading the data of its writes.
+#[derive(Debug)]
+pub struct WriteLog {
+    file: File,
+    /// What was logged, in order.
+    pub entries: Vec<Entry>,
+}
+
+/// One request of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Bytes were written.
+    Write {
+        /// Where on the disk, in bytes.
+        at: u64,
+        /// How many.
+        length: u64,
+        /// Where they stand in the log.
+        data_at: u64,
+    },
+    /// Bytes were given up: they read as zeros, or as before.
+    Discard {
+        /// Where on the disk, in bytes.
+        at: u64,
+        /// How many.
+        length: u64,
+    },
+    /// Everything before is on the medium.
+    Flush,
+}
+
+/// Why a log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The system's words.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// It is no log.
+    #[error("at byte {at} of the log: expected {expected}, got {got}")]
+    Malformed {
+        /// Where.
+        at: u64,
+        /// What would be right.
+        expected: &'static str,
+        /// What stands there.
+        got: u64,
+    },
+}
+
+impl WriteLog {
+    /// Reads the entries of a log, without their data.
+    ///
+    /// # Errors
+    /// If it is none, or cut off.
+    pub fn open(path: &Path) -> Result<Self, LogError> {
+        let file = File::open(path)?;
+        let [magic, version, count, sector] = words(&file, 0)?;
+        let sector = sector & 0xFFFF_FFFF;
+        expect(0, "the magic number of a log", magic, magic == MAGIC)?;
+        expect(8, "version 1", version, version == 1)?;
+        expect(16, "at most a million entries", count, count <= MAX_ENTRIES)?;
+        expect(24, "a sector size of 512 or 4096", sector, sector == 512 || sector == 4096)?;
+        let (mut entries, mut at) = (Vec::new(), sector);
+        for _ in 0..count {
+            let [first, sectors, flags, _] = words(&file, at)?;
+            let (place, length) = (first * sector, sectors * sector);
+            at += sector;
+            match (flags & DISCARD != 0, length) {
+                (true, _) => entries.push(Entry::Discard { at: place, length }),
+                (false, 0) => {}
+                (false, _) => {
+                    entries.push(Entry::Write { at: place, length, data_at: at });
+                    at += length;
+                }
+            }
+            if flags & FLUSH != 0 {
+                entries.push(Entry::Flush);
+            }
+        }
+        Ok(Self { file, entries })
+    }
+
+    /// The bytes of a write.
+    ///
+    /// # Errors
+    /// If the log is cut off.
+    pub fn data(&self, data_at: u64, length: u64) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        self.file.read_exact_at(&mut bytes, data_at)?;
+        Ok(bytes)
+    }
+}
+
+fn words(file: &File, at: u64) -> std::io::Result<[u64; 4]> {
+    let mut bytes = [0; 32];
+    file.read_exact_at(&mut bytes, at)?;
+    let word = |index: usize| bytes[index * 8..][..8].try_into().map(u64::from_le_bytes).unwrap_or_default();
+    Ok([word(0), word(1), word(2), word(3)])
+}
+
+const fn expect(at: u64, expected: &'static str, got: u64, holds: bool) -> Result<(), LogError> {
+    if holds { Ok(()) } else { Err(LogError::Malformed { at, expected, got }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sector(words: &[u64]) -> Vec<u8> {
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.resize(512, 0);
+        bytes
+    }
+
+    fn log(entries: &[(&[u64], usize)]) -> tempfile::NamedTempFile {
+        let mut bytes = sector(&[MAGIC, 1, entries.len() as u64, 512]);
+        for (words, data) in entries {
+            bytes.extend(sector(words));
+            bytes.extend(vec![7; *data]);
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn writes_flushes_and_discards_are_told_apart() {
+        let file = log(&[(&[8, 2, 0, 0], 1024), (&[0, 0, FLUSH, 0], 0), (&[16, 4, DISCARD, 0], 0), (&[9, 1, 3, 0], 512)]);
+        let log = WriteLog::open(file.path()).unwrap();
+        let expected = [
+            Entry::Write { at: 4096, length: 1024, data_at: 1024 },
+            Entry::Flush,
+            Entry::Discard { at: 8192, length: 2048 },
+            Entry::Write { at: 4608, length: 512, data_at: 3584 },
+            Entry::Flush,
+        ];
+        assert_eq!(log.entries, expected);
+        assert_eq!(log.data(1024, 1024).unwrap(), vec![7; 1024]);
+    }
+
+    #[test]
+    fn what_is_no_log_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), sector(&[MAGIC + 1, 1, 0, 512])).unwrap();
+        assert!(WriteLog::open(file.path()).unwrap_err().to_string().starts_with("at byte 0 of the log: expected the magic number"));
+        std::fs::write(file.path(), sector(&[MAGIC, 1, 3, 512])).unwrap();
+        assert!(matches!(WriteLog::open(file.path()), Err(LogError::Io(_))), "cut off");
+    }
+}
