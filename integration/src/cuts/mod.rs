@@ -1,7 +1,9 @@
 //! Power cuts, exactly: a whole update is recorded write by write, and every disk that a cut at any moment could have left is rebuilt and
 //! looked at.
 
+pub mod check;
 pub mod cut;
+pub mod disk;
 pub mod fat;
 pub mod loader;
 pub mod log;
