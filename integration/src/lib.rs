@@ -1,7 +1,7 @@
 //! Whole-system tests, and what they need.
 
+pub mod cuts;
 pub mod hostsim;
 pub mod locksmith;
 pub mod rig;
-pub mod cuts;
 pub mod vm;

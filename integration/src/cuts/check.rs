@@ -87,7 +87,14 @@ impl Checker {
         }
     }
 
-    fn version_in(&mut self, disk: &Disk, cut: &Cut, file: &File, esp: &Fat<'_>, candidate: &Candidate) -> Result<String, String> {
+    fn version_in(
+        &mut self,
+        disk: &Disk,
+        cut: &Cut,
+        file: &File,
+        esp: &Fat<'_>,
+        candidate: &Candidate,
+    ) -> Result<String, String> {
         let slot = usize::from(candidate.slot == 'b');
         let range = self.layout.slots[slot].clone();
         let key = (slot, disk.trace(cut, &range));

@@ -132,7 +132,7 @@ impl FromStr for Cut {
             _ => None,
         };
         let kept: Vec<bool> = parts.next().and_then(|bits| bits.chars().map(bit).collect()).ok_or_else(error)?;
-        let torn = parts.next().map(|part| {
+        let torn = parts.next().map(|part| -> Result<(usize, u64), String> {
             let (write, sectors) = part.split_once(':').ok_or_else(error)?;
             let write = write.parse().ok().filter(|write| *write < kept.len()).ok_or_else(error)?;
             Ok((write, sectors.parse().map_err(|_| error())?))

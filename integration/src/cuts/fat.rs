@@ -56,9 +56,10 @@ impl<'a> Fat<'a> {
     pub fn open(disk: &'a File, start: u64) -> Result<Self, String> {
         let mut boot = [0; 512];
         disk.read_exact_at(&mut boot, start).map_err(|error| error.to_string())?;
-        let (short, long) = (|at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]])), |at: usize| {
-            u64::from(u32::from_le_bytes([boot[at], boot[at + 1], boot[at + 2], boot[at + 3]]))
-        });
+        let (short, long) = (
+            |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]])),
+            |at: usize| u64::from(u32::from_le_bytes([boot[at], boot[at + 1], boot[at + 2], boot[at + 3]])),
+        );
         let either = |small: u64, large: u64| if small == 0 { large } else { small };
         let (sector, per_cluster, reserved) = (short(11), u64::from(boot[13]), short(14));
         let (fats, root_entries) = (u64::from(boot[16]), short(17));

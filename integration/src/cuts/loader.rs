@@ -119,19 +119,17 @@ mod tests {
     fn a_block_is_what_grub_takes_for_one() {
         let env = Env::parse(Some(&block("ota_primary=b\nota_left=3\n"))).unwrap();
         assert_eq!((env.get("ota_primary"), env.get("ota_left"), env.get("ota_pending")), ("b", "3", ""));
-        assert!(Env::parse(Some(&block("")[1..])).is_none() && Env::parse(Some(&[0; 1024])).is_none() && Env::parse(None).is_none());
+        assert!(
+            Env::parse(Some(&block("")[1..])).is_none() && Env::parse(Some(&[0; 1024])).is_none() && Env::parse(None).is_none()
+        );
     }
 
     #[test]
     fn names_and_texts_of_entries_say_slot_tries_kernel_and_version() {
         let text = "sort-key ota\nversion 7\ntitle x\nlinux /ota/b.efi\noptions root=x ro\n";
         let found = entry("os-b+2-1.conf", "os-b+2-1", text).unwrap();
-        let expected = Candidate {
-            slot: 'b',
-            tries_left: Some(2),
-            kernel: Some("/ota/b.efi".into()),
-            options: Some("root=x ro".into()),
-        };
+        let expected =
+            Candidate { slot: 'b', tries_left: Some(2), kernel: Some("/ota/b.efi".into()), options: Some("root=x ro".into()) };
         assert_eq!((found.candidate, found.version), (expected, 7));
         assert_eq!(entry("os-a.conf", "os-a", text).unwrap().candidate.tries_left, None);
         assert!(entry("os-a+x.conf", "os-a+x", text).is_err() && entry("os-c.conf", "os-c", text).is_err());

@@ -160,7 +160,9 @@ mod tests {
     fn what_is_no_log_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), sector(&[MAGIC + 1, 1, 0, 512])).unwrap();
-        assert!(WriteLog::open(file.path()).unwrap_err().to_string().starts_with("at byte 0 of the log: expected the magic number"));
+        assert!(
+            WriteLog::open(file.path()).unwrap_err().to_string().starts_with("at byte 0 of the log: expected the magic number")
+        );
         std::fs::write(file.path(), sector(&[MAGIC, 1, 3, 512])).unwrap();
         assert!(matches!(WriteLog::open(file.path()), Err(LogError::Io(_))), "cut off");
     }

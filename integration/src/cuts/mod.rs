@@ -1,6 +1,7 @@
 //! Power cuts, exactly: a whole update is recorded write by write, and every disk that a cut at any moment could have left is rebuilt and
 //! looked at.
 
+pub mod campaign;
 pub mod check;
 pub mod cut;
 pub mod disk;

@@ -35,6 +35,15 @@ pub enum Loader {
 }
 
 impl Loader {
+    /// Its name in configurations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::GrubBios => "grub",
+            Self::SystemdBoot => "systemd-boot",
+        }
+    }
+
     /// The images of a release besides `root`, which holds all of it under GRUB.
     #[must_use]
     pub fn more_images(self, parts: &Parts, version: &str) -> Vec<ReleaseImage> {

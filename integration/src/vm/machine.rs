@@ -14,6 +14,9 @@ use crate::rig::ReleaseImage;
 /// Longest wait for anything. An emulated machine on a busy host takes ten times what it takes on an idle one.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// Room for all that is written in one boot; only what is used takes any.
+const LOG_BYTES: u64 = 4 << 30;
+
 /// A machine that is switched off.
 #[derive(Debug)]
 pub struct Machine {
@@ -46,6 +49,18 @@ impl Machine {
         machine
     }
 
+    /// A machine in a folder, with a disk that stands elsewhere, and firmware that knows nothing yet.
+    ///
+    /// # Panics
+    /// If the folder cannot be written.
+    #[must_use]
+    pub fn with_disk(dir: &Path, loader: Loader, disk: &Path) -> Self {
+        let machine = Self { dir: dir.to_owned(), loader, boots: 0 };
+        std::os::unix::fs::symlink(disk, machine.disk()).unwrap();
+        fs::copy(OVMF[1], machine.variables()).unwrap();
+        machine
+    }
+
     /// What its firmware keeps.
     fn variables(&self) -> PathBuf {
         self.dir.join("variables.fd")
@@ -62,6 +77,27 @@ impl Machine {
     /// # Panics
     /// If QEMU cannot be started.
     pub fn boot(&mut self) -> Running {
+        let plain = format!("if=none,id=d0,file={},format=raw,cache=writeback", self.disk().display());
+        self.start(&["-drive", &plain])
+    }
+
+    /// The same, with everything that is written to the disk written down in `log` as well ([`crate::cuts::log`]).
+    ///
+    /// # Panics
+    /// If QEMU cannot be started.
+    pub fn boot_recorded(&mut self, log: &Path) -> Running {
+        fs::File::create(log).unwrap().set_len(LOG_BYTES).unwrap();
+        let nodes = [
+            format!("driver=file,node-name=f0,filename={}", self.disk().display()),
+            "driver=raw,node-name=r0,file=f0".to_owned(),
+            format!("driver=file,node-name=l0,filename={}", log.display()),
+            "driver=raw,node-name=lr,file=l0".to_owned(),
+            "driver=blklogwrites,node-name=d0,file=r0,log=lr,log-sector-size=512".to_owned(),
+        ];
+        self.start(&nodes.iter().flat_map(|node| ["-blockdev", node]).collect::<Vec<_>>())
+    }
+
+    fn start(&mut self, disk: &[&str]) -> Running {
         self.boots += 1;
         let (console, agent) = (self.dir.join(format!("console-{}", self.boots)), self.dir.join(format!("agent-{}", self.boots)));
         let mut qemu = Command::new("qemu-system-x86_64");
@@ -70,7 +106,7 @@ impl Machine {
         qemu.args(["-serial", &format!("file:{}", console.display())]);
         qemu.args(["-serial", &format!("unix:{},server=on,wait=off", agent.display())]);
         qemu.args(["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="]);
-        qemu.args(["-drive", &format!("if=none,id=d0,file={},format=raw,cache=writeback", self.disk().display())]);
+        qemu.args(disk);
         qemu.args(["-device", "nvme,drive=d0,serial=x,bootindex=0"]);
         match self.loader {
             Loader::GrubBios => {}
@@ -181,6 +217,50 @@ impl Running {
             }
             assert!(began.elapsed() < PATIENCE, "{what}: {status:#}\n{}", self.console());
             std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until the guest reboots (`false`), or the status of its daemon is as `wanted` (`true`).
+    ///
+    /// # Errors
+    /// If neither comes, with what is on the console.
+    pub fn rests_or_reboots(mut self, wanted: &dyn Fn(&serde_json::Value) -> bool) -> Result<bool, String> {
+        let (began, mut last) = (Instant::now(), String::new());
+        while began.elapsed() < PATIENCE {
+            if self.qemu.try_wait().map_err(|error| error.to_string())?.is_some() {
+                return Ok(false);
+            }
+            if let Some(answer) = self.try_ask("updatectl --config /state/config.toml status --json") {
+                if serde_json::from_str(&answer).is_ok_and(|status| wanted(&status)) {
+                    return Ok(true);
+                }
+                last = answer;
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        Err(format!("it does not rest; its last status: {last}; its console:\n{}", self.console()))
+    }
+
+    /// Like [`Running::ask`], of a guest that may go down at any time.
+    fn try_ask(&mut self, command: &str) -> Option<String> {
+        if !std::mem::replace(&mut self.listens, true) {
+            self.try_answer()?;
+        }
+        writeln!(self.agent.get_mut(), "{command}").ok()?;
+        self.try_answer()
+    }
+
+    fn try_answer(&mut self) -> Option<String> {
+        let mut answer = String::new();
+        loop {
+            let mut line = String::new();
+            if self.agent.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if line.trim().strip_prefix("@@ ").is_some_and(|rest| rest.ends_with(" @@")) {
+                return Some(answer);
+            }
+            answer.push_str(&line);
         }
     }
 

@@ -20,11 +20,13 @@
 mod disk;
 mod machine;
 mod parts;
+mod scene;
 mod tree;
 
 pub use disk::{Loader, SLOT_BYTES};
 pub use machine::{Machine, Running};
 pub use parts::Parts;
+pub use scene::{Scene, runs};
 pub use tree::{Flaw, image, keys_of};
 
 /// The address at which a guest finds the servers of its test.

@@ -3,13 +3,13 @@
 use std::os::unix::fs::FileExt as _;
 
 use integration::hostsim::gpt::Gpt;
-use integration::vm::{Flaw, Loader};
+use integration::vm::{Flaw, Loader, Scene, runs};
 
 use crate::scenario;
-use crate::scene::Scene;
+use crate::scene;
 
 fn grub() -> Option<Scene> {
-    Scene::new(Loader::GrubBios)
+    scene(Loader::GrubBios)
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_slot_that_is_damaged_after_it_was_armed_is_left_in_the_same_boot() {
     let mut boot = scene.boot("b");
     boot.wait_for("ota: slot b cannot be started");
     boot.wait_for("ota: starting slot a");
-    boot.wait_status("1.0.0 runs", crate::scene::runs("1.0.0", "a"));
+    boot.wait_status("1.0.0 runs", runs("1.0.0", "a"));
     let (_, status) = boot.updatectl("status");
     assert!(status.contains("2.0.0 rolled back to 1.0.0"), "{status}");
 }

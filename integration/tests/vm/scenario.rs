@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use integration::vm::{Flaw, Loader};
 
-use crate::scene::Scene;
+use crate::scene;
 
 pub(crate) fn two_updates_in_a_row_are_tried_and_kept_and_power_cuts_in_ordinary_boots_change_nothing(loader: Loader) {
-    let Some(mut scene) = Scene::new(loader) else { return };
+    let Some(mut scene) = scene(loader) else { return };
     scene.update("2.0.0", 2, Flaw::None);
     drop(scene.boot_into("2.0.0", "b"));
     for cut in 0..5u64 {
@@ -28,7 +28,7 @@ pub(crate) fn two_updates_in_a_row_are_tried_and_kept_and_power_cuts_in_ordinary
 }
 
 pub(crate) fn an_unhealthy_image_marks_itself_bad_and_the_reason_is_shown_and_reported(loader: Loader) {
-    let Some(mut scene) = Scene::new(loader) else { return };
+    let Some(mut scene) = scene(loader) else { return };
     scene.update("2.0.0", 2, Flaw::Unhealthy);
     scene.boot("b").wait_off();
     let mut boot = scene.boot_into("1.0.0", "a");
@@ -40,7 +40,7 @@ pub(crate) fn an_unhealthy_image_marks_itself_bad_and_the_reason_is_shown_and_re
 
 /// Boots slot b as often as it has tries, and then slot a.
 fn goes_back_after_its_tries(loader: Loader, flaw: Flaw) {
-    let Some(mut scene) = Scene::new(loader) else { return };
+    let Some(mut scene) = scene(loader) else { return };
     scene.update("2.0.0", 2, flaw);
     for _ in 0..3 {
         scene.boot("b").wait_off();
@@ -63,7 +63,7 @@ pub(crate) fn an_image_that_hangs_is_reset_by_its_watchdog_and_goes_back_after_i
 }
 
 pub(crate) fn two_power_cuts_during_the_trial_do_not_roll_a_good_image_back(loader: Loader) {
-    let Some(mut scene) = Scene::new(loader) else { return };
+    let Some(mut scene) = scene(loader) else { return };
     scene.update("2.0.0", 2, Flaw::None);
     for _ in 0..2 {
         let boot = scene.boot("b");
@@ -74,7 +74,7 @@ pub(crate) fn two_power_cuts_during_the_trial_do_not_roll_a_good_image_back(load
 }
 
 pub(crate) fn an_image_without_a_daemon_is_left_when_its_deadline_has_passed(loader: Loader) {
-    let Some(mut scene) = Scene::new(loader) else { return };
+    let Some(mut scene) = scene(loader) else { return };
     scene.update("2.0.0", 2, Flaw::NoDaemon);
     let console = scene.boot("b").wait_off();
     assert!(console.contains("marking it bad and rebooting"), "{console}");

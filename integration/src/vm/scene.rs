@@ -1,69 +1,112 @@
 //! A machine, its publisher and its server.
 
-use integration::rig::{APP_ID, BOARD, Publisher, ReleaseImage, Spec};
-use integration::vm::{Flaw, HOST, Loader, Machine, Parts, Running, image, keys_of};
+use std::net::SocketAddr;
+use std::path::Path;
+
 use serde_json::Value;
 use server_mock::{Answer, Mock, Script};
 use tempfile::TempDir;
 
+use super::{Flaw, HOST, Loader, Machine, Parts, Running, image, keys_of};
+use crate::rig::{APP_ID, BOARD, Publisher, ReleaseImage, Spec};
+
 /// A machine that runs 1.0.0 from slot a, and the server it asks.
-pub(crate) struct Scene {
-    pub(crate) machine: Machine,
+pub struct Scene {
+    /// The machine.
+    pub machine: Machine,
     loader: Loader,
     publisher: Publisher,
     parts: Parts,
     mock: Mock,
-    _dir: TempDir,
+    /// Of a scene that is in no folder of somebody else's.
+    _dir: Option<TempDir>,
 }
 
 impl Scene {
-    /// `None` where machines cannot be had; that has been said.
-    pub(crate) fn new(loader: Loader) -> Option<Self> {
-        let parts = match Parts::find() {
-            Ok(parts) => parts,
-            Err(why) => {
-                println!("skipped: {why}");
-                return None;
-            }
-        };
-        let dir = tempfile::tempdir().unwrap();
-        let publisher = Publisher::new(&dir.path().join("files"));
+    /// Makes the machine, switched off.
+    ///
+    /// # Errors
+    /// Where machines cannot be had: what is missing, for "skipped: …".
+    ///
+    /// # Panics
+    /// If something of it cannot be made.
+    pub fn new(loader: Loader) -> Result<Self, String> {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let scene = Self::in_folder(loader, dir.path())?;
+        Ok(Self { _dir: Some(dir), ..scene })
+    }
+
+    /// The same, with all its files in a folder that stays.
+    ///
+    /// # Errors
+    /// Where machines cannot be had.
+    ///
+    /// # Panics
+    /// If something of it cannot be made.
+    pub fn in_folder(loader: Loader, dir: &Path) -> Result<Self, String> {
+        let parts = Parts::find()?;
+        let publisher = Publisher::new(&dir.join("files"));
         let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::no_update())).unwrap();
         let factory = images(&parts, loader, &publisher, "1.0.0", Flaw::None);
-        let machine = Machine::new(dir.path(), loader, &factory, &config(&mock, loader));
-        Some(Self { machine, loader, publisher, parts, mock, _dir: dir })
+        let machine = Machine::new(dir, loader, &factory, &config(&mock, loader));
+        Ok(Self { machine, loader, publisher, parts, mock, _dir: None })
+    }
+
+    /// Where the server of the machine listens.
+    #[must_use]
+    pub fn server(&self) -> SocketAddr {
+        self.mock.addr()
+    }
+
+    /// The images of a release as they are published.
+    #[must_use]
+    pub fn images(&self, version: &str, flaw: Flaw) -> Vec<ReleaseImage> {
+        images(&self.parts, self.loader, &self.publisher, version, flaw)
     }
 
     /// Publishes a release with this flaw, and offers it from now on.
-    pub(crate) fn publish(&self, version: &str, sequence: u64, flaw: Flaw) {
-        let images = images(&self.parts, self.loader, &self.publisher, version, flaw);
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn publish(&self, version: &str, sequence: u64, flaw: Flaw) {
+        let images = self.images(version, flaw);
         self.publisher.publish_images(&Spec::new(version, sequence), &images);
         self.mock.set_script(Script::serving(&self.publisher.files).answer(Answer::update(version))).unwrap();
     }
 
     /// Boots, and waits until the machine rests in this version.
-    pub(crate) fn boot_into(&mut self, version: &str, slot: &str) -> Running {
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn boot_into(&mut self, version: &str, slot: &str) -> Running {
         let mut boot = self.boot(slot);
         boot.wait_status(&format!("{version} runs from {slot}"), runs(version, slot));
         boot
     }
 
     /// Boots, and waits until the loader has chosen this slot.
-    pub(crate) fn boot(&mut self, slot: &str) -> Running {
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn boot(&mut self, slot: &str) -> Running {
         let mut boot = self.machine.boot();
         boot.wait_for(&self.loader.words_for(slot));
         boot
     }
 
     /// From 1.0.0 in slot a to the reboot into slot b.
-    pub(crate) fn update(&mut self, version: &str, sequence: u64, flaw: Flaw) {
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub fn update(&mut self, version: &str, sequence: u64, flaw: Flaw) {
         let boot = self.boot_into("1.0.0", "a");
         self.publish(version, sequence, flaw);
         boot.wait_off();
     }
 
     /// All requests with events that the server took.
-    pub(crate) fn reports(&self) -> String {
+    #[must_use]
+    pub fn reports(&self) -> String {
         let taken = self.mock.recorded().into_iter().filter(|request| request.status == Some(200));
         taken.map(|request| request.body).filter(|body| body.contains("<event ")).collect::<Vec<_>>().join("\n")
     }
@@ -100,7 +143,7 @@ command = ["reboot", "-f"]
 }
 
 /// The machine rests, and keeps what it runs.
-pub(crate) fn runs<'a>(version: &'a str, slot: &'a str) -> impl Fn(&Value) -> bool + 'a {
+pub fn runs<'a>(version: &'a str, slot: &'a str) -> impl Fn(&Value) -> bool + 'a {
     move |status| {
         let booted = &status["booted"];
         status["state"] == "idle" && booted["version"] == version && booted["slot"] == slot && booted["confirmed"] == true

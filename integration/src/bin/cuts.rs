@@ -1,0 +1,112 @@
+//! Power cuts, by the thousand: records an update of a virtual machine write by write, rebuilds every disk that a cut could have left,
+//! looks at each, and starts a sample of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use integration::cuts::campaign::{Boot, Campaign, Failure, Recording};
+use integration::cuts::cut::Cut;
+use integration::vm::Loader;
+
+/// Records one update, and tries power cuts at every moment of it.
+///
+/// Prints a line for each kind of state that a cut leads to, and how often. Of a state in which a promise does not hold it prints what
+/// does not, and the command that rebuilds it. Exit codes: 0 every promise holds in every state; 1 not; 2 there is nothing to record with.
+#[derive(Parser)]
+#[command(version, about, long_about)]
+struct Arguments {
+    /// The boot loader of the machine
+    #[arg(long, value_enum, default_value = "grub")]
+    loader: LoaderName,
+    /// States that are rebuilt and looked at, at least; all that are systematic (every prefix, small subsets, omissions) always are
+    #[arg(long, default_value_t = 20_000)]
+    cuts: usize,
+    /// States that are started under the real loader
+    #[arg(long, default_value_t = 10)]
+    boot: usize,
+    /// What random cuts are drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Folder for the recording; one that is there already is used again
+    #[arg(long, value_name = "DIR")]
+    recording: PathBuf,
+    /// Rebuilds this state only, starts it, and leaves its disk in the folder of the recording
+    #[arg(long, value_name = "BOOT:CUT")]
+    replay: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LoaderName {
+    Grub,
+    SystemdBoot,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let loader = match arguments.loader {
+        LoaderName::Grub => Loader::GrubBios,
+        LoaderName::SystemdBoot => Loader::SystemdBoot,
+    };
+    let recording = match Recording::open_or_make(&arguments.recording, loader) {
+        Ok(recording) => recording,
+        Err(why) => {
+            eprintln!("error: nothing can be recorded: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut campaign = Campaign::new(recording);
+    let outcome = match &arguments.replay {
+        Some(name) => replay(&mut campaign, name, &arguments.recording),
+        None => run(&mut campaign, &arguments),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(campaign: &mut Campaign, arguments: &Arguments) -> Result<bool, String> {
+    let (mut kinds, mut failures) = (BTreeMap::<String, usize>::new(), Vec::new());
+    let looked_at = campaign.look_at_all(arguments.cuts, arguments.seed, &mut |boot, cut, seen| match seen {
+        Ok(kind) => *kinds.entry(format!("boot {}: {kind}", boot + 1)).or_default() += 1,
+        Err(why) => failures.push(Failure { boot, cut: cut.clone(), why }),
+    })?;
+    kinds.iter().for_each(|(kind, count)| println!("{count:>8}  {kind}"));
+    let started = campaign.start_some(arguments.boot, arguments.seed, &mut |boot, cut, seen| match seen {
+        Ok(kind) => println!("started {}:{cut}: {kind}", boot + 1),
+        Err(why) => failures.push(Failure { boot, cut: cut.clone(), why }),
+    })?;
+    for Failure { boot, cut, why } in &failures {
+        let recording = arguments.recording.display();
+        println!("BAD  {why}\n     cuts --recording {recording} --replay {}:{cut}", boot + 1);
+    }
+    println!("power cuts: {looked_at} states looked at, {started} started, {} bad (seed {})", failures.len(), arguments.seed);
+    Ok(failures.is_empty())
+}
+
+fn replay(campaign: &mut Campaign, name: &str, folder: &Path) -> Result<bool, String> {
+    let (boot, cut) = name.split_once(':').ok_or("expected BOOT:CUT, such as 1:12/0110")?;
+    let boot: Boot =
+        boot.parse::<usize>().ok().and_then(|boot| boot.checked_sub(1)).ok_or("expected the number of a boot, from 1")?;
+    let cut: Cut = cut.parse()?;
+    let disk = folder.join("replayed.img");
+    match campaign.rebuild(boot, &cut, &disk)? {
+        Ok(kind) => println!("{kind}"),
+        Err(why) => println!("BAD  {why}"),
+    }
+    println!("its disk: {}", disk.display());
+    match campaign.start(&disk) {
+        Ok(kind) => println!("started: {kind}"),
+        Err(why) => {
+            println!("BAD  {why}");
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,318 @@
+//! One recorded update, and all that is done with it.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use server_mock::{Answer, Mock, Script};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use super::check::{Checker, Layout, Signed};
+use super::cut::{Cut, Dice, random, systematic};
+use super::disk::Disk;
+use super::log::WriteLog;
+use crate::hostsim::gpt::Gpt;
+use crate::rig::ReleaseImage;
+use crate::vm::{Flaw, Loader, Machine, Scene, runs};
+
+/// What the machine ran before, and what it is updated to.
+const VERSIONS: [&str; 2] = ["1.0.0", "2.0.0"];
+/// Boots that a machine may take until it rests.
+const MAX_BOOTS: usize = 8;
+/// Memory that is a file system: rebuilding a disk writes more than it reads.
+const FAST: &str = "/dev/shm";
+
+/// Which boot of the recording a cut is in, from 0.
+pub type Boot = usize;
+
+/// A state in which something does not hold.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// In which boot.
+    pub boot: Boot,
+    /// After which cut.
+    pub cut: Cut,
+    /// What.
+    pub why: String,
+}
+
+/// An update from download to commit: the disk before it, and what each of its two boots wrote.
+#[derive(Debug)]
+pub struct Recording {
+    folder: PathBuf,
+    facts: Facts,
+}
+
+/// What is kept beside the disk and the logs.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    loader: String,
+    server: SocketAddr,
+    releases: Vec<Release>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Release {
+    version: String,
+    root_length: u64,
+    root_sha256: String,
+    has_kernel: bool,
+    options: Option<[String; 2]>,
+}
+
+impl Recording {
+    /// The recording of a folder, which is made where there is none.
+    ///
+    /// # Errors
+    /// Where machines cannot be had, or the folder holds the recording of another loader.
+    pub fn open_or_make(folder: &Path, loader: Loader) -> Result<Self, String> {
+        let file = folder.join("recording.json");
+        if !file.exists() {
+            fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            record(folder, loader)?;
+        }
+        let text = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let facts: Facts = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+        if facts.loader != loader.name() {
+            return Err(format!("{} was recorded under {}", folder.display(), facts.loader));
+        }
+        Ok(Self { folder: folder.to_owned(), facts })
+    }
+
+    fn loader(&self) -> Loader {
+        if self.facts.loader == Loader::GrubBios.name() { Loader::GrubBios } else { Loader::SystemdBoot }
+    }
+
+    fn log(&self, boot: Boot) -> PathBuf {
+        self.folder.join(format!("boot-{}.log", boot + 1))
+    }
+
+    fn kernel(&self, version: &str) -> PathBuf {
+        self.folder.join(format!("{version}.kernel"))
+    }
+
+    fn signed(&self) -> io::Result<Vec<Signed>> {
+        let signed = |release: &Release| {
+            let kernel = release.has_kernel.then(|| fs::read(self.kernel(&release.version))).transpose()?;
+            let root = (release.root_length, unhex(&release.root_sha256));
+            Ok(Signed { version: release.version.clone(), root, kernel, options: release.options.clone() })
+        };
+        self.facts.releases.iter().map(signed).collect()
+    }
+}
+
+/// Updates a machine, with a log of each boot.
+fn record(folder: &Path, loader: Loader) -> Result<(), String> {
+    let mut scene = Scene::in_folder(loader, folder)?;
+    fs::copy(scene.machine.disk(), folder.join("base.img")).map_err(|error| error.to_string())?;
+    let mut releases = Vec::new();
+    for version in VERSIONS {
+        let images = scene.images(version, Flaw::None);
+        releases.push(release_of(folder, version, &images).map_err(|error| error.to_string())?);
+    }
+    scene.publish(VERSIONS[1], 2, Flaw::None);
+    scene.machine.boot_recorded(&folder.join("boot-1.log")).wait_off();
+    let mut boot = scene.machine.boot_recorded(&folder.join("boot-2.log"));
+    boot.wait_status("2.0.0 is kept", runs(VERSIONS[1], "b"));
+    boot.order("sync; poweroff -f");
+    boot.wait_off();
+    let facts = Facts { loader: loader.name().to_owned(), server: scene.server(), releases };
+    let text = serde_json::to_vec_pretty(&facts).map_err(|error| error.to_string())?;
+    fs::write(folder.join("recording.json"), text).map_err(|error| error.to_string())
+}
+
+fn release_of(folder: &Path, version: &str, images: &[ReleaseImage]) -> io::Result<Release> {
+    let bytes = |name: &'static str| images.iter().filter(move |image| image.name == name).map(|image| &image.bytes);
+    let root = bytes("root").next().ok_or(io::ErrorKind::NotFound)?;
+    let kernel = bytes("kernel").next();
+    if let Some(kernel) = kernel {
+        fs::write(folder.join(format!("{version}.kernel")), kernel)?;
+    }
+    let options = |entry: &Vec<u8>| {
+        let text = String::from_utf8_lossy(entry).into_owned();
+        text.lines().find_map(|line| line.strip_prefix("options ")).unwrap_or_default().to_owned()
+    };
+    let options: Vec<String> = bytes("entry").map(options).collect();
+    Ok(Release {
+        version: version.to_owned(),
+        root_length: root.len() as u64,
+        root_sha256: Sha256::digest(root).iter().map(|byte| format!("{byte:02x}")).collect(),
+        has_kernel: kernel.is_some(),
+        options: options.try_into().ok(),
+    })
+}
+
+fn unhex(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.iter_mut().enumerate().for_each(|(index, byte)| {
+        *byte = text.get(2 * index..2 * index + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+    });
+    bytes
+}
+
+/// Rebuilds, looks, starts.
+#[derive(Debug)]
+pub struct Campaign {
+    recording: Recording,
+}
+
+/// What was found of one state.
+pub type Seen = Result<String, String>;
+
+impl Campaign {
+    /// Of a recording.
+    #[must_use]
+    pub const fn new(recording: Recording) -> Self {
+        Self { recording }
+    }
+
+    /// Looks at all systematic cuts, and at random ones until there are `least` in all. Says how many there were.
+    ///
+    /// # Errors
+    /// If a disk cannot be rebuilt.
+    pub fn look_at_all(&self, least: usize, seed: u64, tell: &mut dyn FnMut(Boot, &Cut, Seen)) -> Result<usize, String> {
+        let mut dice = Dice::new(seed);
+        let mut planned: Vec<Vec<Vec<Cut>>> = Vec::new();
+        for boot in 0..2 {
+            let disk = self.disk_of(boot)?.1;
+            planned.push((0..disk.epochs()).map(|epoch| systematic(epoch, &disk.lengths(epoch), &mut dice)).collect());
+            let count: usize = planned.iter().flatten().map(Vec::len).sum();
+            // The rest is drawn: half of it in each boot.
+            let missing = least.saturating_sub(count) / (2 - boot);
+            for _ in 0..missing {
+                let epoch = usize::try_from(dice.below(disk.epochs().max(1) as u64)).unwrap_or(0);
+                let lengths = disk.lengths(epoch);
+                if !lengths.is_empty() {
+                    planned[boot][epoch].push(random(epoch, &lengths, &mut dice));
+                }
+            }
+        }
+        let mut looked_at = 0;
+        for (boot, epochs) in planned.into_iter().enumerate() {
+            let (_folder, mut disk) = self.disk_of(boot)?;
+            let mut checker = self.checker()?;
+            for (epoch, cuts) in epochs.into_iter().enumerate() {
+                disk.advance_to(epoch).map_err(|error| error.to_string())?;
+                for cut in cuts {
+                    tell(boot, &cut, checker.check(&disk, &cut));
+                    looked_at += 1;
+                }
+            }
+        }
+        Ok(looked_at)
+    }
+
+    /// Starts so many states, drawn from both boots, under the real loader.
+    ///
+    /// # Errors
+    /// If a disk cannot be rebuilt.
+    pub fn start_some(&self, count: usize, seed: u64, tell: &mut dyn FnMut(Boot, &Cut, Seen)) -> Result<usize, String> {
+        let mut dice = Dice::new(seed ^ 0xB007);
+        let folder = fast_folder()?;
+        for number in 0..count {
+            let boot = number % 2;
+            let cut = {
+                let disk = self.disk_of(boot)?.1;
+                let epoch = usize::try_from(dice.below(disk.epochs().max(1) as u64)).unwrap_or(0);
+                random(epoch, &disk.lengths(epoch), &mut dice)
+            };
+            let disk = folder.path().join("started.img");
+            self.rebuild(boot, &cut, &disk)?.map_or_else(|why| tell(boot, &cut, Err(why)), drop);
+            tell(boot, &cut, self.start(&disk));
+        }
+        Ok(count)
+    }
+
+    /// Writes the disk that a cut leaves to a file, and looks at it.
+    ///
+    /// # Errors
+    /// If it cannot be rebuilt.
+    pub fn rebuild(&self, boot: Boot, cut: &Cut, to: &Path) -> Result<Seen, String> {
+        let (_folder, mut disk) = self.disk_of(boot)?;
+        if cut.epoch >= disk.epochs() || cut.kept.len() != disk.lengths(cut.epoch).len() {
+            return Err(format!("{cut} is no cut of this recording"));
+        }
+        let words = |error: io::Error| error.to_string();
+        disk.advance_to(cut.epoch).map_err(words)?;
+        let seen = self.checker()?.check(&disk, cut);
+        disk.after(cut, |file| copy(file, to)).map_err(words)?.map_err(words)?;
+        Ok(seen)
+    }
+
+    /// Starts the machine with this disk until it rests, with the server it had; the disk is changed by that.
+    ///
+    /// # Errors
+    /// If it does not come to rest, with its console.
+    pub fn start(&self, disk: &Path) -> Seen {
+        let _server = self.server()?;
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let mut machine = Machine::with_disk(folder.path(), self.recording.loader(), disk);
+        for boots in 1..=MAX_BOOTS {
+            let ended = machine.boot().rests_or_reboots(&runs(VERSIONS[1], "b"));
+            match ended {
+                Ok(true) => return Ok(format!("2.0.0 runs from b after {boots} boots")),
+                Ok(false) => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Err(format!("it does not rest after {MAX_BOOTS} boots"))
+    }
+
+    fn server(&self) -> Result<Mock, String> {
+        let script = Script::serving(&self.recording.folder.join("files")).answer(Answer::update(VERSIONS[1]));
+        Mock::start_on(script, self.recording.facts.server).map_err(|error| error.to_string())
+    }
+
+    /// A disk before the first write of a boot; gone with the folder.
+    fn disk_of(&self, boot: Boot) -> Result<(TempDir, Disk), String> {
+        let words = |error: io::Error| error.to_string();
+        let folder = fast_folder()?;
+        let file = folder.path().join("disk.img");
+        fs::copy(self.recording.folder.join("base.img"), &file).map_err(words)?;
+        for earlier in 0..boot {
+            let mut disk = Disk::new(&file, self.log(earlier)?).map_err(words)?;
+            disk.advance_to(disk.epochs()).map_err(words)?;
+        }
+        let disk = Disk::new(&file, self.log(boot)?).map_err(words)?;
+        Ok((folder, disk))
+    }
+
+    fn log(&self, boot: Boot) -> Result<WriteLog, String> {
+        let path = self.recording.log(boot);
+        WriteLog::open(&path).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    fn checker(&self) -> Result<Checker, String> {
+        let table = Gpt::open(&self.recording.folder.join("base.img")).map_err(|error| error.to_string())?;
+        let range = |label: &str| -> Result<Range<u64>, String> {
+            let entry = table.entry(label).map_err(|error| error.to_string())?;
+            Ok(entry.start..entry.start + entry.length)
+        };
+        let layout = Layout { esp: range("esp")?, slots: [range("root-a")?, range("root-b")?] };
+        let signed = self.recording.signed().map_err(|error| error.to_string())?;
+        Ok(Checker::new(self.recording.loader(), layout, signed))
+    }
+}
+
+fn fast_folder() -> Result<TempDir, String> {
+    let made = if Path::new(FAST).is_dir() { tempfile::tempdir_in(FAST) } else { tempfile::tempdir() };
+    made.map_err(|error| error.to_string())
+}
+
+fn copy(from: &fs::File, to: &Path) -> io::Result<()> {
+    let to = fs::File::create(to)?;
+    let length = from.metadata()?.len();
+    let (mut piece, mut at) = (vec![0; 1 << 20], 0);
+    while at < length {
+        let now = usize::try_from(length - at).unwrap_or(piece.len()).min(piece.len());
+        from.read_exact_at(&mut piece[..now], at)?;
+        to.write_all_at(&piece[..now], at)?;
+        at += now as u64;
+    }
+    Ok(())
+}
