@@ -15,8 +15,14 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&beside, path)?;
-    sync_folder(folder)
+    rename(&beside, path)
+}
+
+/// Renames a file, durably. On vfat it is the file's inode that says under its new name where its bytes are, so both are synced.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    File::open(to)?.sync_all()?;
+    to.parent().map_or(Ok(()), sync_folder)
 }
 
 /// Removes a file, durably; a file that is not there is fine.

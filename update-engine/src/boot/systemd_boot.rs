@@ -16,14 +16,18 @@
 //! **Who counts the tries**: the loader, by renaming `+3-0` to `+2-1` before it starts the kernel. One without tries is put last, and
 //! started only if there is no other. An entry without `+` is not counted.
 //!
-//! **What is atomic**: every change, as one rename within a folder. On FAT that holds as long as old and new name lie in one sector of the
-//! folder (a name of up to 13 characters takes 64 bytes, so names are kept as short as that, and the folder small). The text of an entry
-//! is written beside it and flushed before the rename that makes it an entry.
+//! **What is atomic**: nothing has to be. On vfat a rename is not: it makes a directory entry of length 0, and the file's inode, written
+//! later, says where the bytes are (a machine that was switched off right after a commit had lost its entry so). Therefore the new entry is
+//! whole and on the medium before the old one is removed, and a cut between leaves an empty one, which the loader passes over, or two of
+//! the same slot, of which it takes one. The next change removes what is left over.
 //!
 //! ```text
-//! arm: 1. os-b.new, its text   flush     2. rename to os-b+3-0.conf   flush of the folder     3. os-b.off removed
-//! all others: one rename       flush of the folder
+//! 1. os-b.new, its text        flush of file and folder       (no entry to the loader)
+//! 2. renamed to its new name   flush of file and folder
+//! 3. the old name removed      flush of the folder
 //! ```
+//!
+//! The loader's own rename is the firmware's: names of up to 13 characters keep it within one sector of the folder.
 //!
 //! **Never**: touches entries of others, `loader.conf`, or a variable of the firmware. A `default` of others that would be started
 //! instead is found out before a download ([`crate::boot::BootControl::self_test`]).

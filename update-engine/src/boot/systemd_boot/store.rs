@@ -38,6 +38,8 @@ pub(crate) struct Entries {
 struct Found {
     name: EntryName,
     text: EntryText,
+    /// What an interruption left of the slot besides.
+    left_over: Vec<EntryName>,
 }
 
 type Both = BTreeMap<SlotName, Found>;
@@ -53,6 +55,10 @@ impl Entries {
         self.esp.join("loader/entries")
     }
 
+    fn path(&self, name: &EntryName) -> PathBuf {
+        self.folder().join(name.to_string())
+    }
+
     fn id(&self, slot: &SlotName) -> String {
         format!("{}-{slot}", self.prefix)
     }
@@ -62,27 +68,37 @@ impl Entries {
         let names = self.names()?;
         let mut both = Both::new();
         for slot in &self.slots {
-            let of_slot = names.iter().filter(|name| name.id == self.id(slot));
-            let (live, off): (Vec<_>, Vec<_>) = of_slot.partition(|name| name.suffix == "conf");
-            let name = match (live.as_slice(), off.first()) {
-                ([], None) => continue,
-                ([], Some(off)) => *off,
-                ([only], _) => only,
-                ([first, second, ..], _) => {
-                    return Err(BootError::Malformed {
-                        path: self.folder(),
-                        why: format!(
-                            "expected one entry of slot {slot}, got {first} and {second}: remove the one that is not wanted"
-                        ),
-                    });
-                }
-            };
-            let path = self.folder().join(name.to_string());
-            let bytes = durable::read_capped(&path, MAX_BYTES as u64).map_err(|error| held::io_error("read", &path, error))?;
-            let text = EntryText::parse(&bytes).map_err(|error| malformed(&path, &error))?;
-            both.insert(slot.clone(), Found { name: name.clone(), text });
+            let of_slot: Vec<&EntryName> = names.iter().filter(|name| name.id == self.id(slot)).collect();
+            if let Some(found) = self.one_of(slot, &of_slot)? {
+                both.insert(slot.clone(), found);
+            }
         }
         Ok(both)
+    }
+
+    /// Of a slot's entries the one that the loader would take; after an interrupted [`Self::replace`] there are two, or an empty one
+    /// besides.
+    fn one_of(&self, slot: &SlotName, names: &[&EntryName]) -> Result<Option<Found>, BootError> {
+        let (mut whole, mut empty) = (Vec::new(), Vec::new());
+        for name in names {
+            let path = self.path(name);
+            let bytes = durable::read_capped(&path, MAX_BYTES as u64).map_err(|error| held::io_error("read", &path, error))?;
+            match EntryText::parse(&bytes) {
+                Ok(text) => whole.push(((*name).clone(), text)),
+                Err(_) if bytes.is_empty() && names.len() > 1 => empty.push((*name).clone()),
+                Err(error) => return Err(malformed(&path, &error)),
+            }
+        }
+        let live = |name: &EntryName| name.suffix == "conf";
+        whole.sort_by_key(|(name, text)| {
+            (live(name), !name.standing().is_out_of_tries(), text.armings, name.standing().is_good())
+        });
+        let Some((name, text)) = whole.pop() else {
+            let Some(first) = empty.first() else { return Ok(None) };
+            return Err(BootError::Malformed { path: self.path(first), why: format!("every entry of slot {slot} is empty") });
+        };
+        let left_over = whole.into_iter().map(|(name, _)| name).chain(empty).collect();
+        Ok(Some(Found { name, text, left_over }))
     }
 
     /// Names of entries, of ours and of others. One that is no text is nobody's.
@@ -128,50 +144,66 @@ impl Entries {
             return self.arm(both, slot, &wanted);
         }
         match found {
-            Some(found) => self.rename(&found.name, &wanted),
+            Some(found) => self.replace(slot, Some(found), &wanted, &found.text),
             None if to.is_blank() => Ok(()),
             None => Err(BootError::Unsuitable(format!(
                 "slot {slot} has no entry {}: the one that started it is none of ours, and cannot be marked",
-                self.folder().join(wanted.to_string()).display()
+                self.path(&wanted).display()
             ))),
         }
     }
 
-    /// The text first, under a name that is no entry; then the rename that makes it one. What is armed again is disarmed before.
+    /// What is armed again under the name it has is disarmed before.
     fn arm(&self, both: &Both, slot: &SlotName, wanted: &EntryName) -> Result<(), BootError> {
         let source = self.esp.join(format!("ota/{slot}.entry"));
         let own = durable::read_capped(&source, MAX_BYTES as u64).map_err(|error| held::io_error("read", &source, error))?;
         let armings = both.values().map(|found| found.text.armings).max().unwrap_or(0).max(1).saturating_add(1);
         let text = EntryText::of(&own, armings).map_err(|error| malformed(&source, &error))?;
-        let off = EntryName { id: self.id(slot), counter: None, suffix: "off".to_owned() };
-        let was = both.get(slot).map(|found| &found.name);
-        if let Some(live) = was.filter(|name| name.suffix == "conf") {
-            self.rename(live, &off)?;
+        let Some(found) = both.get(slot) else { return self.replace(slot, None, wanted, &text) };
+        if found.name != *wanted {
+            return self.replace(slot, Some(found), wanted, &text);
         }
-        let coming = EntryName { suffix: COMING.to_owned(), ..off.clone() };
-        self.write(&coming, &text.to_text())?;
-        self.rename(&coming, wanted)?;
-        self.remove(&off)
+        let off = EntryName { counter: None, suffix: "off".to_owned(), ..wanted.clone() };
+        self.replace(slot, Some(found), &off, &found.text)?;
+        let found = Found { name: off, left_over: Vec::new(), ..found.clone() };
+        self.replace(slot, Some(&found), wanted, &text)
+    }
+
+    /// Puts an entry of this name and text in the place of all that the slot has.
+    ///
+    /// On vfat a rename makes a directory entry of length 0, and only writing the file's inode says where its bytes are: a name that is
+    /// given to the only entry of a slot loses it for a moment, and for good if nothing but the folder is synced. So nothing that is there
+    /// is renamed: the new one is whole and on the medium before the old one goes.
+    fn replace(&self, slot: &SlotName, found: Option<&Found>, wanted: &EntryName, text: &EntryText) -> Result<(), BootError> {
+        let is_there = found.is_some_and(|found| found.name == *wanted && found.text == *text);
+        if !is_there {
+            let coming = EntryName { id: self.id(slot), counter: None, suffix: COMING.to_owned() };
+            self.write(&coming, &text.to_text())?;
+            self.rename(&coming, wanted)?;
+        }
+        let old = found.into_iter().flat_map(|found| found.left_over.iter().chain([&found.name]));
+        old.filter(|name| *name != wanted).try_for_each(|name| self.remove(name))
     }
 
     fn write(&self, name: &EntryName, text: &str) -> Result<(), BootError> {
-        let path = self.folder().join(name.to_string());
+        let path = self.path(name);
         let written = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
             file.write_all(text.as_bytes())?;
-            file.sync_all()
+            file.sync_all()?;
+            sync(&self.folder())
         };
         written().map_err(|error| held::io_error("write", &path, error))
     }
 
     fn rename(&self, from: &EntryName, to: &EntryName) -> Result<(), BootError> {
-        let folder = self.folder();
-        let renamed = fs::rename(folder.join(from.to_string()), folder.join(to.to_string())).and_then(|()| sync(&folder));
-        renamed.map_err(|source| BootError::Interrupted { path: folder.join(from.to_string()), source })
+        let (from, to) = (self.path(from), self.path(to));
+        let renamed = durable::rename(&from, &to);
+        renamed.map_err(|source| BootError::Interrupted { path: from, source })
     }
 
     fn remove(&self, name: &EntryName) -> Result<(), BootError> {
-        let path = self.folder().join(name.to_string());
+        let path = self.path(name);
         durable::remove(&path).map_err(|source| BootError::Interrupted { path, source })
     }
 
@@ -256,11 +288,16 @@ impl PairStore for Entries {
         if rewrite == Rewrite::Always {
             self.rehearse()?;
         }
-        let changed = pair.slots.iter().filter(|(slot, standing)| before.standing(slot) != *standing);
-        let mut changed: Vec<&(SlotName, Standing)> = changed.collect();
+        let mut slots: Vec<&(SlotName, Standing)> = pair.slots.iter().collect();
         // What there is to go back to comes first.
-        changed.sort_by_key(|(_, standing)| !standing.is_good());
-        changed.into_iter().try_for_each(|(slot, standing)| self.bring(&both, slot, *standing))?;
+        slots.sort_by_key(|(_, standing)| !standing.is_good());
+        for (slot, standing) in slots {
+            if before.standing(slot) != *standing {
+                self.bring(&both, slot, *standing)?;
+            } else if let Some(found) = both.get(slot) {
+                found.left_over.iter().try_for_each(|name| self.remove(name))?;
+            }
+        }
         Ok(pair)
     }
 
@@ -395,18 +432,59 @@ mod tests {
     }
 
     #[test]
-    fn two_entries_of_a_slot_and_one_that_is_not_ours_are_named() {
-        let rig = Rig::new();
-        rig.put("os-a+2-1.conf", "sort-key ota\nversion 1\nlinux /x\n");
-        let error = rig.entries.load().unwrap_err().to_string();
-        assert!(
-            error.ends_with("expected one entry of slot a, got os-a+2-1.conf and os-a.conf: remove the one that is not wanted"),
-            "{error}"
-        );
+    fn an_entry_that_is_not_ours_is_named() {
         let rig = Rig::new();
         rig.put("os-a.conf", "title somebody's\nlinux /x\n");
         let error = rig.entries.load().unwrap_err().to_string();
         assert!(error.ends_with("os-a.conf: line 1: expected \"sort-key ota\", got \"title somebody's\""), "{error}");
+        rig.put("os-a.conf", "");
+        assert!(rig.entries.load().unwrap_err().to_string().contains("os-a.conf: line 1"));
+        rig.put("os-a+1-2.conf", "");
+        let error = rig.entries.load().unwrap_err().to_string();
+        assert!(error.ends_with("os-a+1-2.conf: every entry of slot a is empty"), "{error}");
+    }
+
+    /// A cut between the steps of a change leaves the new entry empty or whole beside the old one. The loader passes an empty one over.
+    #[test]
+    fn what_an_interrupted_change_leaves_is_what_was_or_what_is_wanted_and_is_cleared_away() {
+        let b = name("b");
+        let armed = "sort-key ota\nversion 2\ntitle b\nlinux /ota/b.efi\n";
+        let older = "sort-key ota\nversion 1\ntitle b\nlinux /ota/b.efi\n";
+        let pending = Standing::Pending { tries_left: 2 };
+        let cases = [
+            ("os-b+2-1.conf", armed, "os-b.new", armed, pending),
+            ("os-b+2-1.conf", armed, "os-b.conf", "", pending),
+            ("os-b+2-1.conf", armed, "os-b.conf", armed, Standing::Good),
+            ("os-b+2-1.conf", armed, "os-b+0-0.conf", armed, pending),
+            ("os-b+2-1.conf", armed, "os-b.off", "", pending),
+            ("os-b+2-1.conf", armed, "os-b.off", armed, pending),
+            ("os-b.off", older, "os-b+2-1.conf", "", Standing::Blank),
+            ("os-b.off", older, "os-b+2-1.conf", armed, pending),
+            ("os-b.conf", older, "os-b+2-1.conf", armed, pending),
+        ];
+        for (old, old_text, new, new_text, expected) in cases {
+            let rig = Rig::new();
+            rig.put(old, old_text);
+            rig.put(new, new_text);
+            assert_eq!(rig.entries.load().unwrap().pair.standing(&b), expected, "{old} and {new}");
+            rig.entries.edit(Rewrite::IfDifferent, &mut |loaded| Ok(loaded.pair.clone())).unwrap();
+            assert_eq!(rig.files().into_iter().filter(|file| file.starts_with("os-b") && !file.ends_with(".new")).count(), 1);
+            assert_eq!(rig.entries.load().unwrap().pair.standing(&b), expected, "{old} and {new}, cleared");
+            rig.change(|pair| pair.mark_bad(&b)).unwrap();
+            assert_eq!(rig.boot(), "a", "{old} and {new}");
+        }
+    }
+
+    #[test]
+    fn what_is_armed_again_as_it_was_is_disarmed_between() {
+        let rig = Rig::new();
+        let (a, b) = (name("a"), name("b"));
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        let both = rig.entries.find().unwrap();
+        rig.entries.bring(&both, &b, Standing::Pending { tries_left: TRIES }).unwrap();
+        let text = fs::read_to_string(rig.entries.folder().join("os-b+3-0.conf")).unwrap();
+        assert!(text.starts_with("sort-key ota\nversion 3\n"), "{text}");
+        assert_eq!(rig.files(), ["os-a.conf", "os-b+3-0.conf"]);
     }
 
     #[test]
