@@ -182,6 +182,9 @@ impl Journal {
     pub fn open(state_dir: &Path, now: Wall) -> Result<(Self, Model), JournalError> {
         let path = state_dir.join("journal.db");
         aside::finish(&path)?;
+        if !path.exists() {
+            Self::make_first(&path)?;
+        }
         // SQLite takes a file of one byte for an empty one.
         let was_empty = std::fs::metadata(&path).is_ok_and(|data| data.is_file() && data.len() <= 1);
         match Self::open_file(&path) {
@@ -340,6 +343,16 @@ impl Journal {
                 Err(JournalError::Model { path: path.to_owned(), reason: "a fresh journal is newer than this build".to_owned() })
             }
         }
+    }
+
+    /// Whole before it has its name: after a power cut there is none or this one, and an empty file is always one that lost what it held.
+    fn make_first(path: &Path) -> Result<(), JournalError> {
+        let new = beside(path, ".first");
+        aside::remove_journal(&new)?;
+        if let Found::Usable(journal, _) = Self::open_file(&new)? {
+            journal.db.close().map_err(|(_, source)| JournalError::Sqlite { path: new.clone(), source })?;
+        }
+        aside::move_journal(&new, path)
     }
 
     /// A journal as one whole file: closing it moves its write-ahead log into it.

@@ -1,11 +1,15 @@
 //! One recorded update, and all that is done with it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 use server_mock::{Answer, Mock, Script};
@@ -16,6 +20,7 @@ use super::check::{Checker, Layout, Signed};
 use super::cut::{Cut, Dice, random, systematic};
 use super::disk::Disk;
 use super::log::WriteLog;
+use super::state::StateMount;
 use crate::hostsim::gpt::Gpt;
 use crate::rig::ReleaseImage;
 use crate::vm::{Flaw, Loader, Machine, Scene, runs};
@@ -24,8 +29,14 @@ use crate::vm::{Flaw, Loader, Machine, Scene, runs};
 const VERSIONS: [&str; 2] = ["1.0.0", "2.0.0"];
 /// Boots that a machine may take until it rests.
 const MAX_BOOTS: usize = 8;
+/// Boots of a recording.
+const BOOTS: usize = 2;
+/// Draws that may be cuts which are planned already, for each one wanted.
+const DRAWS_PER_CUT: usize = 20;
 /// Memory that is a file system: rebuilding a disk writes more than it reads.
 const FAST: &str = "/dev/shm";
+/// Header and entries of a partition table, of which there is one at each end.
+const TABLE_BYTES: u64 = 33 * 512;
 
 /// Which boot of the recording a cut is in, from 0.
 pub type Boot = usize;
@@ -61,7 +72,7 @@ struct Release {
     version: String,
     root_length: u64,
     root_sha256: String,
-    has_kernel: bool,
+    kernel_sha256: Option<String>,
     options: Option<[String; 2]>,
 }
 
@@ -92,15 +103,12 @@ impl Recording {
         self.folder.join(format!("boot-{}.log", boot + 1))
     }
 
-    fn kernel(&self, version: &str) -> PathBuf {
-        self.folder.join(format!("{version}.kernel"))
-    }
-
-    fn signed(&self) -> io::Result<Vec<Signed>> {
-        let signed = |release: &Release| {
-            let kernel = release.has_kernel.then(|| fs::read(self.kernel(&release.version))).transpose()?;
-            let root = (release.root_length, unhex(&release.root_sha256));
-            Ok(Signed { version: release.version.clone(), root, kernel, options: release.options.clone() })
+    fn signed(&self) -> Vec<Signed> {
+        let signed = |release: &Release| Signed {
+            version: release.version.clone(),
+            root: (release.root_length, unhex(&release.root_sha256)),
+            kernel: release.kernel_sha256.as_deref().map(unhex),
+            options: release.options.clone(),
         };
         self.facts.releases.iter().map(signed).collect()
     }
@@ -110,12 +118,9 @@ impl Recording {
 fn record(folder: &Path, loader: Loader) -> Result<(), String> {
     let mut scene = Scene::in_folder(loader, folder)?;
     fs::copy(scene.machine.disk(), folder.join("base.img")).map_err(|error| error.to_string())?;
-    let mut releases = Vec::new();
-    for version in VERSIONS {
-        let images = scene.images(version, Flaw::None);
-        releases.push(release_of(folder, version, &images).map_err(|error| error.to_string())?);
-    }
-    scene.publish(VERSIONS[1], 2, Flaw::None);
+    let updated = scene.publish(VERSIONS[1], 2, Flaw::None);
+    let releases = [(VERSIONS[0], scene.factory()), (VERSIONS[1], &updated)].map(|(version, images)| release_of(version, images));
+    let releases = releases.into_iter().collect::<io::Result<Vec<Release>>>().map_err(|error| error.to_string())?;
     scene.machine.boot_recorded(&folder.join("boot-1.log")).wait_off();
     let mut boot = scene.machine.boot_recorded(&folder.join("boot-2.log"));
     boot.wait_status("2.0.0 is kept", runs(VERSIONS[1], "b"));
@@ -126,13 +131,10 @@ fn record(folder: &Path, loader: Loader) -> Result<(), String> {
     fs::write(folder.join("recording.json"), text).map_err(|error| error.to_string())
 }
 
-fn release_of(folder: &Path, version: &str, images: &[ReleaseImage]) -> io::Result<Release> {
+fn release_of(version: &str, images: &[ReleaseImage]) -> io::Result<Release> {
     let bytes = |name: &'static str| images.iter().filter(move |image| image.name == name).map(|image| &image.bytes);
     let root = bytes("root").next().ok_or(io::ErrorKind::NotFound)?;
-    let kernel = bytes("kernel").next();
-    if let Some(kernel) = kernel {
-        fs::write(folder.join(format!("{version}.kernel")), kernel)?;
-    }
+    let hex = |bytes: &Vec<u8>| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let options = |entry: &Vec<u8>| {
         let text = String::from_utf8_lossy(entry).into_owned();
         text.lines().find_map(|line| line.strip_prefix("options ")).unwrap_or_default().to_owned()
@@ -141,8 +143,8 @@ fn release_of(folder: &Path, version: &str, images: &[ReleaseImage]) -> io::Resu
     Ok(Release {
         version: version.to_owned(),
         root_length: root.len() as u64,
-        root_sha256: Sha256::digest(root).iter().map(|byte| format!("{byte:02x}")).collect(),
-        has_kernel: kernel.is_some(),
+        root_sha256: hex(root),
+        kernel_sha256: bytes("kernel").next().map(hex),
         options: options.try_into().ok(),
     })
 }
@@ -177,34 +179,67 @@ impl Campaign {
     /// If a disk cannot be rebuilt.
     pub fn look_at_all(&self, least: usize, seed: u64, tell: &mut dyn FnMut(Boot, &Cut, Seen)) -> Result<usize, String> {
         let mut dice = Dice::new(seed);
-        let mut planned: Vec<Vec<Vec<Cut>>> = Vec::new();
-        for boot in 0..2 {
-            let disk = self.disk_of(boot)?.1;
-            planned.push((0..disk.epochs()).map(|epoch| systematic(epoch, &disk.lengths(epoch), &mut dice)).collect());
-            let count: usize = planned.iter().flatten().map(Vec::len).sum();
-            // The rest is drawn: half of it in each boot.
-            let missing = least.saturating_sub(count) / (2 - boot);
-            for _ in 0..missing {
-                let epoch = usize::try_from(dice.below(disk.epochs().max(1) as u64)).unwrap_or(0);
-                let lengths = disk.lengths(epoch);
-                if !lengths.is_empty() {
-                    planned[boot][epoch].push(random(epoch, &lengths, &mut dice));
-                }
-            }
-        }
         let mut looked_at = 0;
-        for (boot, epochs) in planned.into_iter().enumerate() {
-            let (_folder, mut disk) = self.disk_of(boot)?;
-            let mut checker = self.checker()?;
-            for (epoch, cuts) in epochs.into_iter().enumerate() {
-                disk.advance_to(epoch).map_err(|error| error.to_string())?;
-                for cut in cuts {
-                    tell(boot, &cut, checker.check(&disk, &cut));
-                    looked_at += 1;
-                }
-            }
+        for boot in 0..BOOTS {
+            let missing = least.saturating_sub(looked_at) / (BOOTS - boot);
+            let planned = self.planned(boot, missing, &mut dice)?;
+            looked_at += planned.iter().map(HashSet::len).sum::<usize>();
+            self.look_at_epochs(boot, &planned, tell)?;
         }
         Ok(looked_at)
+    }
+
+    /// The cuts of each epoch of a boot: all that are systematic, and drawn ones until there are `least`, no cut twice.
+    fn planned(&self, boot: Boot, least: usize, dice: &mut Dice) -> Result<Vec<HashSet<Cut>>, String> {
+        let disk = self.disk_of(boot)?.1;
+        let mut planned: Vec<HashSet<Cut>> =
+            (0..disk.epochs()).map(|epoch| systematic(epoch, &disk.lengths(epoch), dice).into_iter().collect()).collect();
+        // An epoch of many writes has more states than one of few.
+        let places: Vec<usize> =
+            (0..disk.epochs()).flat_map(|epoch| disk.lengths(epoch).into_iter().map(move |_| epoch)).collect();
+        let mut count: usize = planned.iter().map(HashSet::len).sum();
+        for _ in 0..least.saturating_mul(DRAWS_PER_CUT) {
+            if count >= least || places.is_empty() {
+                break;
+            }
+            let epoch = places[usize::try_from(dice.below(places.len() as u64)).unwrap_or(0)];
+            count += usize::from(planned[epoch].insert(random(epoch, &disk.lengths(epoch), dice)));
+        }
+        Ok(planned)
+    }
+
+    /// Every processor takes the next epoch that nobody has taken.
+    fn look_at_epochs(&self, boot: Boot, planned: &[HashSet<Cut>], tell: &mut dyn FnMut(Boot, &Cut, Seen)) -> Result<(), String> {
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        let (found, told) = mpsc::channel::<(Cut, Seen)>();
+        thread::scope(|scope| {
+            let worker = |found: mpsc::Sender<(Cut, Seen)>| scope.spawn(|| self.work(boot, planned, &next, found));
+            let running: Vec<_> = (0..workers).map(|_| worker(found.clone())).collect();
+            drop(found);
+            told.into_iter().for_each(|(cut, seen)| tell(boot, &cut, seen));
+            running.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked".to_owned())?)
+        })
+    }
+
+    fn work(
+        &self,
+        boot: Boot,
+        planned: &[HashSet<Cut>],
+        next: &AtomicUsize,
+        found: mpsc::Sender<(Cut, Seen)>,
+    ) -> Result<(), String> {
+        let (_folder, mut disk) = self.disk_of(boot)?;
+        let mut checker = self.checker()?;
+        loop {
+            let epoch = next.fetch_add(1, Ordering::Relaxed);
+            let Some(cuts) = planned.get(epoch) else { return Ok(()) };
+            disk.advance_to(epoch).map_err(|error| error.to_string())?;
+            for cut in cuts {
+                let seen = checker.check(&disk, cut);
+                found.send((cut.clone(), seen)).map_err(|error| error.to_string())?;
+            }
+        }
     }
 
     /// Starts so many states, drawn from both boots, under the real loader.
@@ -215,7 +250,7 @@ impl Campaign {
         let mut dice = Dice::new(seed ^ 0xB007);
         let folder = fast_folder()?;
         for number in 0..count {
-            let boot = number % 2;
+            let boot = number % BOOTS;
             let cut = {
                 let disk = self.disk_of(boot)?.1;
                 let epoch = usize::try_from(dice.below(disk.epochs().max(1) as u64)).unwrap_or(0);
@@ -293,9 +328,15 @@ impl Campaign {
             let entry = table.entry(label).map_err(|error| error.to_string())?;
             Ok(entry.start..entry.start + entry.length)
         };
-        let layout = Layout { esp: range("esp")?, slots: [range("root-a")?, range("root-b")?] };
-        let signed = self.recording.signed().map_err(|error| error.to_string())?;
-        Ok(Checker::new(self.recording.loader(), layout, signed))
+        let base = fs::metadata(self.recording.folder.join("base.img")).map_err(|error| error.to_string())?;
+        let tables = [0..TABLE_BYTES, base.len() - TABLE_BYTES..base.len()];
+        let layout = Layout { esp: range("esp")?, slots: [range("root-a")?, range("root-b")?], state: range("state")?, tables };
+        let signed = self.recording.signed();
+        let mount = fast_folder().and_then(|folder| StateMount::new(folder, layout.state.end - layout.state.start));
+        if let Err(why) = &mount {
+            println!("partly skipped: nothing is said of the state partition: {why}");
+        }
+        Ok(Checker::new(self.recording.loader(), layout, signed, mount.ok()))
     }
 }
 

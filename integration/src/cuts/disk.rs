@@ -128,7 +128,7 @@ impl Disk {
 }
 
 /// See [`Disk::trace`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Trace {
     before: Option<usize>,
     kept: Vec<(usize, Option<u64>)>,

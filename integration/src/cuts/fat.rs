@@ -100,8 +100,8 @@ impl<'a> Fat<'a> {
         let Some(item) = items.into_iter().find(|item| !item.is_folder && item.name.eq_ignore_ascii_case(name)) else {
             return Ok(None);
         };
-        let mut bytes = if item.size == 0 { Vec::new() } else { self.chain(item.first)? };
         let size = usize::try_from(item.size).unwrap_or(usize::MAX);
+        let mut bytes = if size == 0 { Vec::new() } else { self.chain(item.first, size)? };
         if bytes.len() < size {
             return Err(format!("{path} has {size} bytes by its entry, and {} by its clusters", bytes.len()));
         }
@@ -116,12 +116,12 @@ impl<'a> Fat<'a> {
     pub fn list(&self, path: &str) -> Result<Option<Vec<Item>>, String> {
         let mut bytes = match self.root {
             Root::Fixed { at, bytes } => self.bytes(at, bytes)?,
-            Root::Cluster(first) => self.chain(first)?,
+            Root::Cluster(first) => self.chain(first, usize::MAX)?,
         };
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let found = items(&bytes).into_iter().find(|item| item.is_folder && item.name.eq_ignore_ascii_case(part));
             let Some(folder) = found else { return Ok(None) };
-            bytes = self.chain(folder.first)?;
+            bytes = self.chain(folder.first, usize::MAX)?;
         }
         Ok(Some(items(&bytes)))
     }
@@ -132,13 +132,17 @@ impl<'a> Fat<'a> {
         Ok(bytes)
     }
 
-    fn chain(&self, first: u32) -> Result<Vec<u8>, String> {
+    /// As much of a chain as is wanted: firmware and loaders look no further either.
+    fn chain(&self, first: u32, wanted: usize) -> Result<Vec<u8>, String> {
         let (mut bytes, mut cluster) = (Vec::new(), first);
         for _ in 0..MAX_CLUSTERS {
             if cluster < 2 {
                 return Err(format!("a chain of clusters leads to number {cluster}"));
             }
             bytes.extend(self.bytes(self.data_at + u64::from(cluster - 2) * self.cluster_bytes, self.cluster_bytes)?);
+            if bytes.len() >= wanted {
+                return Ok(bytes);
+            }
             match self.next(cluster)? {
                 Some(next) => cluster = next,
                 None => return Ok(bytes),

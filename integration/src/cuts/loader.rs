@@ -6,7 +6,7 @@ use super::fat::Fat;
 use crate::vm::Loader;
 
 /// A slot that the loader would start, in the order in which it would.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate {
     /// `a` or `b`.
     pub slot: char,
@@ -77,7 +77,7 @@ fn systemd_boot(esp: &Fat<'_>) -> Result<Vec<Candidate>, String> {
     for item in esp.list("loader/entries")?.unwrap_or_default() {
         let Some(stem) = item.name.strip_suffix(".conf") else { continue };
         let text = esp.read(&format!("loader/entries/{}", item.name))?.unwrap_or_default();
-        entries.push(entry(&item.name, stem, &String::from_utf8_lossy(&text))?);
+        entries.extend(entry(&item.name, stem, &String::from_utf8_lossy(&text))?);
     }
     entries.sort_by(|one, other| {
         let is_spent = |entry: &Entry| entry.candidate.tries_left == Some(0);
@@ -87,7 +87,8 @@ fn systemd_boot(esp: &Fat<'_>) -> Result<Vec<Candidate>, String> {
     Ok(entries.into_iter().map(|entry| entry.candidate).collect())
 }
 
-fn entry(name: &str, stem: &str, text: &str) -> Result<Entry, String> {
+/// `None` for one that starts nothing: it is passed over.
+fn entry(name: &str, stem: &str, text: &str) -> Result<Option<Entry>, String> {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).map(str::trim);
     let (id, counter) = stem.split_once('+').map_or((stem, None), |(id, counter)| (id, Some(counter)));
     let slot = id.chars().last().filter(|slot| "ab".contains(*slot)).ok_or_else(|| format!("{name} is of no slot"))?;
@@ -99,10 +100,10 @@ fn entry(name: &str, stem: &str, text: &str) -> Result<Entry, String> {
     };
     let (kernel, options) = (value("linux").map(str::to_owned), value("options").map(str::to_owned));
     if kernel.is_none() {
-        return Err(format!("{name} starts nothing: {text:?}"));
+        return Ok(None);
     }
     let version = value("version").and_then(|version| version.parse().ok()).unwrap_or(0);
-    Ok(Entry { candidate: Candidate { slot, tries_left, kernel, options }, version, name: name.to_owned() })
+    Ok(Some(Entry { candidate: Candidate { slot, tries_left, kernel, options }, version, name: name.to_owned() }))
 }
 
 #[cfg(test)]
@@ -127,12 +128,12 @@ mod tests {
     #[test]
     fn names_and_texts_of_entries_say_slot_tries_kernel_and_version() {
         let text = "sort-key ota\nversion 7\ntitle x\nlinux /ota/b.efi\noptions root=x ro\n";
-        let found = entry("os-b+2-1.conf", "os-b+2-1", text).unwrap();
+        let found = entry("os-b+2-1.conf", "os-b+2-1", text).unwrap().unwrap();
         let expected =
             Candidate { slot: 'b', tries_left: Some(2), kernel: Some("/ota/b.efi".into()), options: Some("root=x ro".into()) };
         assert_eq!((found.candidate, found.version), (expected, 7));
-        assert_eq!(entry("os-a.conf", "os-a", text).unwrap().candidate.tries_left, None);
+        assert_eq!(entry("os-a.conf", "os-a", text).unwrap().unwrap().candidate.tries_left, None);
         assert!(entry("os-a+x.conf", "os-a+x", text).is_err() && entry("os-c.conf", "os-c", text).is_err());
-        assert!(entry("os-a.conf", "os-a", "title x\n").is_err());
+        assert!(entry("os-a.conf", "os-a", "").unwrap().is_none());
     }
 }

@@ -8,3 +8,4 @@ pub mod disk;
 pub mod fat;
 pub mod loader;
 pub mod log;
+pub mod state;

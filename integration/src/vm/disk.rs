@@ -22,7 +22,7 @@ use crate::rig::ReleaseImage;
 /// Room of each slot.
 pub const SLOT_BYTES: u64 = 80 << 20;
 const ESP_BYTES: u64 = 48 << 20;
-const STATE_BYTES: u64 = 32 << 20;
+const STATE_BYTES: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
 
 /// Who starts the kernel.

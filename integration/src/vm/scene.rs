@@ -18,6 +18,7 @@ pub struct Scene {
     publisher: Publisher,
     parts: Parts,
     mock: Mock,
+    factory: Vec<ReleaseImage>,
     /// Of a scene that is in no folder of somebody else's.
     _dir: Option<TempDir>,
 }
@@ -49,7 +50,7 @@ impl Scene {
         let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::no_update())).unwrap();
         let factory = images(&parts, loader, &publisher, "1.0.0", Flaw::None);
         let machine = Machine::new(dir, loader, &factory, &config(&mock, loader));
-        Ok(Self { machine, loader, publisher, parts, mock, _dir: None })
+        Ok(Self { machine, loader, publisher, parts, mock, factory, _dir: None })
     }
 
     /// Where the server of the machine listens.
@@ -58,20 +59,21 @@ impl Scene {
         self.mock.addr()
     }
 
-    /// The images of a release as they are published.
+    /// What slot a held when the machine was made.
     #[must_use]
-    pub fn images(&self, version: &str, flaw: Flaw) -> Vec<ReleaseImage> {
-        images(&self.parts, self.loader, &self.publisher, version, flaw)
+    pub fn factory(&self) -> &[ReleaseImage] {
+        &self.factory
     }
 
-    /// Publishes a release with this flaw, and offers it from now on.
+    /// Publishes a release with this flaw, and offers it from now on. Its images.
     ///
     /// # Panics
     /// If it cannot be made.
-    pub fn publish(&self, version: &str, sequence: u64, flaw: Flaw) {
-        let images = self.images(version, flaw);
+    pub fn publish(&self, version: &str, sequence: u64, flaw: Flaw) -> Vec<ReleaseImage> {
+        let images = images(&self.parts, self.loader, &self.publisher, version, flaw);
         self.publisher.publish_images(&Spec::new(version, sequence), &images);
         self.mock.set_script(Script::serving(&self.publisher.files).answer(Answer::update(version))).unwrap();
+        images
     }
 
     /// Boots, and waits until the machine rests in this version.
