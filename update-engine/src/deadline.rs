@@ -15,6 +15,8 @@
 //! journal. The reason is written down for the daemon of the old slot, and so is how often an attempt was left: a loader that does not
 //! obey its marks ends in a host that stays ([`program::MAX_LEAVES`]), not in one that reboots for ever.
 //!
+//! What the kernel has said so far is kept beside the reason ([`crate::kernel_log`]), as far as that can be done in a moment.
+//!
 //! Never: touches a slot that is good, or a host on which no trial was written down; marks a slot that does not run; leaves a slot when
 //! no other can be booted; guesses which slot runs.
 

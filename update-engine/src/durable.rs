@@ -6,16 +6,22 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Replaces `path` with `bytes`: writes beside it, syncs, renames over it, syncs the folder. Readers see the old or the new
-/// file, never a mixture; after a return the new one survives a power cut.
+/// file, never a mixture; after a return the new one survives a power cut. What could not be finished takes no room.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a folder"))?;
     let mut name = path.file_name().map(std::ffi::OsStr::to_os_string).unwrap_or_default();
     name.push(".new");
     let beside = folder.join(name);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    write_new(&beside, bytes).and_then(|()| rename(&beside, path)).inspect_err(|_| {
+        // It may not be there, or the disk may refuse that, too: then the next one overwrites it.
+        let _removed = fs::remove_file(&beside);
+    })
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    rename(&beside, path)
+    file.sync_all()
 }
 
 /// Renames a file, durably. On vfat it is the file's inode that says under its new name where its bytes are, so both are synced.

@@ -4,8 +4,10 @@
 //!    (design 11.4);
 //! 2. every hook in `health/required.d` exits 0; without such hooks: the daemon is up (it asks), and under systemd no unit has
 //!    failed and the system is no longer starting;
-//! 3. the same again after the settle time;
-//! 4. `health/wanted.d` is run; what fails there is a warning.
+//! 3. under systemd `boot-complete.target` is active, wherever something asks for it: what a distribution or a package orders before
+//!    it (`Before=boot-complete.target`, `RequiredBy=boot-complete.target`) is a required check, too;
+//! 4. the same again after the settle time, and not before the host has been up for its least time;
+//! 5. `health/wanted.d` is run; what fails there is a warning.
 //!
 //! A required check that fails is tried again until the deadline: services need time to come up, and an image that is really
 //! bad is still bad then. Promises: an answer comes by the deadline (plus the seconds it takes to kill a hook), and it is
@@ -18,6 +20,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::hooks::{self, AfterFailure, HookContext, Program, TimeLimit};
 
+/// Where the checks of a whole boot meet (systemd.special(7)).
+const BOOT_COMPLETE: &str = "boot-complete.target";
 /// Time one question to systemd may take.
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,6 +36,8 @@ pub struct Probe {
     pub deadline: Duration,
     /// Time between the first success and the second.
     pub settle: Duration,
+    /// Time from now on in which it is not kept, however healthy it is: the second success comes no sooner.
+    pub kept_after: Duration,
     /// Time each hook has.
     pub hook_timeout: Duration,
     /// Who knows about services.
@@ -40,7 +46,7 @@ pub struct Probe {
     pub built_in: Vec<(String, Result<(), String>)>,
 }
 
-/// Who is asked about failed services where there are no health hooks.
+/// Who is asked whether the boot is complete, and about failed services where there are no health hooks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Services {
     /// `systemctl`, here.
@@ -82,11 +88,12 @@ impl Probe {
 
 /// Probes until there is an answer.
 pub async fn probe(probe: &Probe) -> Health {
-    let deadline = Instant::now() + probe.deadline;
+    let began = Instant::now();
+    let (deadline, kept_from) = (began + probe.deadline, began + probe.kept_after);
     let retry = (probe.deadline / 20).clamp(Duration::from_millis(100), Duration::from_secs(5));
     let mut earlier = None;
     loop {
-        let mut failure = match settled(probe, deadline).await {
+        let mut failure = match settled(probe, deadline, kept_from).await {
             Ok(()) => return Health::Healthy { warnings: wanted(probe, deadline).await },
             Err(failure) => failure,
         };
@@ -116,17 +123,18 @@ impl Failure {
     }
 }
 
-/// Healthy now, and still after the settle time.
-async fn settled(probe: &Probe, deadline: Instant) -> Result<(), Failure> {
+/// Healthy now, and still after the settle time, when it may be kept.
+async fn settled(probe: &Probe, deadline: Instant, kept_from: Instant) -> Result<(), Failure> {
     required(probe, deadline).await?;
-    let then = Instant::now() + probe.settle;
+    let seen = Instant::now();
+    let then = (seen + probe.settle).max(kept_from);
     if then >= deadline {
         let reason = format!("it was not healthy for {} s before its deadline", probe.settle.as_secs());
         return Err(Failure { is_final: true, ..Failure::new(reason) });
     }
     sleep_until(then).await;
     required(probe, deadline).await.map_err(|failure| Failure {
-        reason: format!("it was healthy, but not after {} s: {}", probe.settle.as_secs(), failure.reason),
+        reason: format!("it was healthy, but not after {} s: {}", then.duration_since(seen).as_secs(), failure.reason),
         ..failure
     })
 }
@@ -135,6 +143,11 @@ async fn required(probe: &Probe, deadline: Instant) -> Result<(), Failure> {
     if let Some((name, Err(words))) = probe.built_in.iter().find(|(_, result)| result.is_err()) {
         return Err(Failure { is_final: true, ..Failure::new(format!("{name}: {words}")) });
     }
+    hooks_or_units(probe, deadline).await?;
+    boot_complete(&probe.services, deadline).await
+}
+
+async fn hooks_or_units(probe: &Probe, deadline: Instant) -> Result<(), Failure> {
     let folder = probe.hooks_dir.join("health/required.d");
     if hooks::list(&folder).map_err(|error| Failure::new(error.to_string()))?.is_empty() {
         return services(&probe.services, deadline).await;
@@ -152,23 +165,54 @@ async fn services(services: &Services, deadline: Instant) -> Result<(), Failure>
     let Services::Systemd(systemctl) = services else {
         return Ok(());
     };
-    let timeout = deadline.saturating_duration_since(Instant::now()).min(SERVICES_TIMEOUT);
+    let timeout = time_to_answer(deadline);
     let state = hooks::run_program(Program::new(systemctl, &["is-system-running"]), timeout).await;
     match state.first_line.as_str() {
         "running" if state.is_ok() => Ok(()),
-        "degraded" => Err(failed_units(systemctl, timeout).await),
+        "degraded" => {
+            let (units, output) = failed_units(systemctl, timeout).await;
+            Err(Failure { output, ..Failure::new(units.unwrap_or_else(|| "some units failed".to_owned())) })
+        }
         "initializing" | "starting" => Err(Failure::new("the system has not finished starting")),
         "" => Err(Failure::new(format!("systemd did not say how the system is: {}", state.words()))),
         other => Err(Failure::new(format!("systemd says the system is \"{other}\""))),
     }
 }
 
-async fn failed_units(systemctl: &Path, timeout: Duration) -> Failure {
+/// The target is active, or nothing here asks for it: a system without it, or where nobody pulls it in, has no say by it.
+async fn boot_complete(services: &Services, deadline: Instant) -> Result<(), Failure> {
+    let Services::Systemd(systemctl) = services else {
+        return Ok(());
+    };
+    let timeout = time_to_answer(deadline);
+    // `is-active` answers "inactive" for a unit that does not exist, too.
+    let asked = ["show", "--property=LoadState,ActiveState,RequiredBy,WantedBy", BOOT_COMPLETE];
+    let said = hooks::run_program(Program::new(systemctl, &asked), timeout).await;
+    let value = |key: &str| said.output.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let is_asked_for = ["RequiredBy", "WantedBy"].into_iter().any(|key| value(key).is_some_and(|units| !units.is_empty()));
+    match (value("LoadState"), value("ActiveState")) {
+        (Some("not-found" | "masked"), _) | (Some(_), Some("active")) => Ok(()),
+        (Some("loaded"), Some(_)) if !is_asked_for => Ok(()),
+        (Some(_), Some(state)) => {
+            let (units, output) = failed_units(systemctl, timeout).await;
+            let units = units.map(|units| format!("; {units}")).unwrap_or_default();
+            Err(Failure { output, ..Failure::new(format!("{BOOT_COMPLETE} is not reached ({state}){units}")) })
+        }
+        _ => Err(Failure::new(format!("systemd did not say how {BOOT_COMPLETE} is: {}", said.words()))),
+    }
+}
+
+/// "failed units: a, b", if there are any, and the whole list.
+async fn failed_units(systemctl: &Path, timeout: Duration) -> (Option<String>, String) {
     let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager"];
     let list = hooks::run_program(Program::new(systemctl, &arguments), timeout).await;
     let units: Vec<&str> = list.output.lines().filter_map(|line| line.split_whitespace().next()).take(10).collect();
-    let reason = if units.is_empty() { "some units failed".to_owned() } else { format!("failed units: {}", units.join(", ")) };
-    Failure { output: list.output, ..Failure::new(reason) }
+    let words = (!units.is_empty()).then(|| format!("failed units: {}", units.join(", ")));
+    (words, list.output)
+}
+
+fn time_to_answer(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).min(SERVICES_TIMEOUT)
 }
 
 async fn wanted(probe: &Probe, deadline: Instant) -> Vec<String> {

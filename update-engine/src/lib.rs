@@ -8,7 +8,7 @@
 //!
 //! * [`engine`] owns no clock, no dice and no I/O: `(model, event, now) → (model, effects)`.
 //! * The daemon (`daemon`) is the only place that runs effects.
-//! * [`deadline`] leaves a slot on trial whose daemon does not.
+//! * [`deadline`] leaves a slot on trial whose daemon does not; [`kernel_log`] keeps what the kernel of a slot that is left said last.
 
 pub mod boot;
 pub mod config;
@@ -23,6 +23,7 @@ pub mod health;
 pub mod hooks;
 pub mod install;
 pub mod journal;
+pub mod kernel_log;
 pub mod log;
 pub mod os_release;
 pub mod records;

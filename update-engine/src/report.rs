@@ -11,8 +11,8 @@
 //! | abandoned (a person, or a newer release) | 3 / 4 | 36 |
 //!
 //! Each carries `ota_attempt` (but for an offer that was refused: it never became one), and `ota_reason` with the sentence
-//! `updatectl` shows, where there is one. `docs/omaha.md` lists all events and causes; tests hold it to [`ReportKind`] and
-//! [`Cause`].
+//! `updatectl` shows, where there is one; that of a rollback also has what the kernel of the new slot said last, where that is known.
+//! `docs/omaha.md` lists all events and causes; tests hold it to [`ReportKind`] and [`Cause`].
 
 use manifests::omaha::{
     ActionCode, AppRequest, ErrorCode, Event, EventResult, EventType, INSTALL_ON_DEMAND, INSTALL_SCHEDULED, Os, Ping, Request,
@@ -143,9 +143,12 @@ pub fn error_code(cause: &Cause) -> ErrorCode {
         Cause::Install => ActionCode::DownloadOperationExecutionError,
         Cause::DiskWrite => ActionCode::DownloadWriteError,
         Cause::ReadBack => ActionCode::NewRootfsVerificationError,
-        Cause::BootControl | Cause::BootWeakness | Cause::NotAttempted | Cause::Disarm | Cause::MarkGood => {
-            ActionCode::SetBootableFlagError
-        }
+        Cause::BootControl
+        | Cause::BootWeakness
+        | Cause::BootRival
+        | Cause::NotAttempted
+        | Cause::Disarm
+        | Cause::MarkGood => ActionCode::SetBootableFlagError,
         Cause::Reboot | Cause::RebootLate => ActionCode::PostinstallRunnerError,
         Cause::RolledBack | Cause::Unhealthy => ActionCode::RollbackError,
         Cause::Lock

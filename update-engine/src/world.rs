@@ -27,9 +27,10 @@ use crate::deadline;
 use crate::durable;
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
-use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, LeftTrial, PerSlot, Trouble};
+use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, LastWords, LeftTrial, PerSlot, Trouble};
 use crate::engine::time::BootId;
 use crate::floor::{FloorError, FloorFile, load_image_floor};
+use crate::kernel_log::{self, KernelLog};
 use crate::os_release;
 use crate::records::Records;
 use crate::slot::{self, Disk, DiskSpec, Mode, RunningSlot, SlotError, SlotSpec};
@@ -106,6 +107,8 @@ impl World {
             capacity: disk.as_ref().zip(runs.as_ref()).map(|(disk, running)| capacity(disk, running)).unwrap_or_default(),
             floor,
             left: self.left_trial(),
+            last_words: self.last_words(),
+            rival: rival(&self.settings),
             troubles,
         }
     }
@@ -119,6 +122,29 @@ impl World {
                 None
             }
         }
+    }
+
+    fn last_words(&self) -> Option<LastWords> {
+        match KernelLog::load(&self.settings.state_dir) {
+            Ok(log) => log.map(|log| LastWords { line: log.telling_line(), attempt: log.attempt }),
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
+        }
+    }
+
+    /// Where the old slot runs again, and the new one was tried: keeps what a kernel that died there may have left.
+    pub fn look_for_last_words(&self, facts: Facts) -> Facts {
+        let state_dir = &self.settings.state_dir;
+        let Ok(Some(trial)) = deadline::Trial::load(state_dir) else { return facts };
+        let Some(armed_at) = deadline::Trial::written_at(state_dir) else { return facts };
+        let was_tried = facts.standing(trial.slot).is_some_and(|standing| facts.was_tried(standing));
+        if facts.running != Some(trial.slot.other()) || !was_tried || facts.state_is_on_a_slot().is_some() {
+            return facts;
+        }
+        kernel_log::keep_left_behind(&self.settings, &trial.attempt, armed_at);
+        Facts { last_words: self.last_words(), ..facts }
     }
 
     /// The keys this host trusts: those of the running image, without the ones that committed releases revoked.
@@ -498,6 +524,24 @@ const fn remedy(cause: &Cause) -> Option<&'static str> {
         Cause::BootControl => Some("the boot table of the disk has to be mended by hand"),
         _ => None,
     }
+}
+
+/// systemd's own service for boot counting marks an entry good as soon as the boot is complete: the trial would be over before it
+/// began. Its generator asks for it wherever a boot was counted.
+fn rival(settings: &Settings) -> Option<String> {
+    const SERVICE: &str = "systemd-bless-boot.service";
+    let asked_for = settings.under_sysroot("run/systemd/generator.early/basic.target.wants").join(SERVICE);
+    let is_masked = ["etc/systemd/system", "run/systemd/system"].iter().any(|folder| {
+        let unit = settings.under_sysroot(folder).join(SERVICE);
+        std::fs::read_link(unit).is_ok_and(|target| target == Path::new("/dev/null"))
+    });
+    let counts = matches!(settings.boot, BootSettings::SystemdBoot(_)) && !is_masked && asked_for.symlink_metadata().is_ok();
+    counts.then(|| {
+        format!(
+            "{SERVICE} is not masked: it keeps a new slot as soon as the boot is complete, whatever the health checks say; the images \
+             have to mask it (`systemctl mask {SERVICE}`)"
+        )
+    })
 }
 
 fn is_block_device(path: &Path) -> bool {

@@ -31,6 +31,9 @@ const STALE_AFTER_DAYS: RangeInclusive<u64> = 1..=3_650;
 const RETRY_S: RangeInclusive<u64> = 1..=3_600;
 const DEADLINE_S: RangeInclusive<u64> = 1..=86_400;
 const SETTLE_S: RangeInclusive<u64> = 0..=86_400;
+const MIN_UPTIME_S: RangeInclusive<u64> = 0..=86_400;
+/// What shows only after a while (a leak, a crash loop, a driver that gives up) shows in a few minutes or not so soon.
+const USUAL_MIN_UPTIME_S: u64 = 120;
 const HOOK_TIMEOUT_S: RangeInclusive<u64> = 1..=3_600;
 const THRESHOLD: RangeInclusive<u64> = 1..=MAX_KEYS as u64;
 /// Longest name for people.
@@ -334,15 +337,23 @@ impl Check {
     }
 
     fn health(&mut self, health: &HealthFragment) -> HealthSettings {
+        let deadline = self.seconds("health.deadline_s", health.deadline_s, 300, DEADLINE_S);
+        // Who sets a short deadline alone has not asked for what does not fit into it.
+        let usual_min_uptime_s = USUAL_MIN_UPTIME_S.min(deadline.as_secs() / 2);
         let settings = HealthSettings {
-            deadline: self.seconds("health.deadline_s", health.deadline_s, 300, DEADLINE_S),
+            deadline,
             settle: self.seconds("health.settle_s", health.settle_s, 30, SETTLE_S),
+            min_uptime: self.seconds("health.min_uptime_s", health.min_uptime_s, usual_min_uptime_s, MIN_UPTIME_S),
             hook_timeout: self.seconds("health.hook_timeout_s", health.hook_timeout_s, 60, HOOK_TIMEOUT_S),
         };
         if settings.settle >= settings.deadline {
             let (settle, deadline) = (settings.settle.as_secs(), settings.deadline.as_secs());
             let key = if self.is_set("health.settle_s") { "health.settle_s" } else { "health.deadline_s" };
             self.problem(key, format!("expected settle_s below deadline_s, got {settle} and {deadline}"));
+        }
+        if self.is_set("health.min_uptime_s") && settings.min_uptime >= settings.deadline {
+            let (uptime, deadline) = (settings.min_uptime.as_secs(), settings.deadline.as_secs());
+            self.problem("health.min_uptime_s", format!("expected min_uptime_s below deadline_s, got {uptime} and {deadline}"));
         }
         settings
     }

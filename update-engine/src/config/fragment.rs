@@ -121,6 +121,7 @@ tables! {
     HealthFragment {
         deadline_s: u64,
         settle_s: u64,
+        min_uptime_s: u64,
         hook_timeout_s: u64,
     }
 }

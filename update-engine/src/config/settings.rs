@@ -141,6 +141,8 @@ pub struct HealthSettings {
     pub deadline: Duration,
     /// Time it must stay healthy. Shorter than the deadline.
     pub settle: Duration,
+    /// Time the host must have been up before a new slot is kept. Shorter than the deadline; zero: as soon as it is healthy.
+    pub min_uptime: Duration,
     /// Time each hook has, of every kind.
     pub hook_timeout: Duration,
 }
@@ -149,6 +151,11 @@ impl Settings {
     /// A path of the running system, under `sysroot`.
     pub fn under_sysroot(&self, path: &str) -> PathBuf {
         self.sysroot.join(path.trim_start_matches('/'))
+    }
+
+    /// The least uptime that counts here: with another `sysroot` this machine is not the one that is updated, and its uptime says nothing.
+    pub fn min_uptime(&self) -> Duration {
+        if self.sysroot == Path::new("/") { self.health.min_uptime } else { Duration::ZERO }
     }
 
     /// The running image's own floor.
@@ -269,6 +276,7 @@ impl HealthSettings {
         HealthFragment {
             deadline_s: Some(self.deadline.as_secs()),
             settle_s: Some(self.settle.as_secs()),
+            min_uptime_s: Some(self.min_uptime.as_secs()),
             hook_timeout_s: Some(self.hook_timeout.as_secs()),
         }
     }

@@ -8,6 +8,7 @@
 //! | `GET /v1/history` | list of [`HistoryEntry`], newest first |
 //! | `GET /v1/why` | list of [`WhyEntry`], in the order the gates are asked |
 //! | `GET /v1/slots` | the slots of the status |
+//! | `GET /v1/kernel-log` | [`WholeKernelLog`] or `null`; for whoever may act: a kernel's log is not for every user of a host |
 //! | `GET /v1/config` | the effective configuration as TOML, without credentials |
 //! | `GET /v1/events` | server-sent events, each an [`EventLine`] |
 //! | `GET /metrics` | Prometheus text |
@@ -15,7 +16,7 @@
 //!
 //! Every other answer than 200 and 202 has a body like [`Rejected`]: `{"code": …, "message": …}`.
 //!
-//! Promises: reading is for everyone, acting for uid 0 and the daemon's own uid, as the kernel tells who connected; at most
+//! Promises: reading (but for the kernel's log) is for everyone, acting for uid 0 and the daemon's own uid, as the kernel tells who connected; at most
 //! 64 connections, 8 of one ordinary user, with places kept for root; whoever does not read is dropped; memory is bounded
 //! whatever is sent.
 //!
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::engine::command::{Accepted, Command, Rejected};
-use crate::status::json::{EventLine, HistoryEntry, Status, WhyEntry};
+use crate::status::json::{EventLine, HistoryEntry, Status, WholeKernelLog, WhyEntry};
 
 pub use server::{ControlError, Limits, Server};
 
@@ -46,6 +47,8 @@ pub struct ControlHandle {
     pub history: watch::Receiver<Arc<Vec<HistoryEntry>>>,
     /// `GET /v1/why`.
     pub why: watch::Receiver<Arc<Vec<WhyEntry>>>,
+    /// `GET /v1/kernel-log`.
+    pub kernel_log: watch::Receiver<Arc<Option<WholeKernelLog>>>,
     /// `GET /v1/config`: without credentials.
     pub config_text: Arc<str>,
     /// `GET /v1/events`. A reader that falls behind by its capacity is dropped.

@@ -47,6 +47,7 @@ pub(super) fn router(handle: ControlHandle, limits: Limits, own_uid: u32, stoppe
         .route("/v1/history", get(history))
         .route("/v1/why", get(why))
         .route("/v1/slots", get(slots))
+        .route("/v1/kernel-log", get(kernel_log))
         .route("/v1/config", get(config))
         .route("/v1/events", get(events))
         .route("/metrics", get(metrics_text));
@@ -74,7 +75,7 @@ fn refuse(status: StatusCode, code: Rejection, message: &str) -> Response {
 async fn not_found(uri: Uri) -> Response {
     let verbs = VERBS.join(", ");
     let message = format!(
-        "there is nothing at {}; GET /v1/status, history, why, slots, config, events, /metrics; POST /v1/ and one of {verbs}",
+        "there is nothing at {}; GET /v1/status, history, why, slots, kernel-log, config, events, /metrics; POST /v1/ and one of {verbs}",
         uri.path()
     );
     refuse(StatusCode::NOT_FOUND, Rejection::NotFound, &message)
@@ -136,6 +137,15 @@ async fn why(State(app): Shared) -> Response {
 async fn slots(State(app): Shared) -> Response {
     let status = Arc::clone(&app.handle.status.borrow());
     Json(&status.slots).into_response()
+}
+
+async fn kernel_log(State(app): Shared, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    if !may_act(peer.uid, app.own_uid) {
+        let message = format!("the kernel's log is for root: expected uid 0{}, got uid {}", or_own(app.own_uid), peer.uid);
+        return refuse(StatusCode::FORBIDDEN, Rejection::NotAllowed, &message);
+    }
+    let log = Arc::clone(&app.handle.kernel_log.borrow());
+    Json(&*log).into_response()
 }
 
 async fn config(State(app): Shared) -> Response {

@@ -1,5 +1,7 @@
 //! Is the slot that just booted healthy? The built-in checks, then the host owner's.
 
+use std::time::Duration;
+
 use manifests::release::SlotName;
 
 use crate::daemon::{Shared, blocking, lock};
@@ -9,8 +11,8 @@ use crate::engine::state::{Kind, Plan};
 use crate::health::{self, Health, Probe, Services};
 use crate::world::{World, chain};
 
-/// Probes health within its deadline.
-pub(super) async fn health(shared: Shared, plan: Plan) -> Event {
+/// Probes health within its deadline. A slot that is healthy sooner is kept after that time.
+pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration) -> Event {
     let (world, slot, kind) = (shared.world.clone(), plan.slot, plan.kind);
     let built_in = blocking(move || {
         vec![
@@ -25,6 +27,7 @@ pub(super) async fn health(shared: Shared, plan: Plan) -> Event {
         context: lock::context(&plan),
         deadline: settings.health.deadline,
         settle: settings.health.settle,
+        kept_after,
         hook_timeout: settings.health.hook_timeout,
         services: Services::of_host(&settings.sysroot),
         built_in,

@@ -70,10 +70,10 @@ fn no_answer(patience: Duration) -> Fault {
     Fault::new(Cause::RunningSlotUnknown, message)
 }
 
-/// The world as it is now. Who got no answer sees nothing.
+/// The world as it is now, with what a trial that ended without a word left behind. Who got no answer sees nothing.
 pub(super) async fn look(shared: &Shared, channel: Option<String>) -> Facts {
     let world = shared.world.clone();
-    let seen = shared.looker.look(move || world.look(channel.as_deref())).await;
+    let seen = shared.looker.look(move || world.look_for_last_words(world.look(channel.as_deref()))).await;
     seen.unwrap_or_else(|fault| unseen(shared.facts(), fault))
 }
 

@@ -311,7 +311,9 @@ impl Daemon {
         match effect {
             Effect::Check(request) => self.spawn("the check", None, ask::check(shared, request, channel)),
             Effect::Look => self.spawn("the look at the world", None, ask::look(shared, channel)),
-            Effect::LookToLeave(_) => self.spawn("the last look at the world", None, ask::look_to_leave(shared, channel)),
+            Effect::LookToLeave(plan) => {
+                self.spawn("the last look at the world", None, ask::look_to_leave(shared, plan, channel));
+            }
             Effect::Install { plan, scan } => {
                 self.spawn_slot_work("the installation", plan, move |plan, cancel| write::install(shared, plan, scan, cancel))
             }
@@ -334,7 +336,12 @@ impl Daemon {
             Effect::Commit(plan) => self.spawn("the commit", None, slots::commit(shared, plan, channel)),
             Effect::MarkBad(plan) => self.spawn("marking the slot bad", None, slots::mark_bad(shared, plan)),
             Effect::Reboot(plan) => self.spawn("the reboot command", None, reboot::reboot(shared, plan)),
-            Effect::Health(plan) => self.spawn_for("the health check", &plan.clone(), judge::health(shared, plan)),
+            Effect::Health(plan) => {
+                let now = now();
+                let kept_after_ms = self.engine.kept_from(&now).map_or(0, |at| now.mono.until(at));
+                let kept_after = Duration::from_millis(kept_after_ms);
+                self.spawn_for("the health check", &plan.clone(), judge::health(shared, plan, kept_after));
+            }
             Effect::Stop(attempt) => self.stop(&attempt),
             Effect::Row(row) => self.waiting.rows.push(row),
         }

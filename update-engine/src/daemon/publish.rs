@@ -1,5 +1,6 @@
 //! Showing what the daemon does: the documents of the control socket and its stream of events.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,14 +11,17 @@ use crate::config::Settings;
 use crate::control::{ControlHandle, Request};
 use crate::daemon::inspect;
 use crate::engine::Engine;
+use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::facts::PerSlot;
 use crate::engine::model::Progress;
 use crate::engine::state::{ArmedStep, State, Waiting};
 use crate::engine::time::{Mono, Now};
 use crate::journal::{Attempt, Journal};
+use crate::kernel_log;
 use crate::status::json::{
-    EventKind, EventLine, HistoryEntry, Inspecting, Inspection, LastError, Outcome, ReadBack, Status, WhyEntry,
+    EventKind, EventLine, HistoryEntry, Inspecting, Inspection, KernelLog, LastError, Outcome, ReadBack, Status, WholeKernelLog,
+    WhyEntry,
 };
 use crate::status::view;
 use crate::status::why::why;
@@ -50,6 +54,8 @@ pub(super) struct Publisher {
     status: watch::Sender<Arc<Status>>,
     history: watch::Sender<Arc<Vec<HistoryEntry>>>,
     why: watch::Sender<Arc<Vec<WhyEntry>>>,
+    kernel_log: watch::Sender<Arc<Option<WholeKernelLog>>>,
+    state_dir: PathBuf,
     events: broadcast::Sender<EventLine>,
     server: String,
     /// A person was told "accepted" at this time, and has not been told how it ended.
@@ -66,15 +72,18 @@ impl Publisher {
         let (status, status_out) = watch::channel(Arc::default());
         let (history, history_out) = watch::channel(Arc::default());
         let (why, why_out) = watch::channel(Arc::default());
-        let mut publisher = Self { status, history, why, events: events.clone(), server, owed: None, inspection: None };
+        let (kernel_log, kernel_log_out) = watch::channel(Arc::default());
+        let (state_dir, events_in) = (settings.state_dir.clone(), events.clone());
+        let mut publisher =
+            Self { status, history, why, kernel_log, state_dir, events: events_in, server, owed: None, inspection: None };
         publisher.history(journal);
         publisher.publish(
             &View { engine, journal_fault: None, standstill_until: None, reports_waiting: 0, read_back: PerSlot::default(), now },
             engine.model().state.word(),
         );
         let config_text = settings.to_toml().unwrap_or_default().into();
-        let handle =
-            ControlHandle { status: status_out, history: history_out, why: why_out, config_text, events, commands, refresh };
+        let (status, history, why, kernel_log) = (status_out, history_out, why_out, kernel_log_out);
+        let handle = ControlHandle { status, history, why, kernel_log, config_text, events, commands, refresh };
         (publisher, handle)
     }
 
@@ -124,10 +133,32 @@ impl Publisher {
     pub(super) fn history(&mut self, journal: &Journal) {
         match journal.history() {
             Ok(attempts) => {
-                self.history.send_replace(Arc::new(attempts.into_iter().map(entry).collect()));
+                let mut entries: Vec<HistoryEntry> = attempts.into_iter().map(entry).collect();
+                self.kernel_log.send_replace(Arc::new(self.add_kernel_log(&mut entries)));
+                self.history.send_replace(Arc::new(entries));
             }
             Err(error) => tracing::error!("{error}"),
         }
+    }
+
+    /// Whose trial it was is told with that; the whole log comes back.
+    fn add_kernel_log(&self, entries: &mut [HistoryEntry]) -> Option<WholeKernelLog> {
+        let log = kernel_log::KernelLog::load(&self.state_dir).map_err(|error| tracing::warn!("{error}")).ok().flatten()?;
+        let (source, line) = (log.source.as_str().to_owned(), log.telling_line());
+        let entry = entries.iter_mut().find(|entry| entry.attempt == log.attempt);
+        let version = entry.map(|entry| {
+            entry.kernel_log = Some(KernelLog { source: source.clone(), line: line.clone() });
+            entry.to.clone()
+        });
+        let lines = log.lines().map(str::to_owned).collect();
+        Some(WholeKernelLog { attempt: log.attempt, version, source, line, lines })
+    }
+
+    /// Where the last thing that went wrong is a rollback: what is kept of that one, and of no earlier one.
+    fn kernel_log_of_rollback(&self, status: &Status) -> Option<KernelLog> {
+        status.last_error.as_ref().filter(|error| Cause::read(&error.code) == Cause::RolledBack)?;
+        let history = self.history.borrow();
+        history.iter().find(|entry| entry.outcome == Outcome::RolledBack)?.kernel_log.clone()
     }
 
     /// The slots are being read back for a person.
@@ -182,6 +213,7 @@ impl Publisher {
             status.summary = format!("{} {}", words_of(inspection), status.summary);
             status.inspection = Some(inspection.clone());
         }
+        status.kernel_log = self.kernel_log_of_rollback(&status);
         for slot in &mut status.slots {
             let name = if slot.name == "a" { SlotName::A } else { SlotName::B };
             slot.read_back = *view.read_back.get(name);
@@ -263,5 +295,6 @@ fn entry(attempt: Attempt) -> HistoryEntry {
         reason: attempt.reason,
         bytes_downloaded: attempt.bytes_downloaded,
         notes: Some(attempt.notes).filter(|notes| !notes.is_empty()).into_iter().collect(),
+        kernel_log: None,
     }
 }

@@ -94,12 +94,17 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
     let world = World::new(settings.clone(), records);
     let channel = model.channel.clone();
     let (look, looking) = (world.clone(), world.clone());
-    let facts = blocking(move || looking.look(channel.as_deref())).await;
+    let can_write = !journal.is_stand_in();
+    let facts = blocking(move || {
+        let facts = looking.look(channel.as_deref());
+        if can_write { looking.look_for_last_words(facts) } else { facts }
+    })
+    .await;
     let (renews, seen) = (world.clone(), facts.clone());
     if let Err(fault) = blocking(move || renews.renew(&seen)).await {
         tracing::error!(code = %fault.code, "the tries of the running slot could not be given back: {fault}");
     }
-    if !journal.is_stand_in() {
+    if can_write {
         let first_facts = facts.clone();
         let founded = move || look.found_floor(&first_facts).and_then(|()| look.raise_floor(&first_facts));
         if let Err(fault) = blocking(founded).await {
@@ -185,6 +190,7 @@ fn policy(settings: &Settings, machine_id: Option<String>) -> Policy {
         gate_retry: settings.reboot.retry,
         // Twice the time that a slot has which is seen.
         blind: settings.health.deadline.saturating_mul(2),
+        min_uptime: settings.min_uptime(),
         has_server: settings.server.url.is_some(),
         stale_after: settings.trust.stale_after,
     }

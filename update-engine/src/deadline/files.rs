@@ -1,7 +1,7 @@
 //! What is written down of a trial. These forms never change (design 11.1): an older program reads them, too.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use manifests::release::SlotName;
 
@@ -103,6 +103,11 @@ impl Trial {
     pub fn load(state_dir: &Path) -> Result<Option<Self>, TrialError> {
         let path = trial_in(state_dir);
         read(&path, MAX_BYTES)?.map(|text| Self::parse(&path, &text)).transpose()
+    }
+
+    /// When it was written down: just before its slot was armed.
+    pub fn written_at(state_dir: &Path) -> Option<SystemTime> {
+        std::fs::metadata(trial_in(state_dir)).and_then(|data| data.modified()).ok()
     }
 
     fn to_text(&self) -> String {

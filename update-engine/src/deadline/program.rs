@@ -13,6 +13,7 @@ use crate::boot::{BootState, Standing};
 use crate::config::Settings;
 use crate::durable;
 use crate::engine::event::Fault;
+use crate::kernel_log;
 use crate::records::Records;
 use crate::slot::Mode;
 use crate::world::{Ground, World, boot_fault, disk_name, slot_name};
@@ -149,7 +150,7 @@ impl Overdue {
         })
     }
 
-    /// Counts, marks, reboots.
+    /// Counts, marks, keeps the kernel's log, reboots.
     fn leave(self, seen: &Seen) -> Result<Ended, DeadlineError> {
         let Seen { ground, state, standing } = seen;
         let deadline_s = self.trial.deadline.as_secs();
@@ -179,6 +180,7 @@ impl Overdue {
         }
         tracing::error!("slot {} ({}): {}: marking it bad and rebooting", self.trial.slot, self.trial.version, left.why);
         self.mark_bad(ground);
+        kernel_log::keep_running(self.settings(), &self.trial.attempt);
         self.reboot(ground.disk.mode())?;
         Ok(Ended::Left(left))
     }
@@ -275,6 +277,7 @@ mod tests {
     use crate::boot::{BootControl as _, Permit};
     use crate::config::{self, Source};
     use crate::deadline::write_down;
+    use crate::kernel_log::KernelLog;
     use crate::slot::rig::{Rig, name, proven};
 
     const HASTE: Watch = Watch { look_every: Duration::from_millis(5), reboot_within: Duration::from_millis(300) };
@@ -351,7 +354,24 @@ mod tests {
         let host = Host::on_trial(600);
         let left = left(&host);
         assert_eq!((left.times, host.standing(), host.rebooted()), (1, Standing::Bad, true));
+        assert_eq!(KernelLog::load(&host.settings.state_dir).unwrap(), None, "this host has no /dev/kmsg");
         assert_eq!(Left::load(&host.settings.state_dir).unwrap(), Some(left));
+    }
+
+    #[test]
+    fn what_the_kernel_of_a_slot_that_is_left_has_said_is_kept_and_a_full_disk_keeps_nobody_in_it() {
+        let host = Host::on_trial(600);
+        std::fs::create_dir(host.rig.folder.path().join("dev")).unwrap();
+        std::fs::write(host.rig.folder.path().join("dev/kmsg"), "3,1,590000000,-;nvme0: I/O timeout\n").unwrap();
+        left(&host);
+        let log = KernelLog::load(&host.settings.state_dir).unwrap().unwrap();
+        assert_eq!((log.attempt.as_str(), log.telling_line().as_str()), ("one", "nvme0: I/O timeout"));
+
+        let host = Host::on_trial(600);
+        std::fs::create_dir_all(host.rig.folder.path().join("dev/kmsg")).unwrap();
+        std::fs::create_dir(host.settings.state_dir.join("trial.log.new")).unwrap();
+        left(&host);
+        assert_eq!((host.standing(), host.rebooted()), (Standing::Bad, true));
     }
 
     #[test]

@@ -112,6 +112,7 @@ causes! {
     StepBack "step-back" "the reboot has to wait for a gate, the lock or a person",
     BootControl "boot-control" "the boot table could not be read or written, or the slot must not be armed",
     BootWeakness "boot-weakness" "one of the two copies of the boot table is damaged, or they differ",
+    BootRival "boot-rival" "another program may mark a slot good whatever its health is",
     NotAttempted "not-attempted" "the host was rebooted, and its loader did not try the armed slot",
     UnknownArmed "unknown-armed" "a slot was armed, and nothing here knows by whom",
     Disarm "disarm" "a slot could not be disarmed",
@@ -146,6 +147,7 @@ impl Cause {
                 | Self::Drain
                 | Self::StepBack
                 | Self::BootWeakness
+                | Self::BootRival
                 | Self::UnknownArmed
                 | Self::Disarm
                 | Self::RebootLate

@@ -135,6 +135,10 @@ pub struct Facts {
     pub floor: FloorFacts,
     /// A trial that was left because its deadline had passed, by the program that keeps it.
     pub left: Option<LeftTrial>,
+    /// What the kernel of a slot that was given up said last.
+    pub last_words: Option<LastWords>,
+    /// Another program may mark slots good whatever their health is: which, and what to do about it.
+    pub rival: Option<String>,
     /// Reasons not to update, most important first.
     pub troubles: Vec<Trouble>,
 }
@@ -148,10 +152,25 @@ pub struct LeftTrial {
     pub why: String,
 }
 
+/// The line of a kernel's log that tells most of how a trial ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastWords {
+    /// The attempt.
+    pub attempt: String,
+    /// One line, short.
+    pub line: String,
+}
+
 impl Facts {
     /// It is not known which slot runs, or the boot table cannot be read: nothing is written and nothing is marked.
     pub const fn is_blind(&self) -> bool {
         self.running.is_none() || self.boot.is_none()
+    }
+
+    /// The loader has spent a try on a slot that stands so, or it was marked bad while it ran.
+    pub fn was_tried(&self, standing: Standing) -> bool {
+        let full = self.boot.as_ref().map_or(0, |boot| boot.tries);
+        standing.is_out_of_tries() || (standing.is_pending() && standing.tries_left() < full)
     }
 
     /// The slot that may be written: the one that does not run.

@@ -52,6 +52,7 @@ use cause::Cause;
 use effect::{LockOutcome, Outcome, Report, ReportKind, Row};
 use event::{Fault, Gate, LockRefusal, Orphan};
 use facts::Facts;
+use manifests::omaha::MAX_TEXT_CHARS;
 use manifests::release::SlotName;
 use model::{About, CommittedSlot, Failures, LastError, Progress};
 use policy::Policy;
@@ -360,8 +361,17 @@ impl Engine {
             from_version: plan.from_version.clone(),
             to_version: plan.version.to_string(),
             code: fault.map(|fault| fault.code.clone()),
-            reason: fault.map(|fault| fault.message.clone()),
+            reason: fault.map(|fault| self.reason(kind, plan, fault)),
         }
+    }
+
+    /// Whoever publishes an image that goes back wants to know what its kernel said, and has no other way to learn it.
+    fn reason(&self, kind: ReportKind, plan: &Plan, fault: &Fault) -> String {
+        let words = self.facts.last_words.as_ref().filter(|words| words.attempt == plan.attempt);
+        let Some(words) = words.filter(|_| kind == ReportKind::RolledBack) else { return fault.message.clone() };
+        let said = format!("; its kernel said: {}", words.line);
+        let room = MAX_TEXT_CHARS.saturating_sub(said.chars().count());
+        fault.message.chars().take(room).chain(said.chars()).collect()
     }
 
     /// The attempt failed: rows, a pause that grows with each failure in a row, then Idle.

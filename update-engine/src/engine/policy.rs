@@ -79,6 +79,8 @@ pub struct Policy {
     pub gate_retry: Duration,
     /// Time a host that was rebooted into a new slot has to see whether that runs, before it leaves it.
     pub blind: Duration,
+    /// Time since boot before which a slot on trial is not kept.
+    pub min_uptime: Duration,
     /// `true` when `[server] url` is set; without it nothing is ever asked.
     pub has_server: bool,
     /// Age from which the newest record seen, or the last contact with a server, counts as stale.

@@ -187,7 +187,7 @@ impl Engine {
             self.enter(State::Trial { plan, verdict: None });
             return Vec::new();
         }
-        if !runs && self.was_tried(standing) {
+        if !runs && self.facts.was_tried(standing) {
             let why = self.why_it_went_back(&plan);
             let rows = self.went_back(&plan, &why, now);
             if free {
@@ -203,12 +203,6 @@ impl Engine {
             return Vec::new();
         }
         self.end_attempt(&plan, Outcome::Abandoned, Some(&lost))
-    }
-
-    /// The loader has spent a try on it, or it was marked bad while it ran.
-    pub(super) fn was_tried(&self, standing: Standing) -> bool {
-        let full = self.facts.boot.as_ref().map_or(0, |boot| boot.tries);
-        standing.is_out_of_tries() || (standing.is_pending() && standing.tries_left() < full)
     }
 
     fn why_it_went_back(&self, plan: &Plan) -> String {
@@ -263,7 +257,7 @@ impl Engine {
         let standing = self.facts.standing(plan.slot).unwrap_or_default();
         let same_boot = boot_id.is_same(&self.facts.boot_id);
         // Where nobody can tell the boots apart, a try that was spent tells that there was another one.
-        if same_boot != Some(true) && self.was_tried(standing) {
+        if same_boot != Some(true) && self.facts.was_tried(standing) {
             let why = self.why_it_went_back(&plan);
             return self.roll_back(&plan, &why, now);
         }

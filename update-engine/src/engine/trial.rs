@@ -10,9 +10,9 @@ use crate::engine::event::{Fault, Marked};
 use crate::engine::facts::BootTable;
 use crate::engine::giving_up::rolled_back;
 use crate::engine::model::{About, BadBoots, CheckOutcome, CommittedSlot, Refusal};
-use crate::engine::policy::{MAX_BAD_BOOTS, MAX_REFUSALS};
+use crate::engine::policy::{MAX_BAD_BOOTS, MAX_REFUSALS, millis};
 use crate::engine::state::{Kind, Plan, State};
-use crate::engine::time::Now;
+use crate::engine::time::{Mono, Now};
 use crate::engine::{Engine, row};
 
 impl Engine {
@@ -36,6 +36,13 @@ impl Engine {
             State::RolledBack { plan, .. } => self.disarm(plan.slot),
             _ => Vec::new(),
         }
+    }
+
+    /// The time since boot from which a slot on trial is kept if it is healthy; `None` = that has come. In image mode this machine's
+    /// uptime is not that of what is updated.
+    pub fn kept_from(&self, now: &Now) -> Option<Mono> {
+        let at = Mono(millis(self.policy.min_uptime));
+        (!self.facts.image_mode && now.mono < at).then_some(at)
     }
 
     /// What its marks say of a slot on trial. Of a trial that was only found it is not known who marked it bad, or why: its health

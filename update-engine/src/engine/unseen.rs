@@ -108,7 +108,7 @@ impl Engine {
         }
         let is_tried = |slot: &SlotName| {
             let standing = |slot| self.facts.standing(slot);
-            standing(*slot).is_some_and(|tried| self.was_tried(tried)) && standing(slot.other()).is_some_and(Standing::is_good)
+            standing(*slot).is_some_and(|tried| self.facts.was_tried(tried)) && standing(slot.other()).is_some_and(Standing::is_good)
         };
         [SlotName::A, SlotName::B].into_iter().find(is_tried)
     }
@@ -130,7 +130,7 @@ impl Engine {
         let starts_it =
             tried != Standing::Bad || self.counted_boot(plan).is_some_and(|id| id.is_same(&self.facts.boot_id) == Some(true));
         // A try that was spent tells that it was booted, also where the image hides the boot's id.
-        let rebooted = known_as_another || self.was_tried(tried);
+        let rebooted = known_as_another || self.facts.was_tried(tried);
         let kept = tried.is_good() || matches!(self.model.state, State::Committed { .. });
         // Arming takes away that a slot is good: one that still is was not armed.
         let unarmed = match &self.model.state {
@@ -142,7 +142,7 @@ impl Engine {
             () if unarmed => Err(Stays::NotTried),
             () if kept => Err(Stays::Kept),
             () if !rebooted => Err(Stays::NoBootId),
-            () if !self.was_tried(tried) || !starts_it => Err(Stays::NotTried),
+            () if !self.facts.was_tried(tried) || !starts_it => Err(Stays::NotTried),
             () if !old.is_good() => Err(Stays::NoWayBack),
             () => Ok(()),
         })

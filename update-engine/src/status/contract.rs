@@ -22,7 +22,7 @@ enum Type {
 
 use Type::{Count, Flag, List, MaybeCount, MaybeMoment, MaybeTable, MaybeText, Moment, Table, Text};
 
-const DOCUMENT: [(&str, Type); 37] = [
+const DOCUMENT: [(&str, Type); 39] = [
     ("/schema", Count),
     ("/state", Text),
     ("/summary", Text),
@@ -39,6 +39,7 @@ const DOCUMENT: [(&str, Type); 37] = [
     ("/slots", List),
     ("/target", MaybeTable),
     ("/progress", MaybeTable),
+    ("/trial", MaybeTable),
     ("/mode", Text),
     ("/check", Table),
     ("/check/last_at", MaybeMoment),
@@ -56,6 +57,7 @@ const DOCUMENT: [(&str, Type); 37] = [
     ("/reboot/lock/max", MaybeCount),
     ("/pause", MaybeTable),
     ("/last_error", MaybeTable),
+    ("/kernel_log", MaybeTable),
     ("/attempts/committed", Count),
     ("/attempts/rolled_back", Count),
     ("/attempts/failed", Count),
@@ -91,6 +93,8 @@ const WAITING: [(&str, Type); 5] =
     [("/gate", Text), ("/detail", Text), ("/since", Moment), ("/until", MaybeText), ("/retry_at", Moment)];
 const PAUSE: [(&str, Type); 3] = [("/reason", MaybeText), ("/since", Moment), ("/until", MaybeMoment)];
 const ERROR: [(&str, Type); 3] = [("/code", Text), ("/message", Text), ("/at", Moment)];
+const TRIAL: [(&str, Type); 1] = [("/kept_from", MaybeMoment)];
+const KERNEL_LOG: [(&str, Type); 2] = [("/source", Text), ("/line", Text)];
 const TROUBLE: [(&str, Type); 2] = [("/code", Text), ("/message", Text)];
 
 const STATES: [&str; 12] = [
@@ -141,7 +145,14 @@ pub(crate) fn assert_contract(status: &Value) {
         assert_keys(waiting, &WAITING, status);
         assert_one_of(waiting, "gate", &GATES);
     }
-    let tables = [("target", &TARGET[..]), ("progress", &PROGRESS[..]), ("pause", &PAUSE[..]), ("last_error", &ERROR[..])];
+    let tables = [
+        ("target", &TARGET[..]),
+        ("progress", &PROGRESS[..]),
+        ("trial", &TRIAL[..]),
+        ("pause", &PAUSE[..]),
+        ("last_error", &ERROR[..]),
+        ("kernel_log", &KERNEL_LOG[..]),
+    ];
     for (key, keys) in tables {
         if !status[key].is_null() {
             assert_keys(&status[key], keys, status);

@@ -39,6 +39,9 @@ pub struct Status {
     pub target: Option<Target>,
     /// How far the work under way is.
     pub progress: Option<Progress>,
+    /// A slot is on trial: what it waits for.
+    #[serde(default)]
+    pub trial: Option<Trial>,
     /// The slots are being read back because a person asked for it; that goes on beside whatever else is done.
     #[serde(default)]
     pub inspection: Option<Inspecting>,
@@ -53,6 +56,9 @@ pub struct Status {
     pub pause: Option<Pause>,
     /// The last thing that went wrong.
     pub last_error: Option<LastError>,
+    /// What is kept of the kernel's log of the rollback that `last_error` is about.
+    #[serde(default)]
+    pub kernel_log: Option<KernelLog>,
     /// How attempts ended.
     pub attempts: Attempts,
     /// What a person has to mend, most important first: no key, state lost, stale, a slot that is broken, …
@@ -382,6 +388,40 @@ pub struct HistoryEntry {
     pub bytes_downloaded: u64,
     /// What was special about it: `--allow-older`, `--force`, a person's pause.
     pub notes: Vec<String>,
+    /// What is kept of the log of its slot's kernel: of the last trial that was given up.
+    #[serde(default)]
+    pub kernel_log: Option<KernelLog>,
+}
+
+/// A slot on trial.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Trial {
+    /// When it is kept at the earliest, if it is healthy, because the host has not been up for long enough.
+    pub kept_from: Option<Timestamp>,
+}
+
+/// What is kept of a kernel's log, for everyone: not more than a line of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KernelLog {
+    /// `kmsg`: it ran until the slot was left; `pstore`: it died and left it there.
+    pub source: String,
+    /// The line that tells most.
+    pub line: String,
+}
+
+/// `GET /v1/kernel-log`: the whole of it, for those who may read a kernel's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WholeKernelLog {
+    /// The attempt whose slot it ran.
+    pub attempt: String,
+    /// The version, as far as the history still has the attempt.
+    pub version: Option<String>,
+    /// As in [`KernelLog`].
+    pub source: String,
+    /// As in [`KernelLog`].
+    pub line: String,
+    /// All that is kept, oldest first.
+    pub lines: Vec<String>,
 }
 
 /// How an attempt ended.
@@ -525,12 +565,14 @@ impl Default for Status {
             slots: Vec::new(),
             target: None,
             progress: None,
+            trial: None,
             inspection: None,
             mode: Mode::default(),
             check: Check::default(),
             reboot: Reboot::default(),
             pause: None,
             last_error: None,
+            kernel_log: None,
             attempts: Attempts::default(),
             troubles: Vec::new(),
         }

@@ -441,9 +441,10 @@ fn after_boot(input: &Input<'_>) -> String {
             format!("{} runs from slot {}, healthy, and cannot be kept while that lasts", plan.version, plan.slot)
         }
         (State::Trial { plan, .. }, None) => format!(
-            "{} runs from slot {} on trial: its health is being checked; if it is healthy it is kept, otherwise the host goes back to {}",
+            "{} runs from slot {} on trial: its health is being checked; if it is healthy it is kept{}, otherwise the host goes back to {}",
             plan.version,
             plan.slot,
+            not_before(input),
             plan.way_back()
         ),
         (State::RolledBack { plan, why }, None) => format!(
@@ -457,6 +458,13 @@ fn after_boot(input: &Input<'_>) -> String {
             format!("{version} is healthy: it is being marked good; then the update is done")
         }
     }
+}
+
+/// What a slot that is healthy has to wait for.
+fn not_before(input: &Input<'_>) -> String {
+    let Some(at) = input.engine.kept_from(&input.now) else { return String::new() };
+    let uptime_s = input.engine.policy().min_uptime.as_secs();
+    format!(" {}, when the host will have been up for {uptime_s} s", at_time(input, at))
 }
 
 /// A step that failed and is tried again: what failed, and when.

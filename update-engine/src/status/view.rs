@@ -14,7 +14,7 @@ use crate::engine::state::{ArmedStep, State as EngineState, Waiting as Step};
 use crate::engine::time::{Mono, Now};
 use crate::status::json::{
     Attempts, Booted, Check, Hold, Holder, Host, LastError, Lock, Mode, Pause, Phase, Progress, Reboot, SCHEMA, Slot, State,
-    Status, Target, Trouble, Waiting,
+    Status, Target, Trial, Trouble, Waiting,
 };
 use crate::status::sentence;
 
@@ -70,8 +70,10 @@ pub fn status(input: &Input<'_>) -> Status {
             notes_url: plan.notes_url.clone(),
         }),
         progress: input.engine.soft().progress.as_ref().map(progress),
-        // The engine knows nothing of it.
+        trial: trial(input),
+        // The engine knows nothing of these.
         inspection: None,
+        kernel_log: None,
         mode: if input.facts().image_mode { Mode::Image } else { Mode::Host },
         check: check(input),
         reboot: reboot(input),
@@ -89,6 +91,15 @@ pub fn status(input: &Input<'_>) -> Status {
         attempts: Attempts { committed: model.ended.committed, rolled_back: model.ended.rolled_back, failed: model.ended.failed },
         troubles: troubles(input),
     }
+}
+
+/// What a slot on trial waits for.
+fn trial(input: &Input<'_>) -> Option<Trial> {
+    let kept_from = || {
+        let at = input.engine.kept_from(&input.now)?;
+        Some(input.now.wall_after(input.now.mono.until(at)).timestamp())
+    };
+    matches!(input.state(), EngineState::Trial { .. }).then(|| Trial { kept_from: kept_from() })
 }
 
 /// No attempt is under way, or it is over: its error still stands.
@@ -134,6 +145,9 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
                 "{weakness}: further damage may leave this host without a boot table; the next update mends it, or says why it cannot"
             ),
         );
+    }
+    if let Some(rival) = &input.facts().rival {
+        say(&Cause::BootRival, rival.clone());
     }
     if let Some(words) = stale(input) {
         say(&Cause::Stale, words);

@@ -13,6 +13,7 @@ Examples:
   updatectl update                  look for an update, install it, and follow it
   updatectl update --no-reboot      the same, but stop once the other slot is proven
   updatectl why                     what stands between this host and its reboot
+  updatectl history --kernel-log    what the kernel of the slot that was given up last has said
   updatectl pause --until 06:00 --reason \"release night\"
   updatectl install ./1.1.0.release ./1.1.0.payload
   updatectl status --json | jq .state
@@ -71,6 +72,9 @@ pub(super) enum Show {
     },
     /// What was tried, newest first.
     History {
+        /// The kernel's log instead, as the slot that was given up last left it.
+        #[arg(long)]
+        kernel_log: bool,
         /// For programs.
         #[arg(long)]
         json: bool,

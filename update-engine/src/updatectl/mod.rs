@@ -28,12 +28,12 @@ use serde_json::Value;
 use crate::config::{DEFAULT_PATH, DEFAULT_SOCKET, socket_of};
 use crate::control::client::{Client, ClientError};
 use crate::engine::command::Command;
-use crate::status::json::{Slot, Status};
+use crate::status::json::{Slot, Status, WholeKernelLog};
 use cli::{Act, Cli, Following, Show, Verb};
 use failure::Failure;
 use terminal::Terminal;
 
-pub use render::{history, slots, status, why};
+pub use render::{history, kernel_log, slots, status, why};
 pub use terminal::Style;
 
 /// How the command ended.
@@ -110,7 +110,8 @@ async fn show(client: &Client, verb: Show, terminal: &Terminal) -> Result<Exit, 
     match verb {
         Show::Status { json, watch: true, .. } => watch::watch(client, json, terminal).await,
         Show::Status { json, exit_code, .. } => show_status(client, json, exit_code, terminal).await,
-        Show::History { json } => show_list(client, "/v1/history", json, render::history, terminal).await,
+        Show::History { json, kernel_log: true } => show_kernel_log(client, json, terminal).await,
+        Show::History { json, .. } => show_list(client, "/v1/history", json, render::history, terminal).await,
         Show::Slots { json } => {
             let render = |slots: &[Slot], _, style: &Style| render::slots(slots, style);
             show_list(client, "/v1/slots", json, render, terminal).await
@@ -154,6 +155,16 @@ async fn show_list<T: DeserializeOwned>(
     }
     let entries: Vec<T> = typed(client, path, document)?;
     print(&render(&entries, Timestamp::now(), &terminal.style), terminal)
+}
+
+async fn show_kernel_log(client: &Client, json: bool, terminal: &Terminal) -> Result<Exit, Failure> {
+    let path = "/v1/kernel-log";
+    let document = client.raw(path).await?;
+    if json {
+        return print(&pretty(&document), terminal);
+    }
+    let log: Option<WholeKernelLog> = typed(client, path, document)?;
+    print(&render::kernel_log(log.as_ref(), &terminal.style), terminal)
 }
 
 async fn show_why(client: &Client, json: bool, terminal: &Terminal) -> Result<Exit, Failure> {

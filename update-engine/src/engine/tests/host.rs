@@ -111,6 +111,8 @@ pub(crate) fn facts() -> Facts {
         capacity: BTreeMap::from([("root".to_owned(), 1 << 20)]),
         floor: FloorFacts::Known(Floor { floor: Sequence::ZERO, highest: sequence(1) }),
         left: None,
+        last_words: None,
+        rival: None,
         troubles: vec![],
     }
 }
@@ -123,6 +125,7 @@ pub(crate) fn policy(strategy: Strategy, with_lock: bool) -> Policy {
         check_interval: Duration::from_secs(2700),
         gate_retry: Duration::from_secs(60),
         blind: Duration::from_secs(600),
+        min_uptime: Duration::ZERO,
         has_server: true,
         stale_after: Duration::from_secs(60 * 86_400),
     }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::super::terminal::{Paint, Style};
 use super::super::words::{absolute, bytes, seconds};
 use super::Columns;
-use crate::status::json::{HistoryEntry, Outcome};
+use crate::status::json::{HistoryEntry, Outcome, WholeKernelLog};
 
 /// A line for each attempt, newest first, as the daemon lists them.
 pub fn history(entries: &[HistoryEntry], now: Timestamp, style: &Style) -> String {
@@ -29,6 +29,22 @@ pub fn history(entries: &[HistoryEntry], now: Timestamp, style: &Style) -> Strin
         ]);
     }
     columns.text(style)
+}
+
+/// Whose log it is and where it was read, then its lines.
+pub fn kernel_log(log: Option<&WholeKernelLog>, style: &Style) -> String {
+    let Some(log) = log else { return "No kernel log is kept.\n".to_owned() };
+    let whose = match &log.version {
+        Some(version) => format!("{version} (attempt {})", log.attempt),
+        None => format!("attempt {}", log.attempt),
+    };
+    let end = match log.source.as_str() {
+        "kmsg" => "its kernel's log, as it was when the slot was given up",
+        "pstore" => "what its kernel left in pstore when it died",
+        _ => "its kernel's log",
+    };
+    let lines = log.lines.iter().map(|line| format!("{}\n", style.paint(Paint::Plain, line)));
+    format!("{}: {end}\n", style.paint(Paint::Strong, &whose)) + &lines.collect::<String>()
 }
 
 fn paint(outcome: Outcome) -> Paint {

@@ -5,7 +5,7 @@ mod slots;
 mod status;
 mod why;
 
-pub use history::history;
+pub use history::{history, kernel_log};
 pub use slots::slots;
 pub use status::status;
 pub use why::why;

@@ -174,6 +174,9 @@ impl Page<'_> {
         if let Some(hint) = hint(status, error) {
             self.row("", &format!("hint: {hint}"));
         }
+        if let Some(log) = &status.kernel_log {
+            self.row("kernel", &format!("{} (`updatectl history --kernel-log` has all of it)", printable(&log.line)));
+        }
     }
 }
 
