@@ -219,7 +219,7 @@ fn printable_end(log: &[u8]) -> String {
 }
 
 fn printable(line: &[u8]) -> String {
-    let mut text = String::with_capacity(line.len());
+    let mut text = String::new();
     for &byte in line.iter().take(LONGEST_LINE) {
         match byte {
             b'\t' => text.push(' '),
@@ -228,6 +228,7 @@ fn printable(line: &[u8]) -> String {
             _ => text.push_str(&format!("\\x{byte:02x}")),
         }
     }
+    text.truncate(LONGEST_LINE);
     text
 }
 
@@ -292,7 +293,10 @@ mod tests {
         assert_eq!(kept.lines().next(), Some("[    1.000000] e1000: link is up"));
         host.put("dev/kmsg", "6,1,0,-;only this\n");
         keep_running(&host.settings, "two");
-        assert_eq!(host.kept(), Some(KernelLog { attempt: "two".into(), source: Source::Kmsg, text: "[    0.000000] only this\n".into() }));
+        assert_eq!(
+            host.kept(),
+            Some(KernelLog { attempt: "two".into(), source: Source::Kmsg, text: "[    0.000000] only this\n".into() })
+        );
     }
 
     #[test]
@@ -321,9 +325,15 @@ mod tests {
     #[test]
     fn the_line_that_tells_most_is_a_panic_or_comes_near_to_one_or_is_the_last() {
         let cases = [
-            ("[ 1.0] BUG: unable to handle page fault\n[ 1.1][  T1] Kernel panic - not syncing: Fatal exception\n[ 1.2] ---[ end Kernel panic - not syncing: Fatal exception ]---\n", "Kernel panic - not syncing: Fatal exception"),
+            (
+                "[ 1.0] BUG: unable to handle page fault\n[ 1.1][  T1] Kernel panic - not syncing: Fatal exception\n[ 1.2] ---[ end Kernel panic - not syncing: Fatal exception ]---\n",
+                "Kernel panic - not syncing: Fatal exception",
+            ),
             ("[ 1.0] BUG: unable to handle page fault\n[ 1.1] Call Trace:\n", "BUG: unable to handle page fault"),
-            ("[ 1.0] Out of memory: Killed process 7 (nginx)\n[ 2.0] eth0: link is up\n", "Out of memory: Killed process 7 (nginx)"),
+            (
+                "[ 1.0] Out of memory: Killed process 7 (nginx)\n[ 2.0] eth0: link is up\n",
+                "Out of memory: Killed process 7 (nginx)",
+            ),
             ("[ 1.0] eth0: link is up\n[ 2.0] [drm] ready\n", "ready"),
             ("[ 1.0]\n", "[ 1.0]"),
         ];
@@ -335,7 +345,8 @@ mod tests {
 
     #[test]
     fn whatever_a_kernel_or_its_store_says_what_is_kept_is_plain_text_within_bounds() {
-        let log = KernelLog::new("one", Source::Pstore, b"\x1b[2Jred\x07\tblue\r\n\xff\xe2\x80\xae\xef\xbf\xbe\n\n  \n\0\n").unwrap();
+        let log =
+            KernelLog::new("one", Source::Pstore, b"\x1b[2Jred\x07\tblue\r\n\xff\xe2\x80\xae\xef\xbf\xbe\n\n  \n\0\n").unwrap();
         assert_eq!(log.lines().collect::<Vec<_>>(), ["\\x1b[2Jred\\x07 blue", "\\xff\\xe2\\x80\\xae\\xef\\xbf\\xbe", "\\x00"]);
         assert_eq!(KernelLog::new("one", Source::Pstore, b"\n \n\t\n"), None);
 
@@ -348,7 +359,9 @@ mod tests {
             assert_eq!(host.kept(), Some(log));
         }
         let log = KernelLog::new("one", Source::Kmsg, many.as_bytes()).unwrap();
-        assert!(log.text.len() > MAX_BYTES / 2 && log.text.ends_with("[ 1.0] line 9999\n") && log.text.starts_with("[ 1.0] line "));
+        assert!(
+            log.text.len() > MAX_BYTES / 2 && log.text.ends_with("[ 1.0] line 9999\n") && log.text.starts_with("[ 1.0] line ")
+        );
     }
 
     #[test]
@@ -357,7 +370,12 @@ mod tests {
         log("[    1.000000] words").store(&host.settings.state_dir).unwrap();
         let path = host.settings.state_dir.join("trial.log");
         assert_eq!(fs::read_to_string(&path).unwrap(), "ota trial log v1\nattempt one\nfrom kmsg\nlog\n[    1.000000] words\n");
-        for text in ["", "ota trial log v2\n", "ota trial log v1\nattempt one\nfrom the sky\nlog\nx\n", "ota trial log v1\nattempt one\nfrom kmsg\nlog\n"] {
+        for text in [
+            "",
+            "ota trial log v2\n",
+            "ota trial log v1\nattempt one\nfrom the sky\nlog\nx\n",
+            "ota trial log v1\nattempt one\nfrom kmsg\nlog\n",
+        ] {
             fs::write(&path, text).unwrap();
             let error = KernelLog::load(&host.settings.state_dir).unwrap_err().to_string();
             assert!(error.contains("trial.log: expected a file that begins with \"ota trial log v1\""), "{error}");

@@ -666,6 +666,71 @@ pub(crate) mod tests {
         assert!(facts.troubles.iter().any(|trouble| trouble.message.contains("expected the id of this boot")));
     }
 
+    const PANIC: &str = "Panic#1 Part1\n<0>[    2.0] Kernel panic - not syncing: no init found\n";
+
+    /// A host whose slot b was armed; the rig's slot a runs.
+    fn armed_host() -> (crate::slot::rig::Rig, World) {
+        let rig = crate::slot::rig::Rig::with_slots_of(16);
+        let world = world(rig.folder.path());
+        let (disk, running) = (rig.disk(), rig.running());
+        let mut control = GptControl::new(&disk).unwrap();
+        control.mark_good(&running).unwrap();
+        control.disarm(&crate::slot::rig::name("b"), &running).unwrap();
+        let trial = deadline::Trial {
+            slot: SlotName::B,
+            version: "1.1.0".into(),
+            attempt: "one".into(),
+            deadline: std::time::Duration::from_secs(600),
+        };
+        deadline::write_down(&trial, world.settings()).unwrap();
+        let permit = crate::boot::Permit::no_lock_configured();
+        control.arm(crate::slot::rig::proven(&disk, &running), permit, &running).unwrap();
+        std::fs::create_dir_all(rig.folder.path().join("sys/fs/pstore")).unwrap();
+        std::fs::write(rig.folder.path().join("sys/fs/pstore/dmesg-efi-170000000001001"), PANIC).unwrap();
+        (rig, world)
+    }
+
+    #[test]
+    fn where_a_trial_ended_without_a_word_the_old_slot_finds_what_its_kernel_left() {
+        let (rig, world) = armed_host();
+        let said = |facts: Facts| facts.last_words.map(|words| (words.attempt, words.line));
+        assert_eq!(said(world.look_for_last_words(world.look(None))), None, "it was not tried yet");
+
+        rig.boot(1);
+        let disk = rig.disk();
+        GptControl::new(&disk).unwrap().mark_bad(&rig.running()).unwrap();
+        assert_eq!(said(world.look_for_last_words(world.look(None))), None, "it runs: this is no end");
+
+        rig.boot(0);
+        let expected = Some(("one".to_owned(), "Kernel panic - not syncing: no init found".to_owned()));
+        for _ in 0..2 {
+            assert_eq!(said(world.look_for_last_words(world.look(None))), expected);
+        }
+        // It is known from then on, whatever becomes of the files.
+        deadline::forget(&world.settings().state_dir).unwrap();
+        assert_eq!(said(world.look_for_last_words(world.look(None))), expected);
+    }
+
+    #[test]
+    fn where_systemd_would_keep_a_new_slot_by_itself_that_is_said_until_it_is_masked() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = world(dir.path());
+        let boot = crate::config::Source::new("boot", "boot.control = \"systemd-boot\"");
+        let usual = crate::config::Source::new("usual", plain.settings().to_toml().unwrap());
+        let settings = crate::config::parse(&[usual, boot]).unwrap();
+        assert_eq!(rival(&settings), None);
+        let link = |folder: &str, to: &str| {
+            let folder = dir.path().join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::os::unix::fs::symlink(to, folder.join("systemd-bless-boot.service")).unwrap();
+        };
+        link("run/systemd/generator.early/basic.target.wants", "/usr/lib/systemd/system/systemd-bless-boot.service");
+        assert!(rival(&settings).unwrap().starts_with("systemd-bless-boot.service is not masked"));
+        assert_eq!(rival(plain.settings()), None, "other loaders' slots are none of its");
+        link("etc/systemd/system", "/dev/null");
+        assert_eq!(rival(&settings), None);
+    }
+
     #[test]
     fn the_boot_control_that_is_configured_is_the_one_that_is_opened() {
         let rig = crate::slot::rig::Rig::with_slots_of(8);

@@ -91,6 +91,15 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
         ("[health]\nhook_timeout_s = 3601", "site.toml:2:18: health.hook_timeout_s: expected 1 to 3600 seconds, got 3601"),
         ("[health]\nsettle_s = 300", "site.toml:2:12: health.settle_s: expected settle_s below deadline_s, got 300 and 300"),
         (
+            "[health]\nmin_uptime_s = 300",
+            "site.toml:2:16: health.min_uptime_s: expected min_uptime_s below deadline_s, got 300 and 300",
+        ),
+        (
+            "[health]\nmin_uptime_s = 120\ndeadline_s = 100",
+            "site.toml:2:16: health.min_uptime_s: expected min_uptime_s below deadline_s, got 120 and 100",
+        ),
+        ("[health]\nmin_uptime_s = 86401", "site.toml:2:16: health.min_uptime_s: expected 0 to 86400 seconds, got 86401"),
+        (
             "[server]\nurl = \"ftp://me:secret@updates.example/\"",
             "site.toml:2:7: server.url: expected a URL that starts with http:// or https:// and names a host, got \"ftp://***@updates.example/\"",
         ),
@@ -321,6 +330,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.reboot.lock, None);
     assert_eq!(settings.health.deadline, Duration::from_secs(300));
     assert_eq!(settings.health.settle, Duration::from_secs(30));
+    assert_eq!(settings.health.min_uptime, Duration::from_secs(120));
     assert_eq!(settings.health.hook_timeout, Duration::from_secs(60));
     assert_eq!(settings.floor_file(), Path::new("/usr/share/update-engine/floor"));
 }
@@ -334,6 +344,16 @@ fn sysroot_prefixes_the_keyring_and_the_images_floor_and_nothing_else() {
     assert_eq!(settings.state_dir, Path::new("/var/lib/update-engine"));
     assert_eq!(settings.reboot.hooks_dir, Path::new("/etc/update-engine"));
     assert_eq!(settings.server.ca_file.as_deref(), Some(Path::new("/etc/ca.pem")));
+}
+
+#[test]
+fn a_short_deadline_alone_leaves_a_least_uptime_that_fits_and_another_sysroot_has_none() {
+    for (deadline_s, expected_s) in [(1, 0), (20, 10), (239, 119), (240, 120), (86_400, 120)] {
+        let settings = with(&format!("health.deadline_s = {deadline_s}\nhealth.settle_s = 0")).unwrap();
+        assert_eq!(settings.min_uptime(), Duration::from_secs(expected_s), "{deadline_s}");
+    }
+    assert_eq!(with("health.min_uptime_s = 0").unwrap().min_uptime(), Duration::ZERO);
+    assert_eq!(with("sysroot = \"/mnt/image\"").unwrap().min_uptime(), Duration::ZERO);
 }
 
 #[test]

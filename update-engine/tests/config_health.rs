@@ -24,6 +24,7 @@ struct Host {
     services: Services,
     deadline: Duration,
     settle: Duration,
+    kept_after: Duration,
     built_in: Vec<(String, Result<(), String>)>,
 }
 
@@ -36,6 +37,7 @@ impl Host {
             services: Services::NotAsked,
             deadline: Duration::from_secs(10),
             settle: Duration::from_millis(200),
+            kept_after: Duration::ZERO,
             built_in: Vec::new(),
         }
     }
@@ -65,9 +67,16 @@ impl Host {
         self
     }
 
-    /// A `systemctl` that says what it is told to.
-    fn systemd(mut self, text: &str) -> Self {
-        self.services = Services::Systemd(self.script("systemctl", text));
+    /// A `systemctl` that says what it is told to, of a system without `boot-complete.target`.
+    fn systemd(self, text: &str) -> Self {
+        self.systemd_with(&unit("not-found", "inactive", ""), text)
+    }
+
+    /// The same, and this of `boot-complete.target`.
+    fn systemd_with(mut self, boot_complete: &str, text: &str) -> Self {
+        let asked = "show --property=LoadState,ActiveState,RequiredBy,WantedBy boot-complete.target";
+        let script = format!("if test \"$*\" = '{asked}'; then {boot_complete}; exit; fi\n{text}");
+        self.services = Services::Systemd(self.script("systemctl", &script));
         self
     }
 
@@ -82,12 +91,18 @@ impl Host {
             context: HookContext::default(),
             deadline: self.deadline,
             settle: self.settle,
+            kept_after: self.kept_after,
             hook_timeout: Duration::from_secs(5),
             services: self.services.clone(),
             built_in: self.built_in.clone(),
         };
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(probe(&asked))
     }
+}
+
+/// A unit as `systemctl show` tells of it.
+fn unit(load: &str, active: &str, wanted_by: &str) -> String {
+    format!("printf 'RequiredBy=\\nWantedBy={wanted_by}\\nLoadState={load}\\nActiveState={active}\\n'")
 }
 
 fn unhealthy(reason: &str, output: &str) -> Health {
@@ -109,6 +124,24 @@ fn without_hooks_a_daemon_that_is_up_for_the_settle_time_is_healthy() {
     let started = Instant::now();
     assert_eq!(host.probe(), HEALTHY);
     assert!(started.elapsed() >= host.settle);
+}
+
+#[test]
+fn what_is_healthy_is_not_kept_before_its_time_and_has_to_be_healthy_then() {
+    let mut host = Host::new();
+    let marker = host.path("runs");
+    host = host.required("web", &format!("echo run >> {}", marker.display()));
+    host.kept_after = Duration::from_millis(1200);
+    let started = Instant::now();
+    assert_eq!(host.probe(), HEALTHY);
+    assert!(started.elapsed() >= host.kept_after && runs(&marker) == 2);
+
+    // Healthy at once, and no more after a second: it does not recover before the deadline.
+    let mut host = Host::new().deadline(Duration::from_secs(3));
+    let fails = host.path("fails");
+    host = host.required("web", &format!("test ! -e {0} || exit 1; (sleep 0.5; touch {0}) &", fails.display()));
+    host.kept_after = Duration::from_millis(1200);
+    assert!(matches!(host.probe(), Health::Unhealthy { reason, .. } if reason.ends_with("web exited with 1")));
 }
 
 #[test]
@@ -239,7 +272,46 @@ fn a_systemctl_that_says_nothing_is_no_health() {
 }
 
 #[test]
-fn required_hooks_speak_for_themselves_and_systemd_is_not_asked() {
+fn a_boot_that_is_not_complete_is_unhealthy_with_hooks_and_without() {
+    let not_reached = unit("loaded", "inactive", "update-engined.service");
+    let words = "boot-complete.target is not reached (inactive); failed units: check.service";
+    let failed = "case $1 in is-system-running) echo running;; *) echo 'check.service loaded failed failed';; esac";
+    let host = Host::new().systemd_with(&not_reached, failed).deadline(SHORT);
+    assert_eq!(host.probe(), unhealthy(words, "check.service loaded failed failed\n"));
+    let host = host.required("web", "exit 0");
+    assert_eq!(host.probe(), unhealthy(words, "check.service loaded failed failed\n"));
+    // Other units' failures are not asked about where there are hooks, and the target may come.
+    let host = Host::new();
+    let marker = host.path("asked");
+    let (later, now) = (unit("loaded", "activating", "x.service"), unit("loaded", "active", "x.service"));
+    let comes = format!("if test -e {0}; then {now}; else touch {0}; {later}; fi", marker.display());
+    assert_eq!(host.systemd_with(&comes, "echo degraded; exit 1").required("web", "exit 0").probe(), HEALTHY);
+}
+
+#[test]
+fn a_boot_complete_target_that_is_active_not_there_or_wanted_by_nobody_passes() {
+    for said in [
+        unit("loaded", "active", "update-engined.service"),
+        unit("not-found", "inactive", "update-engined.service"),
+        unit("masked", "inactive", "update-engined.service"),
+        unit("loaded", "inactive", ""),
+    ] {
+        assert_eq!(Host::new().systemd_with(&said, "echo running").probe(), HEALTHY, "{said}");
+    }
+    let required = "printf 'LoadState=loaded\\nActiveState=failed\\nRequiredBy=x.service\\nWantedBy=\\n'";
+    let host = Host::new().systemd_with(required, "echo running").deadline(SHORT);
+    assert!(
+        matches!(host.probe(), Health::Unhealthy { reason, .. } if reason.starts_with("boot-complete.target is not reached (failed)"))
+    );
+    let host = Host::new().systemd_with("echo Failed to connect to bus >&2; exit 1", "echo running").deadline(SHORT);
+    assert_eq!(
+        host.probe(),
+        unhealthy("systemd did not say how boot-complete.target is: systemctl exited with 1: Failed to connect to bus", "")
+    );
+}
+
+#[test]
+fn required_hooks_speak_for_themselves_and_systemd_is_not_asked_for_failed_units() {
     let host = Host::new().systemd("echo degraded; exit 1").required("web", "exit 0");
     assert_eq!(host.probe(), HEALTHY);
 }

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use update_engine::control::client::{Client, ClientError};
 use update_engine::control::{ControlError, Limits, Server, VERBS};
 use update_engine::engine::command::{Command, Rejection};
-use update_engine::status::json::{EventKind, EventLine, HistoryEntry, Slot, State, Status, WhyEntry};
+use update_engine::status::json::{EventKind, EventLine, HistoryEntry, Slot, State, Status, WholeKernelLog, WhyEntry};
 
 fn status() -> Status {
     Status {
@@ -38,6 +38,7 @@ fn documents() -> Documents {
         status: status(),
         history: vec![HistoryEntry { attempt: "5d1c".into(), to: "1.1.0".into(), ..HistoryEntry::default() }],
         why: vec![WhyEntry { gate: "pause".into(), ..WhyEntry::default() }],
+        kernel_log: Some(WholeKernelLog { attempt: "5d1c".into(), lines: vec!["one".into()], ..WholeKernelLog::default() }),
         config: "state_dir = \"/var/lib/update-engine\"\n".into(),
     }
 }
@@ -70,6 +71,7 @@ fn every_document_is_served_as_it_is() {
     assert_eq!(body(&get("/v1/history")), serde_json::to_value(documents().history).unwrap());
     assert_eq!(body(&get("/v1/why")), serde_json::to_value(documents().why).unwrap());
     assert_eq!(body(&get("/v1/slots")), serde_json::to_value(documents().status.slots).unwrap());
+    assert_eq!(body(&get("/v1/kernel-log")), serde_json::to_value(documents().kernel_log).unwrap());
     assert_eq!(get("/v1/config"), documents().config);
     assert!(get("/metrics").contains("\nupdate_engine_state{state=\"idle\"} 1\n"));
 }
@@ -86,6 +88,7 @@ fn the_status_document_has_the_keys_of_the_contract() {
             "check",
             "host",
             "inspection",
+            "kernel_log",
             "last_error",
             "mode",
             "pause",
@@ -96,6 +99,7 @@ fn the_status_document_has_the_keys_of_the_contract() {
             "state",
             "summary",
             "target",
+            "trial",
             "troubles"
         ]
     );

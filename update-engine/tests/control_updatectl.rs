@@ -28,7 +28,7 @@ use update_engine::engine::command::{Command, Rejection};
 use update_engine::engine::model::CheckOutcome;
 use update_engine::status::json::{
     Booted, Check, EventKind, EventLine, GateState, HistoryEntry, Host, Inspection, LastError, Phase, Progress, Reboot, Slot,
-    State, Status, Trouble, Waiting, WhyEntry,
+    State, Status, Trouble, Waiting, WholeKernelLog, WhyEntry,
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_updatectl");
@@ -227,6 +227,30 @@ fn lists_in_words() {
     assert_eq!(run(&fake, &["why"]), "exit 0\nout: This host is proven.\nout:\nout: …  lock  waiting  held by web-2\n");
     assert_eq!(run(&fake, &["config"]), "exit 0\nout: state_dir = \"/var/lib/update-engine\"\n");
     assert_eq!(run(&fake, &["channel"]), "exit 0\nout: stable\n");
+}
+
+#[test]
+fn the_kernels_log_of_the_slot_that_was_given_up_is_shown_whole() {
+    let log = WholeKernelLog {
+        attempt: "5d1c".into(),
+        version: Some("1.1.0".into()),
+        source: "pstore".into(),
+        line: "Kernel panic".into(),
+        lines: vec!["[ 1.0] one".into(), "[ 2.0] Kernel\u{1b}[2J panic".into()],
+    };
+    let documents = Documents { kernel_log: Some(log.clone()), ..Documents::default() };
+    let fake = Setup { documents, ..Setup::default() }.start();
+    assert_eq!(
+        run(&fake, &["history", "--kernel-log"]),
+        "exit 0\nout: 1.1.0 (attempt 5d1c): what its kernel left in pstore when it died\nout: [ 1.0] one\nout: [ 2.0] Kernel[2J panic\n"
+    );
+    let socket = fake.socket().display().to_string();
+    let arguments = ["--socket", &socket, "history", "--kernel-log", "--json"];
+    let output = finish(&mut process(Path::new(PROGRAM), &arguments));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document, serde_json::to_value(&log).unwrap());
+    let none = Setup::default().start();
+    assert_eq!(run(&none, &["history", "--kernel-log"]), "exit 0\nout: No kernel log is kept.\n");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use update_engine::engine::model::CheckOutcome;
 use update_engine::status::json::{
-    Attempts, Booted, Check, GateState, HistoryEntry, Hold, Holder, Host, LastError, Lock, Mode, Outcome, Pause, Phase, Progress,
-    ReadBack, Reboot, Slot, State, Status, Target, Trouble, Waiting, WhyEntry,
+    Attempts, Booted, Check, GateState, HistoryEntry, Hold, Holder, Host, KernelLog, LastError, Lock, Mode, Outcome, Pause,
+    Phase, Progress, ReadBack, Reboot, Slot, State, Status, Target, Trouble, Waiting, WhyEntry,
 };
 use update_engine::updatectl::{Style, history, slots, status, why};
 
@@ -329,6 +329,15 @@ fn the_sentences_colour_tells_how_it_stands() {
     assert_eq!(colour(&fetching()), "\x1b[1");
     assert_eq!(colour(&waiting_for_the_lock()), "\x1b[33");
     assert_eq!(colour(&rolled_back()), "\x1b[1;31");
+}
+
+#[test]
+fn after_a_rollback_the_line_that_tells_most_of_its_kernels_log_is_shown() {
+    let log = KernelLog { source: "pstore".into(), line: "Kernel panic - not syncing: no init found\u{1b}[2J".into() };
+    let page = text(&Status { kernel_log: Some(log), ..rolled_back() });
+    let expected = "  kernel    Kernel panic - not syncing: no init found[2J (`updatectl history --kernel-log` has all of it)\n";
+    assert!(page.contains(expected), "{page}");
+    assert!(!text(&rolled_back()).contains("  kernel "));
 }
 
 #[test]

@@ -275,6 +275,26 @@ fn fields(body: &[u8]) -> Result<Map<String, Value>, String> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn the_kernels_log_is_shown_to_whoever_may_act_and_to_nobody_else() {
+        let log = crate::status::json::WholeKernelLog { attempt: "5d1c".into(), ..Default::default() };
+        let handle = ControlHandle {
+            status: watch::channel(Arc::default()).1,
+            history: watch::channel(Arc::default()).1,
+            why: watch::channel(Arc::default()).1,
+            kernel_log: watch::channel(Arc::new(Some(log))).1,
+            config_text: "".into(),
+            events: broadcast::channel(1).0,
+            commands: tokio::sync::mpsc::channel(1).0,
+            refresh: tokio::sync::mpsc::channel(1).0,
+        };
+        let app = Arc::new(App { handle, limits: Limits::default(), own_uid: 7, stopped: watch::channel(false).1 });
+        for (uid, expected) in [(0, 200), (7, 200), (1000, 403)] {
+            let answer = kernel_log(State(Arc::clone(&app)), ConnectInfo(Peer { uid })).await;
+            assert_eq!(answer.status(), expected, "{uid}");
+        }
+    }
+
     #[test]
     fn a_verb_and_its_fields_make_a_command() {
         assert_eq!(command("check", b""), Ok(Command::Check));

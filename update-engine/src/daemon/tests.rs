@@ -651,3 +651,48 @@ async fn one_inspection_at_a_time_is_enough() {
     assert_eq!(status.inspection.as_ref().map(|shown| (Some(&shown.id), &shown.progress)), Some((first.attempt.as_ref(), &None)));
     assert!(status.summary.starts_with("Reading the slots back as a person asked. "), "{}", status.summary);
 }
+
+const RECORD: &str = "3,1,2000000,-;Kernel panic - not syncing: no init found\n";
+
+#[tokio::test]
+async fn the_kernels_log_of_a_slot_that_is_given_up_is_kept_though_it_could_not_be_marked() {
+    let boot = host::table(host::armed(2));
+    let facts = Facts { running: Some(SlotName::B), boot: Some(boot), ..host::facts() };
+    let trial = State::Trial { plan: plan(), verdict: None };
+    let Rig { mut daemon, handle: _handle, _dir: dir } = rig_in(Model { state: trial, ..Model::default() }, facts, policy());
+    std::fs::create_dir(dir.path().join("dev")).unwrap();
+    std::fs::write(dir.path().join("dev/kmsg"), RECORD).unwrap();
+    daemon.step(Event::Health { attempt: "5d1c".into(), result: Err("nginx does not answer".into()) });
+    until(&mut daemon, "rebooting", |daemon| daemon.engine.soft().reboot_accepted_at.is_some()).await;
+    let log = crate::kernel_log::KernelLog::load(&daemon.shared.settings.state_dir).unwrap().unwrap();
+    assert_eq!((log.attempt.as_str(), log.telling_line().as_str()), ("5d1c", "Kernel panic - not syncing: no init found"));
+}
+
+#[tokio::test]
+async fn after_a_rollback_status_and_history_have_what_its_kernel_said_and_of_no_earlier_one() {
+    for (attempt, is_shown) in [("5d1c", true), ("an earlier one", false)] {
+        let trial = State::Trial { plan: plan(), verdict: None };
+        let Rig { mut daemon, handle, _dir: dir } = rig(Model { state: trial.clone(), ..Model::default() }, policy());
+        std::fs::create_dir(dir.path().join("dev")).unwrap();
+        std::fs::write(dir.path().join("dev/kmsg"), RECORD).unwrap();
+        crate::kernel_log::keep_running(&daemon.shared.settings, attempt);
+        let last_words = daemon.shared.world.look(None).last_words;
+        let facts = Facts { boot: Some(host::table(host::BAD)), last_words, ..host::facts() };
+        daemon.waiting.rows.push(Row::Open(plan()));
+        daemon.step(Event::Started { facts: Box::new(facts), orphans: Vec::new() });
+
+        let line = "Kernel panic - not syncing: no init found".to_owned();
+        let shown = Some(crate::status::json::KernelLog { source: "kmsg".into(), line: line.clone() }).filter(|_| is_shown);
+        let status = handle.status.borrow().clone();
+        assert_eq!((status.state, &status.kernel_log), (crate::status::json::State::RolledBack, &shown));
+        assert_eq!(handle.history.borrow()[0].kernel_log, shown);
+        let whole = handle.kernel_log.borrow().as_ref().clone().unwrap();
+        assert_eq!((whole.attempt.as_str(), whole.version), (attempt, is_shown.then(|| "1.1.0".to_owned())));
+        assert_eq!(whole.lines, [format!("[    2.000000] {line}")]);
+        let told = daemon.journal.outbox().unwrap().into_iter().find_map(|row| match row.message {
+            Message::Report(report) => report.reason,
+            Message::Release { .. } => None,
+        });
+        assert_eq!(told.unwrap().ends_with(&format!("; its kernel said: {line}")), is_shown);
+    }
+}

@@ -167,6 +167,7 @@ mod tests {
             check_interval: Duration::from_secs(check_interval_s),
             gate_retry: Duration::from_secs(60),
             blind: Duration::from_secs(600),
+            min_uptime: Duration::ZERO,
             has_server: true,
             stale_after: Duration::from_secs(60 * 86_400),
         }

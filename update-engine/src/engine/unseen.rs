@@ -108,7 +108,8 @@ impl Engine {
         }
         let is_tried = |slot: &SlotName| {
             let standing = |slot| self.facts.standing(slot);
-            standing(*slot).is_some_and(|tried| self.facts.was_tried(tried)) && standing(slot.other()).is_some_and(Standing::is_good)
+            standing(*slot).is_some_and(|tried| self.facts.was_tried(tried))
+                && standing(slot.other()).is_some_and(Standing::is_good)
         };
         [SlotName::A, SlotName::B].into_iter().find(is_tried)
     }

@@ -106,7 +106,8 @@ mod tests {
     #[test]
     fn records_that_were_overwritten_meanwhile_and_interrupts_end_nothing() {
         let overwritten = || Err(io::Error::from_raw_os_error(Errno::EPIPE as i32));
-        let answers = vec![overwritten(), Ok("6,7,1000000,-;one\n"), Err(io::ErrorKind::Interrupted.into()), Ok("6,9,2000000,-;two\n")];
+        let answers =
+            vec![overwritten(), Ok("6,7,1000000,-;one\n"), Err(io::ErrorKind::Interrupted.into()), Ok("6,9,2000000,-;two\n")];
         assert_eq!(said(answers), "[    1.000000] one\n[    2.000000] two\n");
         assert!(read_end(Kernel(vec![Err(io::ErrorKind::PermissionDenied.into())])).is_err());
     }

@@ -215,7 +215,8 @@ mod tests {
         }
     }
 
-    const PANIC: &str = "Panic#1 Part1\n<0>[    2.5] Kernel panic - not syncing: no init\n<0>[    2.6] ---[ end Kernel panic ]---\n";
+    const PANIC: &str =
+        "Panic#1 Part1\n<0>[    2.5] Kernel panic - not syncing: no init\n<0>[    2.6] ---[ end Kernel panic ]---\n";
     const PANICKED: &str = "[    2.5] Kernel panic - not syncing: no init\n[    2.6] ---[ end Kernel panic ]---\n";
 
     #[test]

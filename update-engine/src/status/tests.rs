@@ -1,5 +1,7 @@
 //! Every state and step of the pure engine, as a person reads it: what, why, what next and when.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use manifests::release::SlotName;
 use manifests::version::Sequence;
@@ -12,7 +14,7 @@ use crate::engine::effect::GateStage;
 use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Proof};
 use crate::engine::facts::{Facts, FloorFacts, PerSlot, Trouble};
 use crate::engine::model::{Hold, Progress};
-use crate::engine::policy::Strategy;
+use crate::engine::policy::{Policy, Strategy};
 use crate::engine::tests::host::{BLANK, GOOD, Host, SPENT, armed, closed, fault, in_new_slot, policy};
 use crate::engine::tests::words::EVERY_STATE;
 use crate::engine::time::BootId;
@@ -251,6 +253,35 @@ fn while_nothing_comes_the_source_and_what_it_did_are_named() {
     assert_says(
         &mut host,
         "Writing 1.1.0 to slot b (25 %; nothing comes, trying again: http://files.example/1.payload: status 503); then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
+    );
+}
+
+#[test]
+fn a_slot_on_trial_says_from_when_on_it_is_kept() {
+    let trial = Host::at("trial");
+    let settings = Policy { min_uptime: Duration::from_secs(1_087), ..policy(Strategy::Lock, true) };
+    let mut host = Host::from(trial.engine.model().clone(), trial.engine.facts().clone(), settings);
+    assert_says(
+        &mut host,
+        "1.1.0 runs from slot b on trial: its health is being checked; if it is healthy it is kept in 87 s (at 12:01 UTC), when the host will have been up for 1087 s, otherwise the host goes back to 1.0.0.",
+    );
+    let shown = document(&mut host);
+    assert_eq!(shown.trial.as_ref().unwrap().kept_from, Some("2026-11-21T12:01:27Z".parse().unwrap()));
+    assert_contract(&serde_json::to_value(&shown).unwrap());
+    host.pass_ms(87_000);
+    assert_eq!(document(&mut host).trial.unwrap().kept_from, None);
+}
+
+#[test]
+fn a_rival_of_the_trial_needs_attention_and_forbids_nothing() {
+    let mut host = Host::new();
+    host.facts.rival = Some("x.service is not masked".into());
+    host.start(vec![]);
+    let document = document(&mut host);
+    assert_eq!((document.troubles[0].code.as_str(), document.exit_class()), ("boot-rival", ExitClass::Attention));
+    assert_says(
+        &mut host,
+        "Needs attention: x.service is not masked; 1.0.0 runs from slot a; next check in 5 min (at 12:05 UTC).",
     );
 }
 

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use update_engine::control::{ControlHandle, Limits, Request, Server};
 use update_engine::engine::command::{Accepted, Command, Rejected, Rejection};
-use update_engine::status::json::{EventLine, HistoryEntry, Status, WhyEntry};
+use update_engine::status::json::{EventLine, HistoryEntry, Status, WholeKernelLog, WhyEntry};
 
 /// What the fake does after it has answered a command.
 #[derive(Debug, Clone)]
@@ -47,6 +47,7 @@ pub(crate) struct Documents {
     pub(crate) status: Status,
     pub(crate) history: Vec<HistoryEntry>,
     pub(crate) why: Vec<WhyEntry>,
+    pub(crate) kernel_log: Option<WholeKernelLog>,
     pub(crate) config: String,
 }
 
@@ -109,6 +110,7 @@ impl Fake {
             status: status_receiver,
             history: watch::channel(Arc::new(setup.documents.history)).1,
             why: watch::channel(Arc::new(setup.documents.why)).1,
+            kernel_log: watch::channel(Arc::new(setup.documents.kernel_log)).1,
             config_text: setup.documents.config.into(),
             events: events.clone(),
             commands: commands_sender,

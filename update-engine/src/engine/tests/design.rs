@@ -1,5 +1,7 @@
 //! The hard cases that the design settles (its section 11), as far as they are the engine's; each named by its number.
 
+use std::time::Duration;
+
 use manifests::release::SlotName;
 
 use crate::boot::Past;
@@ -7,10 +9,11 @@ use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
 use crate::engine::event::{Event, Marked, Orphan, Proof};
-use crate::engine::facts::{Content, Facts, Floor, FloorFacts, LeftTrial, Trouble};
+use crate::engine::facts::{Content, Facts, Floor, FloorFacts, LastWords, LeftTrial, Trouble};
 use crate::engine::model::CommittedSlot;
-use crate::engine::policy::Strategy;
+use crate::engine::policy::{Policy, Strategy};
 use crate::engine::state::Claim;
+use crate::engine::time::Mono;
 use manifests::version::{Sequence, Version};
 
 use super::host::{
@@ -248,6 +251,85 @@ fn design_11_2_why_the_deadline_unit_left_a_slot_is_told_by_the_old_one() {
         let message = &host.engine.model().last_error.as_ref().unwrap().message;
         assert!(message.contains(expected), "{message}");
     }
+}
+
+#[test]
+fn a_rollback_is_reported_with_what_its_kernel_said_and_only_with_that() {
+    let panic = "Kernel panic - not syncing: no init found";
+    for (attempt, is_told) in [(None, true), (Some("another"), false)] {
+        let mut host = Host::at("armed/rebooting");
+        let attempt = attempt.map_or_else(|| host.attempt(), str::to_owned);
+        host.facts = host.engine.facts().clone();
+        in_old_slot(&mut host.facts, SPENT);
+        host.facts.last_words = Some(LastWords { attempt, line: panic.into() });
+        let facts = Box::new(host.facts.clone());
+        let effects = host.step_raw(Event::Started { facts, orphans: vec![] });
+        let reported = effects.iter().find_map(|effect| match effect {
+            Effect::Row(Row::Report(report)) => report.reason.clone(),
+            _ => None,
+        });
+        let why = "1.1.0 rolled back to 1.0.0: it did not come up: the loader spent its tries and went back";
+        let told = if is_told { format!("{why}; its kernel said: {panic}") } else { why.to_owned() };
+        assert_eq!(reported, Some(told));
+        // What is shown here has it beside the sentence, not in it.
+        assert_eq!(host.engine.model().last_error.as_ref().unwrap().message, why);
+    }
+}
+
+#[test]
+fn the_longest_reason_leaves_room_for_what_the_kernel_said() {
+    let mut host = Host::at("trial/verdict");
+    let mut model = host.engine.model().clone();
+    if let crate::engine::state::State::Trial { verdict, .. } = &mut model.state {
+        *verdict = Some("\u{1F980}".repeat(5000));
+    }
+    host.facts = host.engine.facts().clone();
+    in_old_slot(&mut host.facts, BAD);
+    host.facts.last_words = Some(LastWords { attempt: host.attempt(), line: "BUG: here".into() });
+    host.engine = crate::engine::Engine::new(model, host.facts.clone(), policy(Strategy::Lock, true));
+    let effects = host.step_raw(Event::Started { facts: Box::new(host.facts.clone()), orphans: vec![] });
+    let reason = effects.iter().find_map(|effect| match effect {
+        Effect::Row(Row::Report(report)) => report.reason.clone(),
+        _ => None,
+    });
+    let reason = reason.unwrap();
+    assert!(reason.chars().count() == manifests::omaha::MAX_TEXT_CHARS && reason.ends_with("; its kernel said: BUG: here"));
+}
+
+#[test]
+fn a_slot_on_trial_is_judged_and_kept_where_updates_are_switched_off() {
+    let without_server = Policy { has_server: false, ..policy(Strategy::Lock, true) };
+    let pause = Command::Pause { until: None, reason: Some("no updates".into()) };
+    for (what, settings, pauses) in [("no server", without_server, false), ("paused", policy(Strategy::Lock, true), true)] {
+        let mut model = Host::at("armed/rebooting").engine.model().clone();
+        if pauses {
+            let mut host = Host::at("armed/rebooting");
+            host.order(pause.clone());
+            model = host.engine.model().clone();
+        }
+        let mut facts = super::host::facts();
+        in_new_slot(&mut facts, armed(TRIES - 1));
+        let mut host = Host::from(model, facts, settings);
+        assert_eq!(host.state(), "trial", "{what}");
+        assert_eq!(host.health(Ok(())), list("commit"), "{what}");
+        assert_eq!(host.commit_done(Ok(())), list("close committed, report committed, release ok"), "{what}");
+        assert_eq!((host.state(), host.engine.model().pause.is_some()), ("idle", pauses), "{what}");
+    }
+}
+
+#[test]
+fn a_slot_on_trial_is_kept_from_its_least_uptime_on_and_an_image_has_none() {
+    let settings = Policy { min_uptime: Duration::from_secs(1_200), ..policy(Strategy::Lock, true) };
+    let mut host = Host::with(settings);
+    let now = host.now();
+    assert_eq!(host.engine.kept_from(&now), Some(Mono(1_200_000)));
+    host.pass_ms(1_200_000 - host.mono);
+    let now = host.now();
+    assert_eq!(host.engine.kept_from(&now), None);
+    let mut image =
+        Host::from(host.engine.model().clone(), Facts { image_mode: true, ..host.facts.clone() }, host.engine.policy().clone());
+    let now = image.now();
+    assert_eq!(image.engine.kept_from(&now), None);
 }
 
 #[test]
