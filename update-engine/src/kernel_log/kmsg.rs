@@ -133,4 +133,19 @@ mod tests {
     fn what_is_no_record_is_left_out() {
         assert_eq!(said(vec![Ok(",12,-;cut\n6,1,x,-;no time\nno head at all\n\n6,2,0,-;\n")]), "[    0.000000] \n");
     }
+
+    #[test]
+    fn the_device_of_this_machine_is_read_to_its_end_and_not_beyond() {
+        let began = Instant::now();
+        match end_of(Path::new("/dev/kmsg")) {
+            Ok(Some(log)) => {
+                let text = String::from_utf8_lossy(&log).into_owned();
+                assert!(text.lines().all(|line| line.starts_with('[') && line.contains("] ")), "{text}");
+            }
+            Ok(None) => println!("skipped: this machine has no /dev/kmsg"),
+            Err(error) => println!("skipped: /dev/kmsg: {error}"),
+        }
+        assert!(began.elapsed() < 10 * READ_FOR, "it waited for more");
+        assert!(end_of(Path::new("/no/such/device")).unwrap().is_none());
+    }
 }
