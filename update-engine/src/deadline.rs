@@ -13,7 +13,7 @@
 //! Promises: a slot on trial that is not good when its deadline has passed since the host was started is marked bad, that is read back, and
 //! the host is rebooted, by the configured command, and by the kernel where that fails. It goes by the boot state and never by the
 //! journal. The reason is written down for the daemon of the old slot, and so is how often an attempt was left: a loader that does not
-//! obey its marks ends in a host that stays ([`program::MAX_LEAVES`]), not in one that reboots for ever.
+//! obey its marks ends in a host that stays (`MAX_LEAVES`), not in one that reboots for ever.
 //!
 //! What the kernel has said so far is kept beside the reason ([`crate::kernel_log`]), as far as that can be done in a moment.
 //!

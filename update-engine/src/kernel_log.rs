@@ -154,7 +154,8 @@ pub fn keep_running(settings: &Settings, attempt: &str) {
 /// Keeps what a kernel that died on trial has left in pstore since the slot was armed, as that of this attempt.
 ///
 /// Where systemd-pstore is, it empties pstore, and what it has put aside is read. Where it is not, nobody else does, and a pstore that is
-/// full records nothing more: then what was kept is removed there.
+/// full records nothing more: then what was kept is removed there. A dump tells its time by the clock of the kernel that died: where
+/// that was behind the arming (a host without a clock of its own), it is taken for an older one, and stays.
 pub fn keep_left_behind(settings: &Settings, attempt: &str, armed_at: SystemTime) {
     let places = pstore::Places::of(settings);
     let (state_dir, attempt) = (settings.state_dir.clone(), attempt.to_owned());

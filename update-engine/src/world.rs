@@ -527,16 +527,18 @@ const fn remedy(cause: &Cause) -> Option<&'static str> {
 }
 
 /// systemd's own service for boot counting marks an entry good as soon as the boot is complete: the trial would be over before it
-/// began. Its generator asks for it wherever a boot was counted.
+/// began. Its generator asks for it in every boot that is counted.
 fn rival(settings: &Settings) -> Option<String> {
     const SERVICE: &str = "systemd-bless-boot.service";
-    let asked_for = settings.under_sysroot("run/systemd/generator.early/basic.target.wants").join(SERVICE);
+    let generators = ["usr/lib/systemd/system-generators", "lib/systemd/system-generators"];
+    let has_generator =
+        generators.iter().any(|folder| settings.under_sysroot(folder).join("systemd-bless-boot-generator").exists());
     let is_masked = ["etc/systemd/system", "run/systemd/system"].iter().any(|folder| {
         let unit = settings.under_sysroot(folder).join(SERVICE);
         std::fs::read_link(unit).is_ok_and(|target| target == Path::new("/dev/null"))
     });
-    let counts = matches!(settings.boot, BootSettings::SystemdBoot(_)) && !is_masked && asked_for.symlink_metadata().is_ok();
-    counts.then(|| {
+    let is_rival = matches!(settings.boot, BootSettings::SystemdBoot(_)) && has_generator && !is_masked;
+    is_rival.then(|| {
         format!(
             "{SERVICE} is not masked: it keeps a new slot as soon as the boot is complete, whatever the health checks say; the images \
              have to mask it (`systemctl mask {SERVICE}`)"
@@ -724,7 +726,9 @@ pub(crate) mod tests {
             std::fs::create_dir_all(&folder).unwrap();
             std::os::unix::fs::symlink(to, folder.join("systemd-bless-boot.service")).unwrap();
         };
-        link("run/systemd/generator.early/basic.target.wants", "/usr/lib/systemd/system/systemd-bless-boot.service");
+        let generators = dir.path().join("usr/lib/systemd/system-generators");
+        std::fs::create_dir_all(&generators).unwrap();
+        std::fs::write(generators.join("systemd-bless-boot-generator"), "").unwrap();
         assert!(rival(&settings).unwrap().starts_with("systemd-bless-boot.service is not masked"));
         assert_eq!(rival(plain.settings()), None, "other loaders' slots are none of its");
         link("etc/systemd/system", "/dev/null");

@@ -133,7 +133,7 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
         ),
         (
             "[slots.b]\nroot = \"root-b\"",
-            "site.toml:2:8: slots.b.root: \"root-b\" names no target: expected \"partlabel:NAME\" or an absolute path\nsite.toml:1:8: slots.b: expected the image \"root\" that slots.a has, got none",
+            "site.toml:2:8: slots.b.root: \"root-b\" names no target: expected \"partlabel:NAME\", \"esp:/PATH\" with {slot} in it, or an absolute path\nsite.toml:1:8: slots.b: expected the image \"root\" that slots.a has, got none",
         ),
         (
             "[reboot.lock]\nbackend = \"fleetlock\"\nurl = \"http://h/\"",

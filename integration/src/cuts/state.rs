@@ -242,6 +242,8 @@ fn facts(folder: &Path, chosen: &[Candidate], floor: Option<&Floor>) -> Facts {
         capacity: std::collections::BTreeMap::new(),
         floor,
         left: None,
+        last_words: None,
+        rival: None,
         troubles: Vec::new(),
     }
 }
@@ -255,6 +257,7 @@ const fn policy() -> Policy {
         blind: Duration::from_secs(600),
         has_server: true,
         stale_after: Duration::from_secs(60 * 86_400),
+        min_uptime: Duration::ZERO,
     }
 }
 

@@ -138,6 +138,7 @@ device = "/dev/nvme0n1"
 [health]
 deadline_s = 60
 settle_s = 1
+min_uptime_s = 0
 [reboot]
 command = ["reboot", "-f"]
 "#

@@ -14,9 +14,8 @@ use crate::engine::cause::Cause;
 use crate::engine::event::{AskAgain, CheckAnswer, Fault, Lack, Offer};
 use crate::engine::facts::Facts;
 use crate::engine::model::Hold;
-use crate::engine::state::{Origin, Plan, Request, Source};
+use crate::engine::state::{Origin, Request, Source};
 use crate::fetch::{self, Address, FetchError};
-use crate::kernel_log;
 use crate::report::{self, Initiator};
 use crate::world::chain;
 
@@ -62,10 +61,8 @@ pub(super) async fn look(shared: Shared, channel: Option<String>) -> Event {
     Event::Looked { facts: Box::new(look::look(&shared, channel).await) }
 }
 
-/// The same, before the host is left because it was not seen: if it is, its kernel's log is all that tells why.
-pub(super) async fn look_to_leave(shared: Shared, plan: Plan, channel: Option<String>) -> Event {
-    let settings = shared.settings.clone();
-    blocking(move || kernel_log::keep_running(&settings, &plan.attempt)).await;
+/// The same, before the host is left because it was not seen.
+pub(super) async fn look_to_leave(shared: Shared, channel: Option<String>) -> Event {
     Event::LookedToLeave { facts: Box::new(look::look(&shared, channel).await) }
 }
 

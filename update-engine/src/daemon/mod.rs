@@ -311,9 +311,7 @@ impl Daemon {
         match effect {
             Effect::Check(request) => self.spawn("the check", None, ask::check(shared, request, channel)),
             Effect::Look => self.spawn("the look at the world", None, ask::look(shared, channel)),
-            Effect::LookToLeave(plan) => {
-                self.spawn("the last look at the world", None, ask::look_to_leave(shared, plan, channel));
-            }
+            Effect::LookToLeave(_) => self.spawn("the last look at the world", None, ask::look_to_leave(shared, channel)),
             Effect::Install { plan, scan } => {
                 self.spawn_slot_work("the installation", plan, move |plan, cancel| write::install(shared, plan, scan, cancel))
             }

@@ -15,17 +15,24 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::daemon::Shared;
+use crate::daemon::{Shared, blocking};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
 use crate::engine::event::{Fault, RebootAccepted};
 use crate::engine::state::Plan;
+use crate::kernel_log;
 
 /// Time the reboot command has: it only asks the system for a reboot.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Runs the configured reboot command. Accepted is not rebooted: the engine waits for the new boot.
+///
+/// Whoever leaves a slot on trial keeps its kernel's log before. The old slot may be running only where that is seen.
 pub(super) async fn reboot(shared: Shared, plan: Plan) -> Event {
+    if shared.facts().running != Some(plan.slot.other()) {
+        let (settings, attempt) = (shared.settings.clone(), plan.attempt.clone());
+        blocking(move || kernel_log::keep_running(&settings, &attempt)).await;
+    }
     let result = shared.reboot_command.run(&shared.settings.reboot.command, &plan, TIMEOUT).await;
     Event::Reboot { attempt: plan.attempt, result }
 }

@@ -18,7 +18,6 @@ use crate::engine::event::{Fault, Marked, Proof};
 use crate::engine::facts::BootTable;
 use crate::engine::model::Progress;
 use crate::engine::state::{Kind, Plan};
-use crate::kernel_log;
 use crate::records::RecordsError;
 use crate::slot::readback::ImageMismatch;
 use crate::slot::readback::{self, Acceptance};
@@ -294,15 +293,12 @@ pub(super) async fn disarm(shared: Shared, slot: SlotName) -> Event {
     Event::Disarmed { result }
 }
 
-/// Marks the running slot bad: the loader's next choice is the old one. Then its kernel's log is kept, which the reboot ends.
+/// Marks the running slot bad: the loader's next choice is the old one.
 pub(super) async fn mark_bad(shared: Shared, plan: Plan) -> Event {
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
-        let marked = running_on(&shared.world, &plan)
-            .and_then(|ground| table_of(shared.world.boot_control(&ground.disk)?.mark_bad(&ground.running)));
-        // The mark matters more, and the reason is in the journal.
-        kernel_log::keep_running(&shared.settings, &plan.attempt);
-        marked
+        let ground = running_on(&shared.world, &plan)?;
+        table_of(shared.world.boot_control(&ground.disk)?.mark_bad(&ground.running))
     })
     .await;
     Event::MarkedBad { attempt, result }

@@ -25,6 +25,7 @@ use crate::engine::state::{ArmedStep, Claim, GivingUp, Kind, LockedStep, Target,
 use crate::engine::tests::host;
 use crate::fetch::{Fetcher, Options};
 use crate::journal::Message;
+use crate::kernel_log::{self, KernelLog};
 use crate::status::json::{EventKind, EventLine, Inspecting, Inspection, LastError};
 use crate::world::tests::world_that_trusts;
 
@@ -655,17 +656,34 @@ async fn one_inspection_at_a_time_is_enough() {
 const RECORD: &str = "3,1,2000000,-;Kernel panic - not syncing: no init found\n";
 
 #[tokio::test]
-async fn the_kernels_log_of_a_slot_that_is_given_up_is_kept_though_it_could_not_be_marked() {
-    let boot = host::table(host::armed(2));
-    let facts = Facts { running: Some(SlotName::B), boot: Some(boot), ..host::facts() };
-    let trial = State::Trial { plan: plan(), verdict: None };
-    let Rig { mut daemon, handle: _handle, _dir: dir } = rig_in(Model { state: trial, ..Model::default() }, facts, policy());
+async fn the_kernels_log_of_a_slot_that_is_given_up_is_kept_whether_it_could_be_marked_or_not() {
+    // It cannot be marked here; on its last try it need not be.
+    for standing in [host::armed(2), host::SPENT] {
+        let facts = Facts { running: Some(SlotName::B), boot: Some(host::table(standing)), ..host::facts() };
+        let trial = State::Trial { plan: plan(), verdict: None };
+        let Rig { mut daemon, handle: _handle, _dir: dir } = rig_in(Model { state: trial, ..Model::default() }, facts, policy());
+        std::fs::create_dir(dir.path().join("dev")).unwrap();
+        std::fs::write(dir.path().join("dev/kmsg"), RECORD).unwrap();
+        daemon.step(Event::Health { attempt: "5d1c".into(), result: Err("nginx does not answer".into()) });
+        until(&mut daemon, "rebooting", |daemon| daemon.engine.soft().reboot_accepted_at.is_some()).await;
+        let log = kept_log(&daemon).unwrap();
+        assert_eq!((log.attempt.as_str(), log.telling_line().as_str()), ("5d1c", "Kernel panic - not syncing: no init found"));
+    }
+}
+
+#[tokio::test]
+async fn the_reboot_into_a_new_slot_keeps_no_kernels_log() {
+    let rebooting = State::Armed { plan: plan(), old_slot: SlotName::A, boot_id: "boot-1".into(), step: ArmedStep::Rebooting };
+    let Rig { mut daemon, handle: _handle, _dir: dir } = rig(Model { state: rebooting, ..Model::default() }, policy());
     std::fs::create_dir(dir.path().join("dev")).unwrap();
     std::fs::write(dir.path().join("dev/kmsg"), RECORD).unwrap();
-    daemon.step(Event::Health { attempt: "5d1c".into(), result: Err("nginx does not answer".into()) });
+    daemon.after("armed", vec![Effect::Reboot(plan())]);
     until(&mut daemon, "rebooting", |daemon| daemon.engine.soft().reboot_accepted_at.is_some()).await;
-    let log = crate::kernel_log::KernelLog::load(&daemon.shared.settings.state_dir).unwrap().unwrap();
-    assert_eq!((log.attempt.as_str(), log.telling_line().as_str()), ("5d1c", "Kernel panic - not syncing: no init found"));
+    assert_eq!(kept_log(&daemon), None);
+}
+
+fn kept_log(daemon: &Daemon) -> Option<KernelLog> {
+    KernelLog::load(&daemon.shared.settings.state_dir).unwrap()
 }
 
 #[tokio::test]
@@ -675,7 +693,7 @@ async fn after_a_rollback_status_and_history_have_what_its_kernel_said_and_of_no
         let Rig { mut daemon, handle, _dir: dir } = rig(Model { state: trial.clone(), ..Model::default() }, policy());
         std::fs::create_dir(dir.path().join("dev")).unwrap();
         std::fs::write(dir.path().join("dev/kmsg"), RECORD).unwrap();
-        crate::kernel_log::keep_running(&daemon.shared.settings, attempt);
+        kernel_log::keep_running(&daemon.shared.settings, attempt);
         let last_words = daemon.shared.world.look(None).last_words;
         let facts = Facts { boot: Some(host::table(host::BAD)), last_words, ..host::facts() };
         daemon.waiting.rows.push(Row::Open(plan()));
