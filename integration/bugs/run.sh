@@ -29,7 +29,7 @@ bug() { # NAME CRATE TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "-
     while (($# > 0)); do
         cp "$copy/$1" "$copy/$1.original"
         files+=("$1")
-        plant "$copy/$1" "$2" "$3" || planted=0
+        "$top/integration/bugs/plant.py" "$copy/$1" "$2" "$3" || planted=0
         shift 3
     done
     if ((planted)); then
@@ -41,17 +41,6 @@ bug() { # NAME CRATE TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "-
         missed=$((missed + 1))
     fi
     for file in "${files[@]}"; do mv "$copy/$file.original" "$copy/$file"; done
-}
-
-plant() { # PATH FIND REPLACE
-    python3 - "$@" <<'PY'
-import sys
-path, find, replace = sys.argv[1:]
-text = open(path).read()
-if text.count(find) != 1:
-    sys.exit(f"{path}: expected the line to stand once, found it {text.count(find)} times:\n{find}")
-open(path, "w").write(text.replace(find, replace))
-PY
 }
 
 judge() { # NAME TEST
@@ -135,6 +124,18 @@ bug "the primary table is written before the backup is safe" update-engine --lib
     boot::gpt::write::tests::every_crash_state_of_the_ordered_write_reads_as_before_or_as_after \
     update-engine/src/boot/gpt/write.rs \
     '        if self.steps.len() > before {' '        if self.steps.len() > before + 1000 {'
+
+bug "names of entries may be long" update-engine "--test config_files" \
+    every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got \
+    update-engine/src/config/boot.rs \
+    '        let fits = (1..=MAX_PREFIX).contains(&prefix.len())' \
+    '        let fits = (1..=200).contains(&prefix.len())'
+
+bug "a slot that is marked good comes before one that is armed" update-engine --lib \
+    boot::pair::tests::only_what_was_armed_becomes_the_primary_by_being_marked_good \
+    update-engine/src/boot/pair.rs \
+    '        if before.is_on_trial() || before == Standing::Bad || !self.standing(&self.primary).is_good() {' \
+    '        if before.is_on_trial() || before == Standing::Bad || self.standing(&self.primary).is_good() {'
 
 echo "$caught caught, $missed missed, $skipped skipped"
 ((missed == 0))

@@ -1,14 +1,21 @@
-//! What every loader has to do.
+//! What every loader has to do. Each begins with 1.0.0 in slot a.
 
 use std::time::Duration;
 
-use integration::vm::{Flaw, Loader};
+use integration::vm::{Flaw, Loader, Scene};
 
 use crate::scene;
 
-pub(crate) fn two_updates_in_a_row_are_tried_and_kept_and_power_cuts_in_ordinary_boots_change_nothing(loader: Loader) {
+/// 2.0.0 is tried, loses power twice while it is, and is kept; five power cuts in ordinary boots change nothing; 3.0.0 is tried and kept;
+/// a person goes back to 2.0.0.
+pub(crate) fn good_images_are_kept_through_power_cuts(loader: Loader) {
     let Some(mut scene) = scene(loader) else { return };
     scene.update("2.0.0", 2, Flaw::None);
+    for _ in 0..2 {
+        let boot = scene.boot("b");
+        std::thread::sleep(Duration::from_millis(300));
+        boot.power_cut();
+    }
     drop(scene.boot_into("2.0.0", "b"));
     for cut in 0..5u64 {
         let boot = scene.boot("b");
@@ -27,58 +34,46 @@ pub(crate) fn two_updates_in_a_row_are_tried_and_kept_and_power_cuts_in_ordinary
     drop(scene.boot_into("2.0.0", "b"));
 }
 
-pub(crate) fn an_unhealthy_image_marks_itself_bad_and_the_reason_is_shown_and_reported(loader: Loader) {
+/// One image after the other that cannot be kept; after each of them 1.0.0 runs and says why.
+pub(crate) fn bad_images_are_left_and_the_reason_is_shown_and_reported(loader: Loader) {
     let Some(mut scene) = scene(loader) else { return };
-    scene.update("2.0.0", 2, Flaw::Unhealthy);
+    let boot = scene.boot_into("1.0.0", "a");
+    scene.publish("2.0.0", 2, Flaw::Unhealthy);
+    boot.wait_off();
     scene.boot("b").wait_off();
-    let mut boot = scene.boot_into("1.0.0", "a");
-    let (_, status) = boot.updatectl("status");
-    assert!(status.contains("2.0.0 rolled back to 1.0.0") && status.contains("the service is down"), "{status}");
-    let reports = scene.reports();
-    assert!(reports.contains("the service is down"), "{reports}");
+    goes_back(&mut scene, "2.0.0", "the service is down");
+    assert!(scene.reports().contains("the service is down"), "{}", scene.reports());
+    for (flaw, version, sequence) in [(Flaw::Panics, "3.0.0", 3), (Flaw::Hangs, "4.0.0", 4)] {
+        tries(&mut scene, flaw, version, sequence);
+        goes_back(&mut scene, version, "it did not come up");
+    }
+    let boot = scene.boot_into("1.0.0", "a");
+    scene.publish("5.0.0", 5, Flaw::NoDaemon);
+    boot.wait_off();
+    let console = scene.boot("b").wait_off();
+    assert!(console.contains("marking it bad and rebooting"), "{console}");
+    goes_back(&mut scene, "5.0.0", "update-engine-trial left it");
 }
 
-/// Boots slot b as often as it has tries, and then slot a.
-fn goes_back_after_its_tries(loader: Loader, flaw: Flaw) {
-    let Some(mut scene) = scene(loader) else { return };
-    scene.update("2.0.0", 2, flaw);
+/// From 1.0.0 to the last try of an image that does not come up.
+fn tries(scene: &mut Scene, flaw: Flaw, version: &str, sequence: u64) {
+    let boot = scene.boot_into("1.0.0", "a");
+    scene.publish(version, sequence, flaw);
+    boot.wait_off();
     for _ in 0..3 {
         scene.boot("b").wait_off();
     }
-    let mut boot = scene.boot_into("1.0.0", "a");
-    let (_, status) = boot.updatectl("status");
-    assert!(status.contains("2.0.0 rolled back to 1.0.0: it did not come up"), "{status}");
 }
 
-pub(crate) fn an_image_whose_kernel_panics_goes_back_after_its_tries(loader: Loader) {
-    goes_back_after_its_tries(loader, Flaw::Panics);
+pub(crate) fn goes_back(scene: &mut Scene, version: &str, why: &str) {
+    let mut boot = scene.boot_into("1.0.0", "a");
+    let (_, status) = boot.updatectl("status");
+    assert!(status.contains(&format!("{version} rolled back to 1.0.0")) && status.contains(why), "{status}");
+    boot.power_cut();
 }
 
 pub(crate) fn an_image_without_init_goes_back_after_its_tries(loader: Loader) {
-    goes_back_after_its_tries(loader, Flaw::NoInit);
-}
-
-pub(crate) fn an_image_that_hangs_is_reset_by_its_watchdog_and_goes_back_after_its_tries(loader: Loader) {
-    goes_back_after_its_tries(loader, Flaw::Hangs);
-}
-
-pub(crate) fn two_power_cuts_during_the_trial_do_not_roll_a_good_image_back(loader: Loader) {
     let Some(mut scene) = scene(loader) else { return };
-    scene.update("2.0.0", 2, Flaw::None);
-    for _ in 0..2 {
-        let boot = scene.boot("b");
-        std::thread::sleep(Duration::from_millis(300));
-        boot.power_cut();
-    }
-    drop(scene.boot_into("2.0.0", "b"));
-}
-
-pub(crate) fn an_image_without_a_daemon_is_left_when_its_deadline_has_passed(loader: Loader) {
-    let Some(mut scene) = scene(loader) else { return };
-    scene.update("2.0.0", 2, Flaw::NoDaemon);
-    let console = scene.boot("b").wait_off();
-    assert!(console.contains("marking it bad and rebooting"), "{console}");
-    let mut boot = scene.boot_into("1.0.0", "a");
-    let (_, status) = boot.updatectl("status");
-    assert!(status.contains("2.0.0 rolled back to 1.0.0") && status.contains("update-engine-trial left it"), "{status}");
+    tries(&mut scene, Flaw::NoInit, "2.0.0", 2);
+    goes_back(&mut scene, "2.0.0", "it did not come up");
 }
