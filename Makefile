@@ -4,10 +4,10 @@ SHELL := /bin/bash
 CARGO ?= cargo
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ota-update-engine
 
-.PHONY: help demo test bench bugs build deps fuzz clean
+.PHONY: help demo test bench bugs bugs-recorded cuts build deps fuzz clean
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 deps: ## install the system packages that building, tests and demo need (apt, as root)
 	@integration/deps.sh
@@ -27,6 +27,15 @@ bench: deps ## install speed, memory and idleness, as ratios to limits measured 
 
 bugs: deps ## plant known bugs one at a time and expect the tests to catch each
 	@integration/bugs/run.sh
+
+bugs-recorded: deps ## plant bugs that only a recorded disk can show, some minutes for each
+	@$(CARGO) build --quiet --workspace --bins
+	@integration/bugs/recorded.sh
+
+cuts: deps ## power cuts, a long campaign: make cuts LOADER=systemd-boot CUTS=200000 BOOT=300 SEED=1
+	@$(CARGO) build --quiet --workspace --bins
+	@"$${CARGO_TARGET_DIR:-target}/debug/cuts" --loader $(or $(LOADER),grub) --cuts $(or $(CUTS),200000) --boot $(or $(BOOT),300) \
+	    --seed $(or $(SEED),1) --recording "$(CACHE)/cuts/$(or $(LOADER),grub)"
 
 fuzz: ## run one fuzz target: make fuzz TARGET=omaha_response (half an hour of CPU, or CPU=seconds; needs a nightly toolchain and cargo-fuzz)
 	@fuzz/run.sh "$(TARGET)" $(CPU)

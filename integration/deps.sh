@@ -6,15 +6,28 @@ set -euo pipefail
 declare -A needs=(
     [cc]=gcc [/usr/include/stdio.h]=libc6-dev [make]=make [pkg-config]=pkg-config [git]=git [curl]=curl [mke2fs]=e2fsprogs [debugfs]=e2fsprogs
     [debootstrap]=debootstrap [losetup]=mount [partx]=util-linux [sgdisk]=gdisk [zstd]=zstd [python3]=python3
-    [fw_setenv]=libubootenv-tool
+    [fw_setenv]=libubootenv-tool [veritysetup]=cryptsetup-bin
 )
+# What virtual machines are made of. Tests that need one say "skipped" without.
+declare -A machines=(
+    [qemu-system-x86_64]=qemu-system-x86 [/usr/share/OVMF/OVMF_CODE_4M.fd]=ovmf [/usr/lib/systemd/boot/efi/systemd-bootx64.efi]=systemd-boot-efi
+    [/usr/lib/grub/i386-pc/boot.img]=grub-pc-bin [grub-mkimage]=grub-common [mcopy]=mtools [mkfs.vfat]=dosfstools
+    [/usr/bin/busybox]=busybox-static [modprobe]=kmod [strip]=binutils
+)
+is_there() { [[ -e $1 ]] || PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; }
 missing=()
 for program in "${!needs[@]}"; do
-    [[ -e $program ]] || PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("${needs[$program]}")
+    is_there "$program" || missing+=("${needs[$program]}")
+done
+can_install=0
+[[ $(id -u) == 0 ]] && command -v apt-get >/dev/null && can_install=1
+for part in "${!machines[@]}"; do
+    is_there "$part" || { ((can_install)) && missing+=("${machines[$part]}"); } ||
+        echo "deps.sh: ${machines[$part]} is missing: what needs a virtual machine is skipped"
 done
 if ((${#missing[@]})); then
     mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
-    if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+    if ((!can_install)); then
         echo "deps.sh: these packages are missing: ${missing[*]}" >&2
         echo "hint: as root, apt-get install ${missing[*]}" >&2
         exit 1
