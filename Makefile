@@ -15,9 +15,9 @@ deps: ## install the system packages that building, tests and demo need (apt, as
 build: deps ## build every program (debug)
 	@$(CARGO) build --quiet --workspace --bins
 
-demo: deps ## the whole story on real images: update, tampered release, unhealthy release that goes back by itself
+demo: deps ## the whole story on a virtual machine: update, power cuts, tampered release, unhealthy release that goes back by itself
 	@$(CARGO) build --release --quiet --workspace --bins
-	@integration/demo/demo.sh "$(CACHE)/demo"
+	@integration/demo/run.sh "$(CACHE)/demo"
 
 test: deps ## all tests, layer by layer; ends with "N passed, N failed, N skipped"
 	@integration/test.sh

@@ -45,11 +45,22 @@ impl Scene {
     /// # Panics
     /// If something of it cannot be made.
     pub fn in_folder(loader: Loader, dir: &Path) -> Result<Self, String> {
+        Self::configured(loader, dir, "")
+    }
+
+    /// The same, with more lines in its configuration: keys of `[reboot]`, and tables.
+    ///
+    /// # Errors
+    /// Where machines cannot be had.
+    ///
+    /// # Panics
+    /// If something of it cannot be made.
+    pub fn configured(loader: Loader, dir: &Path, more: &str) -> Result<Self, String> {
         let parts = Parts::find()?;
         let publisher = Publisher::new(&dir.join("files"));
         let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::no_update())).unwrap();
         let factory = images(&parts, loader, &publisher, "1.0.0", Flaw::None);
-        let machine = Machine::new(dir, loader, &factory, &config(&mock, loader));
+        let machine = Machine::new(dir, loader, &factory, &(config(&mock, loader) + more));
         Ok(Self { machine, loader, publisher, parts, mock, factory, _dir: None })
     }
 
@@ -72,7 +83,7 @@ impl Scene {
     pub fn publish(&self, version: &str, sequence: u64, flaw: Flaw) -> Vec<ReleaseImage> {
         let images = images(&self.parts, self.loader, &self.publisher, version, flaw);
         self.publisher.publish_images(&Spec::new(version, sequence), &images);
-        self.mock.set_script(Script::serving(&self.publisher.files).answer(Answer::update(version))).unwrap();
+        self.offer(version);
         images
     }
 
@@ -106,6 +117,20 @@ impl Scene {
         boot.wait_off();
     }
 
+    /// Offers what lies in the folder under this name from now on.
+    ///
+    /// # Panics
+    /// If the server cannot take it.
+    pub fn offer(&self, version: &str) {
+        self.mock.set_script(Script::serving(&self.publisher.files).answer(Answer::update(version))).unwrap();
+    }
+
+    /// Where releases are published.
+    #[must_use]
+    pub fn files(&self) -> &Path {
+        &self.publisher.files
+    }
+
     /// All requests with events that the server took.
     #[must_use]
     pub fn reports(&self) -> String {
@@ -136,7 +161,7 @@ check_interval_s = 5
 [disk]
 device = "/dev/nvme0n1"
 [health]
-deadline_s = 60
+deadline_s = 40
 settle_s = 1
 min_uptime_s = 0
 [reboot]
