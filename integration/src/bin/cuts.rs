@@ -29,7 +29,7 @@ struct Arguments {
     /// What random cuts are drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Folder for the recording; one that is there already is used again
+    /// Folder for the recording; one of the same programs that is there already is used again
     #[arg(long, value_name = "DIR")]
     recording: PathBuf,
     /// Rebuilds this state only, starts it, and leaves its disk in the folder of the recording
@@ -49,7 +49,11 @@ fn main() -> ExitCode {
         LoaderName::Grub => Loader::GrubBios,
         LoaderName::SystemdBoot => Loader::SystemdBoot,
     };
-    let recording = match Recording::open_or_make(&arguments.recording, loader) {
+    let recording = match arguments.replay {
+        Some(_) => Recording::open(&arguments.recording),
+        None => Recording::open_or_make(&arguments.recording, loader),
+    };
+    let recording = match recording {
         Ok(recording) => recording,
         Err(why) => {
             eprintln!("error: nothing can be recorded: {why}");

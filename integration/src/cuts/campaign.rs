@@ -22,13 +22,15 @@ use super::disk::Disk;
 use super::log::WriteLog;
 use super::state::StateMount;
 use crate::hostsim::gpt::Gpt;
-use crate::rig::ReleaseImage;
-use crate::vm::{Flaw, Loader, Machine, Scene, runs};
+use crate::rig::{ReleaseImage, program};
+use crate::vm::{Flaw, GUEST_PROGRAMS, Loader, Machine, Scene, runs};
 
 /// What the machine ran before, and what it is updated to.
 const VERSIONS: [&str; 2] = ["1.0.0", "2.0.0"];
 /// Boots that a machine may take until it rests.
 const MAX_BOOTS: usize = 8;
+/// What is said of a recording, beside its disk and its logs.
+const FACTS: &str = "recording.json";
 /// Boots of a recording.
 const BOOTS: usize = 2;
 /// Draws that may be cuts which are planned already, for each one wanted.
@@ -63,6 +65,7 @@ pub struct Recording {
 #[derive(Debug, Serialize, Deserialize)]
 struct Facts {
     loader: String,
+    programs_sha256: String,
     server: SocketAddr,
     releases: Vec<Release>,
 }
@@ -77,21 +80,37 @@ struct Release {
 }
 
 impl Recording {
-    /// The recording of a folder, which is made where there is none.
+    /// The recording of a folder. It is made where there is none, and made again where the programs are others than those that were
+    /// recorded.
     ///
     /// # Errors
     /// Where machines cannot be had, or the folder holds the recording of another loader.
     pub fn open_or_make(folder: &Path, loader: Loader) -> Result<Self, String> {
-        let file = folder.join("recording.json");
-        if !file.exists() {
-            fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-            record(folder, loader)?;
+        let programs = digest_of_programs().map_err(|error| format!("the programs that are recorded: {error}"))?;
+        if folder.join(FACTS).exists() {
+            let recording = Self::open(folder)?;
+            if recording.facts.loader != loader.name() {
+                return Err(format!("{} was recorded under {}", folder.display(), recording.facts.loader));
+            }
+            if recording.facts.programs_sha256 == programs {
+                return Ok(recording);
+            }
+            println!("{} was recorded with another build of the programs: recording anew", folder.display());
+            fs::remove_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
+        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        record(folder, loader, programs)?;
+        Self::open(folder)
+    }
+
+    /// The recording of a folder, whatever was recorded.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn open(folder: &Path) -> Result<Self, String> {
+        let file = folder.join(FACTS);
         let text = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let facts: Facts = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", file.display()))?;
-        if facts.loader != loader.name() {
-            return Err(format!("{} was recorded under {}", folder.display(), facts.loader));
-        }
         Ok(Self { folder: folder.to_owned(), facts })
     }
 
@@ -115,7 +134,7 @@ impl Recording {
 }
 
 /// Updates a machine, with a log of each boot.
-fn record(folder: &Path, loader: Loader) -> Result<(), String> {
+fn record(folder: &Path, loader: Loader, programs_sha256: String) -> Result<(), String> {
     let mut scene = Scene::in_folder(loader, folder)?;
     fs::copy(scene.machine.disk(), folder.join("base.img")).map_err(|error| error.to_string())?;
     let updated = scene.publish(VERSIONS[1], 2, Flaw::None);
@@ -126,15 +145,25 @@ fn record(folder: &Path, loader: Loader) -> Result<(), String> {
     boot.wait_status("2.0.0 is kept", runs(VERSIONS[1], "b"));
     boot.order("sync; poweroff -f");
     boot.wait_off();
-    let facts = Facts { loader: loader.name().to_owned(), server: scene.server(), releases };
+    let facts = Facts { loader: loader.name().to_owned(), programs_sha256, server: scene.server(), releases };
     let text = serde_json::to_vec_pretty(&facts).map_err(|error| error.to_string())?;
-    fs::write(folder.join("recording.json"), text).map_err(|error| error.to_string())
+    fs::write(folder.join(FACTS), text).map_err(|error| error.to_string())
+}
+
+fn digest_of_programs() -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    GUEST_PROGRAMS.iter().try_for_each(|name| fs::read(program(name)).map(|bytes| hasher.update(bytes)))?;
+    Ok(hex(&hasher.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn release_of(version: &str, images: &[ReleaseImage]) -> io::Result<Release> {
     let bytes = |name: &'static str| images.iter().filter(move |image| image.name == name).map(|image| &image.bytes);
     let root = bytes("root").next().ok_or(io::ErrorKind::NotFound)?;
-    let hex = |bytes: &Vec<u8>| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let digest = |bytes: &Vec<u8>| hex(&Sha256::digest(bytes));
     let options = |entry: &Vec<u8>| {
         let text = String::from_utf8_lossy(entry).into_owned();
         text.lines().find_map(|line| line.strip_prefix("options ")).unwrap_or_default().to_owned()
@@ -143,8 +172,8 @@ fn release_of(version: &str, images: &[ReleaseImage]) -> io::Result<Release> {
     Ok(Release {
         version: version.to_owned(),
         root_length: root.len() as u64,
-        root_sha256: hex(root),
-        kernel_sha256: bytes("kernel").next().map(hex),
+        root_sha256: digest(root),
+        kernel_sha256: bytes("kernel").next().map(digest),
         options: options.try_into().ok(),
     })
 }

@@ -27,7 +27,7 @@ pub use disk::{Loader, SLOT_BYTES};
 pub use machine::{Machine, Running};
 pub use parts::Parts;
 pub use scene::{Scene, runs};
-pub use tree::{Flaw, image, keys_of};
+pub use tree::{Flaw, GUEST_PROGRAMS, image, keys_of};
 
 /// The address at which a guest finds the servers of its test.
 pub const HOST: &str = "10.0.2.2";

@@ -10,6 +10,8 @@ use super::disk::KERNEL_OPTIONS;
 use super::parts::{Parts, output};
 use crate::rig::{Publisher, program};
 
+/// The programs of this workspace that are in an image.
+pub const GUEST_PROGRAMS: [&str; 3] = ["update-engined", "updatectl", "update-engine-trial"];
 /// Who every guest is.
 const MACHINE_ID: &str = "e0f3745b108f471cbd4883c6fbed8cdd\n";
 
@@ -115,9 +117,8 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
-    let programs = ["update-engined", "updatectl", "update-engine-trial"];
     let missing = (flaw == Flaw::NoDaemon).then_some("update-engined");
-    programs.iter().filter(|name| Some(**name) != missing).for_each(|name| bring_program(root, &program(name)));
+    GUEST_PROGRAMS.iter().filter(|name| Some(**name) != missing).for_each(|name| bring_program(root, &program(name)));
     bring_program(root, Path::new("/sbin/e2fsck"));
     fs::copy(&parts.kernel, root.join("boot/vmlinuz")).unwrap();
     let names = parts.modules.iter().map(|module| {
