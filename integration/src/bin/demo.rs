@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use integration::rig::program;
-use integration::vm::{Flaw, Loader, Running, Scene};
+use integration::vm::{Flaw, Loader, REBOOTS, Running, Scene};
 
 /// Where no machine can be had.
 const NO_MACHINE: u8 = 3;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     };
     let lock = Locksmith::start(folder.path());
     let more = format!(
-        "strategy = \"lock\"\nretry_s = 2\n[reboot.lock]\nbackend = \"fleetlock\"\nurl = \"{}/\"\ngroup = \"default\"\n",
+        "{REBOOTS}strategy = \"lock\"\nretry_s = 2\n[reboot.lock]\nbackend = \"fleetlock\"\nurl = \"{}/\"\ngroup = \"default\"\n",
         lock.url.replace("127.0.0.1", HOST)
     );
     chapter("A machine: GRUB, an ESP, slots a and b, a state partition; the factory wrote version 1.0.0 to slot a");

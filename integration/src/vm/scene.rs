@@ -45,10 +45,10 @@ impl Scene {
     /// # Panics
     /// If something of it cannot be made.
     pub fn in_folder(loader: Loader, dir: &Path) -> Result<Self, String> {
-        Self::configured(loader, dir, "")
+        Self::configured(loader, dir, REBOOTS)
     }
 
-    /// The same, with more lines in its configuration: keys of `[reboot]`, and tables.
+    /// The same, with these lines at the end of its configuration: keys of `[reboot]`, and tables.
     ///
     /// # Errors
     /// Where machines cannot be had.
@@ -144,6 +144,9 @@ fn images(parts: &Parts, loader: Loader, publisher: &Publisher, version: &str, f
     [vec![root], loader.more_images(parts, version)].concat()
 }
 
+/// How a guest reboots.
+pub const REBOOTS: &str = "command = [\"reboot\", \"-f\"]\n";
+
 /// Where the daemon of the guest finds everything.
 fn config(mock: &Mock, loader: Loader) -> String {
     let boot = loader.config();
@@ -165,7 +168,6 @@ deadline_s = 40
 settle_s = 1
 min_uptime_s = 0
 [reboot]
-command = ["reboot", "-f"]
 "#
     )
 }

@@ -27,6 +27,25 @@ fn an_image_without_init_goes_back_after_its_tries() {
     scenario::an_image_without_init_goes_back_after_its_tries(Loader::GrubBios);
 }
 
+/// Whoever is killed between arming and the reboot, and started again, knows what goes on.
+#[test]
+fn a_daemon_that_is_restarted_while_its_host_goes_down_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let slowly = "command = [\"sh\", \"-c\", \"touch /run/goes-down; sleep 10; reboot -f\"]\n";
+    let mut scene = match Scene::configured(Loader::GrubBios, dir.path(), slowly) {
+        Ok(scene) => scene,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let mut boot = scene.boot_into("1.0.0", "a");
+    scene.publish("2.0.0", 2, Flaw::None);
+    assert_eq!(boot.ask("while [ ! -e /run/goes-down ]; do sleep 0.2; done").0, 0);
+    boot.ask("kill -9 $(pidof update-engined); update-engined --config /state/config.toml >/dev/ttyS0 2>&1 &");
+    let status = boot.wait_status("the daemon knows what goes on", |status| status["state"] == "rebooting");
+    assert!(status["summary"].as_str().unwrap_or_default().contains("2.0.0"), "{status}");
+    boot.wait_off();
+    drop(scene.boot_into("2.0.0", "b"));
+}
+
 #[test]
 fn a_slot_that_is_damaged_after_it_was_armed_is_left_in_the_same_boot() {
     let Some(mut scene) = grub() else { return };
