@@ -10,6 +10,9 @@
 //! state_dir/trial.left    ota trial left v1 / attempt ID / times N / why WORDS / end
 //! ```
 //!
+//! An image that does not see that folder (not mounted, not readable, empty) is kept in time all the same: by the boot table, its own
+//! configuration, and twice its `health.deadline_s`. All that it can leave behind then is the mark of the slot.
+//!
 //! Promises: a slot on trial that is not good when its deadline has passed since the host was started is marked bad, that is read back, and
 //! the host is rebooted, by the configured command, and by the kernel where that fails. It goes by the boot state and never by the
 //! journal. The reason is written down for the daemon of the old slot, and so is how often an attempt was left: a loader that does not
@@ -17,11 +20,11 @@
 //!
 //! What the kernel has said so far is kept beside the reason ([`crate::kernel_log`]), as far as that can be done in a moment.
 //!
-//! Never: touches a slot that is good, or a host on which no trial was written down; marks a slot that does not run; leaves a slot when
-//! no other can be booted; guesses which slot runs.
+//! Never: touches a slot that is good, or one that is on trial neither by what was written down nor by the boot table; marks a slot that
+//! does not run; leaves a slot when no other can be booted; guesses which slot runs; writes into a state folder in which it found no trial.
 
 mod files;
 mod program;
 
 pub use files::{Left, Trial, TrialError, forget, settings_of_trial, write_down};
-pub use program::{Ended, Watch, watch};
+pub use program::{DeadlineError, Ended, Places, Watch, watch};

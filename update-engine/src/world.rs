@@ -284,6 +284,12 @@ impl World {
         }
     }
 
+    /// What the running system calls itself.
+    pub fn own_version(&self) -> Option<String> {
+        let own = self.os_version();
+        own.image_version.or(own.version_id)
+    }
+
     fn os_version(&self) -> OsVersion {
         let text = self.system_file("etc/os-release").or_else(|| self.system_file("usr/lib/os-release")).unwrap_or_default();
         let value = |key| os_release::value(&text, key);

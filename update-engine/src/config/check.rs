@@ -10,7 +10,7 @@ use locksmith::names::{GroupName, HostId};
 use manifests::limits::{MAX_IMAGES, MAX_KEYS, MAX_NAME_CHARS};
 use manifests::release::DEFAULT_BOARD;
 
-use super::DEFAULT_SOCKET;
+use super::{DEFAULT_SOCKET, USUAL_DEADLINE};
 use super::fragment::{
     DiskFragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment, SlotsFragment, TrustFragment,
 };
@@ -337,7 +337,7 @@ impl Check {
     }
 
     fn health(&mut self, health: &HealthFragment) -> HealthSettings {
-        let deadline = self.seconds("health.deadline_s", health.deadline_s, 300, DEADLINE_S);
+        let deadline = self.seconds("health.deadline_s", health.deadline_s, USUAL_DEADLINE.as_secs(), DEADLINE_S);
         // Who sets a short deadline alone has not asked for what does not fit into it.
         let usual_min_uptime_s = USUAL_MIN_UPTIME_S.min(deadline.as_secs() / 2);
         let settings = HealthSettings {

@@ -39,6 +39,7 @@ pub mod trust;
 mod url;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use boot::{
     BootSettings, CustomSettings, EfiSettings, GrubSettings, GrubVariables, Names, RpiTrybootSettings, SystemdBootSettings,
@@ -54,6 +55,9 @@ pub use url::{HttpUrl, hide_credentials};
 
 /// Where the configuration stands when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/update-engine/config.toml";
+
+/// Time a new slot has to show that it is healthy, when the configuration does not say otherwise.
+pub const USUAL_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Where the control socket stands when the configuration does not say otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/update-engine/control.sock";

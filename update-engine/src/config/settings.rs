@@ -158,6 +158,11 @@ impl Settings {
         if self.sysroot == Path::new("/") { self.health.min_uptime } else { Duration::ZERO }
     }
 
+    /// Since the start of the host: after that a slot on trial is left by [`crate::deadline`]. Its daemon has given up long before.
+    pub fn trial_deadline(&self) -> Duration {
+        self.health.deadline.saturating_mul(2)
+    }
+
     /// The running image's own floor.
     pub fn floor_file(&self) -> PathBuf {
         self.under_sysroot("/usr/share/update-engine/floor")

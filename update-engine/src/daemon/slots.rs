@@ -267,8 +267,7 @@ fn remember_identity(shared: &Shared) -> Result<(), Fault> {
 /// Design 11.2: what keeps the deadline of the trial, should the new image's own daemon not do it.
 fn write_trial_down(shared: &Shared, plan: &Plan) -> Result<(), Fault> {
     let settings = &shared.settings;
-    // Twice the time that its daemon gives it.
-    let deadline = settings.health.deadline.saturating_mul(2);
+    let deadline = settings.trial_deadline();
     let trial = Trial { slot: plan.slot, version: plan.version.to_string(), attempt: plan.attempt.clone(), deadline };
     deadline::write_down(&trial, settings).map_err(|error| Fault::new(Cause::StateDir, chain(&error)))
 }

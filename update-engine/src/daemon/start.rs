@@ -188,8 +188,7 @@ fn policy(settings: &Settings, machine_id: Option<String>) -> Policy {
         lock,
         check_interval: settings.server.check_interval,
         gate_retry: settings.reboot.retry,
-        // Twice the time that a slot has which is seen.
-        blind: settings.health.deadline.saturating_mul(2),
+        blind: settings.trial_deadline(),
         min_uptime: settings.min_uptime(),
         has_server: settings.server.url.is_some(),
         stale_after: settings.trust.stale_after,

@@ -1,27 +1,42 @@
 //! What the program does: wait, look, leave.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use manifests::release::SlotName;
 use nix::sys::reboot::{RebootMode, reboot};
 
 use super::files::{Left, Trial, TrialError, settings_of_trial};
 use crate::boot::{BootState, Standing};
-use crate::config::Settings;
+use crate::config::trust::{Target, check_trust};
+use crate::config::{self, BootSettings, Settings, USUAL_DEADLINE};
 use crate::durable;
 use crate::engine::event::Fault;
 use crate::kernel_log;
 use crate::records::Records;
 use crate::slot::Mode;
-use crate::world::{Ground, World, boot_fault, disk_name, slot_name};
+use crate::world::{Ground, World, boot_fault, chain, disk_name, slot_name};
 
 /// So often an attempt is left. A loader that starts it again after that does not obey its marks.
 pub(super) const MAX_LEAVES: u32 = 3;
 /// So often the reboot command may fail before the kernel is asked.
 const MAX_REFUSALS: u32 = 3;
+
+/// An attempt that no file names.
+const UNKNOWN: &str = "unknown";
+
+/// Where it finds what it has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The state folder, where the trial was written down.
+    pub state_dir: PathBuf,
+    /// The running image's own configuration: for an image that does not see that folder.
+    pub config: PathBuf,
+}
 
 /// How patient it is.
 #[derive(Clone, Copy, Debug)]
@@ -30,11 +45,17 @@ pub struct Watch {
     pub look_every: Duration,
     /// Time the reboot command has, and then the reboot.
     pub reboot_within: Duration,
+    /// Time since the start of the host after which it ends, where no file says a deadline.
+    pub without_deadline: Duration,
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { look_every: Duration::from_secs(5), reboot_within: Duration::from_secs(90) }
+        Self {
+            look_every: Duration::from_secs(5),
+            reboot_within: Duration::from_secs(90),
+            without_deadline: USUAL_DEADLINE.saturating_mul(2),
+        }
     }
 }
 
@@ -63,14 +84,12 @@ pub enum DeadlineError {
     #[error(transparent)]
     Trial(#[from] TrialError),
     /// Which slot runs, or how it stands, is not known.
-    #[error("it cannot be seen whether slot {slot} ({version}) is on trial: {fault}")]
+    #[error("it cannot be seen whether {what} is on trial: {why}")]
     Blind {
-        /// The slot of the trial.
-        slot: String,
-        /// What it holds.
-        version: String,
+        /// The slot of the trial, as far as that is known.
+        what: String,
         /// Why not.
-        fault: Fault,
+        why: String,
     },
     /// Time since the start of the host.
     #[error("{path}: expected the seconds since the start of the host, got {got:?}")]
@@ -94,60 +113,225 @@ pub enum DeadlineError {
 
 /// Waits until the slot on trial is kept, or leaves it when its deadline has passed.
 ///
+/// All that it goes by is read anew for every look: a state folder may be mounted late, and a disk may appear late.
+///
 /// # Errors
-/// If it cannot be seen what is on trial, or the host cannot be rebooted.
-pub fn watch(state_dir: &Path, patience: Watch) -> Result<Ended, DeadlineError> {
-    let Some(trial) = Trial::load(state_dir)? else { return Ok(Ended::NothingOnTrial) };
-    let overdue = Overdue { world: world(state_dir)?, trial, patience };
+/// If the deadline has passed and it cannot be seen what is on trial, or the host cannot be rebooted.
+pub fn watch(places: &Places, patience: Watch) -> Result<Ended, DeadlineError> {
+    let mut log = OnceEach::default();
+    let mut was_on_trial = false;
     loop {
-        let seen = overdue.look()?;
-        let Some(standing) = seen.standing else { return Ok(Ended::NothingOnTrial) };
-        if standing.is_good() {
-            return Ok(Ended::Kept(overdue.trial));
+        let task = Task::find(places, &mut log);
+        let looked = task.look();
+        match &looked {
+            Ok(Looked::NothingOnTrial) => return Ok(Ended::NothingOnTrial),
+            Ok(Looked::Good(trial)) if task.is_written_down() || was_on_trial => return Ok(Ended::Kept(trial.clone())),
+            Ok(Looked::Good(_)) => return Ok(Ended::NothingOnTrial),
+            Ok(Looked::OnTrial { .. }) => was_on_trial = true,
+            Ok(Looked::Unclear) => {}
+            Err(error) => log.warn(&error.to_string()),
         }
-        let up = up_for(overdue.settings())?;
-        match overdue.trial.deadline.checked_sub(up).filter(|left| !left.is_zero()) {
+        let deadline = task.deadline().unwrap_or(patience.without_deadline);
+        match deadline.checked_sub(up_for(task.sysroot())?).filter(|left| !left.is_zero()) {
             Some(left) => sleep(left.min(patience.look_every)),
-            None => return overdue.leave(&seen),
+            None => return task.end(looked?, patience),
         }
     }
 }
 
-fn world(state_dir: &Path) -> Result<World, TrialError> {
-    let settings = settings_of_trial(state_dir)?;
-    Ok(World::new(Arc::new(settings), Records::of(state_dir)))
+/// Says each new obstacle once, not with every look.
+#[derive(Default)]
+struct OnceEach {
+    last: BTreeMap<&'static str, String>,
+}
+
+impl OnceEach {
+    fn warn(&mut self, words: &str) {
+        self.warn_of("look", words);
+    }
+
+    fn warn_of(&mut self, subject: &'static str, words: &str) {
+        if self.last.get(subject).is_none_or(|last| last != words) {
+            tracing::warn!("{words}");
+            self.last.insert(subject, words.to_owned());
+        }
+    }
+}
+
+/// What is to be kept in time, as far as it can be known now.
+enum Task {
+    /// By what the daemon wrote down that armed the slot.
+    WrittenDown {
+        trial: Trial,
+        world: World,
+    },
+    /// Nothing is written down that can be read: by the boot table, and the running image's own configuration.
+    Own {
+        world: World,
+    },
+    /// Not even that can be read.
+    Blind {
+        trial: Option<Trial>,
+        why: String,
+    },
+}
+
+/// What a look has shown.
+enum Looked {
+    /// The slot that runs is not on trial.
+    NothingOnTrial,
+    /// It is good.
+    Good(Trial),
+    /// It is on trial.
+    OnTrial { trial: Trial, seen: Seen },
+    /// It is not good, and only what is written down tells whether it is to be left: that may still appear.
+    Unclear,
+}
+
+struct Seen {
+    ground: Ground,
+    state: BootState,
+    /// How the slot that runs stands.
+    standing: Standing,
+}
+
+impl Task {
+    fn find(places: &Places, log: &mut OnceEach) -> Self {
+        let written = Trial::load(&places.state_dir).unwrap_or_else(|error| {
+            log.warn_of("trial", &error.to_string());
+            None
+        });
+        let settings = match &written {
+            None => own_settings(&places.config),
+            Some(_) => settings_of_trial(&places.state_dir).or_else(|error| {
+                log.warn_of("settings", &format!("{error}; going by {}", places.config.display()));
+                own_settings(&places.config)
+            }),
+        };
+        match (settings, written) {
+            (Ok(settings), written) => {
+                let world = World::new(Arc::new(settings), Records::of(&places.state_dir));
+                match written {
+                    Some(trial) => Self::WrittenDown { trial, world },
+                    None => Self::Own { world },
+                }
+            }
+            (Err(why), trial) => Self::Blind { trial, why },
+        }
+    }
+
+    const fn is_written_down(&self) -> bool {
+        matches!(self, Self::WrittenDown { .. })
+    }
+
+    fn sysroot(&self) -> &Path {
+        match self {
+            Self::WrittenDown { world, .. } | Self::Own { world } => &world.settings().sysroot,
+            Self::Blind { .. } => Path::new("/"),
+        }
+    }
+
+    /// Since the start of the host.
+    fn deadline(&self) -> Option<Duration> {
+        match self {
+            Self::WrittenDown { trial, .. } => Some(trial.deadline),
+            Self::Own { world } => Some(world.settings().trial_deadline()),
+            Self::Blind { trial, .. } => trial.as_ref().map(|trial| trial.deadline),
+        }
+    }
+
+    fn look(&self) -> Result<Looked, DeadlineError> {
+        let blind = |trial: Option<&Trial>, why: String| {
+            let what = trial.map_or_else(|| "the running slot".to_owned(), |Trial { slot, version, .. }| format!("slot {slot} ({version})"));
+            DeadlineError::Blind { what, why }
+        };
+        match self {
+            Self::WrittenDown { trial, world } => {
+                let seen = Seen::of(world).map_err(|fault| blind(Some(trial), fault.to_string()))?;
+                Ok(match seen.slot() {
+                    Some(slot) if slot == trial.slot && seen.standing.is_good() => Looked::Good(trial.clone()),
+                    Some(slot) if slot == trial.slot => Looked::OnTrial { trial: trial.clone(), seen },
+                    Some(_) | None => Looked::NothingOnTrial,
+                })
+            }
+            Self::Own { world } => {
+                let seen = Seen::of(world).map_err(|fault| blind(None, fault.to_string()))?;
+                let Some(slot) = seen.slot() else { return Ok(Looked::NothingOnTrial) };
+                let trial = Trial {
+                    slot,
+                    version: world.own_version().unwrap_or_else(|| UNKNOWN.to_owned()),
+                    attempt: UNKNOWN.to_owned(),
+                    deadline: world.settings().trial_deadline(),
+                };
+                Ok(match seen.standing {
+                    standing if standing.is_on_trial() => Looked::OnTrial { trial, seen },
+                    _ if seen.state.running_is_good(seen.ground.running.name()) => Looked::Good(trial),
+                    _ => Looked::Unclear,
+                })
+            }
+            Self::Blind { trial, why } => Err(blind(trial.as_ref(), why.clone())),
+        }
+    }
+
+    /// The deadline has passed.
+    fn end(self, looked: Looked, patience: Watch) -> Result<Ended, DeadlineError> {
+        match (self, looked) {
+            (Self::WrittenDown { world, .. }, Looked::OnTrial { trial, seen }) => {
+                Overdue { world, trial, patience, counted: Counted::InStateFolder }.leave(&seen)
+            }
+            (Self::Own { world }, Looked::OnTrial { trial, seen }) => {
+                Overdue { world, trial, patience, counted: Counted::ByLoader }.leave(&seen)
+            }
+            _ => Ok(Ended::NothingOnTrial),
+        }
+    }
+}
+
+impl Seen {
+    fn of(world: &World) -> Result<Self, Fault> {
+        let ground = world.ground()?;
+        let state = world.boot_control(&ground.disk)?.read().map_err(|error| boot_fault(&error))?;
+        let standing = state.standing(ground.running.name()).unwrap_or_default();
+        Ok(Self { ground, state, standing })
+    }
+
+    fn slot(&self) -> Option<SlotName> {
+        slot_name(self.ground.running.name())
+    }
+}
+
+/// As the daemon reads it, and of nobody else's making: it names programs that are run.
+fn own_settings(config: &Path) -> Result<Settings, String> {
+    let loaded = config::load(config).map_err(|error| error.to_string())?;
+    let mut targets: Vec<Target> = loaded.files.into_iter().map(Target::File).collect();
+    if let BootSettings::Custom(custom) = &loaded.settings.boot {
+        targets.push(Target::File(custom.program.clone()));
+    }
+    match check_trust(&targets, nix::unistd::geteuid().as_raw()) {
+        Ok(()) => Ok(loaded.settings),
+        Err(problems) => Err(problems.iter().map(|problem| chain(problem)).collect::<Vec<_>>().join("; ")),
+    }
+}
+
+/// Who remembers that a slot was left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    /// `trial.left`.
+    InStateFolder,
+    /// Nothing can be written down: its mark, which ends the trial, and where that fails the loader's tries.
+    ByLoader,
 }
 
 struct Overdue {
     world: World,
     trial: Trial,
     patience: Watch,
-}
-
-struct Seen {
-    ground: Ground,
-    state: BootState,
-    /// How the slot of the trial stands, if that is the one that runs.
-    standing: Option<Standing>,
+    counted: Counted,
 }
 
 impl Overdue {
     fn settings(&self) -> &Settings {
         self.world.settings()
-    }
-
-    fn look(&self) -> Result<Seen, DeadlineError> {
-        let looked = || {
-            let ground = self.world.ground()?;
-            let state = self.world.boot_control(&ground.disk)?.read().map_err(|error| boot_fault(&error))?;
-            let runs = slot_name(ground.running.name()) == Some(self.trial.slot);
-            let standing = runs.then(|| state.standing(ground.running.name()).unwrap_or_default());
-            Ok(Seen { ground, state, standing })
-        };
-        looked().map_err(|fault| {
-            let (slot, version) = (self.trial.slot.to_string(), self.trial.version.clone());
-            DeadlineError::Blind { slot, version, fault }
-        })
     }
 
     /// Counts, marks, keeps the kernel's log, reboots.
@@ -162,16 +346,21 @@ impl Overdue {
         if !other.and_then(|other| state.standing(&other)).is_some_and(Standing::is_bootable) {
             return Ok(self.stays("the other slot cannot be booted, so there is no way back".to_owned()));
         }
-        let left = self.count(why)?;
+        let left = match self.counted {
+            Counted::InStateFolder => self.count(why)?,
+            Counted::ByLoader => Left { attempt: self.trial.attempt.clone(), times: 1, why },
+        };
         if left.times > MAX_LEAVES {
             let times = left.times - 1;
             return Ok(self.stays(format!(
                 "it was left {times} times, and the loader has started it all the same: it does not obey its marks"
             )));
         }
-        if let Err(error) = left.store(&self.settings().state_dir) {
+        if self.counted == Counted::InStateFolder
+            && let Err(error) = left.store(&self.settings().state_dir)
+        {
             // What was marked before, and runs, may be marked and started for ever.
-            if *standing == Some(Standing::Bad) {
+            if *standing == Standing::Bad {
                 return Ok(
                     self.stays(format!("it was marked bad before, and how often it is left cannot be written down: {error}"))
                 );
@@ -180,7 +369,10 @@ impl Overdue {
         }
         tracing::error!("slot {} ({}): {}: marking it bad and rebooting", self.trial.slot, self.trial.version, left.why);
         self.mark_bad(ground);
-        kernel_log::keep_running(self.settings(), &self.trial.attempt);
+        // A folder that is not mounted lies on the slot that is left.
+        if self.counted == Counted::InStateFolder {
+            kernel_log::keep_running(self.settings(), &self.trial.attempt);
+        }
         self.reboot(ground.disk.mode())?;
         Ok(Ended::Left(left))
     }
@@ -261,8 +453,8 @@ impl Overdue {
 }
 
 /// `/proc/uptime` counts the time in which a host was suspended, too.
-fn up_for(settings: &Settings) -> Result<Duration, DeadlineError> {
-    let path = settings.sysroot.join("proc/uptime");
+fn up_for(sysroot: &Path) -> Result<Duration, DeadlineError> {
+    let path = sysroot.join("proc/uptime");
     let text = durable::read_capped(&path, 256).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let text = text.unwrap_or_else(|error| error.to_string());
     let seconds = text.split_whitespace().next().and_then(|word| word.split('.').next()).and_then(|word| word.parse().ok());
@@ -275,12 +467,16 @@ mod tests {
     use crate::boot::gpt::GptControl;
     use crate::boot::gpt::fixture::DiskBuilder;
     use crate::boot::{BootControl as _, Permit};
-    use crate::config::{self, Source};
+    use crate::config::Source;
     use crate::deadline::write_down;
     use crate::kernel_log::KernelLog;
     use crate::slot::rig::{Rig, name, proven};
 
-    const HASTE: Watch = Watch { look_every: Duration::from_millis(5), reboot_within: Duration::from_millis(300) };
+    const HASTE: Watch = Watch {
+        look_every: Duration::from_millis(5),
+        reboot_within: Duration::from_millis(300),
+        without_deadline: Duration::from_millis(1),
+    };
 
     /// A host whose slot b was armed, written down, and started so long ago. Its reboot command leaves a file.
     struct Host {
@@ -314,6 +510,7 @@ mod tests {
                 command.join(", ")
             );
             let settings = config::parse(&[Source::new("test", &text)]).unwrap();
+            std::fs::write(rig.folder.path().join("config.toml"), text).unwrap();
             std::fs::create_dir(&settings.state_dir).unwrap();
             let trial = Trial {
                 slot: manifests::release::SlotName::B,
@@ -326,11 +523,30 @@ mod tests {
         }
 
         fn is_up_for(&self, seconds: u64) {
-            std::fs::write(self.rig.folder.path().join("proc/uptime"), format!("{seconds}.17 3.00\n")).unwrap();
+            // In one piece: it may be read at any moment.
+            let path = self.rig.folder.path().join("proc/uptime");
+            std::fs::write(path.with_extension("new"), format!("{seconds}.17 3.00\n")).unwrap();
+            std::fs::rename(path.with_extension("new"), path).unwrap();
         }
 
         fn watch(&self) -> Result<Ended, DeadlineError> {
-            watch(&self.settings.state_dir, HASTE)
+            let places = Places { state_dir: self.settings.state_dir.clone(), config: self.rig.folder.path().join("config.toml") };
+            watch(&places, HASTE)
+        }
+
+        /// The state folder is not mounted in this image.
+        fn without_state(up_s: u64) -> Self {
+            let host = Self::on_trial(up_s);
+            std::fs::rename(&host.settings.state_dir, host.unmounted()).unwrap();
+            host
+        }
+
+        fn unmounted(&self) -> PathBuf {
+            self.rig.folder.path().join("unmounted")
+        }
+
+        fn mark_good(&self) {
+            GptControl::new(&self.rig.disk()).unwrap().mark_good(&self.rig.running()).unwrap();
         }
 
         fn standing(&self) -> Standing {
@@ -382,7 +598,7 @@ mod tests {
             let watching = threads.spawn(|| host.watch());
             sleep(Duration::from_millis(200));
             assert!(!watching.is_finished() && host.rig.bytes() == before, "it did not wait");
-            GptControl::new(&host.rig.disk()).unwrap().mark_good(&host.rig.running()).unwrap();
+            host.mark_good();
             assert!(matches!(watching.join().unwrap(), Ok(Ended::Kept(trial)) if trial.attempt == "one"));
         });
         assert!(!host.rebooted());
@@ -394,8 +610,11 @@ mod tests {
         let before = host.rig.bytes();
         host.rig.boot(0);
         assert_eq!(host.watch().unwrap(), Ended::NothingOnTrial);
+        assert!(host.rig.bytes() == before);
         host.rig.boot(1);
+        host.mark_good();
         super::super::forget(&host.settings.state_dir).unwrap();
+        let before = host.rig.bytes();
         assert_eq!(host.watch().unwrap(), Ended::NothingOnTrial);
         assert_eq!((host.rig.bytes() == before, host.rebooted()), (true, false));
     }
@@ -457,5 +676,88 @@ mod tests {
         host.rig.boot(1);
         let error = host.watch().unwrap_err().to_string();
         assert!(error.ends_with("expected the seconds since the start of the host, got \"soon\\n\""), "{error}");
+    }
+
+    #[test]
+    fn an_image_on_trial_that_does_not_see_its_state_is_left_by_its_own_configuration() {
+        for obstacle in ["not mounted", "not readable"] {
+            let host = Host::without_state(599);
+            if obstacle == "not readable" {
+                std::fs::write(&host.settings.state_dir, "").unwrap();
+            }
+            let before = host.rig.bytes();
+            std::thread::scope(|threads| {
+                let watching = threads.spawn(|| host.watch());
+                sleep(Duration::from_millis(100));
+                assert!(!watching.is_finished() && host.rig.bytes() == before, "{obstacle}: it did not wait");
+                // Twice the usual 300 s: nothing is said in this configuration.
+                host.is_up_for(600);
+                let ended = watching.join().unwrap().unwrap();
+                assert!(matches!(&ended, Ended::Left(left) if left.why.contains("within 600 s")), "{obstacle}: {ended:?}");
+            });
+            assert_eq!((host.standing(), host.rebooted()), (Standing::Bad, true), "{obstacle}");
+            assert!(!host.settings.state_dir.is_dir(), "{obstacle}: something was made where the state is not mounted");
+            // Its mark ended the trial: a loader that starts it again is not asked for ever.
+            std::fs::remove_file(host.rig.folder.path().join("rebooted")).unwrap();
+            assert_eq!(host.watch().unwrap(), Ended::NothingOnTrial, "{obstacle}");
+            assert!(!host.rebooted(), "{obstacle}");
+        }
+    }
+
+    #[test]
+    fn without_its_state_it_waits_for_the_marks_of_the_daemon_or_for_a_mount_that_comes_late() {
+        let host = Host::without_state(1);
+        std::thread::scope(|threads| {
+            let watching = threads.spawn(|| host.watch());
+            sleep(Duration::from_millis(100));
+            assert!(!watching.is_finished());
+            host.mark_good();
+            assert!(matches!(watching.join().unwrap(), Ok(Ended::Kept(trial)) if trial.attempt == UNKNOWN));
+        });
+        // What is not on trial by its marks may be so by what was written down.
+        for standing in [Standing::Pending { tries_left: 2 }, Standing::Bad] {
+            let host = Host::without_state(1);
+            if standing == Standing::Bad {
+                GptControl::new(&host.rig.disk()).unwrap().mark_bad(&host.rig.running()).unwrap();
+            }
+            std::thread::scope(|threads| {
+                let watching = threads.spawn(|| host.watch());
+                sleep(Duration::from_millis(100));
+                assert!(!watching.is_finished(), "{standing:?}");
+                std::fs::rename(host.unmounted(), &host.settings.state_dir).unwrap();
+                sleep(Duration::from_millis(100));
+                host.is_up_for(600);
+                assert!(matches!(watching.join().unwrap(), Ok(Ended::Left(left)) if left.attempt == "one"), "{standing:?}");
+            });
+            assert_eq!(Left::load(&host.settings.state_dir).unwrap().unwrap().times, 1);
+        }
+    }
+
+    #[test]
+    fn without_its_state_nothing_is_left_that_is_not_known_to_be_on_trial() {
+        let host = Host::without_state(100_000);
+        let config = host.rig.folder.path().join("config.toml");
+        let (before, text) = (host.rig.bytes(), std::fs::read_to_string(&config).unwrap());
+        host.rig.boot(0);
+        assert_eq!(host.watch().unwrap(), Ended::NothingOnTrial);
+        host.rig.boot(1);
+        std::fs::write(&config, text.replace("partlabel:root-b", "partlabel:nowhere")).unwrap();
+        let error = host.watch().unwrap_err().to_string();
+        assert!(error.starts_with("it cannot be seen whether the running slot is on trial: ") && error.contains("nowhere"), "{error}");
+        std::fs::write(&config, "sysroot = 1\n").unwrap();
+        let error = host.watch().unwrap_err().to_string();
+        assert!(error.contains("config.toml:1:11: sysroot: expected a text in quotes, got 1"), "{error}");
+        std::fs::write(&config, text).unwrap();
+        std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let error = host.watch().unwrap_err().to_string();
+        assert!(error.contains("expected nobody but its owner to be able to write it, got mode 0666"), "{error}");
+        assert_eq!((host.rig.bytes() == before, host.rebooted()), (true, false));
+    }
+
+    #[test]
+    fn a_trial_whose_settings_cannot_be_read_is_kept_by_those_of_the_image() {
+        let host = Host::on_trial(600);
+        std::fs::remove_file(host.settings.state_dir.join("trial.toml")).unwrap();
+        assert_eq!((left(&host).attempt.as_str(), host.standing(), host.rebooted()), ("one", Standing::Bad, true));
     }
 }
