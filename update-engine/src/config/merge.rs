@@ -12,6 +12,11 @@ use super::problem::{ConfigError, Problem};
 use super::source::Source;
 use super::url::hide_credentials;
 
+/// In a message of the parser, between what it got and what it knows.
+const EXPECTED: &str = ", expected ";
+/// Most keys of another version that are left out. All that there are today are fewer.
+const MAX_IGNORED: usize = 64;
+
 /// Where a value was last set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
@@ -43,6 +48,36 @@ pub(super) fn merge(sources: &[Source]) -> Result<Merged, ConfigError> {
     let main = sources.first().map(|source| source.name.clone()).unwrap_or_default();
     let fragment = table.try_into().map_err(|error: toml::de::Error| ConfigError::of_file(&main, error.message()))?;
     Ok(Merged { fragment, origins, main })
+}
+
+/// One source that another version of this program wrote: keys that are not known here are left out, and named.
+pub(super) fn merge_of_another(source: &Source) -> Result<(Merged, Vec<String>), ConfigError> {
+    let refused = |words: String| ConfigError::of_file(&source.name, words);
+    let mut known = source.clone();
+    let mut ignored = Vec::new();
+    while let Some((table, key)) = unknown_in(&known.text) {
+        if ignored.len() == MAX_IGNORED {
+            return Err(refused(format!("expected at most {MAX_IGNORED} unknown keys, got more")));
+        }
+        let mut root = known.text.parse::<Table>().map_err(|error| refused(not_toml(error.message())))?;
+        let found = table.iter().try_fold(&mut root, |table, step| table.get_mut(step).and_then(Value::as_table_mut));
+        if found.and_then(|table| table.remove(&key)).is_none() {
+            break;
+        }
+        known.text = toml::to_string(&root).map_err(|error| refused(error.to_string()))?;
+        ignored.push(table.into_iter().chain([key]).collect::<Vec<_>>().join("."));
+    }
+    Ok((merge(&[known])?, ignored))
+}
+
+/// The first key that no fragment has, and the tables around it, which are all known.
+fn unknown_in(text: &str) -> Option<(Vec<String>, String)> {
+    let mut error = toml::from_str::<Fragment>(text).err()?;
+    let (got, _) = error.message().split_once(EXPECTED)?;
+    let key = between(got, "unknown field `", "`")?.to_owned();
+    error.set_input(None);
+    let table = parent_of(&error.to_string());
+    Some((table.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect(), key))
 }
 
 /// A top-level string, from whatever sources can be read as TOML at all.
@@ -109,7 +144,7 @@ fn parent_of(message: &str) -> String {
 }
 
 fn words(source: &Source, key: &str, message: &str, span: Option<Range<usize>>) -> (String, String) {
-    let Some((got, expected)) = message.split_once(", expected ") else {
+    let Some((got, expected)) = message.split_once(EXPECTED) else {
         return (key.to_owned(), not_toml(message));
     };
     if let Some(unknown) = between(got, "unknown field `", "`") {

@@ -8,7 +8,7 @@
 //! Promises: every problem is named with file, line, column, key, what was expected and what was found, and all of them at
 //! once; a key that this build cannot honour is refused by name rather than ignored; whatever is shown has no credentials.
 //!
-//! Never: follows an unknown key, guesses a unit, reads more than [`source::MAX_FILES`] files of [`source::MAX_FILE_BYTES`]
+//! Never: follows an unknown key (what another version wrote may have some: [`parse_of_another`] leaves them out and says so), guesses a unit, reads more than [`source::MAX_FILES`] files of [`source::MAX_FILE_BYTES`]
 //! each, or looks at the disk for anything but the files themselves ([`trust`] does, when asked).
 //!
 //! ```
@@ -85,6 +85,13 @@ pub fn load(file: &Path) -> Result<Loaded, ConfigError> {
 pub fn parse(sources: &[Source]) -> Result<Settings, ConfigError> {
     let merged = merge::merge(sources)?;
     check::check(merged)
+}
+
+/// Checks what another version of this program wrote by [`Settings::to_toml`]: a key that is not known here is left out, and named beside
+/// the settings. Everything else is as strict as in [`parse`].
+pub fn parse_of_another(source: &Source) -> Result<(Settings, Vec<String>), ConfigError> {
+    let (merged, ignored) = merge::merge_of_another(source)?;
+    Ok((check::check(merged)?, ignored))
 }
 
 /// The control socket that the files name, without asking whether the rest of them is right: a command must be able to

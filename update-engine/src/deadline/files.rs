@@ -88,14 +88,15 @@ pub fn forget(state_dir: &Path) -> Result<(), TrialError> {
         .try_for_each(|path| durable::remove(&path).map_err(|source| TrialError::Io { path, source }))
 }
 
-/// The configuration of the daemon that armed the slot.
-pub fn settings_of_trial(state_dir: &Path) -> Result<Settings, TrialError> {
+/// The configuration of the daemon that armed the slot, and its keys that are not known here: that daemon may be a newer one, and what it
+/// could do besides has nothing to say in a trial.
+pub fn settings_of_trial(state_dir: &Path) -> Result<(Settings, Vec<String>), TrialError> {
     let path = config_in(state_dir);
     let text = read(&path, MAX_CONFIG_BYTES)?.ok_or_else(|| TrialError::Io {
         path: path.clone(),
         source: std::io::Error::new(std::io::ErrorKind::NotFound, "not found, though a trial was written down beside it"),
     })?;
-    Ok(config::parse(&[Source::new(path.display().to_string(), &text)])?)
+    Ok(config::parse_of_another(&Source::new(path.display().to_string(), &text))?)
 }
 
 impl Trial {
@@ -242,7 +243,7 @@ mod tests {
         let left = Left { attempt: "one".into(), times: 2, why: "nobody\nkept it".into() };
         left.store(state_dir).unwrap();
         assert_eq!(Trial::load(state_dir).unwrap(), Some(trial()));
-        assert_eq!(settings_of_trial(state_dir).unwrap(), *settings);
+        assert_eq!(settings_of_trial(state_dir).unwrap(), ((*settings).clone(), vec![]));
         assert_eq!(Left::load(state_dir).unwrap(), Some(Left { why: "nobody kept it".into(), ..left }));
         for _ in 0..2 {
             forget(state_dir).unwrap();
@@ -279,5 +280,32 @@ mod tests {
         let left = Left { attempt: "one".into(), times: 1, why: "\u{1F980}".repeat(2 * MAX_WHY) };
         left.store(dir.path()).unwrap();
         assert_eq!(Left::load(dir.path()).unwrap().unwrap().why.chars().count(), MAX_WHY);
+    }
+
+    #[test]
+    fn keys_and_tables_of_a_newer_daemon_are_left_out_and_named_and_nothing_else_is_forgiven() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32])).settings().clone();
+        let state_dir = &settings.state_dir;
+        write_down(&trial(), &settings).unwrap();
+        let plain = std::fs::read_to_string(config_in(state_dir)).unwrap();
+        let newer = plain.replace("[health]\n", "[health]\npatience = \"long\"\n").replace("[boot]\n", "[boot]\nweather = [1, 2]\n");
+        std::fs::write(config_in(state_dir), format!("mood = 1\n{newer}\n[moon.phase]\nfull = true\n[boot.moon]\na = 1\n")).unwrap();
+        let (read, mut ignored) = settings_of_trial(state_dir).unwrap();
+        ignored.sort();
+        assert_eq!(read, *settings);
+        assert_eq!(ignored, ["boot.moon", "boot.weather", "health.patience", "mood", "moon"]);
+
+        for (from, to, words) in [
+            ("deadline_s = 300", "deadline_s = \"long\"", "health.deadline_s: expected a whole number, 0 or more, got \"long\""),
+            ("deadline_s = 300", "deadline_s = 0", "health.deadline_s: expected 1 to 86400 seconds, got 0"),
+            ("control = \"gpt\"", "control = \"moon\"", "boot.control: expected one of gpt, grub"),
+            ("[health]", "[health", "not valid TOML"),
+        ] {
+            assert_eq!(plain.matches(from).count(), 1, "{from}");
+            std::fs::write(config_in(state_dir), format!("mood = 1\n{}", plain.replace(from, to))).unwrap();
+            let error = settings_of_trial(state_dir).unwrap_err().to_string();
+            assert!(error.contains(words), "{to}: {error}");
+        }
     }
 }

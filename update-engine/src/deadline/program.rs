@@ -203,10 +203,18 @@ impl Task {
         });
         let settings = match &written {
             None => own_settings(&places.config),
-            Some(_) => settings_of_trial(&places.state_dir).or_else(|error| {
-                log.warn_of("settings", &format!("{error}; going by {}", places.config.display()));
-                own_settings(&places.config)
-            }),
+            Some(_) => match settings_of_trial(&places.state_dir) {
+                Ok((settings, ignored)) => {
+                    if !ignored.is_empty() {
+                        log.warn_of("settings", &format!("of the configuration that armed the slot this program does not know, and passes over: {}", ignored.join(", ")));
+                    }
+                    Ok(settings)
+                }
+                Err(error) => {
+                    log.warn_of("settings", &format!("{error}; going by {}", places.config.display()));
+                    own_settings(&places.config)
+                }
+            },
         };
         match (settings, written) {
             (Ok(settings), written) => {
