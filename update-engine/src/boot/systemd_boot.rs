@@ -29,8 +29,9 @@
 //!
 //! The loader's own rename is the firmware's: names of up to 13 characters keep it within one sector of the folder.
 //!
-//! **Never**: touches entries of others, `loader.conf`, or a variable of the firmware. A `default` of others that would be started
-//! instead is found out before a download ([`crate::boot::BootControl::self_test`]).
+//! **Never**: touches entries of others, `loader.conf`, or a variable of the firmware. What chooses an entry before the names do (`default`,
+//! `default @saved`, `preferred`, and the loader's variables for these and for one boot) is found out before a download
+//! ([`crate::boot::BootControl::self_test`]).
 
 mod entry;
 mod names;

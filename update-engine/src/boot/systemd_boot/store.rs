@@ -21,6 +21,14 @@ const MAX_CONF_BYTES: u64 = 64 * 1024;
 const COMING: &str = "new";
 /// The loader's own variables.
 const LOADER: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+/// Words of `loader.conf` that choose an entry. `default @saved` is what was started last: never one that was just armed.
+const CHOOSING: [&str; 2] = ["default", "preferred"];
+/// Variables of the loader that choose an entry, and what removes each.
+const CHOOSING_VARIABLES: [(&str, &str); 3] = [
+    ("LoaderEntryOneShot", "`bootctl set-oneshot \"\"`"),
+    ("LoaderEntryPreferred", "`bootctl set-preferred \"\"`, or `chattr -i` and `rm` of its file among the variables,"),
+    ("LoaderEntryDefault", "`bootctl set-default \"\"`"),
+];
 /// Bit of `LoaderFeatures`: it counts boots.
 const COUNTS_BOOTS: u64 = 1 << 4;
 
@@ -224,23 +232,22 @@ impl Entries {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(held::io_error("read", &conf, error)),
         };
-        let default =
-            text.lines().map(str::split_whitespace).find_map(|mut words| (words.next()? == "default").then(|| words.next())?);
-        if let Some(default) = default.filter(|default| *default != "@saved") {
+        let mut lines = text.lines().map(str::split_whitespace);
+        let chosen = lines.find_map(|mut words| Some((words.next().filter(|word| CHOOSING.contains(word))?, words.next()?)));
+        if let Some((word, value)) = chosen {
             return Err(BootError::Malformed {
                 path: conf,
                 why: format!(
-                    "\"default {default}\" comes before the names of the entries: expected no default, so that they decide"
+                    "\"{word} {value}\" comes before the names of the entries: expected no such line, so that they decide (remove it)"
                 ),
             });
         }
-        match self.variable("LoaderEntryDefault")? {
+        CHOOSING_VARIABLES.iter().try_for_each(|(name, remedy)| match self.variable(name)? {
             None => Ok(()),
-            Some(_) => Err(BootError::Unsuitable(
-                "the firmware's variable LoaderEntryDefault comes before the names of the entries: expected none (`bootctl set-default \"\"` removes it)"
-                    .to_owned(),
-            )),
-        }
+            Some(_) => Err(BootError::Unsuitable(format!(
+                "the firmware's variable {name} comes before the names of the entries: expected none ({remedy} removes it)"
+            ))),
+        })
     }
 
     /// A loader that was not systemd-boot, or one that does not count, would start a new slot for ever.
@@ -491,12 +498,22 @@ mod tests {
     fn a_default_of_others_and_a_loader_that_does_not_count_are_found_before_a_download() {
         let rig = Rig::new();
         rig.entries.check_loader().unwrap();
-        fs::write(rig.entries.esp.join("loader/loader.conf"), "timeout 0\ndefault debian-*\n").unwrap();
-        let error = rig.entries.check_loader().unwrap_err().to_string();
-        assert!(error.contains("\"default debian-*\" comes before the names of the entries"), "{error}");
-        fs::remove_file(rig.entries.esp.join("loader/loader.conf")).unwrap();
-        rig.loader("LoaderEntryDefault", b"x");
-        assert!(rig.entries.check_loader().unwrap_err().to_string().contains("LoaderEntryDefault comes before"));
+        let conf = rig.entries.esp.join("loader/loader.conf");
+        fs::write(&conf, "timeout 0\n# default a\ndefault\nconsole-mode default\n").unwrap();
+        rig.entries.check_loader().unwrap();
+        for line in ["default debian-*", "default @saved", "  preferred\tos-a.conf"] {
+            fs::write(&conf, format!("timeout 0\n{line}\n")).unwrap();
+            let error = rig.entries.check_loader().unwrap_err().to_string();
+            let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(error.contains(&format!("loader.conf: \"{words}\" comes before the names of the entries")), "{error}");
+        }
+        fs::remove_file(conf).unwrap();
+        for (name, remedy) in CHOOSING_VARIABLES {
+            let rig = Rig::new();
+            rig.loader(name, b"x");
+            let error = rig.entries.check_loader().unwrap_err().to_string();
+            assert!(error.contains(&format!("{name} comes before the names")) && error.contains(remedy), "{error}");
+        }
         let rig = Rig::new();
         rig.loader("LoaderFeatures", &0xF_u64.to_le_bytes());
         assert!(rig.entries.check_loader().unwrap_err().to_string().contains("does not count boots"));
