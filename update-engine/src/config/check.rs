@@ -10,7 +10,6 @@ use locksmith::names::{GroupName, HostId};
 use manifests::limits::{MAX_IMAGES, MAX_KEYS, MAX_NAME_CHARS};
 use manifests::release::DEFAULT_BOARD;
 
-use super::{DEFAULT_SOCKET, USUAL_DEADLINE};
 use super::fragment::{
     DiskFragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment, SlotsFragment, TrustFragment,
 };
@@ -21,6 +20,7 @@ use super::settings::{
     TrustSettings,
 };
 use super::url::HttpUrl;
+use super::{DEFAULT_SOCKET, USUAL_DEADLINE};
 use crate::slot::Location;
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, one of them the final zero.

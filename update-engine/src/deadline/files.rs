@@ -289,8 +289,10 @@ mod tests {
         let state_dir = &settings.state_dir;
         write_down(&trial(), &settings).unwrap();
         let plain = std::fs::read_to_string(config_in(state_dir)).unwrap();
-        let newer = plain.replace("[health]\n", "[health]\npatience = \"long\"\n").replace("[boot]\n", "[boot]\nweather = [1, 2]\n");
-        std::fs::write(config_in(state_dir), format!("mood = 1\n{newer}\n[moon.phase]\nfull = true\n[boot.moon]\na = 1\n")).unwrap();
+        let newer =
+            plain.replace("[health]\n", "[health]\npatience = \"long\"\n").replace("[boot]\n", "[boot]\nweather = [1, 2]\n");
+        std::fs::write(config_in(state_dir), format!("mood = 1\n{newer}\n[moon.phase]\nfull = true\n[boot.moon]\na = 1\n"))
+            .unwrap();
         let (read, mut ignored) = settings_of_trial(state_dir).unwrap();
         ignored.sort();
         assert_eq!(read, *settings);

@@ -161,19 +161,11 @@ impl OnceEach {
 /// What is to be kept in time, as far as it can be known now.
 enum Task {
     /// By what the daemon wrote down that armed the slot.
-    WrittenDown {
-        trial: Trial,
-        world: World,
-    },
+    WrittenDown { trial: Trial, world: World },
     /// Nothing is written down that can be read: by the boot table, and the running image's own configuration.
-    Own {
-        world: World,
-    },
+    Own { world: World },
     /// Not even that can be read.
-    Blind {
-        trial: Option<Trial>,
-        why: String,
-    },
+    Blind { trial: Option<Trial>, why: String },
 }
 
 /// What a look has shown.
@@ -206,7 +198,13 @@ impl Task {
             Some(_) => match settings_of_trial(&places.state_dir) {
                 Ok((settings, ignored)) => {
                     if !ignored.is_empty() {
-                        log.warn_of("settings", &format!("of the configuration that armed the slot this program does not know, and passes over: {}", ignored.join(", ")));
+                        log.warn_of(
+                            "settings",
+                            &format!(
+                                "of the configuration that armed the slot this program does not know, and passes over: {}",
+                                ignored.join(", ")
+                            ),
+                        );
                     }
                     Ok(settings)
                 }
@@ -250,7 +248,8 @@ impl Task {
 
     fn look(&self) -> Result<Looked, DeadlineError> {
         let blind = |trial: Option<&Trial>, why: String| {
-            let what = trial.map_or_else(|| "the running slot".to_owned(), |Trial { slot, version, .. }| format!("slot {slot} ({version})"));
+            let what = trial
+                .map_or_else(|| "the running slot".to_owned(), |Trial { slot, version, .. }| format!("slot {slot} ({version})"));
             DeadlineError::Blind { what, why }
         };
         match self {
@@ -538,7 +537,8 @@ mod tests {
         }
 
         fn watch(&self) -> Result<Ended, DeadlineError> {
-            let places = Places { state_dir: self.settings.state_dir.clone(), config: self.rig.folder.path().join("config.toml") };
+            let places =
+                Places { state_dir: self.settings.state_dir.clone(), config: self.rig.folder.path().join("config.toml") };
             watch(&places, HASTE)
         }
 
@@ -751,7 +751,10 @@ mod tests {
         host.rig.boot(1);
         std::fs::write(&config, text.replace("partlabel:root-b", "partlabel:nowhere")).unwrap();
         let error = host.watch().unwrap_err().to_string();
-        assert!(error.starts_with("it cannot be seen whether the running slot is on trial: ") && error.contains("nowhere"), "{error}");
+        assert!(
+            error.starts_with("it cannot be seen whether the running slot is on trial: ") && error.contains("nowhere"),
+            "{error}"
+        );
         std::fs::write(&config, "sysroot = 1\n").unwrap();
         let error = host.watch().unwrap_err().to_string();
         assert!(error.contains("config.toml:1:11: sysroot: expected a text in quotes, got 1"), "{error}");

@@ -27,6 +27,8 @@ pub struct Model {
     pub pause: Option<Pause>,
     /// Failed attempts in a row (loop guard).
     pub failures: Option<Failures>,
+    /// Reboots for a slot that was not seen to run (loop guard).
+    pub never_shown: Option<NeverShown>,
     /// Boots of a slot that was judged unhealthy (loop guard).
     pub bad_boots: Option<BadBoots>,
     /// Releases that rolled back. Kept in a table of its own that never changes form.
@@ -148,6 +150,16 @@ pub struct Failures {
     /// The timer tries none of them before.
     #[serde(default)]
     pub retry: Option<Alarm>,
+}
+
+/// Reboots in a row that were to start a new slot, after which the old one ran and no try was spent: the loader does not read this boot
+/// table, or it counts no tries and the image died before anything of it could write. Both look the same, and must not go on for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeverShown {
+    /// Highest sequence among them, as in [`Failures`]: a server that alternates between two releases gains nothing.
+    pub sequence: Sequence,
+    /// How many.
+    pub count: u32,
 }
 
 /// Boots in which a slot that was judged unhealthy still ran: a loader that ignores its marks must not make a host reboot for ever.

@@ -21,6 +21,8 @@ pub const MAX_REFUSALS: u32 = 100;
 pub const MAX_REFUSALS_REPORTED: usize = 16;
 /// Boots into a slot that was judged unhealthy after which the host stops rebooting to leave it. More than any loader's tries.
 pub const MAX_BAD_BOOTS: u32 = 8;
+/// Reboots in a row in which the loader never showed the new slot running, after which its release is refused. One may be a power cut.
+pub const MAX_NEVER_SHOWN: u32 = 3;
 /// Times a proof may fail before the attempt does: the disk does not keep what is written.
 pub const MAX_REWRITES: u32 = 2;
 /// A newer release may supersede a pending one this often; more would let a stream of releases starve the update.

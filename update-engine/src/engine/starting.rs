@@ -10,8 +10,8 @@ use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::{Fault, Orphan};
 use crate::engine::facts::Facts;
-use crate::engine::model::About;
-use crate::engine::policy::LONGEST_WAIT_MS;
+use crate::engine::model::{About, NeverShown};
+use crate::engine::policy::{LONGEST_WAIT_MS, MAX_NEVER_SHOWN};
 use crate::engine::row;
 use crate::engine::state::{
     Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, UNKNOWN_VERSION, WayBack,
@@ -276,9 +276,7 @@ impl Engine {
             return self.restart_way_back(plan, standing, now);
         }
         if standing.is_pending() {
-            let message =
-                format!("the host was rebooted, but its loader did not try slot {}: it does not read this boot table", plan.slot);
-            return self.give_up(plan, Fault::new(Cause::NotAttempted, message), WayBack::Failed, now);
+            return self.not_attempted(plan, step, now);
         }
         // Whatever was booted and failed has left its marks.
         let message = format!("the host was rebooted after slot {} had been disarmed: it was not tried", plan.slot);
@@ -286,6 +284,34 @@ impl Engine {
         self.remember_error(&fault, About::Attempt, now);
         plan.giving_up = Some(GivingUp::over(fault, WayBack::Failed, SlotMayBe::NotArmed));
         self.restart_way_back(plan, standing, now)
+    }
+
+    /// Only a reboot that was asked for counts: after a power cut before it, some loaders rightly start the old slot.
+    fn not_attempted(&mut self, plan: Plan, step: ArmedStep, now: &Now) -> Vec<Effect> {
+        let mut message = format!("the host was rebooted, but its loader did not try slot {}", plan.slot);
+        let mut effects = Vec::new();
+        let times = if step == ArmedStep::Rebooting && plan.kind == Kind::Update { self.count_never_shown(&plan) } else { 0 };
+        if times < MAX_NEVER_SHOWN {
+            message.push_str(": it does not read this boot table");
+        } else {
+            let why = format!("the boot loader never showed slot {} running, in {times} reboots in a row", plan.slot);
+            effects.push(self.refuse(plan.digest, plan.sequence, &plan.version, &why, now));
+            let version = &plan.version;
+            message = format!(
+                "{message}, {times} times in a row: it does not read this boot table, or the image dies before it can write to it; {version} is \
+                 installed again only by `updatectl update {version}`, a newer release by itself"
+            );
+        }
+        effects.extend(self.give_up(plan, Fault::new(Cause::NotAttempted, message), WayBack::Failed, now));
+        effects
+    }
+
+    /// A release that is newer than all of them starts from one.
+    fn count_never_shown(&mut self, plan: &Plan) -> u32 {
+        let before = self.model.never_shown.take().filter(|before| plan.sequence <= before.sequence);
+        let count = before.as_ref().map_or(0, |before| before.count).saturating_add(1);
+        self.model.never_shown = Some(NeverShown { sequence: before.map_or(plan.sequence, |before| before.sequence), count });
+        count
     }
 
     /// Only the daemon was started again. What could have happened meanwhile is asked again: gates and lock before the reboot.

@@ -19,6 +19,8 @@ impl Engine {
     /// The slot of the plan runs: it is judged, however the host came to boot it.
     pub(super) fn start_trial(&mut self, mut plan: Plan, now: &Now) -> Vec<Effect> {
         plan.giving_up = None;
+        // The loader has shown that it starts what is armed.
+        self.model.never_shown = None;
         self.enter(State::Trial { plan, verdict: None });
         self.resume_trial(now)
     }
@@ -265,6 +267,7 @@ impl Engine {
         let fault = rolled_back(plan, why);
         self.remember_error(&fault, About::Attempt, now);
         self.model.bad_boots = None;
+        self.model.never_shown = None;
         let mut effects = self.end_attempt(plan, Outcome::RolledBack, Some(&fault));
         // A slot of which no record is known names no release that could be refused.
         if plan.sequence != Sequence::ZERO {
@@ -284,7 +287,7 @@ impl Engine {
         Some(self.refuse(digest, sequence, &version, why, now))
     }
 
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         digest: manifests::digest::Sha256Digest,
         sequence: Sequence,

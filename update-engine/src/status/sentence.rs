@@ -368,6 +368,9 @@ fn giving_up(input: &Input<'_>, plan: &Plan, why: &GivingUp) -> String {
         (WayBack::Failed, Kind::Rollback) => {
             (format!("the {way} to {} is given up", plan.version), "`updatectl rollback` tries it again")
         }
+        (WayBack::Failed, _) if is_refused(input, plan) => {
+            (format!("the {way} to {} is given up", plan.version), "the host goes on")
+        }
         (WayBack::Failed, _) => (format!("the {way} to {} is given up", plan.version), "it is tried again later"),
         (WayBack::Abandoned, _) => (format!("the {way} to {} is given up", plan.version), "nothing is under way"),
     };
@@ -487,9 +490,15 @@ fn failed(input: &Input<'_>, plan: Option<&Plan>, code: &str) -> String {
         _ => {
             let version = plan.map(|plan| format!(" to {}", plan.version)).unwrap_or_default();
             let again = when(input, model.alarm.as_ref());
-            format!("the update{version} failed ({what}); {}; it is tried again {again}", running(input))
+            let next =
+                if plan.is_some_and(|plan| is_refused(input, plan)) { "the server is asked again" } else { "it is tried again" };
+            format!("the update{version} failed ({what}); {}; {next} {again}", running(input))
         }
     }
+}
+
+fn is_refused(input: &Input<'_>, plan: &Plan) -> bool {
+    input.engine.model().refusal_of(plan.digest).is_some()
 }
 
 fn reasons(input: &Input<'_>) -> String {

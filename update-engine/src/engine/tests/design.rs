@@ -10,10 +10,11 @@ use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
 use crate::engine::event::{Event, Marked, Orphan, Proof};
 use crate::engine::facts::{Content, Facts, Floor, FloorFacts, LastWords, LeftTrial, Trouble};
-use crate::engine::model::CommittedSlot;
+use crate::engine::model::{CommittedSlot, NeverShown};
 use crate::engine::policy::{Policy, Strategy};
 use crate::engine::state::Claim;
 use crate::engine::time::Mono;
+use crate::engine::{Engine, Model};
 use manifests::version::{Sequence, Version};
 
 use super::host::{
@@ -529,6 +530,83 @@ fn design_11_7_a_server_that_alternates_between_two_broken_releases_gains_nothin
     host.nothing_new_or(4);
     host.installed(Err(fault("download")));
     assert_eq!(host.engine.model().failures.as_ref().unwrap().count, 1);
+}
+
+/// The host was rebooted for the armed slot b, and slot a came up with no try spent; then everything is undone.
+fn come_up_untried(host: &mut Host, boot: u32) -> Vec<String> {
+    host.reboot(Ok(()));
+    let effects = host.restart(|facts| {
+        in_old_slot(facts, armed(TRIES));
+        facts.boot_id = format!("boot-{boot}").as_str().into();
+    });
+    host.disarmed(Ok(()));
+    assert_eq!(host.undrained(), list("close failed not-attempted, report failed, release aborted"));
+    host.step(Event::Outbox { releases_waiting: 0 });
+    effects
+}
+
+/// The pause after a failure is over and release `number` is offered again.
+fn try_again(host: &mut Host, number: u64) {
+    while host.state() != "checking" {
+        host.wake();
+    }
+    host.nothing_new_or(number);
+    host.drive_to_armed();
+}
+
+#[test]
+fn design_11_7_a_release_whose_slot_the_loader_never_shows_running_is_refused_after_three_reboots_in_a_row() {
+    let mut host = Host::at("armed/rebooting");
+    let mut pauses = Vec::new();
+    for boot in 2..4 {
+        assert_eq!(come_up_untried(&mut host, boot), list("disarm b"));
+        pauses.push(host.engine.next_wake().unwrap().0 - host.mono);
+        try_again(&mut host, 2);
+    }
+    assert!(pauses[1] > pauses[0], "{pauses:?}");
+    assert_eq!(come_up_untried(&mut host, 4), list("refuse 1.1.0, disarm b"));
+    let refusals = host.engine.model().refusals.clone();
+    assert_eq!(refusals.len(), 1);
+    assert_eq!(refusals[0].reason, "the boot loader never showed slot b running, in 3 reboots in a row");
+    let message = host.engine.model().last_error.as_ref().unwrap().message.clone();
+    assert!(
+        message.ends_with("1.1.0 is installed again only by `updatectl update 1.1.0`, a newer release by itself"),
+        "{message}"
+    );
+    // A start of the daemon counts nothing twice, and the timer does not install it.
+    host.restart(|_| ());
+    assert_eq!(host.engine.model().never_shown.as_ref().unwrap().count, 3);
+    while host.state() != "checking" {
+        host.wake();
+    }
+    assert_eq!((host.offered(2), host.state()), (list("report refused"), "idle"));
+    // A newer one is tried, and starts from one.
+    let mut newer = host.clone();
+    newer.wake();
+    newer.nothing_new_or(3);
+    newer.drive_to_armed();
+    assert_eq!(come_up_untried(&mut newer, 5), list("disarm b"));
+    // A person names it: it is tried, and refused once more when that goes the same way.
+    host.order(Command::Update { version: Some("1.1.0".into()), allow_older: false, no_reboot: false });
+    host.offered(2);
+    host.drive_to_armed();
+    let mut kept = host.clone();
+    assert_eq!(come_up_untried(&mut host, 5), list("refuse 1.1.0, disarm b"));
+    // A loader that shows it running is one that reads the table.
+    kept.boot_into_b(armed(TRIES - 1));
+    assert_eq!(kept.engine.model().never_shown, None);
+}
+
+#[test]
+fn design_11_7_a_boot_of_the_old_slot_that_nobody_rebooted_for_is_not_held_against_the_release() {
+    for state in ["armed/resting", "armed/gates", "armed/gate-closed", "locked/arming"] {
+        let mut host = Host::at(state);
+        let twice = Some(NeverShown { sequence: sequence(2), count: 2 });
+        let model = Model { never_shown: twice.clone(), ..host.engine.model().clone() };
+        host.engine = Engine::new(model, host.engine.facts().clone(), host.engine.policy().clone());
+        assert_eq!(host.restart(|facts| in_old_slot(facts, armed(TRIES))), list("disarm b"), "{state}");
+        assert_eq!((host.state().ends_with("giving-up"), &host.engine.model().never_shown), (true, &twice), "{state}");
+    }
 }
 
 #[test]

@@ -382,8 +382,8 @@ impl Host {
         }
     }
 
-    /// Everything goes well from `fetching` on; the effects of the commit.
-    pub(crate) fn drive_to_commit(&mut self) -> Vec<String> {
+    /// Everything goes well from `fetching` to the reboot.
+    pub(crate) fn drive_to_armed(&mut self) {
         self.installed(Ok(()));
         self.read_back(Ok(Proof::Equal));
         self.step(Event::Outbox { releases_waiting: 0 });
@@ -392,7 +392,12 @@ impl Host {
         self.drained(Ok(()));
         self.gates(GateStage::BeforeFlip, vec![]);
         self.acknowledged(Ok(()));
-        self.armed(Ok(()));
+        assert_eq!(self.armed(Ok(())), list("reboot"));
+    }
+
+    /// Everything goes well from `fetching` on; the effects of the commit.
+    pub(crate) fn drive_to_commit(&mut self) -> Vec<String> {
+        self.drive_to_armed();
         self.boot_into_b(armed(TRIES - 1));
         self.health(Ok(()));
         self.commit_done(Ok(()))
