@@ -2,7 +2,7 @@
 //!
 //! Both slots share that file system, so a file belongs to a slot by its name alone: [`EspPath`] has `{slot}` in it, and the running
 //! slot's files are never opened for writing (P2). Unlike a partition, such a file need not be there, and is as long as its image: it
-//! is made empty when its slot is opened for writing, and gets its length once the slot is disarmed ([`set_length`]), before which
+//! is made empty when its slot is opened for writing, and gets its length once the slot is disarmed, before which
 //! not a byte of it changes.
 //!
 //! Never: writes to a partition that is not mounted, or is not one of the configured disk.
