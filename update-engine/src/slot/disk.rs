@@ -818,6 +818,8 @@ mod tests {
             (format!("ro root=PARTUUID={} quiet\n", guid(1).to_uppercase()), "b"),
             ("root=PARTLABEL=root-b".to_owned(), "b"),
             (format!("root=PARTLABEL=root-b root=PARTUUID={} -- root=PARTLABEL=root-a", guid(1)), "b"),
+            ("quiet ota.slot=b".to_owned(), "b"),
+            ("root=PARTLABEL=root-a ota.slot=a -- ota.slot=b".to_owned(), "a"),
         ] {
             assert_eq!(Image::new(&DiskBuilder::new(512), &cmdline).running().as_deref(), Ok(slot), "{cmdline}");
         }
@@ -835,6 +837,9 @@ mod tests {
             ("root=PARTLABEL=ROOT-A".to_owned(), "which is no slot of"),
             ("root=/dev/vda2".to_owned(), "which is no slot of"),
             ("root=PARTLABEL=root-a root=PARTLABEL=root-b".to_owned(), "(slot a) and root=PARTLABEL=root-b (slot b)"),
+            ("root=PARTLABEL=root-a ota.slot=b".to_owned(), "says root=PARTLABEL=root-a (slot a) and ota.slot=b (slot b)"),
+            ("ota.slot=A".to_owned(), "says ota.slot=A, which is no slot of"),
+            ("root=PARTUUID= ota.slot=a".to_owned(), "says root=PARTUUID=, which is no slot of"),
         ] {
             let error = Image::new(&DiskBuilder::new(512), &cmdline).running().unwrap_err();
             assert!(error.starts_with("cannot tell which slot runs: ") && error.contains(words), "{cmdline}: {error}");
@@ -903,6 +908,7 @@ mod tests {
         assert_eq!(running_on(FakeSystem::new(), "quiet", &root_b).as_deref(), Ok("b"));
         assert_eq!(running_on(FakeSystem::new(), "root=PARTLABEL=root-b", &root_b).as_deref(), Ok("b"));
         assert_eq!(running_on(FakeSystem::new(), "root=LABEL=ROOT", &root_b).as_deref(), Ok("b"));
+        assert_eq!(running_on(FakeSystem::new(), "root=LABEL=ROOT ota.slot=b", &root_b).as_deref(), Ok("b"));
         let usr_a = [("254:3", "/", "ext4", "rw"), ("254:1", "/usr", "ext4", "ro")];
         assert_eq!(running_on(FakeSystem::new(), "root=LABEL=ROOT", &usr_a).as_deref(), Ok("a"));
         let usr_line = format!("root=LABEL=ROOT mount.usr=PARTUUID={}", fixture::unique_guid(0));
@@ -936,11 +942,13 @@ mod tests {
             error,
             "cannot tell which slot runs: / rests on slot b, but the kernel was started with root=PARTLABEL=root-a, slot a"
         );
+        let error = running_on(FakeSystem::new(), "root=PARTLABEL=root-b ota.slot=a", &root_b).unwrap_err();
+        assert_eq!(error, "cannot tell which slot runs: / rests on slot b, but the kernel was started with ota.slot=a, slot a");
     }
 
     #[test]
     fn on_a_host_facts_that_name_no_slot_or_two_are_errors() {
-        let elsewhere = running_on(FakeSystem::new(), "root=PARTLABEL=root-a", &[("254:3", "/", "ext4", "rw")]);
+        let elsewhere = running_on(FakeSystem::new(), "root=PARTLABEL=root-a ota.slot=a", &[("254:3", "/", "ext4", "rw")]);
         assert_eq!(elsewhere.unwrap_err(), "cannot tell which slot runs: neither / nor /usr rests on a slot of /dev/vda");
         let both = running_on(FakeSystem::new(), "", &[("254:1", "/", "ext4", "rw"), ("254:2", "/usr", "ext4", "ro")]);
         assert_eq!(both.unwrap_err(), "cannot tell which slot runs: / rests on slot a, but /usr on slot b");

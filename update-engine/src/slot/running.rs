@@ -13,14 +13,18 @@ use super::system::{Lineage, read_text};
 const COMMAND_LINE_CAP: u64 = 64 << 10;
 /// File systems that may be a slot: the root, and `/usr` where that alone is switched.
 const SYSTEM_MOUNTS: [&str; 2] = ["/", "/usr"];
-/// Words of the kernel's command line that name such a file system.
-const HINTS: [&str; 3] = ["root", "mount.usr", "usr"];
+/// Word of the kernel's command line that names the slot itself: `dist/grub/ota.cfg` adds it.
+const SLOT_WORD: &str = "ota.slot";
+/// Words that name such a file system, or the slot.
+const HINTS: [&str; 4] = ["root", "mount.usr", "usr", SLOT_WORD];
+/// The same for an image, which has one root file system.
+const IMAGE_HINTS: [&str; 2] = ["root", SLOT_WORD];
 
 /// The slot that runs now, on one disk.
 ///
 /// Only [`Disk::running_slot`] makes one. In host mode it is the slot on whose partition or file the root (or `/usr`) file system
 /// rests, through device mapper, loop files and overlays, and what the kernel's command line says must not contradict. In image
-/// mode it is what `root=` in `sysroot/proc/cmdline` says, found in the image's own table.
+/// mode it is what `root=` in `sysroot/proc/cmdline` says, found in the image's own table, and what `ota.slot=` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningSlot {
     name: SlotName,
@@ -96,33 +100,35 @@ fn rests_on(lineage: &Lineage, target: &Target) -> bool {
 fn from_image(disk: &Disk) -> Result<SlotName, SlotError> {
     let path = disk.sysroot().join("proc/cmdline");
     let line = read_text(&path, COMMAND_LINE_CAP).map_err(|e| unknown(e.to_string()))?;
-    let hints = hints(&line, &["root"]);
+    let hints = hints(&line, &IMAGE_HINTS);
     let mut slots = Vec::new();
     for hint in &hints {
         let target = target_of(disk, hint).ok_or_else(|| unknown(not_a_slot(disk, hint, &path)))?;
         slots.push((hint, &target.slot));
     }
     let Some((first, slot)) = slots.first() else {
-        return Err(unknown(format!("{} has no root=", path.display())));
+        return Err(unknown(format!("{} has no root= and no ota.slot=", path.display())));
     };
     match slots.iter().find(|(_, other)| other != slot) {
         None => Ok((*slot).clone()),
         Some((second, other)) => Err(unknown(format!(
-            "{} says root={} (slot {slot}) and root={} (slot {other})",
+            "{} says {}={} (slot {slot}) and {}={} (slot {other})",
             path.display(),
+            first.word,
             first.value,
+            second.word,
             second.value
         ))),
     }
 }
 
 fn not_a_slot(disk: &Disk, hint: &Hint<'_>, path: &Path) -> String {
-    let said = format!("{} says root={}", path.display(), hint.value);
+    let said = format!("{} says {}={}", path.display(), hint.word, hint.value);
     let entries = disk.table().map(crate::boot::gpt::Table::entries).unwrap_or_default();
     let named = entries.iter().find(|entry| match hint.name {
         Name::PartUuid(uuid) => entry.unique_guid == uuid,
         Name::PartLabel(label) => entry.label == label,
-        Name::Path(_) | Name::Other => false,
+        Name::Path(_) | Name::Slot(_) | Name::Other => false,
     });
     match named {
         Some(entry) => format!("{said}, which is the partition \"{}\" of {}, not a slot", entry.label, disk.device().display()),
@@ -130,7 +136,7 @@ fn not_a_slot(disk: &Disk, hint: &Hint<'_>, path: &Path) -> String {
     }
 }
 
-/// A word of the command line that names a file system.
+/// A word of the command line that names a file system, or a slot.
 struct Hint<'a> {
     word: &'a str,
     value: &'a str,
@@ -141,15 +147,19 @@ enum Name<'a> {
     PartUuid(Uuid),
     PartLabel(&'a str),
     Path(&'a Path),
+    Slot(&'a str),
     Other,
 }
 
 fn hints<'a>(line: &'a str, words: &[&str]) -> Vec<Hint<'a>> {
     let wanted = command_line::settings(line).into_iter().filter(|setting| words.contains(&setting.word));
-    wanted.map(|Setting { word, value }| Hint { word, value, name: name_in(value) }).collect()
+    wanted.map(|Setting { word, value }| Hint { word, value, name: name_in(word, value) }).collect()
 }
 
-fn name_in(value: &str) -> Name<'_> {
+fn name_in<'a>(word: &str, value: &'a str) -> Name<'a> {
+    if word == SLOT_WORD {
+        return Name::Slot(value);
+    }
     if let Some(uuid) = value.strip_prefix("PARTUUID=") {
         return Uuid::try_parse(uuid).map_or(Name::Other, Name::PartUuid);
     }
@@ -171,6 +181,7 @@ fn target_of<'a>(disk: &'a Disk, hint: &Hint<'_>) -> Option<&'a Target> {
             disk.targets().iter().find(|target| partition(target, &|p| p.label == label))
         }
         Name::Path(path) => disk.targets().iter().find(|target| is_path_of(path, target)),
+        Name::Slot(name) => disk.targets().iter().find(|target| target.slot.as_str() == name),
         Name::PartUuid(_) | Name::PartLabel(_) | Name::Other => None,
     }
 }
