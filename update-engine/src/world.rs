@@ -21,7 +21,7 @@ use crate::boot::pair::{PairControl, PairStore};
 use crate::boot::rpi::AutobootFile;
 use crate::boot::systemd_boot::Entries;
 use crate::boot::uboot::UBootEnv;
-use crate::boot::{BootControl, BootError, BootState, Past, Standing};
+use crate::boot::{BootControl, BootError, BootState, Past, Standing, place};
 use crate::config::{BootSettings, GrubVariables, Settings};
 use crate::deadline;
 use crate::durable;
@@ -401,6 +401,7 @@ fn running_slot(disk: &Disk) -> Result<RunningSlot, Fault> {
 fn boot_control(settings: &Settings, disk: &Disk) -> Result<Box<dyn BootControl>, BootError> {
     // What is not known is a trouble of its own, which whoever needs it meets.
     let running = || disk.running_slot().ok().map(|slot| slot.name().clone());
+    place::on_no_slot(&settings.boot, disk)?;
     Ok(match &settings.boot {
         BootSettings::Gpt => Box::new(GptControl::new(disk)?),
         BootSettings::Grub(grub) => {
@@ -527,7 +528,7 @@ const fn remedy(cause: &Cause) -> Option<&'static str> {
         }
         Cause::Slots => Some("[disk] and [slots] of the configuration have to name what is there"),
         Cause::RunningSlotUnknown => Some("boot one of the slots, or mend [disk] and [slots] of the configuration"),
-        Cause::BootControl => Some("the boot table of the disk has to be mended by hand"),
+        Cause::BootControl => Some("the boot table, or what the configuration says of it, has to be mended by hand"),
         _ => None,
     }
 }

@@ -16,6 +16,7 @@ pub mod gpt;
 pub mod grub;
 mod held;
 pub(crate) mod pair;
+pub(crate) mod place;
 pub mod rpi;
 pub(crate) mod rules;
 mod standing;

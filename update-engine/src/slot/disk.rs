@@ -31,6 +31,7 @@ use uuid::Uuid;
 use super::SlotError;
 use super::buffer::{ALIGNMENT, AlignedBuf};
 use super::esp::{self, EspPath, Room};
+use super::holder;
 use super::medium::{Access, Kind, RawFile};
 use super::running::{self, RunningSlot};
 use super::system::{DeviceId, SystemView};
@@ -388,10 +389,15 @@ impl Disk {
     /// # Errors
     /// If that cannot be found out.
     pub fn holder_of(&self, folder: &Path) -> Result<Option<&Target>, SlotError> {
-        match self.mode {
-            Mode::Host => running::holder_of(self, folder),
-            Mode::Image => Ok(None),
-        }
+        holder::of_folder(self, folder)
+    }
+
+    /// The target that takes any of `length` bytes of a block device or file, from `offset` (from its end, if that is negative).
+    ///
+    /// # Errors
+    /// If that cannot be found out.
+    pub fn holder_of_bytes(&self, path: &Path, offset: i64, length: u64) -> Result<Option<&Target>, SlotError> {
+        holder::of_bytes(self, path, offset, length)
     }
 
     /// The slot that does not run.
@@ -666,7 +672,7 @@ impl TableSource for RawFile {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::system::fake::FakeSystem;
     use super::*;
     use crate::boot::gpt::fixture::{self, DiskBuilder};
@@ -853,7 +859,7 @@ mod tests {
     ///
     /// A device node cannot be made without privileges, so the disk itself is put together here; everything after its discovery
     /// is the code under test.
-    fn host(system: &FakeSystem) -> Disk {
+    pub(crate) fn host(system: &FakeSystem) -> Disk {
         system.disk("vda", "254:0", 64 * MIB, 512);
         system.partition("vda", 1, "254:1", MIB, 8 * MIB);
         system.partition("vda", 2, "254:2", 9 * MIB, 8 * MIB);

@@ -24,6 +24,7 @@ pub mod command_line;
 pub mod disk;
 mod error;
 pub mod esp;
+mod holder;
 pub(crate) mod ioctl;
 pub(crate) mod medium;
 mod open;

@@ -1,13 +1,14 @@
 //! Which slot runs: from facts on a host, from the image's own files in image mode, and never by guessing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use uuid::Uuid;
 
 use super::SlotError;
 use super::command_line::{self, Setting};
 use super::disk::{Disk, DiskIdentity, Mode, Place, SlotName, Target};
-use super::system::{Lineage, read_text};
+use super::holder::rests_on;
+use super::system::read_text;
 
 /// A boot loader passes at most a few KiB.
 const COMMAND_LINE_CAP: u64 = 64 << 10;
@@ -76,25 +77,6 @@ fn from_facts(disk: &Disk) -> Result<SlotName, SlotError> {
         }
     }
     Ok(slot.clone())
-}
-
-/// The target that what is written below `folder` ends up on.
-pub(super) fn holder_of<'a>(disk: &'a Disk, folder: &Path) -> Result<Option<&'a Target>, SlotError> {
-    let lineage = disk.view().lineage_of_folder(folder);
-    let lineage = lineage.map_err(|e| SlotError::io("find out what lies under", folder, e))?;
-    Ok(disk.targets().iter().find(|target| rests_on(&lineage, target)))
-}
-
-fn rests_on(lineage: &Lineage, target: &Target) -> bool {
-    match &target.place {
-        Place::Device { device, .. } => lineage.devices.contains(device),
-        Place::Region { .. } => {
-            let same = |file: &PathBuf| super::medium::Kind::of_path(file).is_ok_and(|kind| target.is(kind));
-            lineage.files.iter().any(same)
-        }
-        // What a host runs from is never a file beside others on the ESP.
-        Place::File { .. } => false,
-    }
 }
 
 fn from_image(disk: &Disk) -> Result<SlotName, SlotError> {

@@ -248,6 +248,14 @@ impl SystemView {
         Ok(Some(walk.lineage))
     }
 
+    /// Everything that a block device rests on, itself first.
+    pub(crate) fn lineage_of_device(&self, device: DeviceId) -> io::Result<Lineage> {
+        let mounts = self.mounts()?;
+        let mut walk = Walk { view: self, mounts: &mounts, layer: Layer::Written, lineage: Lineage::default() };
+        walk.device(device, 0)?;
+        Ok(walk.lineage)
+    }
+
     /// Everything that what is written below the folder `path` rests on.
     pub(crate) fn lineage_of_folder(&self, path: &Path) -> io::Result<Lineage> {
         let path = path.canonicalize()?;

@@ -39,7 +39,7 @@ impl UBootEnv {
     }
 
     fn open(&self, access: Access) -> Result<Opened, BootError> {
-        let places = self.places()?;
+        let places = places_in(&self.config)?;
         let lock = lock_beside(&self.lock, access)?;
         let mut opened =
             Opened { layout: places.layout(), size_bytes: places.size_bytes, files: Vec::new(), copies: Vec::new(), _lock: lock };
@@ -51,13 +51,6 @@ impl UBootEnv {
         Ok(opened)
     }
 
-    fn places(&self) -> Result<Places, BootError> {
-        let bytes = durable::read_capped(&self.config, MAX_FILE_BYTES).map_err(|e| held::io_error("read", &self.config, e))?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|error| self.malformed(format!("expected text, got something else at byte {}", error.valid_up_to())))?;
-        Places::parse(text).map_err(|error| self.malformed(error.to_string()))
-    }
-
     fn or_of_the_config(&self, fault: Fault) -> BootError {
         match fault {
             Fault::Boot(error) => error,
@@ -66,7 +59,7 @@ impl UBootEnv {
     }
 
     fn malformed(&self, why: String) -> BootError {
-        BootError::Malformed { path: self.config.clone(), why }
+        malformed(&self.config, why)
     }
 
     fn load_from(&self, medium: &impl Medium) -> Result<(Loaded, Found), BootError> {
@@ -103,6 +96,18 @@ impl UBootEnv {
         }
         Ok(pair)
     }
+}
+
+/// Where the copies lie that this file names.
+pub(crate) fn places_in(config: &Path) -> Result<Places, BootError> {
+    let bytes = durable::read_capped(config, MAX_FILE_BYTES).map_err(|e| held::io_error("read", config, e))?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|error| malformed(config, format!("expected text, got something else at byte {}", error.valid_up_to())))?;
+    Places::parse(text).map_err(|error| malformed(config, error.to_string()))
+}
+
+fn malformed(config: &Path, why: String) -> BootError {
+    BootError::Malformed { path: config.to_path_buf(), why }
 }
 
 impl PairStore for UBootEnv {
