@@ -25,3 +25,42 @@ mod variables;
 pub use block::{Block, BlockError};
 pub(crate) use control::GrubEnv;
 pub(crate) use variables::Spelling;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// Words of the script language itself, and commands of GRUB's kernel: no module has them.
+    const OF_THE_SHELL: [&str; 8] = ["if", "elif", "else", "fi", "function", "}", "set", "ota_start"];
+    /// Which module has which command, as GRUB's `command.lst` says.
+    const MODULES: [(&str, &str); 10] = [
+        ("[", "test"),
+        ("boot", "boot"),
+        ("echo", "echo"),
+        ("load_env", "loadenv"),
+        ("probe", "probe"),
+        ("reboot", "reboot"),
+        ("regexp", "regexp"),
+        ("save_env", "loadenv"),
+        ("sleep", "sleep"),
+        ("source", "configfile"),
+    ];
+
+    #[test]
+    fn the_script_for_grub_lists_the_modules_of_all_its_commands_and_no_other() {
+        let script = include_str!("../../../dist/grub/ota.cfg");
+        let listed = script.lines().find_map(|line| line.strip_prefix("# Modules: ")).unwrap();
+        let lines = script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let commands = lines.flat_map(|line| line.split("; ")).map(|command| {
+            let mut words = command.split(' ').skip_while(|word| ["if", "elif", "then", "else"].contains(word));
+            words.next().unwrap_or("if")
+        });
+        let modules = commands.filter(|command| !OF_THE_SHELL.contains(command)).map(|command| {
+            let known = MODULES.iter().find(|(known, _)| *known == command);
+            known.unwrap_or_else(|| panic!("{command}: which module?")).1
+        });
+        // Partitions, and the script language.
+        let used: BTreeSet<&str> = modules.chain(["part_gpt", "normal"]).collect();
+        assert_eq!(listed.split(' ').collect::<BTreeSet<_>>(), used);
+    }
+}
