@@ -22,6 +22,7 @@ pub(crate) mod rules;
 mod standing;
 pub mod systemd_boot;
 pub mod uboot;
+mod weakness;
 
 use std::fmt;
 use std::io;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use locksmith::client::RebootAcknowledged;
 
 pub use standing::Standing;
+pub use weakness::Weakness;
 
 use crate::slot::{Proven, RunningSlot, SlotError, SlotName};
 
@@ -53,8 +55,8 @@ pub struct BootState {
     pub past: Past,
     /// Boots that the loader gives to a slot that was just armed.
     pub tries: u8,
-    /// What is wrong with how the state is stored, if anything: the next power cut finds it less protected. Any change mends it.
-    pub weakness: Option<String>,
+    /// What is wrong with how the state is stored, if anything.
+    pub weakness: Option<Weakness>,
 }
 
 /// What was ever marked: tells a host that was never updated from one that lost its state.

@@ -5,7 +5,7 @@
 //!
 //! The loader's rule: a slot on trial with tries left is started, and one of its tries is spent before that; else the primary is.
 
-use super::{BootState, Past, SlotBoot, Standing};
+use super::{BootState, Past, SlotBoot, Standing, Weakness};
 use crate::slot::SlotName;
 
 mod control;
@@ -51,7 +51,7 @@ impl Pair {
     }
 
     /// What is said of it to whoever asks.
-    pub(crate) fn state(&self, weakness: Option<String>) -> BootState {
+    pub(crate) fn state(&self, weakness: Option<Weakness>) -> BootState {
         let is_blank = self.slots.iter().all(|(_, standing)| standing.is_blank());
         let past = match (self.was_armed, is_blank) {
             (true, _) => Past::Armed,

@@ -111,7 +111,7 @@ causes! {
     Drain "drain" "a drain hook failed",
     StepBack "step-back" "the reboot has to wait for a gate, the lock or a person",
     BootControl "boot-control" "the boot table could not be read or written, or the slot must not be armed",
-    BootWeakness "boot-weakness" "one of the two copies of the boot table is damaged, or they differ",
+    BootWeakness "boot-weakness" "the boot table is damaged in part, or less protected than it should be",
     BootRival "boot-rival" "another program may mark a slot good whatever its health is",
     NotAttempted "not-attempted" "the host was rebooted, and its loader did not try the armed slot",
     UnknownArmed "unknown-armed" "a slot was armed, and nothing here knows by whom",

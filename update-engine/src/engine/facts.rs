@@ -9,7 +9,7 @@ use manifests::release::SlotName;
 use manifests::version::Sequence;
 use serde::{Deserialize, Serialize};
 
-use crate::boot::{Past, Standing};
+use crate::boot::{Past, Standing, Weakness};
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::time::BootId;
@@ -69,8 +69,8 @@ pub struct BootTable {
     pub past: Past,
     /// Tries a freshly armed slot has.
     pub tries: u8,
-    /// What is wrong with how it is stored, though it can be read; any change mends it.
-    pub weakness: Option<String>,
+    /// What is wrong with how it is stored, though it can be read.
+    pub weakness: Option<Weakness>,
 }
 
 /// What is in a slot, as far as its record or its own files tell.

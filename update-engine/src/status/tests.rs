@@ -7,7 +7,7 @@ use manifests::release::SlotName;
 use manifests::version::Sequence;
 use serde_json::Value;
 
-use crate::boot::Standing;
+use crate::boot::{Standing, Weakness};
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
@@ -785,7 +785,7 @@ fn a_way_back_that_is_given_up_is_no_update() {
 #[test]
 fn a_boot_table_with_one_good_copy_is_said_and_forbids_nothing_until_a_change_mends_it() {
     let mut host = Host::at("idle");
-    host.restart(|facts| facts.boot.as_mut().unwrap().weakness = Some("the backup is not valid".into()));
+    host.restart(|facts| facts.boot.as_mut().unwrap().weakness = Some(Weakness::until_next_change("the backup is not valid")));
     let weak = document(&mut host);
     let words = "the backup is not valid: further damage may leave this host without a boot table; the next update mends it, or says why it cannot";
     assert_eq!(weak.troubles, [crate::status::json::Trouble { code: "boot-weakness".into(), message: words.into() }]);

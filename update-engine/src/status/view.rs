@@ -139,12 +139,7 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
         say(&Cause::FloorLost, "the state folder of this host was lost, and with it the lowest release it may run: `updatectl adopt RELEASE` with the record of the running release begins it anew".to_owned());
     }
     if let Some(weakness) = input.facts().boot.as_ref().and_then(|boot| boot.weakness.as_ref()) {
-        say(
-            &Cause::BootWeakness,
-            format!(
-                "{weakness}: further damage may leave this host without a boot table; the next update mends it, or says why it cannot"
-            ),
-        );
+        say(&Cause::BootWeakness, weakness.to_string());
     }
     if let Some(rival) = &input.facts().rival {
         say(&Cause::BootRival, rival.clone());

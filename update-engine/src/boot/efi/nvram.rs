@@ -1,8 +1,8 @@
 //! What the firmware's variables say of two slots, and which writes in which order make them say something else. Pure.
 
 use super::variables::{EntryNumber, Mark, Memory};
-use crate::boot::Standing;
 use crate::boot::pair::{Loaded, Pair};
+use crate::boot::{Standing, Weakness};
 use crate::slot::SlotName;
 
 /// `BootNext` is one boot.
@@ -58,18 +58,20 @@ impl Nvram {
         }
     }
 
-    fn weakness(&self, pair: &Pair) -> Option<String> {
+    fn weakness(&self, pair: &Pair) -> Option<Weakness> {
         let first = self.order.first()?;
         if self.slot_of(*first).is_none() {
-            return Some(format!(
+            return Some(Weakness::that_may_return(format!(
                 "BootOrder begins with {first}, which starts neither slot: the firmware tries it before slot {}",
                 pair.primary
-            ));
+            )));
         }
         let lost = |slot: &usize| self.memory().marks[*slot] == Mark::Good && !self.order.contains(&self.entries[*slot]);
         let slot = (0..2).find(lost)?;
         let (name, entry) = (&pair.slots[slot].0, self.entries[slot]);
-        Some(format!("slot {name} was marked good, and its entry {entry} is not in BootOrder: the firmware does not start it"))
+        Some(Weakness::until_next_change(format!(
+            "slot {name} was marked good, and its entry {entry} is not in BootOrder: the firmware does not start it"
+        )))
     }
 
     /// The writes that make a pair of what is there. None, where it is there.
@@ -267,7 +269,9 @@ pub(super) mod tests {
         let factory = nvram.read(&slots(), Some(&a));
         assert_eq!(
             factory.weakness.unwrap(),
-            "BootOrder begins with Boot0000, which starts neither slot: the firmware tries it before slot a"
+            Weakness::that_may_return(
+                "BootOrder begins with Boot0000, which starts neither slot: the firmware tries it before slot a"
+            )
         );
         let disarmed = with(nvram.clone(), &nvram.steps_to(&factory.pair.disarm(&b, &a)));
         assert_eq!(disarmed.order, [A, USB, SETUP]);
@@ -291,7 +295,9 @@ pub(super) mod tests {
         assert_eq!(loaded.pair.standing(&a), Standing::Blank);
         assert_eq!(
             loaded.weakness.unwrap(),
-            "slot a was marked good, and its entry Boot0003 is not in BootOrder: the firmware does not start it"
+            Weakness::until_next_change(
+                "slot a was marked good, and its entry Boot0003 is not in BootOrder: the firmware does not start it"
+            )
         );
     }
 

@@ -7,7 +7,7 @@ use super::rules::{Changes, SlotEntry, Slots};
 use super::table::{Redundancy, Table, TableEntry};
 use super::write::{self, TableStore};
 use crate::boot::held::{self, Held};
-use crate::boot::{BootControl, BootError, BootState, Permit, rules};
+use crate::boot::{BootControl, BootError, BootState, Permit, Weakness, rules};
 use crate::slot::buffer::AlignedBuf;
 use crate::slot::disk::DiskIdentity;
 use crate::slot::medium::Access;
@@ -213,13 +213,14 @@ fn boot_target<'a>(disk: &'a Disk, slot: &'a SlotName) -> Result<&'a Target, Boo
     }
 }
 
-fn weakness(table: &Table) -> Option<String> {
-    match table.redundancy() {
-        Redundancy::Full => None,
-        Redundancy::CopiesDiffer => Some("the two copies of the partition table differ: a change was cut short".to_owned()),
-        Redundancy::BackupBroken(fault) => Some(format!("the backup partition table is not valid: {fault}")),
-        Redundancy::PrimaryBroken(fault) => Some(format!("the primary partition table is not valid: {fault}")),
-    }
+fn weakness(table: &Table) -> Option<Weakness> {
+    let what = match table.redundancy() {
+        Redundancy::Full => return None,
+        Redundancy::CopiesDiffer => "the two copies of the partition table differ: a change was cut short".to_owned(),
+        Redundancy::BackupBroken(fault) => format!("the backup partition table is not valid: {fault}"),
+        Redundancy::PrimaryBroken(fault) => format!("the primary partition table is not valid: {fault}"),
+    };
+    Some(Weakness::until_next_change(what))
 }
 
 impl TableStore for RawFile {
@@ -337,7 +338,7 @@ mod tests {
         let file = File::options().write(true).open(rig.path()).unwrap();
         for (offset, copy) in [(512, "primary"), (127 * 512, "backup")] {
             file.write_all_at(b"XXXX", offset).unwrap();
-            let weakness = control.read().unwrap().weakness.unwrap();
+            let weakness = control.read().unwrap().weakness.unwrap().to_string();
             assert!(weakness.starts_with(&format!("the {copy} partition table is not valid")), "{weakness}");
             assert_eq!(control.self_test().unwrap().weakness, None);
         }

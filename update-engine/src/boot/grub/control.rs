@@ -9,7 +9,7 @@ use super::block::{BLOCK_BYTES, Block, BlockError, SECTOR_BYTES};
 use super::variables::Spelling;
 use crate::boot::held::{self, Held};
 use crate::boot::pair::{Loaded, Pair, PairStore, Rewrite};
-use crate::boot::{BootError, Standing};
+use crate::boot::{BootError, Standing, Weakness};
 use crate::slot::SlotName;
 use crate::slot::buffer::AlignedBuf;
 use crate::slot::medium::{Access, RawFile};
@@ -49,12 +49,12 @@ impl GrubEnv {
             Found::Whole(block) => Ok((self.spelling.read(&block, &self.slots)?, Some(block))),
             Found::Damaged(error) => {
                 let copy = self.copy_pair().ok_or_else(|| self.damaged(&error))?;
-                let weakness = format!(
+                let weakness = Weakness::until_next_change(format!(
                     "{} is damaged ({error}): the boot loader goes by its copy {} and starts slot {}",
                     self.env.display(),
                     self.copy.display(),
                     copy.primary
-                );
+                ));
                 Ok((Loaded { weakness: Some(weakness), ..copy.into() }, None))
             }
         }
@@ -269,7 +269,7 @@ mod tests {
             rig.change(|pair| pair.arm(&b, &a).mark_good(&b)).unwrap();
             std::fs::write(rig.folder.path().join("grubenv"), damaged).unwrap();
             let loaded = rig.env.load().unwrap();
-            assert!(loaded.weakness.unwrap().contains("is damaged (expected an environment block"));
+            assert!(loaded.weakness.unwrap().to_string().contains("is damaged (expected an environment block"));
             assert_eq!(loaded.pair.next(), &b);
             rig.change(|pair| pair.disarm(&a, &b)).unwrap();
             assert_eq!((rig.env.load().unwrap().weakness, rig.bytes().len()), (None, BLOCK_BYTES));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::super::{BootControl, BootError, BootState, Permit, Standing, rules};
+use super::super::{BootControl, BootError, BootState, Permit, Standing, Weakness, rules};
 use super::Pair;
 use crate::slot::disk::DiskIdentity;
 use crate::slot::{Disk, Proven, RunningSlot, SlotName};
@@ -24,7 +24,7 @@ pub(crate) struct Loaded {
     /// What the loader makes of them, where it counts also the boots of a slot that is good.
     pub(crate) next: Option<SlotName>,
     /// What is wrong with how they are stored.
-    pub(crate) weakness: Option<String>,
+    pub(crate) weakness: Option<Weakness>,
 }
 
 impl From<Pair> for Loaded {

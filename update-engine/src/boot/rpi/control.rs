@@ -7,7 +7,7 @@ use super::firmware::Booted;
 use super::spelling;
 use crate::boot::held::{self, Held};
 use crate::boot::pair::{Loaded, Pair, PairStore, Rewrite};
-use crate::boot::{BootError, Standing};
+use crate::boot::{BootError, Standing, Weakness};
 use crate::slot::SlotName;
 use crate::slot::buffer::AlignedBuf;
 use crate::slot::medium::Access;
@@ -44,10 +44,10 @@ impl AutobootFile {
             note_try(&mut pair.slots[slot].1);
         }
         let weakness = (!parsed.tryboot_a_b).then(|| {
-            format!(
+            Weakness::until_next_change(format!(
                 "{} does not say tryboot_a_b=1: a boot with the flag would read tryboot.txt in place of config.txt",
                 self.path.display()
-            )
+            ))
         });
         Ok(Found { bytes, file: parsed, loaded: Loaded { weakness, ..pair.into() }, booted })
     }
@@ -321,9 +321,9 @@ mod tests {
     #[test]
     fn a_file_without_tryboot_a_b_is_a_weakness_that_any_change_mends() {
         let rig = Rig::new("boot_partition=2\n");
-        let weakness = rig.file.load().unwrap().weakness.unwrap();
+        let weakness = rig.file.load().unwrap().weakness.unwrap().to_string();
         assert!(
-            weakness.ends_with(
+            weakness.contains(
                 "/autoboot.txt does not say tryboot_a_b=1: a boot with the flag would read tryboot.txt in place of config.txt"
             ),
             "{weakness}"

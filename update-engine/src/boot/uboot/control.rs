@@ -10,9 +10,9 @@ use nix::libc::O_NOFOLLOW;
 use super::environment::{Environment, EnvironmentError, Layout, Stored, current};
 use super::places::{MAX_FILE_BYTES, Place, Places, is_flash};
 use super::variables;
-use crate::boot::BootError;
 use crate::boot::held::{self, Held};
 use crate::boot::pair::{Loaded, Pair, PairStore, Rewrite};
+use crate::boot::{BootError, Weakness};
 use crate::durable;
 use crate::slot::SlotName;
 use crate::slot::buffer::AlignedBuf;
@@ -69,14 +69,14 @@ impl UBootEnv {
         Ok((loaded, found))
     }
 
-    fn single_weakness(&self, medium: &impl Medium) -> Option<String> {
+    fn single_weakness(&self, medium: &impl Medium) -> Option<Weakness> {
         (medium.layout() == Layout::Single).then(|| {
-            format!(
+            Weakness::of_the_host(format!(
                 "U-Boot's environment has one copy ({}), which a power cut during a change may damage: U-Boot starts with its \
                  compiled-in environment then; a redundant one (in U-Boot's configuration, and two lines in {}) has no such moment",
                 medium.name(0),
                 self.config.display()
-            )
+            ))
         })
     }
 
@@ -156,7 +156,7 @@ trait Medium {
 struct Found {
     stored: Stored,
     copy: usize,
-    weakness: Option<String>,
+    weakness: Option<Weakness>,
 }
 
 impl Found {
@@ -171,7 +171,8 @@ impl Found {
         let second = Stored::parse(&medium.read(1)?, medium.layout());
         let flags = [&first, &second].map(|copy| copy.as_ref().ok().map(|stored| stored.flags));
         let weakness = |broken: usize, error: &EnvironmentError| {
-            Some(format!("the copy of U-Boot's environment in {} is damaged: {error}", medium.name(broken)))
+            let what = format!("the copy of U-Boot's environment in {} is damaged: {error}", medium.name(broken));
+            Some(Weakness::until_next_change(what))
         };
         match (first, second, current(flags)) {
             (Err(first), Err(second), _) => Err(nothing_whole(medium, &[first, second])),
