@@ -38,19 +38,28 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 struct LoopDisk {
     folder: tempfile::TempDir,
     device: PathBuf,
-    _turn: std::sync::MutexGuard<'static, ()>,
+    /// None for a second disk of the same test.
+    _turn: Option<std::sync::MutexGuard<'static, ()>>,
 }
 
 /// A loop disk, or why there is none.
 fn loop_disk(sector: usize) -> Result<LoopDisk, String> {
+    loop_disk_of(&table(sector))
+}
+
+fn loop_disk_of(table: &DiskBuilder) -> Result<LoopDisk, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root for loop devices".to_owned());
     }
     let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    attach(table, Some(turn))
+}
+
+fn attach(table: &DiskBuilder, turn: Option<std::sync::MutexGuard<'static, ()>>) -> Result<LoopDisk, String> {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("disk.img");
-    std::fs::write(&image, table(sector).build()).unwrap();
-    let sector = sector.to_string();
+    std::fs::write(&image, table.build()).unwrap();
+    let sector = table.sector.to_string();
     let device = run("losetup", &["--sector-size", &sector, "-f", "--show", image.to_str().unwrap()])?;
     let disk = LoopDisk { folder, device: PathBuf::from(device.trim()), _turn: turn };
     // A kernel that reads no GPT is told the partitions; one that does has them already.
@@ -116,6 +125,8 @@ impl LoopDisk {
         let mut lines: Vec<String> =
             mounts.lines().filter(|line| line.split(' ').nth(4) != Some("/")).map(str::to_owned).collect();
         lines.push(format!("1 0 {} / / rw - ext4 /dev/root rw", self.number(&self.partition(1))));
+        // What is behind the loop device does not lie on it.
+        lines.push(format!("2 0 0:99 / {} rw - tmpfs tmpfs rw", self.folder.path().display()));
         std::fs::write(proc.join("self/mountinfo"), lines.join("\n")).unwrap();
         std::fs::copy("/proc/swaps", proc.join("swaps")).unwrap();
         std::fs::write(proc.join("cmdline"), "root=PARTLABEL=root-a").unwrap();
@@ -181,6 +192,36 @@ fn write_to(device: &Path) -> std::io::Result<()> {
     let file = File::options().write(true).open(device)?;
     file.write_all_at(&[0xFF; 512], 0)?;
     file.sync_all()
+}
+
+/// A file system, mounted until this is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(device: &Path, at: PathBuf) -> Result<Self, String> {
+        std::fs::create_dir_all(&at).unwrap();
+        let (device, folder) = (device.to_str().unwrap(), at.to_str().unwrap());
+        run("mke2fs", &["-q", "-F", "-b", "4096", device]).and_then(|_| run("mount", &[device, folder])).map(|_| Self(at))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run("umount", &[self.0.to_str().unwrap()]).unwrap();
+    }
+}
+
+/// What is there, or a return from the test with the reason printed.
+macro_rules! or_skip {
+    ($there:expr) => {
+        match $there {
+            Ok(there) => there,
+            Err(why) => {
+                println!("skipped: {why}");
+                return;
+            }
+        }
+    };
 }
 
 /// The disk, or a return from the test with the reason printed.
@@ -372,6 +413,108 @@ fn a_disk_that_was_replaced_under_its_name_is_refused() {
     let why = refusal(InactiveSlot::open(&found, &slot("b"), &running, &[("root", IMAGE as u64)]));
     let other_device = "it is another device or file than the one that was found";
     assert!(why == "its disk was replaced by another one" || why == other_device, "{why}");
+}
+
+#[test]
+fn a_label_that_two_partitions_have_is_refused_whatever_the_size_of_a_sector() {
+    for sector in [512, 4096] {
+        let mut twice = table(sector);
+        twice.partitions[2].0 = "root-b".to_owned();
+        let disk = or_skip!(loop_disk_of(&twice));
+        let error = Disk::discover_in(&disk.spec(), disk.view()).unwrap_err().to_string();
+        let expected =
+            format!("slot b: the partitions 2 and 3 of {} are both named \"root-b\"; expected one", disk.device.display());
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
+fn a_slot_that_is_too_small_for_its_image_is_refused_whatever_the_size_of_a_sector() {
+    for sector in [512, 4096] {
+        let disk = disk_or_skip!(sector);
+        let found = disk.disk();
+        let running = found.running_slot().unwrap();
+        let open = |length: usize| InactiveSlot::open(&found, &slot("b"), &running, &[("root", length as u64)]);
+        let before = std::fs::read(disk.image()).unwrap();
+        assert_eq!(refusal(open(SLOT + 1)), format!("the image has {} bytes, the slot has room for {SLOT}", SLOT + 1));
+        assert!(std::fs::read(disk.image()).unwrap() == before, "something was written");
+        open(SLOT).unwrap();
+    }
+}
+
+#[test]
+fn a_slot_of_another_disk_is_refused_whatever_the_size_of_a_sector() {
+    for sector in [512, 4096] {
+        let disk = disk_or_skip!(sector);
+        let mut theirs = table(sector);
+        theirs.partitions[1].0 = "root-c".to_owned();
+        let other = or_skip!(attach(&theirs, None));
+        let error = |target: &str| {
+            let mut spec = disk.spec();
+            spec.slots[1].images[0].1 = target.parse().unwrap();
+            Disk::discover_in(&spec, disk.view()).unwrap_err().to_string()
+        };
+        let (device, path) = (disk.device.display(), other.partition(2).display().to_string());
+        assert_eq!(error(&path), format!("slot b: {path} is not a partition of {device}"));
+        let names = "it has \"root-a\", \"root-b\", \"state\"";
+        assert_eq!(error("partlabel:root-c"), format!("slot b: {device} has no partition named \"root-c\"; {names}"));
+    }
+}
+
+#[test]
+fn files_on_an_esp_that_is_not_mounted_or_of_another_disk_are_refused_whatever_the_size_of_a_sector() {
+    for sector in [512, 4096] {
+        let disk = disk_or_skip!(sector);
+        let other = or_skip!(attach(&table(sector), None));
+        let found = |esp: &Path| {
+            let mut spec = DiskSpec { esp: esp.to_path_buf(), ..disk.spec() };
+            for slot in &mut spec.slots {
+                slot.images.push(("kernel".to_owned(), "esp:/ota/{slot}.efi".parse().unwrap()));
+            }
+            Disk::discover_in(&spec, disk.view()).map_err(|error| error.to_string())
+        };
+        let at = disk.folder.path().join("esp");
+        std::fs::create_dir(&at).unwrap();
+        let shown = at.display().to_string();
+        assert_eq!(found(&at).unwrap_err(), format!("slot a: nothing is mounted at {shown} (disk.esp), expected the ESP"));
+        {
+            let _theirs = or_skip!(Mounted::new(&other.partition(3), at.clone()));
+            assert_eq!(found(&at).unwrap_err(), format!("slot a: {shown} is not a partition of {}", disk.device.display()));
+        }
+        let _own = or_skip!(Mounted::new(&disk.partition(3), at.clone()));
+        let below = at.join("lost+found");
+        let words = format!("slot a: nothing is mounted at {} (disk.esp), expected the ESP", below.display());
+        assert_eq!(found(&below).unwrap_err(), words);
+        let file = found(&at).unwrap().targets_of(&slot("b")).last().unwrap().place.path().to_path_buf();
+        assert_eq!(file, at.join("ota/b.efi"));
+    }
+}
+
+#[test]
+fn bytes_of_the_whole_disk_that_lie_in_a_slot_are_told_from_those_between_the_partitions() {
+    for sector in [512, 4096] {
+        let disk = disk_or_skip!(sector);
+        let found = disk.disk();
+        let holder =
+            |path: &Path, offset: i64| found.holder_of_bytes(path, offset, 0x4000).unwrap().map(|target| target.slot.clone());
+        let start = |partition: usize| {
+            let table = update_engine::boot::gpt::parse(&std::fs::read(disk.image()).unwrap()).unwrap();
+            i64::try_from(table.entries()[partition].start_bytes).unwrap()
+        };
+        assert_eq!(holder(&disk.device, start(0) - 0x4000), None);
+        assert_eq!(holder(&disk.device, start(0) - 0x3FFF), Some(slot("a")));
+        assert_eq!(holder(&disk.device, start(2) - 1), Some(slot("b")));
+        assert_eq!(holder(&disk.device, start(2)), None);
+        assert_eq!(holder(&disk.device, -0x4000), None);
+        assert_eq!(holder(&disk.partition(2), 0), Some(slot("b")));
+        assert_eq!(holder(&disk.partition(3), -0x4000), None);
+        let mounted = or_skip!(Mounted::new(&disk.partition(2), disk.folder.path().join("mnt")));
+        let file = mounted.0.join("uboot.env");
+        std::fs::write(&file, [0; 16]).unwrap();
+        let found = disk.disk();
+        let target = found.holder_of_bytes(&file, 0, 16).unwrap().unwrap();
+        assert_eq!(target.slot, slot("b"));
+    }
 }
 
 #[test]
