@@ -175,7 +175,7 @@ enum Looked {
     /// It is good.
     Good(Trial),
     /// It is on trial.
-    OnTrial { trial: Trial, seen: Seen },
+    OnTrial { trial: Trial, seen: Box<Seen> },
     /// It is not good, and only what is written down tells whether it is to be left: that may still appear.
     Unclear,
 }
@@ -257,7 +257,7 @@ impl Task {
                 let seen = Seen::of(world).map_err(|fault| blind(Some(trial), fault.to_string()))?;
                 Ok(match seen.slot() {
                     Some(slot) if slot == trial.slot && seen.standing.is_good() => Looked::Good(trial.clone()),
-                    Some(slot) if slot == trial.slot => Looked::OnTrial { trial: trial.clone(), seen },
+                    Some(slot) if slot == trial.slot => Looked::OnTrial { trial: trial.clone(), seen: Box::new(seen) },
                     Some(_) | None => Looked::NothingOnTrial,
                 })
             }
@@ -271,7 +271,7 @@ impl Task {
                     deadline: world.settings().trial_deadline(),
                 };
                 Ok(match seen.standing {
-                    standing if standing.is_on_trial() => Looked::OnTrial { trial, seen },
+                    standing if standing.is_on_trial() => Looked::OnTrial { trial, seen: Box::new(seen) },
                     _ if seen.state.running_is_good(seen.ground.running.name()) => Looked::Good(trial),
                     _ => Looked::Unclear,
                 })
