@@ -125,6 +125,13 @@ bug "the primary table is written before the backup is safe" update-engine --lib
     update-engine/src/boot/gpt/write.rs \
     '        if self.steps.len() > before {' '        if self.steps.len() > before + 1000 {'
 
+bug "a slot is not flushed before it is armed" update-engine "--test slot_block_devices" \
+    a_slot_is_flushed_before_it_counts_as_written \
+    update-engine/src/slot/writer.rs \
+    '            clean_tail(image)?;
+            image.flush()?;' \
+    '            clean_tail(image)?;'
+
 bug "names of entries may be long" update-engine "--test config_files" \
     every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got \
     update-engine/src/config/boot.rs \

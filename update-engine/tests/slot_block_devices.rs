@@ -613,17 +613,9 @@ impl Drop for LyingMedium {
     }
 }
 
-#[test]
-fn a_failed_flush_means_starting_over_and_never_a_written_slot() {
-    let medium = match lying_medium() {
-        Ok(medium) => medium,
-        Err(why) => {
-            println!("skipped: {why}");
-            return;
-        }
-    };
+/// Slot b of a disk on it, open for writing. An odd start: it is written through the page cache, which takes everything.
+fn slot_on(medium: &LyingMedium) -> InactiveSlot {
     let folder = medium.folder.path().join("mounted");
-    // An odd start: the slot is written through the page cache, which takes everything.
     let mut builder = table(512);
     builder.first = 35;
     let file = File::create(folder.join("disk.img")).unwrap();
@@ -648,6 +640,19 @@ fn a_failed_flush_means_starting_over_and_never_a_written_slot() {
     let disk = Disk::discover(&spec).unwrap();
     let open = InactiveSlot::open(&disk, &slot("b"), &disk.running_slot().unwrap(), &[("root", IMAGE as u64)]).unwrap();
     assert_eq!(open.transfer(), Transfer::Cached);
+    open
+}
+
+#[test]
+fn a_failed_flush_means_starting_over_and_never_a_written_slot() {
+    let medium = match lying_medium() {
+        Ok(medium) => medium,
+        Err(why) => {
+            println!("skipped: {why}");
+            return;
+        }
+    };
+    let open = slot_on(&medium);
     let image = image();
     let window = Window { offset: 0, bytes: &image[..IMAGE / 4096 * 4096] };
     open.write_window("root", &window).unwrap();
@@ -658,4 +663,21 @@ fn a_failed_flush_means_starting_over_and_never_a_written_slot() {
     assert!(matches!(open.flush(), Err(SlotError::FlushLost { .. })));
     let words = open.finish().unwrap_err().to_string();
     assert!(words.ends_with("counts as lost, so the slot has to be started over"), "{words}");
+}
+
+/// What nobody flushed is not known to be lost.
+#[test]
+fn a_slot_is_flushed_before_it_counts_as_written() {
+    let medium = match lying_medium() {
+        Ok(medium) => medium,
+        Err(why) => {
+            println!("skipped: {why}");
+            return;
+        }
+    };
+    let open = slot_on(&medium);
+    let image = image();
+    open.write_window("root", &Window { offset: 0, bytes: &image[..IMAGE / 4096 * 4096] }).unwrap();
+    let lost = open.finish().unwrap_err();
+    assert!(matches!(lost, SlotError::FlushLost { .. }), "{lost:?}");
 }

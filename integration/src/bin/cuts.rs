@@ -1,6 +1,8 @@
 //! Power cuts, by the thousand: records an update of a virtual machine write by write, rebuilds every disk that a cut could have left,
 //! looks at each, and starts a sample of them.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the terminal is where it is told")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -61,6 +63,9 @@ fn main() -> ExitCode {
         }
     };
     let mut campaign = Campaign::new(recording);
+    if let Err(why) = campaign.sees_states() {
+        println!("partly skipped: nothing is said of the state partition: {why}");
+    }
     let outcome = match &arguments.replay {
         Some(name) => replay(&mut campaign, name, &arguments.recording),
         None => run(&mut campaign, &arguments),

@@ -95,7 +95,6 @@ impl Recording {
             if recording.facts.programs_sha256 == programs {
                 return Ok(recording);
             }
-            println!("{} was recorded with another build of the programs: recording anew", folder.display());
             fs::remove_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
         fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -200,6 +199,14 @@ impl Campaign {
     #[must_use]
     pub const fn new(recording: Recording) -> Self {
         Self { recording }
+    }
+
+    /// Whether state partitions can be looked at here.
+    ///
+    /// # Errors
+    /// Why not, for "partly skipped: …".
+    pub fn sees_states(&self) -> Result<(), String> {
+        fast_folder().and_then(|folder| StateMount::new(folder, 1 << 20)).map(drop)
     }
 
     /// Looks at all systematic cuts, and at random ones until there are `least` in all. Says how many there were.
@@ -328,7 +335,7 @@ impl Campaign {
     }
 
     fn server(&self) -> Result<Mock, String> {
-        let script = Script::serving(&self.recording.folder.join("files")).answer(Answer::update(VERSIONS[1]));
+        let script = Script::serving(self.recording.folder.join("files")).answer(Answer::update(VERSIONS[1]));
         Mock::start_on(script, self.recording.facts.server).map_err(|error| error.to_string())
     }
 
@@ -362,9 +369,6 @@ impl Campaign {
         let layout = Layout { esp: range("esp")?, slots: [range("root-a")?, range("root-b")?], state: range("state")?, tables };
         let signed = self.recording.signed();
         let mount = fast_folder().and_then(|folder| StateMount::new(folder, layout.state.end - layout.state.start));
-        if let Err(why) = &mount {
-            println!("partly skipped: nothing is said of the state partition: {why}");
-        }
         Ok(Checker::new(self.recording.loader(), layout, signed, mount.ok()))
     }
 }

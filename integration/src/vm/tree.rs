@@ -50,7 +50,7 @@ ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
 route add default gw 10.0.2.2
 echo "guest: up, $(cat /proc/cmdline)"
 [ -x /etc/early ] && /etc/early
-update-engine-trial --state-dir /state/update-engine &
+update-engine-trial --config /state/config.toml --state-dir /state/update-engine &
 update-engined --config /state/config.toml &
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
