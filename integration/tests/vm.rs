@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on has failed")]
 
+#[path = "vm/debian.rs"]
+mod debian;
 #[path = "vm/grub.rs"]
 mod grub;
 #[path = "vm/scenario.rs"]

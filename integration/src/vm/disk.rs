@@ -19,7 +19,7 @@ use super::parts::{Parts, SYSTEMD_BOOT, output};
 use crate::hostsim::gpt::Gpt;
 use crate::rig::ReleaseImage;
 
-/// Room of each slot.
+/// Room of each slot, where the system is a small one.
 pub const SLOT_BYTES: u64 = 80 << 20;
 const ESP_BYTES: u64 = 48 << 20;
 const STATE_BYTES: u64 = 16 << 20;
@@ -122,10 +122,10 @@ const GRUB_MODULES: [&str; 20] = [
 /// The snippet that is packaged.
 const OTA_CFG: &str = include_str!("../../../dist/grub/ota.cfg");
 
-/// Makes a disk whose slot a holds this image; the state partition holds this configuration.
-pub(super) fn make(disk: &Path, loader: Loader, slot_a: &[ReleaseImage], config: &str) {
+/// Makes a disk whose slot a holds this image; the state partition holds this configuration, if it is kept there.
+pub(super) fn make(disk: &Path, loader: Loader, slot_bytes: u64, slot_a: &[ReleaseImage], config: Option<&str>) {
     let dir = tempfile::tempdir().unwrap();
-    partition(disk);
+    partition(disk, slot_bytes);
     let table = Gpt::open(disk).unwrap();
     let put = |label: &str, bytes: &[u8]| {
         let at = table.entry(label).unwrap().start;
@@ -150,12 +150,12 @@ fn image_of<'a>(images: &'a [ReleaseImage], name: &str) -> &'a [u8] {
     &image.unwrap().bytes
 }
 
-fn partition(disk: &Path) {
+fn partition(disk: &Path, slot_bytes: u64) {
     let sizes = [
         ("bios", "ef02", MIB),
         ("esp", "ef00", ESP_BYTES),
-        ("root-a", "8304", SLOT_BYTES),
-        ("root-b", "8304", SLOT_BYTES),
+        ("root-a", "8304", slot_bytes),
+        ("root-b", "8304", slot_bytes),
         ("state", "8300", STATE_BYTES),
     ];
     let numbers = [5, 1, 2, 3, 4];
@@ -179,10 +179,12 @@ fn partition(disk: &Path) {
     output(sgdisk.arg(disk)).unwrap();
 }
 
-fn state(dir: &Path, config: &str) -> Vec<u8> {
+fn state(dir: &Path, config: Option<&str>) -> Vec<u8> {
     let root = dir.join("state");
     fs::create_dir_all(&root).unwrap();
-    fs::write(root.join("config.toml"), config).unwrap();
+    if let Some(config) = config {
+        fs::write(root.join("config.toml"), config).unwrap();
+    }
     let file = sized(dir.join("state.img"), STATE_BYTES);
     output(Command::new("mke2fs").args(["-q", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&file)).unwrap();
     fs::read(file).unwrap()

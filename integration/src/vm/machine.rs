@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::disk::{self, Loader};
+use super::disk::{self, Loader, SLOT_BYTES};
 use super::parts::OVMF;
 use crate::rig::ReleaseImage;
 
@@ -22,7 +22,21 @@ const LOG_BYTES: u64 = 4 << 30;
 pub struct Machine {
     dir: PathBuf,
     loader: Loader,
+    system: System,
     boots: usize,
+}
+
+/// What is in its slots, as far as whoever runs it has to know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct System {
+    pub(super) slot_bytes: u64,
+    pub(super) memory_mib: u32,
+    /// How its `updatectl` is called.
+    pub(super) updatectl: &'static str,
+}
+
+impl System {
+    const SMALL: Self = Self { slot_bytes: SLOT_BYTES, memory_mib: 256, updatectl: "updatectl --config /state/config.toml" };
 }
 
 /// A machine that runs. It is killed when this is dropped.
@@ -30,6 +44,7 @@ pub struct Machine {
 pub struct Running {
     qemu: Child,
     console: PathBuf,
+    updatectl: &'static str,
     /// The guest's second serial line.
     agent: BufReader<UnixStream>,
     /// The guest has said that it listens.
@@ -43,8 +58,19 @@ impl Machine {
     /// If it cannot be made.
     #[must_use]
     pub fn new(dir: &Path, loader: Loader, slot_a: &[ReleaseImage], config: &str) -> Self {
-        let machine = Self { dir: dir.to_owned(), loader, boots: 0 };
-        disk::make(&machine.disk(), loader, slot_a, config);
+        Self::with_system(dir, loader, System::SMALL, slot_a, Some(config))
+    }
+
+    /// The same of another system, which may have its configuration in its slots.
+    pub(super) fn with_system(
+        dir: &Path,
+        loader: Loader,
+        system: System,
+        slot_a: &[ReleaseImage],
+        config: Option<&str>,
+    ) -> Self {
+        let machine = Self { dir: dir.to_owned(), loader, system, boots: 0 };
+        disk::make(&machine.disk(), loader, system.slot_bytes, slot_a, config);
         fs::copy(OVMF[1], machine.variables()).unwrap();
         machine
     }
@@ -55,7 +81,7 @@ impl Machine {
     /// If the folder cannot be written.
     #[must_use]
     pub fn with_disk(dir: &Path, loader: Loader, disk: &Path) -> Self {
-        let machine = Self { dir: dir.to_owned(), loader, boots: 0 };
+        let machine = Self { dir: dir.to_owned(), loader, system: System::SMALL, boots: 0 };
         std::os::unix::fs::symlink(disk, machine.disk()).unwrap();
         fs::copy(OVMF[1], machine.variables()).unwrap();
         machine
@@ -101,7 +127,8 @@ impl Machine {
         self.boots += 1;
         let (console, agent) = (self.dir.join(format!("console-{}", self.boots)), self.dir.join(format!("agent-{}", self.boots)));
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256", "-display", "none", "-monitor", "none"]);
+        qemu.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-display", "none", "-monitor", "none"]);
+        qemu.args(["-m", &self.system.memory_mib.to_string()]);
         qemu.args(["-nodefaults", "-no-reboot"]);
         qemu.args(["-serial", &format!("file:{}", console.display())]);
         qemu.args(["-serial", &format!("unix:{},server=on,wait=off", agent.display())]);
@@ -117,7 +144,8 @@ impl Machine {
         }
         let errors = fs::File::create(self.dir.join("qemu.log")).unwrap();
         let qemu = qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
-        Running { qemu, console, agent: BufReader::new(connected(&agent)), listens: false }
+        let updatectl = self.system.updatectl;
+        Running { qemu, console, updatectl, agent: BufReader::new(connected(&agent)), listens: false }
     }
 }
 
@@ -200,7 +228,7 @@ impl Running {
 
     /// What `updatectl` says there.
     pub fn updatectl(&mut self, arguments: &str) -> (i32, String) {
-        self.ask(&format!("updatectl --config /state/config.toml {arguments}"))
+        self.ask(&format!("{} {arguments}", self.updatectl))
     }
 
     /// The status of the daemon, once `wanted` of it holds.
@@ -230,7 +258,7 @@ impl Running {
             if self.qemu.try_wait().map_err(|error| error.to_string())?.is_some() {
                 return Ok(false);
             }
-            if let Some(answer) = self.try_ask("updatectl --config /state/config.toml status --json") {
+            if let Some(answer) = self.try_ask(&format!("{} status --json", self.updatectl)) {
                 if serde_json::from_str(&answer).is_ok_and(|status| wanted(&status)) {
                     return Ok(true);
                 }

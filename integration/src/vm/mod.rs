@@ -4,8 +4,8 @@
 //! reboots ends that boot, and the next one is started by the test, which sees by that how often the machine came up and from where.
 //! [`Running::power_cut`] kills it as it stands.
 //!
-//! What runs in it is Debian's cloud kernel, a small root file system, and the programs of this workspace as they were built. The guest
-//! talks to servers of the test at [`HOST`]; a test talks to it through [`Running::ask`], which runs a command there.
+//! What runs in it is Debian's cloud kernel, a small root file system (or a whole Debian: [`DebianScene`]), and the programs of this
+//! workspace as they were built. The guest talks to servers of the test at [`HOST`]; a test talks to it through [`Running::ask`], which runs a command there.
 //!
 //! What is needed is made once and kept in a folder of its own ([`Parts::find`]); where something cannot be had, that says what, and the
 //! test is skipped.
@@ -17,12 +17,14 @@
     reason = "a test rig that cannot do its part fails the test, with words"
 )]
 
+mod debian;
 mod disk;
 mod machine;
 mod parts;
 mod scene;
 mod tree;
 
+pub use debian::{Addition, DebianScene};
 pub use disk::{Loader, SLOT_BYTES};
 pub use machine::{Machine, Running};
 pub use parts::Parts;

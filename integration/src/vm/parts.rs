@@ -53,8 +53,14 @@ impl Parts {
         }
         let kernel = unpacked_kernel()?;
         let (kernel, version) = find_kernel(&kernel).ok_or_else(|| format!("there is no kernel in {}", kernel.display()))?;
-        let modules = modules(&kernel, &version)?;
+        let modules = modules(&kernel, &version, &MODULES)?;
         Ok(Self { kernel: kernel.join(format!("boot/vmlinuz-{version}")), modules })
+    }
+
+    /// The folder with `lib/modules/VERSION`, and that version.
+    pub(super) fn kernel_tree(&self) -> (&Path, &str) {
+        let version = self.kernel.file_name().and_then(|name| name.to_str()?.strip_prefix("vmlinuz-")).unwrap();
+        (self.kernel.ancestors().nth(2).unwrap(), version)
     }
 }
 
@@ -68,12 +74,18 @@ fn cache() -> PathBuf {
     base.unwrap_or_else(std::env::temp_dir).join("vm")
 }
 
-/// The kernel's package, unpacked. Several tests may ask at once: the first makes it.
-fn unpacked_kernel() -> Result<PathBuf, String> {
+/// That folder, and its lock. Several tests may need a thing at once: the first makes it.
+pub(super) fn locked_cache() -> Result<(PathBuf, fs::File), String> {
     let folder = cache();
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let lock = fs::File::create(folder.join("lock")).map_err(|error| format!("{}: {error}", folder.display()))?;
     lock.lock().map_err(|error| error.to_string())?;
+    Ok((folder, lock))
+}
+
+/// The kernel's package, unpacked.
+fn unpacked_kernel() -> Result<PathBuf, String> {
+    let (folder, _lock) = locked_cache()?;
     let done = folder.join("kernel");
     if done.is_dir() {
         return Ok(done);
@@ -100,12 +112,13 @@ fn find_kernel(folder: &Path) -> Option<(PathBuf, String)> {
     Some((folder.to_path_buf(), version))
 }
 
-fn modules(folder: &Path, version: &str) -> Result<Vec<PathBuf>, String> {
+/// The files of these modules and of what they need, in the order in which they have to be loaded.
+pub(super) fn modules(folder: &Path, version: &str, names: &[&str]) -> Result<Vec<PathBuf>, String> {
     if !folder.join(format!("lib/modules/{version}/modules.dep")).is_file() {
         output(Command::new("/sbin/depmod").arg("-b").arg(folder).arg(version))?;
     }
     let mut modules = Vec::new();
-    for name in MODULES {
+    for name in names {
         let mut show = Command::new("/sbin/modprobe");
         let shown = output(show.arg("-d").arg(folder).args(["-S", version, "--show-depends", name]))?;
         let paths = shown.lines().filter_map(|line| line.trim().strip_prefix("insmod ")).map(|path| PathBuf::from(path.trim()));

@@ -13,7 +13,7 @@ use crate::rig::{Publisher, program};
 /// The programs of this workspace that are in an image.
 pub const GUEST_PROGRAMS: [&str; 3] = ["update-engined", "updatectl", "update-engine-trial"];
 /// Who every guest is.
-const MACHINE_ID: &str = "e0f3745b108f471cbd4883c6fbed8cdd\n";
+pub(super) const MACHINE_ID: &str = "e0f3745b108f471cbd4883c6fbed8cdd\n";
 
 /// What is wrong with an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,10 +147,15 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
     }
 }
 
-/// A program without what only a debugger reads, and the libraries it is linked with.
-fn bring_program(root: &Path, from: &Path) {
+/// A program without what only a debugger reads.
+pub(super) fn bring_stripped(root: &Path, from: &Path) {
     let to = root.join("usr/bin").join(from.file_name().unwrap());
     output(Command::new("strip").arg("-o").arg(&to).arg(from)).unwrap();
+}
+
+/// The same, and the libraries it is linked with.
+fn bring_program(root: &Path, from: &Path) {
+    bring_stripped(root, from);
     let libraries = output(Command::new("ldd").arg(from)).unwrap();
     let paths = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
     for path in paths {
@@ -160,11 +165,11 @@ fn bring_program(root: &Path, from: &Path) {
     }
 }
 
-fn put(root: &Path, name: &str, text: &str) {
+pub(super) fn put(root: &Path, name: &str, text: &str) {
     fs::write(root.join(name), text).unwrap();
 }
 
-fn script(root: &Path, name: &str, text: &str) {
+pub(super) fn script(root: &Path, name: &str, text: &str) {
     put(root, name, text);
     fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755)).unwrap();
 }
