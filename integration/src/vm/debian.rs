@@ -15,8 +15,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sha2::{Digest as _, Sha256};
 use server_mock::{Answer, Mock, Script};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::machine::System;
@@ -62,7 +62,7 @@ const PACKAGED: [(&str, &str); 4] = [
 const OF_THE_INTEGRATOR: [(&str, &str); 4] = [
     ("etc/hostname", "guest\n"),
     ("etc/systemd/network/10-host.network", "[Match]\nType=ether\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"),
-    ("etc/systemd/system.conf.d/10-watchdog.conf", "[Manager]\nRuntimeWatchdogSec=60s\n"),
+    ("etc/systemd/system.conf.d/10-watchdog.conf", "[Manager]\nRuntimeWatchdogSec=60s\nLogLevel=notice\n"),
     ("etc/modules-load.d/watchdog.conf", "softdog\n"),
 ];
 const FSTAB: &str = "PARTLABEL=state /var/lib/update-engine ext4 defaults 0 2
@@ -71,9 +71,15 @@ tmpfs /var tmpfs mode=0755 0 0
 tmpfs /tmp tmpfs mode=1777 0 0
 ";
 const ENABLED: [&str; 4] = ["systemd-networkd", "update-engined", "update-engine-trial", "vm-agent"];
-/// The second updater of the image is apt. What the other timers are for is not in it.
-const MASKED: [&str; 5] =
-    ["systemd-bless-boot.service", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"];
+/// The second updater of the image is apt. What the others are for is not in it.
+const MASKED: [&str; 6] = [
+    "systemd-bless-boot.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+];
 
 const AGENT_SERVICE: &str = "[Unit]
 Description=Commands of the test
@@ -83,6 +89,7 @@ ExecStart=/usr/libexec/vm-agent
 WantedBy=multi-user.target
 ";
 const AGENT: &str = r#"#!/bin/sh
+export NO_COLOR=1
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
 printf '\n@@ 0 @@\n' >&3
@@ -103,6 +110,8 @@ pub enum Addition<'a> {
     Mount(&'a str),
     /// A required health check: a script.
     Check(&'a str),
+    /// A file.
+    File(&'a str, &'a str),
 }
 
 /// A machine that runs Debian 1.0.0 from slot a under systemd-boot, and the server it asks.
@@ -115,21 +124,21 @@ pub struct DebianScene {
 }
 
 impl DebianScene {
-    /// Makes the machine, switched off.
+    /// Makes the machine, switched off. All its images have this table `[health]`, and slot a has these additions.
     ///
     /// # Errors
     /// Where it cannot be had: what is missing, for "skipped: …".
     ///
     /// # Panics
     /// If something of it cannot be made.
-    pub fn new() -> Result<Self, String> {
+    pub fn new(health: &str, additions: &[Addition<'_>]) -> Result<Self, String> {
         let parts = Parts::find()?;
         let base = base()?;
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         let publisher = Publisher::new(&dir.path().join("files"));
         let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::no_update())).unwrap();
-        let images = Images { parts, base, config: config(&mock), publisher };
-        let factory = images.of("1.0.0", &[]);
+        let images = Images { parts, base, config: config(&mock, health), publisher };
+        let factory = images.of("1.0.0", additions);
         let machine = Machine::with_system(dir.path(), Loader::SystemdBoot, DEBIAN, &factory, None);
         Ok(Self { machine, images, mock, _dir: dir })
     }
@@ -142,6 +151,13 @@ impl DebianScene {
         let publisher = &self.images.publisher;
         publisher.publish_images(&Spec::new(version, sequence), &self.images.of(version, additions));
         self.mock.set_script(Script::serving(&publisher.files).answer(Answer::update(version))).unwrap();
+    }
+
+    /// All requests with events that the server took.
+    #[must_use]
+    pub fn reports(&self) -> String {
+        let taken = self.mock.recorded().into_iter().filter(|request| request.status == Some(200));
+        taken.map(|request| request.body).filter(|body| body.contains("<event ")).collect::<Vec<_>>().join("\n")
     }
 
     /// Boots, and waits until the kernel of this slot has control.
@@ -160,13 +176,15 @@ impl DebianScene {
     /// If it does not.
     pub fn boot_into(&mut self, version: &str, slot: &str) -> Running {
         let mut boot = self.boot(slot);
+        // Each question costs the guest as much as the start of a service.
+        boot.wait_for(" INFO idle");
         boot.wait_status(&format!("{version} runs from {slot}"), runs(version, slot));
         boot
     }
 }
 
 /// Where the daemon of the guest finds everything.
-fn config(mock: &Mock) -> String {
+fn config(mock: &Mock, health: &str) -> String {
     let boot = Loader::SystemdBoot.config();
     let server = mock.update_url().replace("127.0.0.1", HOST);
     format!(
@@ -180,9 +198,7 @@ check_interval_s = 5
 [disk]
 device = "/dev/nvme0n1"
 [health]
-deadline_s = 60
-settle_s = 2
-min_uptime_s = 45
+{health}
 "#
     )
 }
@@ -233,6 +249,7 @@ impl Images {
             match addition {
                 Addition::Unit(name, text) => file(root, &format!("etc/systemd/system/{name}"), text),
                 Addition::Mount(line) => fstab.push_str(&format!("{line}\n")),
+                Addition::File(name, text) => file(root, name, text),
                 Addition::Check(text) => program_at(root, "etc/update-engine/health/required.d/10-check", text),
             }
         }
@@ -258,7 +275,7 @@ impl Images {
 fn units_of<'a>(additions: &[Addition<'a>]) -> impl Iterator<Item = &'a str> {
     additions.iter().filter_map(|addition| match addition {
         Addition::Unit(name, _) => Some(*name),
-        Addition::Mount(_) | Addition::Check(_) => None,
+        Addition::Mount(_) | Addition::Check(_) | Addition::File(..) => None,
     })
 }
 
@@ -318,7 +335,8 @@ fn mirror() -> Result<(String, String), String> {
         (Some("debian"), Some(codename)) => codename.to_owned(),
         _ => return Err("this host is no Debian, whose packages a guest is made of".to_owned()),
     };
-    let targets = output(Command::new("apt-get").args(["indextargets", "--format", "$(CREATED_BY) $(RELEASE) $(COMPONENT) $(SITE)"]))?;
+    let targets =
+        output(Command::new("apt-get").args(["indextargets", "--format", "$(CREATED_BY) $(RELEASE) $(COMPONENT) $(SITE)"]))?;
     let wanted = format!("Packages {codename} main ");
     let site = targets.lines().find_map(|line| line.strip_prefix(&wanted));
     site.map(|site| (site.to_owned(), codename.clone())).ok_or_else(|| format!("apt knows no mirror of {codename} main"))

@@ -12,7 +12,7 @@ use super::parts::OVMF;
 use crate::rig::ReleaseImage;
 
 /// Longest wait for anything. An emulated machine on a busy host takes ten times what it takes on an idle one.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(480);
 
 /// Room for all that is written in one boot; only what is used takes any.
 const LOG_BYTES: u64 = 4 << 30;
@@ -62,13 +62,7 @@ impl Machine {
     }
 
     /// The same of another system, which may have its configuration in its slots.
-    pub(super) fn with_system(
-        dir: &Path,
-        loader: Loader,
-        system: System,
-        slot_a: &[ReleaseImage],
-        config: Option<&str>,
-    ) -> Self {
+    pub(super) fn with_system(dir: &Path, loader: Loader, system: System, slot_a: &[ReleaseImage], config: Option<&str>) -> Self {
         let machine = Self { dir: dir.to_owned(), loader, system, boots: 0 };
         disk::make(&machine.disk(), loader, system.slot_bytes, slot_a, config);
         fs::copy(OVMF[1], machine.variables()).unwrap();
