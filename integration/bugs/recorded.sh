@@ -21,8 +21,8 @@ bug() { # NAME LOADER WORDS (FILE FIND REPLACE)...: WORDS stand in what `cuts` s
     local name=$1 loader=$2 words=$3 files=() planted=1; shift 3
     [[ -z $only || $only == "$name" ]] || return 0
     while (($# > 0)); do
-        cp "$copy/$1" "$copy/$1.original"
-        files+=("$1")
+        # Several lines of one file may be replaced.
+        [[ -e $copy/$1.original ]] || { cp "$copy/$1" "$copy/$1.original" && files+=("$1"); }
         "$top/integration/bugs/plant.py" "$copy/$1" "$2" "$3" || planted=0
         shift 3
     done
@@ -59,8 +59,8 @@ bug "a rename is not synced with the inode that it moves" systemd-boot "what was
 bug "small files are replaced without a sync" grub "floor: " \
     update-engine/src/durable.rs '    File::open(to)?.sync_all()?;
 ' '' \
-    update-engine/src/durable.rs '    file.sync_all()?;
-' ''
+    update-engine/src/durable.rs '    file.write_all(bytes)?;
+    file.sync_all()' '    file.write_all(bytes)'
 
 bug "the environment block is truncated before it is written" grub "what was on the medium is lost" \
     update-engine/src/boot/grub/control.rs \

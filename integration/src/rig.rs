@@ -172,9 +172,17 @@ impl Publisher {
     }
 }
 
+/// The dm-verity tree of an image, as the records of this rig name it.
+///
+/// # Panics
+/// If the image is no whole number of blocks.
+#[must_use]
+pub fn tree_of(image: &[u8]) -> payload::verity::Tree {
+    payload::verity::Tree::of(image, u64::try_from(image.len()).unwrap(), &[0xA5; 32]).unwrap()
+}
+
 fn verity_of(image: &[u8]) -> Verity {
-    let tree = payload::verity::Tree::of(image, u64::try_from(image.len()).unwrap(), &[0xA5; 32]).unwrap();
-    Verity { root_hash: tree.root, salt: "a5".repeat(32) }
+    Verity { root_hash: tree_of(image).root, salt: "a5".repeat(32) }
 }
 
 /// A test image with a header and incompressible noise that differs in part from version to version.

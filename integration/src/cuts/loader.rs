@@ -25,7 +25,7 @@ pub struct Candidate {
 pub fn candidates(loader: Loader, esp: &Fat<'_>) -> Result<Vec<Candidate>, String> {
     let found = match loader {
         Loader::GrubBios => grub(esp)?,
-        Loader::SystemdBoot => systemd_boot(esp)?,
+        Loader::SystemdBoot | Loader::SystemdBootVerity => systemd_boot(esp)?,
     };
     if found.is_empty() { Err("the loader finds nothing to start".to_owned()) } else { Ok(found) }
 }

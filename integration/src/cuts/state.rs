@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use manifests::release::SlotName;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 use update_engine::boot::{Past, Standing};
 use update_engine::deadline::{Left, Trial};
@@ -59,12 +60,17 @@ pub struct StateSeen {
 }
 
 impl StateMount {
-    /// For partitions of so many bytes, in a folder for nothing else.
+    /// For partitions of so many bytes, in a folder for nothing else. The thread gets a mount namespace of its own: what others copy of
+    /// theirs would keep a partition mounted that is not any more.
     ///
     /// # Errors
     /// Where nothing can be mounted: why, for "partly skipped: …".
     pub fn new(scratch: TempDir, length: u64) -> Result<Self, String> {
         let words = |error: io::Error| error.to_string();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        unshare(CloneFlags::CLONE_NEWNS)
+            .and_then(|()| mount(None::<&str>, "/", None::<&str>, private, None::<&str>))
+            .map_err(|error| format!("no mount namespace: {error}"))?;
         let path = scratch.path().join("state.img");
         let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(words)?;
         file.set_len(length).map_err(words)?;

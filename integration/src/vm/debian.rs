@@ -221,8 +221,9 @@ impl Images {
         let mut make = Command::new("mke2fs");
         make.args(["-q", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-m", "0", "-d"]).arg(&root).arg(&file);
         output(&mut make).unwrap();
-        let root = ReleaseImage { name: "root", slot: None, bytes: fs::read(&file).unwrap() };
-        [vec![root], Loader::SystemdBoot.more_images(&self.parts, version)].concat()
+        let bytes = fs::read(&file).unwrap();
+        let more = Loader::SystemdBoot.more_images(&self.parts, version, &bytes);
+        [vec![ReleaseImage { name: "root", slot: None, bytes }], more].concat()
     }
 
     fn lay_out(&self, root: &Path, version: &str, additions: &[Addition<'_>]) {

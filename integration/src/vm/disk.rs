@@ -5,6 +5,7 @@
 //! 2 root-a    3 root-b    the slots
 //! 4 state     ext4: the daemon's state and configuration
 //! 5 bios      GRUB's own code, where it is started by a BIOS
+//! 6 verity-a  7 verity-b  the hash trees of the slots, where the root is behind dm-verity
 //! ```
 
 use std::fs::{self, File};
@@ -15,13 +16,14 @@ use std::process::Command;
 
 use manifests::release::SlotName;
 
+use super::initrd;
 use super::parts::{Parts, SYSTEMD_BOOT, output};
 use crate::hostsim::gpt::Gpt;
-use crate::rig::ReleaseImage;
+use crate::rig::{ReleaseImage, tree_of};
 
 /// Room of each slot, where the system is a small one.
 pub const SLOT_BYTES: u64 = 80 << 20;
-const ESP_BYTES: u64 = 48 << 20;
+const ESP_BYTES: u64 = 64 << 20;
 const STATE_BYTES: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
 
@@ -32,6 +34,8 @@ pub enum Loader {
     GrubBios,
     /// systemd-boot, started by UEFI firmware. The kernel and the entry of a slot are files on the ESP.
     SystemdBoot,
+    /// The same, with an initrd that opens the root by dm-verity: hash trees have partitions of their own, entries the root hash.
+    SystemdBootVerity,
 }
 
 impl Loader {
@@ -40,19 +44,27 @@ impl Loader {
     pub const fn name(self) -> &'static str {
         match self {
             Self::GrubBios => "grub",
-            Self::SystemdBoot => "systemd-boot",
+            Self::SystemdBoot | Self::SystemdBootVerity => "systemd-boot",
         }
     }
 
     /// The images of a release besides `root`, which holds all of it under GRUB.
     #[must_use]
-    pub fn more_images(self, parts: &Parts, version: &str) -> Vec<ReleaseImage> {
+    pub fn more_images(self, parts: &Parts, version: &str, root: &[u8]) -> Vec<ReleaseImage> {
         if self == Self::GrubBios {
             return Vec::new();
         }
-        let kernel = ReleaseImage { name: "kernel", slot: None, bytes: fs::read(&parts.kernel).unwrap() };
-        let entry = |slot: SlotName| ReleaseImage { name: "entry", slot: Some(slot), bytes: entry(version, slot).into_bytes() };
-        vec![kernel, entry(SlotName::A), entry(SlotName::B)]
+        let image = |name, slot, bytes| ReleaseImage { name, slot, bytes };
+        let tree = (self == Self::SystemdBootVerity).then(|| tree_of(root));
+        let hash = tree.as_ref().map(|tree| tree.root.to_string());
+        let entry = |slot| image("entry", Some(slot), entry(version, slot, hash.as_deref()).into_bytes());
+        let kernel = image("kernel", None, fs::read(&parts.kernel).unwrap());
+        let mut images = vec![kernel, entry(SlotName::A), entry(SlotName::B)];
+        if let Some(tree) = tree {
+            images.push(image("verity", None, tree.bytes));
+            images.push(image("initrd", None, initrd::build(parts)));
+        }
+        images
     }
 
     /// What it writes on the console before the kernel of a slot has control, or the kernel first of all.
@@ -60,18 +72,25 @@ impl Loader {
     pub fn words_for(self, slot: &str) -> String {
         match self {
             Self::GrubBios => format!("ota: starting slot {slot}"),
-            Self::SystemdBoot => format!("ota.slot={slot}"),
+            Self::SystemdBoot | Self::SystemdBootVerity => format!("ota.slot={slot}"),
         }
     }
 
     /// The lines of a configuration that are its own.
     #[must_use]
-    pub const fn config(self) -> &'static str {
+    pub fn config(self) -> String {
+        let files = |names: &[&str]| -> String {
+            let lines =
+                names.iter().flat_map(|name| ["a", "b"].map(|slot| (slot, if *name == "kernel" { "efi" } else { name }, name)));
+            lines.map(|(slot, suffix, name)| format!("slots.{slot}.{name} = \"esp:/ota/{{slot}}.{suffix}\"\n")).collect()
+        };
+        let control = format!("boot.control = \"{}\"\n", self.name());
         match self {
-            Self::GrubBios => "boot.control = \"grub\"\nboot.grub.env = \"/efi/grub/grubenv\"\n",
-            Self::SystemdBoot => {
-                "boot.control = \"systemd-boot\"\nslots.a.kernel = \"esp:/ota/{slot}.efi\"\nslots.b.kernel = \"esp:/ota/{slot}.efi\"\n\
-                 slots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"\n"
+            Self::GrubBios => control + "boot.grub.env = \"/efi/grub/grubenv\"\n",
+            Self::SystemdBoot => control + &files(&["kernel", "entry"]),
+            Self::SystemdBootVerity => {
+                let trees = "slots.a.verity = \"partlabel:verity-a\"\nslots.b.verity = \"partlabel:verity-b\"\n";
+                control + trees + &files(&["kernel", "initrd", "entry"])
             }
         }
     }
@@ -86,11 +105,13 @@ pub(super) const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 nokaslr mitigati
 tsc=reliable no_timer_check init=/sbin/init";
 
 /// A slot's entry, as its publisher writes it. Its command line is shown by the kernel (level 5), which says what was started.
-fn entry(version: &str, slot: SlotName) -> String {
+fn entry(version: &str, slot: SlotName, root_hash: Option<&str>) -> String {
     let (_, guid) = ROOT_GUIDS[usize::from(slot == SlotName::B)];
-    format!(
-        "title {version}\nlinux /ota/{slot}.efi\noptions ota.slot={slot} root=PARTUUID={guid} ro loglevel=6 {KERNEL_OPTIONS}\n"
-    )
+    let (initrd, root) = match root_hash {
+        None => (String::new(), format!("root=PARTUUID={guid} ro")),
+        Some(hash) => (format!("initrd /ota/{slot}.initrd\n"), format!("ota.roothash={hash}")),
+    };
+    format!("title {version}\nlinux /ota/{slot}.efi\n{initrd}options ota.slot={slot} {root} loglevel=6 {KERNEL_OPTIONS}\n")
 }
 
 /// What GRUB needs before it finds its modules' configuration.
@@ -125,7 +146,7 @@ const OTA_CFG: &str = include_str!("../../../dist/grub/ota.cfg");
 /// Makes a disk whose slot a holds this image; the state partition holds this configuration, if it is kept there.
 pub(super) fn make(disk: &Path, loader: Loader, slot_bytes: u64, slot_a: &[ReleaseImage], config: Option<&str>) {
     let dir = tempfile::tempdir().unwrap();
-    partition(disk, slot_bytes);
+    partition(disk, loader, slot_bytes);
     let table = Gpt::open(disk).unwrap();
     let put = |label: &str, bytes: &[u8]| {
         let at = table.entry(label).unwrap().start;
@@ -140,7 +161,11 @@ pub(super) fn make(disk: &Path, loader: Loader, slot_bytes: u64, slot_a: &[Relea
             put("bios", &core);
             install_boot_sector(disk, table.entry("bios").unwrap().start / 512, core.len() / 512);
         }
-        Loader::SystemdBoot => put("esp", &esp_of_systemd_boot(dir.path(), slot_a)),
+        Loader::SystemdBoot => put("esp", &esp_of_systemd_boot(dir.path(), slot_a, &[])),
+        Loader::SystemdBootVerity => {
+            put("verity-a", image_of(slot_a, "verity"));
+            put("esp", &esp_of_systemd_boot(dir.path(), slot_a, &[("ota/a.initrd", image_of(slot_a, "initrd"))]));
+        }
     }
 }
 
@@ -150,19 +175,22 @@ fn image_of<'a>(images: &'a [ReleaseImage], name: &str) -> &'a [u8] {
     &image.unwrap().bytes
 }
 
-fn partition(disk: &Path, slot_bytes: u64) {
-    let sizes = [
+fn partition(disk: &Path, loader: Loader, slot_bytes: u64) {
+    let mut sizes = vec![
         ("bios", "ef02", MIB),
         ("esp", "ef00", ESP_BYTES),
         ("root-a", "8304", slot_bytes),
         ("root-b", "8304", slot_bytes),
         ("state", "8300", STATE_BYTES),
     ];
-    let numbers = [5, 1, 2, 3, 4];
+    if loader == Loader::SystemdBootVerity {
+        sizes.extend(["verity-a", "verity-b"].map(|label| (label, "830c", MIB)));
+    }
+    let numbers = [5, 1, 2, 3, 4, 6, 7];
     let total: u64 = sizes.iter().map(|(_, _, size)| size).sum();
     File::create(disk).unwrap().set_len(total + 4 * MIB).unwrap();
     let mut sgdisk = Command::new("/usr/sbin/sgdisk");
-    for (number, (label, kind, size)) in numbers.iter().zip(sizes) {
+    for (number, (label, kind, size)) in numbers.iter().zip(&sizes) {
         sgdisk.args([
             "-n",
             &format!("{number}:0:+{}M", size / MIB),
@@ -215,7 +243,7 @@ fn esp_of_grub(dir: &Path) -> Vec<u8> {
 }
 
 /// The factory's own slot is good, and was never armed.
-fn esp_of_systemd_boot(dir: &Path, slot_a: &[ReleaseImage]) -> Vec<u8> {
+fn esp_of_systemd_boot(dir: &Path, slot_a: &[ReleaseImage], more: &[(&str, &[u8])]) -> Vec<u8> {
     let loader = fs::read(SYSTEMD_BOOT).unwrap();
     let own = image_of(slot_a, "entry");
     let live = [b"sort-key ota\nversion 1\n", own].concat();
@@ -226,7 +254,7 @@ fn esp_of_systemd_boot(dir: &Path, slot_a: &[ReleaseImage]) -> Vec<u8> {
         ("ota/a.entry", own),
         ("ota/a.efi", image_of(slot_a, "kernel")),
     ];
-    esp_with(dir, &["EFI", "EFI/BOOT", "loader", "loader/entries", "ota"], &files)
+    esp_with(dir, &["EFI", "EFI/BOOT", "loader", "loader/entries", "ota"], &[&files, more].concat())
 }
 
 fn grub_core(dir: &Path) -> Vec<u8> {

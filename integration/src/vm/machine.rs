@@ -131,7 +131,7 @@ impl Machine {
         qemu.args(["-device", "nvme,drive=d0,serial=x,bootindex=0"]);
         match self.loader {
             Loader::GrubBios => {}
-            Loader::SystemdBoot => {
+            Loader::SystemdBoot | Loader::SystemdBootVerity => {
                 qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", OVMF[0])]);
                 qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", self.variables().display())]);
             }

@@ -19,6 +19,7 @@
 
 mod debian;
 mod disk;
+mod initrd;
 mod machine;
 mod parts;
 mod scene;

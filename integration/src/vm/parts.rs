@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Programs that make and run machines, and the packages that bring them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("sgdisk", "gdisk"),
     ("mke2fs", "e2fsprogs"),
@@ -14,6 +14,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("grub-mkimage", "grub-common"),
     ("grub-editenv", "grub-common"),
     ("busybox", "busybox-static"),
+    ("veritysetup", "cryptsetup-bin"),
 ];
 /// The firmware, and its variables as a new machine has them.
 pub(super) const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
@@ -26,6 +27,8 @@ const FILES: [(&str, &str); 4] =
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 /// What a guest loads at its start, each with what it needs.
 const MODULES: [&str; 7] = ["virtio_pci", "virtio_net", "vfat", "nls_cp437", "nls_ascii", "softdog", "efivarfs"];
+/// What its initrd loads before, where the root is behind dm-verity.
+const VERITY_MODULES: [&str; 1] = ["dm_verity"];
 
 /// What machines are made of.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct Parts {
     pub(super) kernel: PathBuf,
     /// Modules, in the order in which they have to be loaded.
     pub(super) modules: Vec<PathBuf>,
+    /// The same of what stands before the root, where that is behind dm-verity.
+    pub(super) verity_modules: Vec<PathBuf>,
 }
 
 impl Parts {
@@ -53,8 +58,9 @@ impl Parts {
         }
         let kernel = unpacked_kernel()?;
         let (kernel, version) = find_kernel(&kernel).ok_or_else(|| format!("there is no kernel in {}", kernel.display()))?;
+        let verity_modules = modules(&kernel, &version, &VERITY_MODULES)?;
         let modules = modules(&kernel, &version, &MODULES)?;
-        Ok(Self { kernel: kernel.join(format!("boot/vmlinuz-{version}")), modules })
+        Ok(Self { kernel: kernel.join(format!("boot/vmlinuz-{version}")), modules, verity_modules })
     }
 
     /// The folder with `lib/modules/VERSION`, and that version.

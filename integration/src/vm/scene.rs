@@ -82,7 +82,8 @@ impl Scene {
     /// If it cannot be made.
     pub fn publish(&self, version: &str, sequence: u64, flaw: Flaw) -> Vec<ReleaseImage> {
         let images = images(&self.parts, self.loader, &self.publisher, version, flaw);
-        self.publisher.publish_images(&Spec::new(version, sequence), &images);
+        let spec = Spec { verity: self.loader == Loader::SystemdBootVerity, ..Spec::new(version, sequence) };
+        self.publisher.publish_images(&spec, &images);
         self.offer(version);
         images
     }
@@ -140,8 +141,9 @@ impl Scene {
 }
 
 fn images(parts: &Parts, loader: Loader, publisher: &Publisher, version: &str, flaw: Flaw) -> Vec<ReleaseImage> {
-    let root = ReleaseImage { name: "root", slot: None, bytes: image(parts, version, &keys_of(publisher), flaw) };
-    [vec![root], loader.more_images(parts, version)].concat()
+    let root = image(parts, version, &keys_of(publisher), flaw);
+    let more = loader.more_images(parts, version, &root);
+    [vec![ReleaseImage { name: "root", slot: None, bytes: root }], more].concat()
 }
 
 /// How a guest reboots.

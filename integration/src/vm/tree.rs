@@ -154,7 +154,7 @@ pub(super) fn bring_stripped(root: &Path, from: &Path) {
 }
 
 /// The same, and the libraries it is linked with.
-fn bring_program(root: &Path, from: &Path) {
+pub(super) fn bring_program(root: &Path, from: &Path) {
     bring_stripped(root, from);
     let libraries = output(Command::new("ldd").arg(from)).unwrap();
     let paths = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
