@@ -306,22 +306,24 @@ fn base() -> Result<PathBuf, String> {
     let key: String = Sha256::digest(made_of).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let done = folder.join(format!("debian-{codename}-{key}.tar"));
     if !done.is_file() {
-        let dir = tempfile::tempdir_in(&folder).map_err(|error| error.to_string())?;
-        bootstrap(dir.path(), &mirror, &codename)?;
-        let coming = dir.path().join("tar");
+        let coming = folder.join("debian.new");
+        let _not_there = fs::remove_dir_all(&coming);
+        fs::create_dir_all(&coming).map_err(|error| error.to_string())?;
+        let (root, archive) = (coming.join("root"), coming.join("tar"));
+        bootstrap(&root, &mirror, &codename)?;
         let mut pack = Command::new("tar");
-        pack.arg("-cf").arg(&coming).arg("--numeric-owner").args(LEFT_OUT.map(|pattern| format!("--exclude={pattern}")));
-        output(pack.arg("-C").arg(dir.path().join("root")).arg("."))?;
-        fs::rename(&coming, &done).map_err(|error| error.to_string())?;
+        pack.arg("-cf").arg(&archive).arg("--numeric-owner").args(LEFT_OUT.map(|pattern| format!("--exclude={pattern}")));
+        output(pack.arg("-C").arg(root).arg("."))?;
+        fs::rename(&archive, &done).and_then(|()| fs::remove_dir_all(&coming)).map_err(|error| error.to_string())?;
     }
     Ok(done)
 }
 
 /// The essential packages and ours. What it mounts in there is gone when it ends, however it ends.
-fn bootstrap(dir: &Path, mirror: &str, codename: &str) -> Result<(), String> {
+fn bootstrap(root: &Path, mirror: &str, codename: &str) -> Result<(), String> {
     let mut make = Command::new("unshare");
     make.args(["--mount", "--propagation", "private", "debootstrap", "--variant=minbase"]);
-    make.arg(format!("--include={}", PACKAGES.join(","))).arg(codename).arg(dir.join("root")).arg(mirror);
+    make.arg(format!("--include={}", PACKAGES.join(","))).arg(codename).arg(root).arg(mirror);
     // What else programs ask for in an environment is not known in there.
     make.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
     output(make.envs(std::env::vars_os().filter(|(name, _)| name.to_string_lossy().to_lowercase().ends_with("_proxy"))))?;
