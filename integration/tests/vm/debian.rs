@@ -68,7 +68,7 @@ ExecStart=/usr/bin/systemctl --force reboot
 
 #[test]
 fn an_image_is_kept_once_its_boot_is_complete_and_one_whose_boot_never_is_goes_back_with_the_unit_named() {
-    let Some(mut scene) = debian("deadline_s = 90\nsettle_s = 2\nmin_uptime_s = 60", &[]) else { return };
+    let Some(mut scene) = debian("deadline_s = 240\nsettle_s = 2\nmin_uptime_s = 60", &[]) else { return };
     let mut boot = scene.boot_into("1.0.0", "a");
     for (command, words) in CHECKLIST {
         let (_, said) = boot.ask(command);
@@ -85,7 +85,7 @@ fn an_image_is_kept_once_its_boot_is_complete_and_one_whose_boot_never_is_goes_b
     let (_, status) = boot.updatectl("status");
     assert!(status.contains("2.0.0 in slot b, confirmed"), "{status}");
     // With a health check of its own, only boot-complete.target says that the unit has failed.
-    let sooner = "health.deadline_s = 40\nhealth.min_uptime_s = 0\n";
+    let sooner = "health.deadline_s = 60\nhealth.min_uptime_s = 0\n";
     let additions = [
         Addition::Unit("database.service", NEVER_COMPLETE),
         Addition::Check("#!/bin/sh\nexit 0\n"),
