@@ -47,7 +47,8 @@ judge() { # NAME EXIT-CODE WORDS
         caught=$((caught + 1))
     else
         echo "planted bug \"$name\": NOT CAUGHT"
-        tail -n 15 "$copy/.log"
+        grep -m5 '^BAD' "$copy/.log"
+        tail -n 5 "$copy/.log"
         missed=$((missed + 1))
     fi
 }

@@ -40,7 +40,7 @@ const LONGEST_LINE: usize = 1024;
 const MAX_HEADER_BYTES: usize = 1024;
 const FIRST_LINE: &str = "ota trial log v1";
 
-/// What a kernel that dies says about it, the most telling first. Else its last line has to do.
+/// What a kernel that dies says about it, the most telling first. Else the last line of one that died has to do.
 const TELLING: [&str; 7] = [
     "Kernel panic - not syncing",
     "BUG: ",
@@ -131,11 +131,13 @@ impl KernelLog {
         self.text.lines()
     }
 
-    /// The line that tells most: a panic, or what comes nearest to one, or the last. Without its time, and short.
-    pub fn telling_line(&self) -> String {
+    /// The line that tells most: a panic, or what comes nearest to one, or the last of a kernel that died. Without its time, and short.
+    /// `None` of one that lived and said nothing of the kind: its last line tells nothing of why its slot was left.
+    pub fn telling_line(&self) -> Option<String> {
         let says = |mark: &str| self.lines().filter(|line| line.contains(mark) && !line.contains(REPEATED)).last();
-        let line = TELLING.into_iter().find_map(says).or_else(|| self.lines().last()).unwrap_or_default();
-        without_time(line).chars().take(MAX_LINE_CHARS).collect()
+        let last = || self.lines().last().filter(|_| self.source == Source::Pstore);
+        let line = TELLING.into_iter().find_map(says).or_else(last)?;
+        Some(without_time(line).chars().take(MAX_LINE_CHARS).collect())
     }
 }
 
@@ -290,7 +292,7 @@ mod tests {
         host.put("dev/kmsg", RECORDS);
         keep_running(&host.settings, "one");
         let kept = host.kept().unwrap();
-        assert_eq!((kept.attempt.as_str(), kept.source, kept.telling_line().as_str()), ("one", Source::Kmsg, PANIC));
+        assert_eq!((kept.attempt.as_str(), kept.source, kept.telling_line().as_deref()), ("one", Source::Kmsg, Some(PANIC)));
         assert_eq!(kept.lines().next(), Some("[    1.000000] e1000: link is up"));
         host.put("dev/kmsg", "6,1,0,-;only this\n");
         keep_running(&host.settings, "two");
@@ -309,7 +311,7 @@ mod tests {
         assert!(host.kept().is_none() && path.exists());
         keep_left_behind(&host.settings, "one", now - Duration::from_secs(60));
         let kept = host.kept().unwrap();
-        assert_eq!((kept.source, kept.telling_line().as_str()), (Source::Pstore, "Kernel panic - not syncing: no init"));
+        assert_eq!((kept.source, kept.telling_line().as_deref()), (Source::Pstore, Some("Kernel panic - not syncing: no init")));
         assert!(!path.exists(), "nobody else empties pstore here");
 
         // What the slot itself said in the end is newer than a dump of an earlier try.
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_that_tells_most_is_a_panic_or_comes_near_to_one_or_is_the_last() {
+    fn the_line_that_tells_most_is_a_panic_or_comes_near_to_one_or_is_the_last_of_one_that_died() {
         let cases = [
             (
                 "[ 1.0] BUG: unable to handle page fault\n[ 1.1][  T1] Kernel panic - not syncing: Fatal exception\n[ 1.2] ---[ end Kernel panic - not syncing: Fatal exception ]---\n",
@@ -335,13 +337,18 @@ mod tests {
                 "[ 1.0] Out of memory: Killed process 7 (nginx)\n[ 2.0] eth0: link is up\n",
                 "Out of memory: Killed process 7 (nginx)",
             ),
-            ("[ 1.0] eth0: link is up\n[ 2.0] [drm] ready\n", "ready"),
-            ("[ 1.0]\n", "[ 1.0]"),
         ];
         for (text, expected) in cases {
-            assert_eq!(log(text).telling_line(), expected, "{text}");
+            assert_eq!(log(text).telling_line().as_deref(), Some(expected), "{text}");
         }
-        assert_eq!(log(&format!("[ 1.0] {}", "x".repeat(5000))).telling_line().chars().count(), MAX_LINE_CHARS);
+        let quiet = [("[ 1.0] eth0: link is up\n[ 2.0] [drm] ready\n", "ready"), ("[ 1.0]\n", "[ 1.0]")];
+        for (text, last) in quiet {
+            assert_eq!(log(text).telling_line(), None, "it lived: {text}");
+            let died = KernelLog { source: Source::Pstore, ..log(text) };
+            assert_eq!(died.telling_line().as_deref(), Some(last), "{text}");
+        }
+        let long = log(&format!("[ 1.0] BUG: {}", "x".repeat(5000))).telling_line().unwrap();
+        assert_eq!(long.chars().count(), MAX_LINE_CHARS);
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl World {
 
     fn last_words(&self) -> Option<LastWords> {
         match KernelLog::load(&self.settings.state_dir) {
-            Ok(log) => log.map(|log| LastWords { line: log.telling_line(), attempt: log.attempt }),
+            Ok(log) => log.and_then(|log| Some(LastWords { line: log.telling_line()?, attempt: log.attempt })),
             Err(error) => {
                 tracing::warn!("{error}");
                 None

@@ -235,7 +235,7 @@ fn the_kernels_log_of_the_slot_that_was_given_up_is_shown_whole() {
         attempt: "5d1c".into(),
         version: Some("1.1.0".into()),
         source: "pstore".into(),
-        line: "Kernel panic".into(),
+        line: Some("Kernel panic".into()),
         lines: vec!["[ 1.0] one".into(), "[ 2.0] Kernel\u{1b}[2J panic".into()],
     };
     let documents = Documents { kernel_log: Some(log.clone()), ..Documents::default() };

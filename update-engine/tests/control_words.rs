@@ -333,7 +333,7 @@ fn the_sentences_colour_tells_how_it_stands() {
 
 #[test]
 fn after_a_rollback_the_line_that_tells_most_of_its_kernels_log_is_shown() {
-    let log = KernelLog { source: "pstore".into(), line: "Kernel panic - not syncing: no init found\u{1b}[2J".into() };
+    let log = KernelLog { source: "pstore".into(), line: Some("Kernel panic - not syncing: no init found\u{1b}[2J".into()) };
     let page = text(&Status { kernel_log: Some(log), ..rolled_back() });
     let expected = "  kernel    Kernel panic - not syncing: no init found[2J (`updatectl history --kernel-log` has all of it)\n";
     assert!(page.contains(expected), "{page}");

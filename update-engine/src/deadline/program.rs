@@ -586,10 +586,10 @@ mod tests {
     fn what_the_kernel_of_a_slot_that_is_left_has_said_is_kept_and_a_full_disk_keeps_nobody_in_it() {
         let host = Host::on_trial(600);
         std::fs::create_dir(host.rig.folder.path().join("dev")).unwrap();
-        std::fs::write(host.rig.folder.path().join("dev/kmsg"), "3,1,590000000,-;nvme0: I/O timeout\n").unwrap();
+        std::fs::write(host.rig.folder.path().join("dev/kmsg"), "3,1,590000000,-;BUG: nvme0: I/O timeout\n").unwrap();
         left(&host);
         let log = KernelLog::load(&host.settings.state_dir).unwrap().unwrap();
-        assert_eq!((log.attempt.as_str(), log.telling_line().as_str()), ("one", "nvme0: I/O timeout"));
+        assert_eq!((log.attempt.as_str(), log.telling_line().as_deref()), ("one", Some("BUG: nvme0: I/O timeout")));
 
         let host = Host::on_trial(600);
         std::fs::create_dir_all(host.rig.folder.path().join("dev/kmsg")).unwrap();

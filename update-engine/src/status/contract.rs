@@ -94,7 +94,7 @@ const WAITING: [(&str, Type); 5] =
 const PAUSE: [(&str, Type); 3] = [("/reason", MaybeText), ("/since", Moment), ("/until", MaybeMoment)];
 const ERROR: [(&str, Type); 3] = [("/code", Text), ("/message", Text), ("/at", Moment)];
 const TRIAL: [(&str, Type); 1] = [("/kept_from", MaybeMoment)];
-const KERNEL_LOG: [(&str, Type); 2] = [("/source", Text), ("/line", Text)];
+const KERNEL_LOG: [(&str, Type); 2] = [("/source", Text), ("/line", MaybeText)];
 const TROUBLE: [(&str, Type); 2] = [("/code", Text), ("/message", Text)];
 
 const STATES: [&str; 12] = [

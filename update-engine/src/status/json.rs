@@ -405,8 +405,8 @@ pub struct Trial {
 pub struct KernelLog {
     /// `kmsg`: it ran until the slot was left; `pstore`: it died and left it there.
     pub source: String,
-    /// The line that tells most.
-    pub line: String,
+    /// The line that tells most, if one does.
+    pub line: Option<String>,
 }
 
 /// `GET /v1/kernel-log`: the whole of it, for those who may read a kernel's log.
@@ -419,7 +419,7 @@ pub struct WholeKernelLog {
     /// As in [`KernelLog`].
     pub source: String,
     /// As in [`KernelLog`].
-    pub line: String,
+    pub line: Option<String>,
     /// All that is kept, oldest first.
     pub lines: Vec<String>,
 }

@@ -174,8 +174,12 @@ impl Page<'_> {
         if let Some(hint) = hint(status, error) {
             self.row("", &format!("hint: {hint}"));
         }
-        if let Some(log) = &status.kernel_log {
-            self.row("kernel", &format!("{} (`updatectl history --kernel-log` has all of it)", printable(&log.line)));
+        match status.kernel_log.as_ref().map(|log| log.line.as_deref()) {
+            Some(Some(line)) => {
+                self.row("kernel", &format!("{} (`updatectl history --kernel-log` has all of it)", printable(line)))
+            }
+            Some(None) => self.row("kernel", "its log names no trouble (`updatectl history --kernel-log` shows it)"),
+            None => {}
         }
     }
 }
