@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ota-update-engine
 
-.PHONY: help demo test bench bugs bugs-recorded cuts build deps fuzz clean
+.PHONY: help demo test bench systems bugs bugs-recorded cuts build deps fuzz clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,9 @@ demo: deps ## the whole story on a virtual machine: update, power cuts, tampered
 
 test: deps ## all tests, layer by layer; ends with "N passed, N failed, N skipped"
 	@integration/test.sh
+
+systems: deps ## whole operating systems in virtual machines: a Debian with systemd
+	@integration/test.sh systems
 
 bench: deps ## install speed, memory and idleness, as ratios to limits measured in the same run
 	@integration/bench.sh "$(CACHE)/bench"
