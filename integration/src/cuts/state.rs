@@ -18,6 +18,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use manifests::release::SlotName;
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
@@ -37,6 +38,8 @@ use super::loader::Candidate;
 const FOLDER: &str = "update-engine";
 /// Looked at as a whole: is it zero?
 const BLOCK: usize = 4096;
+/// Most times that a busy partition is unmounted, 10 ms apart.
+const UNMOUNTS: u32 = 500;
 /// Tries of a freshly armed slot.
 const TRIES: u8 = 3;
 
@@ -100,8 +103,19 @@ impl StateMount {
             mounted().map_err(|error| format!("the state partition cannot be mounted, and e2fsck does not help: {error}"))
         })?;
         let seen = look_at(&self.point().join(FOLDER), chosen);
-        umount2(&self.point(), MntFlags::empty()).map_err(|error| format!("the state partition stays mounted: {error}"))?;
+        self.unmount().map_err(|error| format!("the state partition stays mounted: {error}"))?;
         seen
+    }
+
+    /// A program that another thread starts holds our files open until it has become itself.
+    fn unmount(&self) -> nix::Result<()> {
+        for _ in 1..UNMOUNTS {
+            match umount2(&self.point(), MntFlags::empty()) {
+                Err(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(10)),
+                ended => return ended,
+            }
+        }
+        umount2(&self.point(), MntFlags::empty())
     }
 
     /// As every host does before it mounts one: half of a superblock, which is two sectors, can be on the medium, and is mended from a copy.
