@@ -182,7 +182,7 @@ impl Journal {
     pub fn open(state_dir: &Path, now: Wall) -> Result<(Self, Model), JournalError> {
         let path = state_dir.join("journal.db");
         aside::finish(&path)?;
-        if !path.exists() {
+        if !path.try_exists().map_err(|source| JournalError::Io { path: path.clone(), source })? {
             Self::make_first(&path)?;
         }
         // SQLite takes a file of one byte for an empty one.
@@ -352,6 +352,8 @@ impl Journal {
         if let Found::Usable(journal, _) = Self::open_file(&new)? {
             journal.db.close().map_err(|(_, source)| JournalError::Sqlite { path: new.clone(), source })?;
         }
+        // The log of a journal that is gone must not be taken for this one's.
+        aside::remove_journal(path)?;
         aside::move_journal(&new, path)
     }
 
