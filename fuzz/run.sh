@@ -25,6 +25,9 @@ case $target in
   payload_decode | payload_blob) max_len=8192 ;;
   config_toml) extra=(-dict=dict/config.dict) ;;
   mount_table | host_facts | http_head) max_len=1024 ;;
+  grub_environment | uboot_environment | autoboot_txt | custom_program | efi_variables) max_len=1024 extra=(-dict=dict/boot.dict) ;;
+  systemd_boot_entries) max_len=2048 extra=(-dict=dict/boot.dict) ;;
+  trial_files | kernel_log) extra=(-dict=dict/trial.dict) ;;
   fleetlock_* | lock_document | journal_model | journal_rows | control_command) extra=(-dict=dict/json.dict) ;;
 esac
 
@@ -33,6 +36,8 @@ if [ -z "$binary" ]; then
   cargo +nightly fuzz build --sanitizer none "$target" >&2
   binary=${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/release/$target
 fi
+# Some targets read files; on a disk they would wait for it.
+if [ -w /dev/shm ]; then export TMPDIR=${TMPDIR:-/dev/shm}; fi
 log=${FUZZ_LOG:-target/log}
 mkdir -p "$log" "corpus/$target" "artifacts/$target"
 

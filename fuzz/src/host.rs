@@ -1,8 +1,6 @@
 //! What a host keeps and is told: floor file, journal, commands.
 
-use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,16 +13,17 @@ use update_engine::os_release;
 use update_engine::slot::command_line::{self, Setting};
 use update_engine::slot::system::{parse_mounts, parse_swaps};
 
+use crate::folder::Folder;
+
 /// A floor file, and the same bytes as the image's own.
 pub fn floor(data: &[u8]) {
     let folder = Folder::new();
-    let path = folder.0.join("floor");
-    fs::write(&path, data).expect("room for a floor file");
-    let _ = load_image_floor(&path);
-    let Ok(found) = FloorFile::load(&folder.0) else { return };
+    folder.put("floor", data);
+    let _ = load_image_floor(&folder.path().join("floor"));
+    let Ok(found) = FloorFile::load(folder.path()) else { return };
     let found = found.expect("the file is there");
-    found.store(&folder.0).expect("room for a floor file");
-    assert_eq!(FloorFile::load(&folder.0).expect("what was stored can be read"), Some(found.clone()));
+    found.store(folder.path()).expect("room for a floor file");
+    assert_eq!(FloorFile::load(folder.path()).expect("what was stored can be read"), Some(found.clone()));
     for record in crate::record::samples() {
         // A floor that is full of revoked keys takes no more.
         let Ok(raised) = found.raised_by(&record) else { continue };
@@ -125,21 +124,4 @@ fn same_again<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(dat
     let written = serde_json::to_vec(&value).expect("what was read can be written");
     let again = serde_json::from_slice::<T>(&written);
     assert_eq!(again.as_ref().ok(), Some(&value), "{}", String::from_utf8_lossy(&written));
-}
-
-/// A folder of this thread, gone when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("fuzz-floor-{}-{:?}", std::process::id(), std::thread::current().id()));
-        fs::create_dir_all(&path).expect("room for a folder");
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -8,11 +8,21 @@
 //! same, an encoder written here from the format's documentation agrees, what verified is what was signed.
 
 #[cfg(feature = "host")]
+pub mod autoboot;
+#[cfg(feature = "host")]
 pub mod config;
+#[cfg(feature = "host")]
+pub mod custom;
+#[cfg(feature = "host")]
+pub mod efi;
 #[cfg(feature = "lock")]
 pub mod fleetlock;
 #[cfg(feature = "host")]
+pub mod folder;
+#[cfg(feature = "host")]
 pub mod gpt;
+#[cfg(feature = "host")]
+pub mod grub;
 #[cfg(feature = "host")]
 pub mod host;
 #[cfg(feature = "host")]
@@ -21,3 +31,11 @@ pub mod keys;
 pub mod omaha;
 pub mod payload_file;
 pub mod record;
+#[cfg(feature = "host")]
+pub mod slots;
+#[cfg(feature = "host")]
+pub mod systemd_boot;
+#[cfg(feature = "host")]
+pub mod trial;
+#[cfg(feature = "host")]
+pub mod uboot;

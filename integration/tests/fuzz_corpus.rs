@@ -13,12 +13,22 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
+#[path = "../../fuzz/src/autoboot.rs"]
+mod autoboot;
 #[path = "../../fuzz/src/config.rs"]
 mod config;
+#[path = "../../fuzz/src/custom.rs"]
+mod custom;
+#[path = "../../fuzz/src/efi.rs"]
+mod efi;
 #[path = "../../fuzz/src/fleetlock.rs"]
 mod fleetlock;
+#[path = "../../fuzz/src/folder.rs"]
+mod folder;
 #[path = "../../fuzz/src/gpt.rs"]
 mod gpt;
+#[path = "../../fuzz/src/grub.rs"]
+mod grub;
 #[path = "../../fuzz/src/host.rs"]
 mod host;
 #[path = "../../fuzz/src/http.rs"]
@@ -31,24 +41,37 @@ mod omaha;
 mod payload_file;
 #[path = "../../fuzz/src/record.rs"]
 mod record;
+#[path = "../../fuzz/src/slots.rs"]
+mod slots;
+#[path = "../../fuzz/src/systemd_boot.rs"]
+mod systemd_boot;
+#[path = "../../fuzz/src/trial.rs"]
+mod trial;
+#[path = "../../fuzz/src/uboot.rs"]
+mod uboot;
 
 type Target = fn(&[u8]);
 
 /// Changed inputs tried for each seed.
 const ROUNDS: u32 = 40;
 
-const TARGETS: [(&str, Target); 22] = [
+const TARGETS: [(&str, Target); 30] = [
+    ("autoboot_txt", autoboot::file),
     ("config_toml", config::toml),
     ("control_command", host::command),
+    ("custom_program", custom::program),
+    ("efi_variables", efi::variables),
     ("fleetlock_answer", fleetlock::answer),
     ("fleetlock_reply", fleetlock::reply),
     ("fleetlock_request", fleetlock::request),
     ("floor_file", host::floor),
     ("gpt", gpt::table),
+    ("grub_environment", grub::environment),
     ("host_facts", host::facts),
     ("http_head", http::head),
     ("journal_model", host::model),
     ("journal_rows", host::rows),
+    ("kernel_log", trial::kernel_log),
     ("key_file", keys::file),
     ("lock_document", fleetlock::document),
     ("mount_table", host::mounts),
@@ -60,6 +83,9 @@ const TARGETS: [(&str, Target); 22] = [
     ("release_edits", record::edits),
     ("release_json", record::json),
     ("release_record", record::file),
+    ("systemd_boot_entries", systemd_boot::entries),
+    ("trial_files", trial::files),
+    ("uboot_environment", uboot::environment),
 ];
 
 #[test]
@@ -86,6 +112,23 @@ fn true_payloads_get_all_the_way_through_their_target() {
     };
     let found = ["made-full", "made-whole", "made-delta", "made-wrong", "made-later"].map(verified);
     assert_eq!(found, [Some(3), Some(2), Some(3), Some(1), Some(0)]);
+}
+
+/// One that is refused every change, too.
+#[test]
+fn boot_states_are_changed_by_the_seeds_of_their_targets() {
+    let changed = |name: &str, target: Target| {
+        let before = slots::changes();
+        let seeds = files_in(&fuzz_folder().join("seeds").join(name));
+        let made = seeds.iter().filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("made-")));
+        made.for_each(|seed| target(&fs::read(seed).expect("a readable seed")));
+        slots::changes() - before
+    };
+    assert_eq!(changed("grub_environment", grub::environment), 9);
+    assert_eq!(changed("uboot_environment", uboot::environment), 9);
+    assert_eq!(changed("systemd_boot_entries", systemd_boot::entries), 7);
+    assert_eq!(changed("efi_variables", efi::variables), 7);
+    assert_eq!(changed("autoboot_txt", autoboot::file), 6);
 }
 
 #[test]

@@ -1,0 +1,242 @@
+//! A host of two slots, so that each boot control can be asked and told to change what the fuzzer made of its files.
+//!
+//! What holds for every boot loader is checked here: what is read back is what was said, done twice is done once, a slot that runs stays
+//! bootable unless it is marked bad, and what cannot be done is refused in words and writes nothing. What a loader makes of the files,
+//! and what in them belongs to others, each target knows.
+
+use std::cell::Cell;
+use std::sync::{Arc, LazyLock};
+
+use manifests::digest::Sha256Digest;
+use update_engine::boot::{BootControl, BootError, BootState, Past, Permit};
+use update_engine::config::{Settings, Source, parse};
+use update_engine::records::Records;
+use update_engine::slot::readback::{Acceptance, prove};
+use update_engine::slot::{ImageTable, InactiveSlot, Proven, SlotName, Watch};
+use update_engine::world::{Ground, World, chain};
+
+use crate::folder::Folder;
+
+/// Longest error that still is one line of a log.
+const MAX_ERROR_CHARS: usize = 4096;
+const SECTOR: usize = 512;
+/// Bytes of a slot: what is read back has this granularity.
+const SLOT_BYTES: u64 = 4096;
+
+thread_local! {
+    static CHANGES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Changes that were carried out on this thread so far: a target that is refused everything would keep every promise.
+pub fn changes() -> usize {
+    CHANGES.get()
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Write what is there.
+    SelfTest,
+    /// Of the slot that does not run.
+    Disarm,
+    /// Of the slot that does not run, which was read back.
+    Arm,
+    /// Of the slot that runs.
+    MarkGood,
+    /// Of the slot that runs.
+    MarkBad,
+    /// Give the slot that runs its tries back.
+    Renew,
+}
+
+impl Verb {
+    /// The one that a byte picks.
+    pub fn of(byte: u8) -> Self {
+        [Self::SelfTest, Self::Disarm, Self::Arm, Self::MarkGood, Self::MarkBad, Self::Renew][usize::from(byte) % 6]
+    }
+}
+
+/// What a change led from and to.
+pub struct Change {
+    /// As it was read.
+    pub before: BootState,
+    /// As it was read back.
+    pub after: BootState,
+}
+
+/// Slots `a` and `b` on a disk image.
+pub struct Host {
+    /// Its files.
+    pub folder: Folder,
+    world: World,
+    ground: Ground,
+}
+
+impl Host {
+    /// `[boot]` is what this says, with `@` for the host's folder; slot `a` (0) or `b` (1) runs.
+    pub fn new(runs: usize, boot: &str) -> Self {
+        let folder = Folder::new();
+        folder.put("disk.img", &DISK);
+        folder.put("proc/cmdline", [b"root=PARTLABEL=root-a", b"root=PARTLABEL=root-b"][runs]);
+        std::fs::create_dir(folder.path().join("state")).expect("room for a folder");
+        let settings = settings(&folder, boot);
+        let records = Records::of(&settings.state_dir);
+        let world = World::new(Arc::new(settings), records);
+        let ground = world.ground().unwrap_or_else(|fault| panic!("{fault}"));
+        Self { folder, world, ground }
+    }
+
+    fn control(&self) -> Box<dyn BootControl> {
+        self.world.boot_control(&self.ground.disk).expect("a boot control")
+    }
+
+    /// The slot that runs.
+    pub fn running(&self) -> &SlotName {
+        self.ground.running.name()
+    }
+
+    /// The slot that does not.
+    pub fn other(&self) -> &SlotName {
+        self.ground.disk.inactive(&self.ground.running)
+    }
+
+    /// What is said of the slots; `None` if that cannot be read.
+    pub fn read(&self) -> Option<BootState> {
+        let state = self.control().read();
+        check_error(state.as_ref().err());
+        let state = state.ok()?;
+        assert_eq!(state.slots.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(state.slots.iter().any(|slot| slot.name == state.next) && state.tries > 0, "{state:?}");
+        assert!(state.weakness.as_ref().is_none_or(|words| !words.chars().any(char::is_control)), "{state:?}");
+        Some(state)
+    }
+
+    /// Changes what lies below `stored`; `None` if it is refused.
+    pub fn change(&self, verb: Verb, stored: &str) -> Option<Change> {
+        let before = self.read()?;
+        let files = self.folder.files(stored);
+        let mut control = self.control();
+        let after = match self.call(control.as_mut(), verb) {
+            Ok(after) => after,
+            Err(error) => {
+                check_error(Some(&error));
+                let is_word = !matches!(error, BootError::ReadBack { .. } | BootError::Interrupted { .. } | BootError::Io { .. });
+                assert!(is_word, "{verb:?} of {before:?}: {}", chain(&error));
+                assert_eq!(self.folder.files(stored), files, "{verb:?} is refused, and yet something is written: {error}");
+                return None;
+            }
+        };
+        assert_eq!(self.read().as_ref(), Some(&after), "{verb:?} of {before:?}");
+        self.check_meaning(verb, &before, &after);
+        let once = self.folder.files(stored);
+        if !matches!(verb, Verb::SelfTest | Verb::Renew) {
+            let again = self.call(control.as_mut(), verb);
+            assert!(again.is_err() || again.is_ok_and(|again| again == after), "{verb:?} done twice is not the same");
+            assert!(self.folder.files(stored) == once, "{verb:?} done twice writes twice");
+        }
+        CHANGES.set(CHANGES.get() + 1);
+        Some(Change { before, after })
+    }
+
+    fn call(&self, control: &mut dyn BootControl, verb: Verb) -> Result<BootState, BootError> {
+        let running = &self.ground.running;
+        match verb {
+            Verb::SelfTest => control.self_test(),
+            Verb::Disarm => control.disarm(self.other(), running),
+            Verb::Arm => control.arm(self.proven(), Permit::no_lock_configured(), running),
+            Verb::MarkGood => control.mark_good(running),
+            Verb::MarkBad => control.mark_bad(running),
+            Verb::Renew => control.renew(running),
+        }
+    }
+
+    fn check_meaning(&self, verb: Verb, before: &BootState, after: &BootState) {
+        let (running, other) = (self.running(), self.other());
+        let of = |state: &BootState, slot: &SlotName| state.standing(slot).expect("a slot that is there");
+        let (own, its) = (of(after, running), of(after, other));
+        let what = format!("{verb:?} while {running} runs: {before:?} became {after:?}");
+        match verb {
+            Verb::SelfTest => assert!(same(before, after), "{what}"),
+            Verb::Renew => assert_eq!((&before.slots, before.past), (&after.slots, after.past), "{what}"),
+            Verb::Disarm => assert!(its.is_blank() && own.is_good() && after.next == *running, "{what}"),
+            Verb::Arm => {
+                assert!(its.is_pending() && own.is_good() && after.next == *other && after.past == Past::Armed, "{what}");
+            }
+            Verb::MarkGood => {
+                assert!(own.is_good() && its == of(before, other), "{what}");
+                let was_on_trial = of(before, running).is_on_trial();
+                assert!(!was_on_trial || its.is_pending() || after.next == *running, "{what}");
+            }
+            Verb::MarkBad => assert!(own.is_out_of_tries() && its == of(before, other) && after.next == *other, "{what}"),
+        }
+        assert!(before.past != Past::Armed || after.past == Past::Armed, "{what}");
+    }
+
+    /// The slot that does not run, read back: it counts as committed before, whatever it holds.
+    fn proven(&self) -> Proven {
+        let Ground { disk, running } = &self.ground;
+        let slot = InactiveSlot::open(disk, self.other(), running, &[("root", SLOT_BYTES)]).expect("a slot");
+        let digests = [Sha256Digest::from_bytes([0x11; 32])];
+        let table = ImageTable::new("root", SLOT_BYTES, SLOT_BYTES, &digests).expect("a table");
+        let watch = Watch::new(1, &NEVER, &|_| {});
+        prove(slot.finish().expect("a slot"), [9; 32], &[table], Acceptance::CommittedBefore, &watch).expect("a proof")
+    }
+}
+
+static NEVER: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// A configuration whose files lie in this folder.
+pub fn settings(folder: &Folder, boot: &str) -> Settings {
+    let text = "state_dir = \"@/state\"\nsysroot = \"@\"\nserver.app_id = \"x\"\ndisk.device = \"@/disk.img\"\n\
+                slots.a.root = \"partlabel:root-a\"\nslots.b.root = \"partlabel:root-b\"\n";
+    let text = format!("{text}{boot}").replace('@', &folder.path().display().to_string());
+    parse(&[Source::new("host.toml", text)]).expect("a configuration")
+}
+
+/// What was said is what is said; what was wrong with how may be mended.
+fn same(before: &BootState, after: &BootState) -> bool {
+    let facts = |state: &BootState| BootState { weakness: None, ..state.clone() };
+    facts(before) == facts(after)
+}
+
+fn check_error(error: Option<&BootError>) {
+    let Some(error) = error else { return };
+    let words = chain(error);
+    assert!(words.chars().count() <= MAX_ERROR_CHARS && !words.chars().any(char::is_control), "{words:?}");
+}
+
+/// A disk of both slots.
+static DISK: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    const SECTORS: u64 = 64;
+    let mut entries = vec![0; 4 * 128];
+    for (number, label) in (0..2_u8).zip(["root-a", "root-b"]) {
+        let first = 8 + 8 * u64::from(number);
+        let label = label.encode_utf16().flat_map(u16::to_le_bytes);
+        let places = [first, first + SLOT_BYTES / SECTOR as u64 - 1, 0].map(u64::to_le_bytes).concat();
+        let entry: Vec<u8> = [0x22; 16].into_iter().chain([number + 1; 16]).chain(places).chain(label).collect();
+        let at = usize::from(number) * 128;
+        entries[at..at + entry.len()].copy_from_slice(&entry);
+    }
+    let mut disk = vec![0; SECTORS as usize * SECTOR];
+    let mut put = |sector: u64, bytes: &[u8]| {
+        let at = sector as usize * SECTOR;
+        disk[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    for (own, theirs, entries_at) in [(1, SECTORS - 1, 2), (SECTORS - 1, 1, SECTORS - 2)] {
+        put(entries_at, &entries);
+        put(own, &header([own, theirs, 8, SECTORS - 3], entries_at, crc32fast::hash(&entries)));
+    }
+    put(0, &[&[0; 446][..], &[0, 0, 2, 0, 0xEE, 0xFF, 0xFF, 0xFF, 1, 0, 0, 0, 63, 0, 0, 0], &[0; 48], &[0x55, 0xAA]].concat());
+    disk
+});
+
+fn header(places: [u64; 4], entries_at: u64, entries_crc: u32) -> Vec<u8> {
+    let mut header = b"EFI PART\0\0\x01\0\x5C\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+    header.extend(places.map(u64::to_le_bytes).concat());
+    header.extend([0xD1; 16]);
+    header.extend(entries_at.to_le_bytes());
+    header.extend([4, 128, entries_crc].map(u32::to_le_bytes).concat());
+    let crc = crc32fast::hash(&header).to_le_bytes();
+    header[16..20].copy_from_slice(&crc);
+    header
+}
