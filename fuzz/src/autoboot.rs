@@ -91,8 +91,9 @@ fn check_file(bytes: &[u8], file: &Autoboot) {
                 .all(|line| line.len() < 100 || bytes.windows(line.len()).any(|there| there == line))
         );
     }
-    let changed =
-        Autoboot { partition: Some(2), tryboot_partition: Some(3), marks: "a=good b=pending".to_owned(), ..file.clone() };
+    let mut changed = file.clone();
+    (changed.partition, changed.tryboot_partition) = (Some(2), Some(3));
+    changed.marks = "a=good b=pending".to_owned();
     if let Ok(written) = changed.to_bytes(MAX_FILE_BYTES) {
         let now = taken(&written);
         assert_eq!((now.partition, now.tryboot_partition, now.tryboot_a_b), (Some(2), Some(3), file.tryboot_a_b));

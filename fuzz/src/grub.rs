@@ -55,7 +55,9 @@ pub fn environment(data: &[u8]) {
     }
     let Some(change) = host.change(Verb::of(verb), "env") else { return };
     let written = host.folder.get("env/grubenv").expect("the block is still there");
-    check_next(&written, is(1), &change.after);
+    if Block::parse(&written).is_ok() {
+        check_next(&written, is(1), &change.after);
+    }
     if block.is_ok() {
         assert_eq!(written[SECTOR_BYTES..], bytes[SECTOR_BYTES..], "more than one sector is changed");
         assert_eq!(of_others(&written), of_others(&bytes), "{:?} changes variables of others", Verb::of(verb));

@@ -111,6 +111,13 @@ impl Host {
         Some(state)
     }
 
+    /// Whether what is there can be written; what keeps it from that is said in words.
+    pub fn passes_self_test(&self) -> bool {
+        let tested = self.control().self_test();
+        check_error(tested.as_ref().err());
+        tested.is_ok()
+    }
+
     /// Changes what lies below `stored`; `None` if it is refused.
     pub fn change(&self, verb: Verb, stored: &str) -> Option<Change> {
         let before = self.read()?;
