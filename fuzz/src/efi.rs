@@ -37,6 +37,7 @@ pub fn variables(data: &[u8]) {
         check_each(bytes);
     }
     let host = Host::new(usize::from(is(0)), "boot.control = \"efi\"\nboot.efi.efivars = \"@/vars\"\n");
+    std::fs::create_dir(host.folder.path().join("vars")).expect("room for a folder");
     let put = |name: &str, data: &[u8]| {
         if !data.is_empty() {
             let attributes: &[u8] = if is(4) { &[] } else { &[7, 0, 0, 0] };

@@ -5,6 +5,7 @@
 //! and what in them belongs to others, each target knows.
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::sync::{Arc, LazyLock};
 
 use manifests::digest::Sha256Digest;
@@ -104,6 +105,8 @@ impl Host {
     pub fn read(&self) -> Option<BootState> {
         let state = self.control().read();
         check_error(state.as_ref().err());
+        let is_there = !matches!(&state, Err(BootError::Io { source, .. }) if source.kind() == ErrorKind::NotFound);
+        assert!(is_there, "what is there is not found: {state:?}");
         let state = state.ok()?;
         assert_eq!(state.slots.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert!(state.slots.iter().any(|slot| slot.name == state.next) && state.tries > 0, "{state:?}");
