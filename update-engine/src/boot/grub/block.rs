@@ -145,15 +145,18 @@ impl Line {
     /// The first line of `bytes`, and what comes after it.
     fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
         if bytes.first() == Some(&b'#') {
-            let end = bytes.iter().position(|&byte| byte == b'\n')?;
-            return Some((Self::Comment(bytes[..end].to_vec()), &bytes[end + 1..]));
+            // GRUB passes over a comment as over a value: a "\" takes the line break behind it along.
+            let (_, after) = parse_value(bytes)?;
+            return Some((Self::Comment(bytes[..bytes.len() - after.len() - 1].to_vec()), after));
         }
         let equals = bytes.iter().position(|&byte| byte == b'=' || byte == b'\n')?;
         if equals == 0 || bytes[equals] != b'=' {
             return None;
         }
-        let (value, after) = parse_value(&bytes[equals + 1..])?;
-        Some((Self::Variable { name: bytes[..equals].to_vec(), value }, after))
+        let (name, (value, after)) = (&bytes[..equals], parse_value(&bytes[equals + 1..])?);
+        // To GRUB a name and a value end at a zero byte: they would be others than here.
+        let is_text = !name.contains(&0) && !value.contains(&0);
+        is_text.then(|| (Self::Variable { name: name.to_vec(), value }, after))
     }
 
     fn write(&self, out: &mut Vec<u8>) {

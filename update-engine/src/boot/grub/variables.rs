@@ -96,7 +96,8 @@ fn write_ota(block: &mut Block, pair: &Pair) {
     say("ota_left", trial.map(|(_, standing)| standing.tries_left().min(MAX_LEFT).to_string()));
     say("ota_pending", trial.map(|(slot, _)| slot.to_string()));
     let is_blank = pair.slots.iter().all(|(_, standing)| standing.is_blank());
-    say("ota_primary", (!is_blank).then(|| pair.primary.to_string()));
+    let is_factory = is_blank && pair.primary == pair.slots[0].0;
+    say("ota_primary", (!is_factory).then(|| pair.primary.to_string()));
 }
 
 fn left(block: &Block) -> Result<u8, BootError> {
@@ -122,21 +123,28 @@ fn read_rauc(block: &Block, slots: &[SlotName; 2], names: &[String; 2]) -> Resul
     let (pending, bad) = (known("ota_pending")?, known("ota_bad")?);
     let mut pair = Pair::factory(slots.clone(), 1);
     let mut tried = Vec::new();
-    for ((slot, standing), name) in pair.slots.iter_mut().zip(names) {
-        let (ok, is_tried) = (flag(block, &format!("{name}_OK"))?, flag(block, &format!("{name}_TRY"))?);
+    let order: Vec<SlotName> = text(block, "ORDER")?.split_whitespace().filter_map(slot_named).collect();
+    let flags = |name: &String| -> Result<(bool, bool), BootError> {
+        Ok((flag(block, &format!("{name}_OK"))?, flag(block, &format!("{name}_TRY"))?))
+    };
+    let flags = [flags(&names[0])?, flags(&names[1])?];
+    let is_started = |slot: &&SlotName| slots.iter().zip(flags).any(|(known, flags)| known == *slot && flags == (true, false));
+    let started = order.iter().find(is_started);
+    for ((slot, standing), (ok, is_tried)) in pair.slots.iter_mut().zip(flags) {
         let is = |wanted: &Option<SlotName>| wanted.as_ref() == Some(slot);
         *standing = match (ok, is_tried) {
-            (true, false) if is(&pending) => Standing::Pending { tries_left: 1 },
-            (_, true) if is(&pending) => Standing::Spent,
-            (true, _) => Standing::Good,
-            (false, _) if is(&bad) => Standing::Bad,
-            (false, _) => Standing::Blank,
+            (true, false) if is(&pending) && started == Some(slot) => Standing::Pending { tries_left: 1 },
+            // Behind another one that is started it was put by somebody else.
+            (true, false) | (_, true) if is(&pending) => Standing::Spent,
+            // RAUC's script starts none that does not stand in the order.
+            (true, _) if order.is_empty() || order.contains(slot) => Standing::Good,
+            (_, _) if is(&bad) => Standing::Bad,
+            (_, _) => Standing::Blank,
         };
         if ok && is_tried {
             tried.push(slot.clone());
         }
     }
-    let order: Vec<SlotName> = text(block, "ORDER")?.split_whitespace().filter_map(slot_named).collect();
     let is_good = |slot: &&SlotName| pair.standing(slot).is_good();
     if let Some(primary) = order.iter().find(is_good).or(order.first()) {
         pair.primary = primary.clone();

@@ -1,9 +1,13 @@
 //! The text of an entry: two lines of ours that order the entries, then the slot's own lines as they were signed.
 
+use std::collections::BTreeSet;
+
 /// Longest text of an entry. The loader reads more; nobody writes it.
 pub(super) const MAX_BYTES: usize = 16 * 1024;
 /// Ours, so that our entries stand beside each other and the version decides between them.
 const SORT_KEY: &str = "ota";
+/// What stands between a key and its value.
+const BLANKS: [char; 2] = [' ', '\t'];
 
 /// The text of an entry of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +23,7 @@ pub struct EntryText {
 #[non_exhaustive]
 pub enum EntryError {
     /// It is not text, or too long.
-    #[error("expected a text of at most {MAX_BYTES} bytes")]
+    #[error("expected a text of at most {MAX_BYTES} bytes, none of them zero")]
     NoText,
     /// It does not begin with the lines that order the entries.
     #[error("line {line}: expected \"{expected}\", got {got:?}")]
@@ -42,7 +46,7 @@ pub enum EntryError {
         got: String,
     },
     /// Nothing is started by it.
-    #[error("expected a line \"linux PATH\" or \"efi PATH\", got none")]
+    #[error("expected lines \"linux PATH\", \"efi PATH\" or \"uki PATH\" of one kind, got none or several")]
     StartsNothing,
 }
 
@@ -53,15 +57,17 @@ impl EntryText {
     /// If they are no lines of an entry, or order the entries.
     pub fn of(own: &[u8], armings: u64) -> Result<Self, EntryError> {
         let own = text(own)?;
-        let mut starts = false;
-        for (index, line) in own.lines().enumerate() {
-            let key = line.split_whitespace().next().unwrap_or_default();
-            starts |= matches!(key, "linux" | "efi" | "uki");
+        let mut kinds = BTreeSet::new();
+        // As the loader reads lines, which a carriage return ends, too.
+        for (index, line) in own.split(['\n', '\r']).enumerate() {
+            let Some((key, _)) = line.trim_matches(BLANKS).split_once(BLANKS) else { continue };
+            kinds.extend(Some(key).filter(|key| matches!(*key, "linux" | "efi" | "uki")));
             if matches!(key, "sort-key" | "version" | "machine-id") {
                 return Err(EntryError::Orders { line: index + 1, key: key.to_owned(), got: line.to_owned() });
             }
         }
-        if !starts {
+        // Of two kinds the loader takes neither.
+        if kinds.len() != 1 {
             return Err(EntryError::StartsNothing);
         }
         Ok(Self { armings, own: own.to_owned() })
@@ -103,7 +109,8 @@ fn text(bytes: &[u8]) -> Result<&str, EntryError> {
     if bytes.len() > MAX_BYTES {
         return Err(EntryError::NoText);
     }
-    std::str::from_utf8(bytes).map_err(|_| EntryError::NoText)
+    // To the loader a zero byte is the end.
+    std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).ok_or(EntryError::NoText)
 }
 
 #[cfg(test)]

@@ -45,10 +45,15 @@ pub(crate) struct Entries {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     name: EntryName,
+    /// As its name is spelled: `+3`, `+3-0` and `+03-00` count alike.
+    file: String,
     text: EntryText,
     /// What an interruption left of the slot besides.
-    left_over: Vec<EntryName>,
+    left_over: Vec<String>,
 }
+
+/// A name of an entry, and how it is spelled.
+type Listed = (EntryName, String);
 
 type Both = BTreeMap<SlotName, Found>;
 
@@ -76,7 +81,7 @@ impl Entries {
         let names = self.names()?;
         let mut both = Both::new();
         for slot in &self.slots {
-            let of_slot: Vec<&EntryName> = names.iter().filter(|name| name.id == self.id(slot)).collect();
+            let of_slot: Vec<&Listed> = names.iter().filter(|(name, _)| name.id == self.id(slot)).collect();
             if let Some(found) = self.one_of(slot, &of_slot)? {
                 both.insert(slot.clone(), found);
             }
@@ -86,38 +91,41 @@ impl Entries {
 
     /// Of a slot's entries the one that the loader would take; after an interrupted [`Self::replace`] there are two, or an empty one
     /// besides.
-    fn one_of(&self, slot: &SlotName, names: &[&EntryName]) -> Result<Option<Found>, BootError> {
+    fn one_of(&self, slot: &SlotName, names: &[&Listed]) -> Result<Option<Found>, BootError> {
         let (mut whole, mut empty) = (Vec::new(), Vec::new());
-        for name in names {
-            let path = self.path(name);
+        for (name, file) in names {
+            let path = self.folder().join(file);
             let bytes = durable::read_capped(&path, MAX_BYTES as u64).map_err(|error| held::io_error("read", &path, error))?;
             match EntryText::parse(&bytes) {
-                Ok(text) => whole.push(((*name).clone(), text)),
-                Err(_) if bytes.is_empty() && names.len() > 1 => empty.push((*name).clone()),
+                Ok(text) => whole.push((name.clone(), file.clone(), text)),
+                Err(_) if bytes.is_empty() && names.len() > 1 => empty.push(file.clone()),
                 Err(error) => return Err(malformed(&path, &error)),
             }
         }
         let live = |name: &EntryName| name.suffix == "conf";
-        whole.sort_by_key(|(name, text)| {
+        whole.sort_by_key(|(name, _, text)| {
             (live(name), !name.standing().is_out_of_tries(), text.armings, name.standing().is_good())
         });
-        let Some((name, text)) = whole.pop() else {
+        let Some((name, file, text)) = whole.pop() else {
             let Some(first) = empty.first() else { return Ok(None) };
-            return Err(BootError::Malformed { path: self.path(first), why: format!("every entry of slot {slot} is empty") });
+            return Err(BootError::Malformed {
+                path: self.folder().join(first),
+                why: format!("every entry of slot {slot} is empty"),
+            });
         };
-        let left_over = whole.into_iter().map(|(name, _)| name).chain(empty).collect();
-        Ok(Some(Found { name, text, left_over }))
+        let left_over = whole.into_iter().map(|(_, file, _)| file).chain(empty).collect();
+        Ok(Some(Found { name, file, text, left_over }))
     }
 
     /// Names of entries, of ours and of others. One that is no text is nobody's.
-    fn names(&self) -> Result<Vec<EntryName>, BootError> {
+    fn names(&self) -> Result<Vec<Listed>, BootError> {
         let folder = self.folder();
         let io = |error| held::io_error("list", &folder, error);
         let mut names = Vec::new();
         for entry in fs::read_dir(&folder).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
-            let name = name.to_str().and_then(|name| name.parse::<EntryName>().ok());
-            names.extend(name.filter(|name| name.suffix == "conf" || name.suffix == "off"));
+            let listed = name.to_str().and_then(|file| Some((file.parse::<EntryName>().ok()?, file.to_owned())));
+            names.extend(listed.filter(|(name, _)| name.suffix == "conf" || name.suffix == "off"));
             if names.len() > MAX_ENTRIES {
                 return Err(BootError::Malformed {
                     path: folder,
@@ -125,7 +133,7 @@ impl Entries {
                 });
             }
         }
-        names.sort_by_key(ToString::to_string);
+        names.sort_by(|(_, first), (_, second)| first.cmp(second));
         Ok(names)
     }
 
@@ -133,6 +141,13 @@ impl Entries {
         let mut pair = Pair::factory(self.slots.clone(), TRIES);
         for (slot, standing) in &mut pair.slots {
             *standing = both.get(slot).map_or(Standing::Blank, |found| found.name.standing());
+            let is_behind = |found: &Found| {
+                both.values().any(|other| other.name.standing().is_good() && other.text.armings > found.text.armings)
+            };
+            // The loader would start the other one: somebody else wrote its text.
+            if standing.is_pending() && both.get(slot).is_some_and(is_behind) {
+                *standing = Standing::Spent;
+            }
         }
         let good = both.iter().filter(|(_, found)| found.name.standing().is_good());
         if let Some((slot, _)) = good.max_by_key(|(_, found)| found.text.armings) {
@@ -145,14 +160,21 @@ impl Entries {
     }
 
     /// Gives a slot's entry the name that says how it stands from now on.
-    fn bring(&self, both: &Both, slot: &SlotName, to: Standing) -> Result<(), BootError> {
+    fn bring(&self, both: &Both, slot: &SlotName, to: Standing, is_primary: bool) -> Result<(), BootError> {
         let wanted = EntryName::standing_so(&self.id(slot), to, TRIES);
         let (Some(wanted), found) = (wanted, both.get(slot)) else { return Ok(()) };
         if let Standing::Pending { .. } = to {
             return self.arm(both, slot, &wanted);
         }
         match found {
-            Some(found) => self.replace(slot, Some(found), &wanted, &found.text),
+            Some(found) => {
+                let highest = both.values().filter(|other| other.name != found.name).map(|other| other.text.armings).max();
+                let mut text = found.text.clone();
+                if to.is_good() && is_primary && highest.is_some_and(|highest| highest >= text.armings) {
+                    text.armings = highest.unwrap_or_default().saturating_add(1);
+                }
+                self.replace(slot, Some(found), &wanted, &text)
+            }
             None if to.is_blank() => Ok(()),
             None => Err(BootError::Unsuitable(format!(
                 "slot {slot} has no entry {}: the one that started it is none of ours, and cannot be marked",
@@ -168,12 +190,12 @@ impl Entries {
         let armings = both.values().map(|found| found.text.armings).max().unwrap_or(0).max(1).saturating_add(1);
         let text = EntryText::of(&own, armings).map_err(|error| malformed(&source, &error))?;
         let Some(found) = both.get(slot) else { return self.replace(slot, None, wanted, &text) };
-        if found.name != *wanted {
+        if found.file != wanted.to_string() {
             return self.replace(slot, Some(found), wanted, &text);
         }
         let off = EntryName { counter: None, suffix: "off".to_owned(), ..wanted.clone() };
         self.replace(slot, Some(found), &off, &found.text)?;
-        let found = Found { name: off, left_over: Vec::new(), ..found.clone() };
+        let found = Found { file: off.to_string(), name: off, left_over: Vec::new(), ..found.clone() };
         self.replace(slot, Some(&found), wanted, &text)
     }
 
@@ -183,14 +205,15 @@ impl Entries {
     /// given to the only entry of a slot loses it for a moment, and for good if nothing but the folder is synced. So nothing that is there
     /// is renamed: the new one is whole and on the medium before the old one goes.
     fn replace(&self, slot: &SlotName, found: Option<&Found>, wanted: &EntryName, text: &EntryText) -> Result<(), BootError> {
-        let is_there = found.is_some_and(|found| found.name == *wanted && found.text == *text);
+        let file = wanted.to_string();
+        let is_there = found.is_some_and(|found| found.file == file && found.text == *text);
         if !is_there {
             let coming = EntryName { id: self.id(slot), counter: None, suffix: COMING.to_owned() };
             self.write(&coming, &text.to_text())?;
             self.rename(&coming, wanted)?;
         }
-        let old = found.into_iter().flat_map(|found| found.left_over.iter().chain([&found.name]));
-        old.filter(|name| *name != wanted).try_for_each(|name| self.remove(name))
+        let old = found.into_iter().flat_map(|found| found.left_over.iter().chain([&found.file]));
+        old.filter(|old| **old != file).try_for_each(|old| self.remove(old))
     }
 
     fn write(&self, name: &EntryName, text: &str) -> Result<(), BootError> {
@@ -210,8 +233,8 @@ impl Entries {
         renamed.map_err(|source| BootError::Interrupted { path: from, source })
     }
 
-    fn remove(&self, name: &EntryName) -> Result<(), BootError> {
-        let path = self.path(name);
+    fn remove(&self, file: &str) -> Result<(), BootError> {
+        let path = self.folder().join(file);
         durable::remove(&path).map_err(|source| BootError::Interrupted { path, source })
     }
 
@@ -221,7 +244,7 @@ impl Entries {
             ["x", "y"].map(|tail| EntryName { id: format!("{}-{tail}", self.prefix), counter: None, suffix: COMING.to_owned() });
         self.write(&before, "rehearsal\n")?;
         self.rename(&before, &after)?;
-        self.remove(&after)
+        self.remove(&after.to_string())
     }
 
     /// What others told the loader to start comes before what ours are called.
@@ -300,9 +323,9 @@ impl PairStore for Entries {
         slots.sort_by_key(|(_, standing)| !standing.is_good());
         for (slot, standing) in slots {
             if before.standing(slot) != *standing {
-                self.bring(&both, slot, *standing)?;
+                self.bring(&both, slot, *standing, pair.primary == *slot)?;
             } else if let Some(found) = both.get(slot) {
-                found.left_over.iter().try_for_each(|name| self.remove(name))?;
+                found.left_over.iter().try_for_each(|file| self.remove(file))?;
             }
         }
         Ok(pair)

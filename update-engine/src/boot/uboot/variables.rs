@@ -36,7 +36,9 @@ pub(super) fn read(environment: &Environment, slots: &[SlotName; 2], names: &[St
     let order = order(environment, names)?;
     let left = [left(environment, &names[0])?, left(environment, &names[1])?].map(|left| left.unwrap_or(TRIES));
     let (pending, bad) = (named(environment, PENDING, names)?, named(environment, BAD, names)?);
-    let choice = order.iter().find(|&&slot| left[slot] > 0).or(order.first()).copied();
+    // Without an order the loaders have their own.
+    let looked_at = if text(environment, ORDER)?.is_empty() { &[0, 1][..] } else { &order };
+    let choice = looked_at.iter().find(|&&slot| left[slot] > 0).or(looked_at.first()).copied();
     let standing = |slot: usize| match (order.contains(&slot), pending == Some(slot)) {
         (true, true) if left[slot] > 0 && choice == Some(slot) => Standing::Pending { tries_left: left[slot] },
         (true, true) => Standing::Spent,
@@ -55,7 +57,7 @@ pub(super) fn read(environment: &Environment, slots: &[SlotName; 2], names: &[St
     }
     pair.was_armed = text(environment, ARMED)? == "1";
     let good_was_counted = (0..2).any(|slot| is_good(slot) && left[slot] < TRIES);
-    let next = choice.filter(|_| good_was_counted).map(|slot| slots[slot].clone());
+    let next = choice.filter(|slot| good_was_counted || slots[*slot] != *pair.next()).map(|slot| slots[slot].clone());
     Ok(Loaded { pair, next, weakness: None })
 }
 
