@@ -54,12 +54,12 @@ judge() { # NAME EXIT-CODE WORDS
 }
 
 bug "a rename is not synced with the inode that it moves" systemd-boot "what was on the medium is lost" \
-    update-engine/src/durable.rs '    File::open(to)?.sync_all()?;
-' ''
+    update-engine/src/durable.rs '    to.parent().map_or(Ok(()), sync_folder)?;
+    File::open(to)?.sync_all()' '    to.parent().map_or(Ok(()), sync_folder)'
 
 bug "small files are replaced without a sync" grub "floor: " \
-    update-engine/src/durable.rs '    File::open(to)?.sync_all()?;
-' '' \
+    update-engine/src/durable.rs '    to.parent().map_or(Ok(()), sync_folder)?;
+    File::open(to)?.sync_all()' '    to.parent().map_or(Ok(()), sync_folder)' \
     update-engine/src/durable.rs '    file.write_all(bytes)?;
     file.sync_all()' '    file.write_all(bytes)'
 

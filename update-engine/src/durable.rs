@@ -24,11 +24,12 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Renames a file, durably. On vfat it is the file's inode that says under its new name where its bytes are, so both are synced.
+/// Renames a file, durably, within its folder. On vfat it is the file's inode that says under its new name where its bytes are, so both are
+/// synced: the folder first, for two names of the same bytes would lose them with either of the names.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
-    File::open(to)?.sync_all()?;
-    to.parent().map_or(Ok(()), sync_folder)
+    to.parent().map_or(Ok(()), sync_folder)?;
+    File::open(to)?.sync_all()
 }
 
 /// Removes a file, durably; a file that is not there is fine.

@@ -282,6 +282,13 @@ pub trait BootControl: Send {
     /// [`BootError::Refused`] if no other slot is bootable.
     fn mark_bad(&mut self, running: &RunningSlot) -> Result<BootState, BootError>;
 
+    /// [`Self::mark_bad`], unless the running slot is marked good by now: that is decided while nobody else can change it, and the state
+    /// that is returned tells which of both it is.
+    ///
+    /// # Errors
+    /// As [`Self::mark_bad`].
+    fn mark_bad_unless_good(&mut self, running: &RunningSlot) -> Result<BootState, BootError>;
+
     /// Gives the running slot back the tries that a loader took which counts the boots of good slots as well (those of RAUC do). Called
     /// in every boot that has come up in a slot that is good; it never changes which slot is good or preferred.
     ///

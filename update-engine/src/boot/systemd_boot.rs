@@ -19,11 +19,12 @@
 //! **What is atomic**: nothing has to be. On vfat a rename is not: it makes a directory entry of length 0, and the file's inode, written
 //! later, says where the bytes are (a machine that was switched off right after a commit had lost its entry so). Therefore the new entry is
 //! whole and on the medium before the old one is removed, and a cut between leaves an empty one, which the loader passes over, or two of
-//! the same slot, of which it takes one. The next change removes what is left over.
+//! the same slot, of which it takes one. The next change removes what is left over. What is called like an entry of ours and is none counts
+//! as none, is said as a weakness, and goes with the next change that leaves the other slot good.
 //!
 //! ```text
 //! 1. os-b.new, its text        flush of file and folder       (no entry to the loader)
-//! 2. renamed to its new name   flush of file and folder
+//! 2. renamed to its new name   flush of folder, then of file
 //! 3. the old name removed      flush of the folder
 //! ```
 //!

@@ -329,6 +329,15 @@ enum Counted {
     ByLoader,
 }
 
+/// What became of the mark of a slot that is overdue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Marked {
+    /// It is bad, or it could not be marked.
+    BadOrUnmarked,
+    /// The daemon has marked it good since it was looked at.
+    KeptMeanwhile,
+}
+
 struct Overdue {
     world: World,
     trial: Trial,
@@ -354,7 +363,10 @@ impl Overdue {
             return Ok(self.stays("the other slot cannot be booted, so there is no way back".to_owned()));
         }
         let left = match self.counted {
-            Counted::InStateFolder => self.count(why)?,
+            Counted::InStateFolder => match self.count(why, *standing) {
+                Ok(left) => left,
+                Err(why) => return Ok(self.stays(why)),
+            },
             Counted::ByLoader => Left { attempt: self.trial.attempt.clone(), times: 1, why },
         };
         if left.times > MAX_LEAVES {
@@ -365,17 +377,14 @@ impl Overdue {
         }
         if self.counted == Counted::InStateFolder
             && let Err(error) = left.store(&self.settings().state_dir)
+            && let Err(why) = may_leave_uncounted(*standing, "written down", &error)
         {
-            // What was marked before, and runs, may be marked and started for ever.
-            if *standing == Standing::Bad {
-                return Ok(
-                    self.stays(format!("it was marked bad before, and how often it is left cannot be written down: {error}"))
-                );
-            }
-            tracing::warn!("{error}");
+            return Ok(self.stays(why));
         }
         tracing::error!("slot {} ({}): {}: marking it bad and rebooting", self.trial.slot, self.trial.version, left.why);
-        self.mark_bad(ground);
+        if self.mark_bad(ground) == Marked::KeptMeanwhile {
+            return Ok(Ended::Kept(self.trial));
+        }
         // A folder that is not mounted lies on the slot that is left.
         if self.counted == Counted::InStateFolder {
             kernel_log::keep_running(self.settings(), &self.trial.attempt);
@@ -388,20 +397,27 @@ impl Overdue {
         Ended::Stays { trial: self.trial, why }
     }
 
-    fn count(&self, why: String) -> Result<Left, TrialError> {
-        let before = Left::load(&self.settings().state_dir)?.filter(|left| left.attempt == self.trial.attempt);
+    /// One more than is written down; an error in words is why the host stays.
+    fn count(&self, why: String, standing: Standing) -> Result<Left, String> {
+        let before = match Left::load(&self.settings().state_dir) {
+            Ok(before) => before.filter(|left| left.attempt == self.trial.attempt),
+            Err(error) => may_leave_uncounted(standing, "read", &error).map(|()| None)?,
+        };
         let times = before.map_or(0, |left| left.times).saturating_add(1);
         Ok(Left { attempt: self.trial.attempt.clone(), times, why })
     }
 
     /// Where that cannot be done, the loader's tries still bring the other slot back.
-    fn mark_bad(&self, ground: &Ground) {
+    fn mark_bad(&self, ground: &Ground) -> Marked {
         let control = self.world.boot_control(&ground.disk);
-        let marked = control.and_then(|mut control| control.mark_bad(&ground.running).map_err(|error| boot_fault(&error)));
+        let marked =
+            control.and_then(|mut control| control.mark_bad_unless_good(&ground.running).map_err(|error| boot_fault(&error)));
         match marked {
-            Ok(_read_back) => {}
+            Ok(state) if state.standing(ground.running.name()).is_some_and(Standing::is_good) => return Marked::KeptMeanwhile,
+            Ok(_is_bad) => {}
             Err(fault) => tracing::error!("slot {} could not be marked bad: {fault}", self.trial.slot),
         }
+        Marked::BadOrUnmarked
     }
 
     /// By the command of the configuration. The kernel itself is asked on a host only: in image mode this machine is not the one.
@@ -457,6 +473,15 @@ impl Overdue {
         }
         Err(format!("`{shown}` has not ended within {} s", self.patience.reboot_within.as_secs()))
     }
+}
+
+/// A slot that was marked bad before, and runs, may be marked and started for ever: then a count that fails keeps the host in it.
+fn may_leave_uncounted(standing: Standing, action: &str, error: &TrialError) -> Result<(), String> {
+    if standing == Standing::Bad {
+        return Err(format!("it was marked bad before, and how often it was left cannot be {action}: {error}"));
+    }
+    tracing::warn!("{error}");
+    Ok(())
 }
 
 /// `/proc/uptime` counts the time in which a host was suspended, too.
@@ -663,6 +688,34 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(!host.rebooted());
+    }
+
+    #[test]
+    fn a_count_that_cannot_be_read_keeps_nobody_in_a_slot_on_trial_and_starts_anew() {
+        for nonsense in ["", "ota trial left v1\nattempt one\ntimes many\n", "\0\0\0\0"] {
+            let host = Host::on_trial(600);
+            let file = host.settings.state_dir.join("trial.left");
+            std::fs::write(&file, nonsense).unwrap();
+            assert_eq!((left(&host).times, host.standing(), host.rebooted()), (1, Standing::Bad, true), "{nonsense:?}");
+            assert_eq!(Left::load(&host.settings.state_dir).unwrap().unwrap().times, 1, "{nonsense:?}");
+            std::fs::write(&file, nonsense).unwrap();
+            match host.watch().unwrap() {
+                Ended::Stays { why, .. } => assert!(why.contains("how often it was left cannot be read: "), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_slot_that_is_kept_after_it_was_looked_at_is_not_left() {
+        let host = Host::on_trial(600);
+        let places = Places { state_dir: host.settings.state_dir.clone(), config: host.rig.folder.path().join("config.toml") };
+        let task = Task::find(&places, &mut OnceEach::default());
+        let looked = task.look().unwrap();
+        assert!(matches!(looked, Looked::OnTrial { .. }));
+        host.mark_good();
+        assert!(matches!(task.end(looked, HASTE).unwrap(), Ended::Kept(trial) if trial.attempt == "one"));
+        assert_eq!((host.standing(), host.rebooted()), (Standing::Good, false));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::rules::{Changes, SlotEntry, Slots};
 use super::table::{Redundancy, Table, TableEntry};
 use super::write::{self, TableStore};
 use crate::boot::held::{self, Held};
-use crate::boot::{BootControl, BootError, BootState, Permit, Weakness, rules};
+use crate::boot::{BootControl, BootError, BootState, Permit, Standing, Weakness, rules};
 use crate::slot::buffer::AlignedBuf;
 use crate::slot::disk::DiskIdentity;
 use crate::slot::medium::Access;
@@ -193,6 +193,17 @@ impl BootControl for GptControl {
     fn mark_bad(&mut self, running: &RunningSlot) -> Result<BootState, BootError> {
         let running = self.running(running)?;
         self.edit(Rewrite::IfDifferent, |state, slots| {
+            rules::may_mark_bad(state, running)?;
+            slots.mark_bad(self.entry(running)?).map_err(|e| self.unusable(e))
+        })
+    }
+
+    fn mark_bad_unless_good(&mut self, running: &RunningSlot) -> Result<BootState, BootError> {
+        let running = self.running(running)?;
+        self.edit(Rewrite::IfDifferent, |state, slots| {
+            if state.standing(running).is_some_and(Standing::is_good) {
+                return Ok(Vec::new());
+            }
             rules::may_mark_bad(state, running)?;
             slots.mark_bad(self.entry(running)?).map_err(|e| self.unusable(e))
         })

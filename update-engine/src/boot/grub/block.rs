@@ -243,6 +243,14 @@ mod tests {
     }
 
     #[test]
+    fn a_comment_goes_on_behind_a_line_break_that_is_escaped() {
+        let bytes = block_of("# old:\\\nota_primary=b\nota_primary=a\n");
+        let block = Block::parse(&bytes).unwrap();
+        assert_eq!(block.get("ota_primary"), Some(b"a".as_slice()));
+        assert_eq!(block.to_bytes().unwrap().as_slice(), bytes);
+    }
+
+    #[test]
     fn what_grub_does_not_take_for_a_block_is_none() {
         assert_eq!(error(b""), "expected an environment block of 1024 bytes, got 0");
         assert_eq!(error(&block_of("")[..1023]), "expected an environment block of 1024 bytes, got 1023");
@@ -252,6 +260,8 @@ mod tests {
         assert!(error(&block_of("a=1")).starts_with("at byte 25: expected NAME=VALUE or a comment, and a line break, got \"a=1"));
         assert!(error(&block_of("a=1\nnonsense\n")).starts_with("at byte 29: expected NAME=VALUE"));
         assert!(error(&block_of("=1\n")).starts_with("at byte 25"));
+        assert!(error(&block_of("a\0b=1\n")).starts_with("at byte 25"), "to GRUB it is a variable a without a value");
+        assert!(error(&block_of("a=1\0\n")).starts_with("at byte 25"));
         assert!(error(&block_of("a=1\\")).starts_with("at byte 25"), "what follows the \"\\\" is the end");
     }
 

@@ -263,6 +263,15 @@ mod tests {
     }
 
     #[test]
+    fn the_slot_of_a_disk_that_came_with_its_second_slot_preferred_is_kept() {
+        let second = block(&[("ota_primary", "b")]);
+        let pair = Spelling::Ota.read(&second, &slots()).unwrap().pair;
+        let mut written = second.clone();
+        Spelling::Ota.write(&mut written, &pair);
+        assert_eq!((pair.next().as_str(), written), ("b", second));
+    }
+
+    #[test]
     fn a_try_is_one_digit_that_changes_in_place() {
         let b = &slots()[1];
         let armed = Pair::factory(slots(), TRIES).arm(b, &slots()[0]);
@@ -302,6 +311,12 @@ mod tests {
         assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[0])), ("b", Standing::Good));
         let marked_bad = [("ORDER", "A B"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "0"), ("B_TRY", "0")];
         let read = rauc().read(&block(&marked_bad), &slots()).unwrap();
+        assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[1])), ("a", Standing::Blank));
+        let put_behind = [("ORDER", "A B"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "1"), ("B_TRY", "0"), ("ota_pending", "B")];
+        let read = rauc().read(&block(&put_behind), &slots()).unwrap();
+        assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[1])), ("a", Standing::Spent));
+        let left_out = [("ORDER", "A"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "1"), ("B_TRY", "0")];
+        let read = rauc().read(&block(&left_out), &slots()).unwrap();
         assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[1])), ("a", Standing::Blank));
     }
 

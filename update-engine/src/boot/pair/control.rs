@@ -155,6 +155,17 @@ impl<S: PairStore> BootControl for PairControl<S> {
         })
     }
 
+    fn mark_bad_unless_good(&mut self, running: &RunningSlot) -> Result<BootState, BootError> {
+        let running = self.running(running)?;
+        self.change(Rewrite::IfDifferent, |loaded| {
+            if loaded.pair.standing(running).is_good() {
+                return Ok(loaded.pair.clone());
+            }
+            rules::may_mark_bad(&loaded.state(), running)?;
+            Ok(loaded.pair.clone().mark_bad(running))
+        })
+    }
+
     fn renew(&mut self, running: &RunningSlot) -> Result<BootState, BootError> {
         let running = self.running(running)?;
         let loaded = self.store.load()?;
@@ -247,6 +258,19 @@ mod tests {
         host.rig.boot(1);
         let bad = host.control().mark_bad(&host.running()).unwrap();
         assert_eq!((bad.standing(&name("b")), bad.next.as_str()), (Some(Standing::Bad), "a"));
+    }
+
+    #[test]
+    fn what_was_marked_good_meanwhile_is_not_marked_bad_for_being_late() {
+        let host = Host::new(Spelling::Ota);
+        host.arm_b().unwrap();
+        host.put(&[("ota_left", "2")]);
+        host.rig.boot(1);
+        let late = host.control().mark_bad_unless_good(&host.running()).unwrap();
+        assert_eq!((late.standing(&name("b")), late.next.as_str()), (Some(Standing::Bad), "a"));
+        let good = host.control().mark_good(&host.running()).unwrap();
+        assert_eq!(host.control().mark_bad_unless_good(&host.running()).unwrap(), good);
+        assert_eq!(good.standing(&name("b")), Some(Standing::Good));
     }
 
     #[test]

@@ -46,8 +46,11 @@ pub enum EntryError {
         got: String,
     },
     /// Nothing is started by it.
-    #[error("expected lines \"linux PATH\", \"efi PATH\" or \"uki PATH\" of one kind, got none or several")]
-    StartsNothing,
+    #[error("expected a line \"linux PATH\", \"efi PATH\" or \"uki PATH\", and only one of these keys, got {got}")]
+    Starts {
+        /// The keys.
+        got: String,
+    },
 }
 
 impl EntryText {
@@ -68,7 +71,8 @@ impl EntryText {
         }
         // Of two kinds the loader takes neither.
         if kinds.len() != 1 {
-            return Err(EntryError::StartsNothing);
+            let got = if kinds.is_empty() { "none".to_owned() } else { kinds.into_iter().collect::<Vec<_>>().join(" and ") };
+            return Err(EntryError::Starts { got });
         }
         Ok(Self { armings, own: own.to_owned() })
     }
@@ -136,7 +140,16 @@ mod tests {
             "line 2: \"version\" decides which entry is started, which the boot control does: expected none, got \"version 9\""
         );
         assert!(error("sort-key zzz\nlinux /x\n").starts_with("line 1: \"sort-key\""));
-        assert_eq!(error("title x\n"), "expected a line \"linux PATH\" or \"efi PATH\", got none");
+        let starts = "expected a line \"linux PATH\", \"efi PATH\" or \"uki PATH\", and only one of these keys, got ";
+        assert_eq!(error("title x\n"), format!("{starts}none"));
+        assert_eq!(error("linux\n"), format!("{starts}none"), "a key without a value is no line to the loader");
+        assert_eq!(error("uki /x\nlinux /x\n"), format!("{starts}linux and uki"));
+        assert!(error("title x\rversion 9\nlinux /x\n").starts_with("line 2: \"version\""), "a carriage return ends a line, too");
+        assert!(
+            error("title\u{a0}x\n\tversion\t9\nlinux /x\n").starts_with("line 2: \"version\""),
+            "blanks are what the loader skips"
+        );
+        assert!(error("linux /x\n\0").contains("none of them zero"));
         assert!(EntryText::of(&[0xFF], 1).is_err() && EntryText::of(&vec![b'\n'; MAX_BYTES + 1], 1).is_err());
     }
 

@@ -49,6 +49,12 @@ impl EntryName {
         Some(Self { id: id.to_owned(), counter, suffix: suffix.to_owned() })
     }
 
+    /// Whether the loader reads it.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.suffix == "conf"
+    }
+
     /// How the slot stands whose entry has this name.
     #[must_use]
     pub fn standing(&self) -> Standing {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::entry::{EntryError, EntryText, MAX_BYTES};
 use super::names::EntryName;
 use crate::boot::pair::{Loaded, Pair, PairStore, Rewrite, TRIES};
-use crate::boot::{BootError, Standing, held};
+use crate::boot::{BootError, Standing, Weakness, held};
 use crate::durable;
 use crate::slot::SlotName;
 use crate::slot::medium::Access;
@@ -19,6 +19,8 @@ const MAX_ENTRIES: usize = 1_000;
 const MAX_CONF_BYTES: u64 = 64 * 1024;
 /// Suffix of an entry that is being written.
 const COMING: &str = "new";
+/// Suffix of an entry that is none to the loader.
+const OFF: &str = "off";
 /// The loader's own variables.
 const LOADER: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 /// Words of `loader.conf` that choose an entry. `default @saved` is what was started last: never one that was just armed.
@@ -48,14 +50,24 @@ struct Found {
     /// As its name is spelled: `+3`, `+3-0` and `+03-00` count alike.
     file: String,
     text: EntryText,
-    /// What an interruption left of the slot besides.
-    left_over: Vec<String>,
 }
 
 /// A name of an entry, and how it is spelled.
 type Listed = (EntryName, String);
 
-type Both = BTreeMap<SlotName, Found>;
+/// What there is of a slot.
+#[derive(Clone, Debug, Default)]
+struct OfSlot {
+    /// The one that the loader would take.
+    entry: Option<Found>,
+    /// What an interruption left besides: it is removed with the next change.
+    left_over: Vec<Listed>,
+    /// What is none of ours, though it is called like one, and why. The loader may start it all the same.
+    broken: Vec<(Listed, EntryError)>,
+}
+
+#[derive(Clone, Debug)]
+struct Both(BTreeMap<SlotName, OfSlot>);
 
 impl Entries {
     /// Entries that begin with `prefix` on the partition mounted at `esp`; `efivars` is where the firmware's variables are mounted. Reads
@@ -76,45 +88,36 @@ impl Entries {
         format!("{}-{slot}", self.prefix)
     }
 
-    /// The entry of each slot that has one.
     fn find(&self) -> Result<Both, BootError> {
         let names = self.names()?;
-        let mut both = Both::new();
+        let mut both = BTreeMap::new();
         for slot in &self.slots {
-            let of_slot: Vec<&Listed> = names.iter().filter(|(name, _)| name.id == self.id(slot)).collect();
-            if let Some(found) = self.one_of(slot, &of_slot)? {
-                both.insert(slot.clone(), found);
-            }
+            let of_slot = names.iter().filter(|(name, _)| name.id == self.id(slot)).cloned();
+            both.insert(slot.clone(), self.of_slot(of_slot)?);
         }
-        Ok(both)
+        Ok(Both(both))
     }
 
     /// Of a slot's entries the one that the loader would take; after an interrupted [`Self::replace`] there are two, or an empty one
-    /// besides.
-    fn one_of(&self, slot: &SlotName, names: &[&Listed]) -> Result<Option<Found>, BootError> {
-        let (mut whole, mut empty) = (Vec::new(), Vec::new());
+    /// besides or instead.
+    fn of_slot(&self, names: impl Iterator<Item = Listed>) -> Result<OfSlot, BootError> {
+        let (mut whole, mut of_slot) = (Vec::new(), OfSlot::default());
         for (name, file) in names {
-            let path = self.folder().join(file);
+            let path = self.folder().join(&file);
             let bytes = durable::read_capped(&path, MAX_BYTES as u64).map_err(|error| held::io_error("read", &path, error))?;
             match EntryText::parse(&bytes) {
-                Ok(text) => whole.push((name.clone(), file.clone(), text)),
-                Err(_) if bytes.is_empty() && names.len() > 1 => empty.push(file.clone()),
-                Err(error) => return Err(malformed(&path, &error)),
+                Ok(text) => whole.push(Found { name, file, text }),
+                // Nothing is started by an empty one, nor by one that is switched off.
+                Err(_) if bytes.is_empty() || !name.is_live() => of_slot.left_over.push((name, file)),
+                Err(error) => of_slot.broken.push(((name, file), error)),
             }
         }
-        let live = |name: &EntryName| name.suffix == "conf";
-        whole.sort_by_key(|(name, _, text)| {
-            (live(name), !name.standing().is_out_of_tries(), text.armings, name.standing().is_good())
+        whole.sort_by_key(|Found { name, text, .. }| {
+            (name.is_live(), !name.standing().is_out_of_tries(), text.armings, name.standing().is_good())
         });
-        let Some((name, file, text)) = whole.pop() else {
-            let Some(first) = empty.first() else { return Ok(None) };
-            return Err(BootError::Malformed {
-                path: self.folder().join(first),
-                why: format!("every entry of slot {slot} is empty"),
-            });
-        };
-        let left_over = whole.into_iter().map(|(_, file, _)| file).chain(empty).collect();
-        Ok(Some(Found { name, file, text, left_over }))
+        of_slot.entry = whole.pop();
+        of_slot.left_over.extend(whole.into_iter().map(|Found { name, file, .. }| (name, file)));
+        Ok(of_slot)
     }
 
     /// Names of entries, of ours and of others. One that is no text is nobody's.
@@ -125,7 +128,7 @@ impl Entries {
         for entry in fs::read_dir(&folder).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
             let listed = name.to_str().and_then(|file| Some((file.parse::<EntryName>().ok()?, file.to_owned())));
-            names.extend(listed.filter(|(name, _)| name.suffix == "conf" || name.suffix == "off"));
+            names.extend(listed.filter(|(name, _)| name.is_live() || name.suffix == OFF));
             if names.len() > MAX_ENTRIES {
                 return Err(BootError::Malformed {
                     path: folder,
@@ -137,45 +140,53 @@ impl Entries {
         Ok(names)
     }
 
+    fn loaded(&self, both: &Both) -> Loaded {
+        Loaded { weakness: self.weakness(both), ..self.pair(both).into() }
+    }
+
     fn pair(&self, both: &Both) -> Pair {
         let mut pair = Pair::factory(self.slots.clone(), TRIES);
         for (slot, standing) in &mut pair.slots {
-            *standing = both.get(slot).map_or(Standing::Blank, |found| found.name.standing());
-            let is_behind = |found: &Found| {
-                both.values().any(|other| other.name.standing().is_good() && other.text.armings > found.text.armings)
-            };
+            *standing = both.entry(slot).map_or(Standing::Blank, |found| found.name.standing());
+            let is_behind =
+                |found: &Found| both.entries().any(|(_, other)| other.is_good() && other.text.armings > found.text.armings);
             // The loader would start the other one: somebody else wrote its text.
-            if standing.is_pending() && both.get(slot).is_some_and(is_behind) {
+            if standing.is_pending() && both.entry(slot).is_some_and(is_behind) {
                 *standing = Standing::Spent;
             }
         }
-        let good = both.iter().filter(|(_, found)| found.name.standing().is_good());
+        let good = both.entries().filter(|(_, found)| found.is_good());
         if let Some((slot, _)) = good.max_by_key(|(_, found)| found.text.armings) {
             pair.primary = slot.clone();
         } else if let Some((slot, _)) = pair.on_trial() {
             pair.primary = slot.clone();
         }
-        pair.was_armed = both.values().any(|found| found.text.armings > 1);
+        pair.was_armed = both.entries().any(|(_, found)| found.text.armings > 1);
         pair
+    }
+
+    fn weakness(&self, both: &Both) -> Option<Weakness> {
+        let ((_, file), error) = both.0.values().flat_map(|of_slot| &of_slot.broken).next()?;
+        let path = self.folder().join(file);
+        Some(Weakness::until_next_change(format!("{} is none of ours, and counts as none: {error}", path.display())))
     }
 
     /// Gives a slot's entry the name that says how it stands from now on.
     fn bring(&self, both: &Both, slot: &SlotName, to: Standing, is_primary: bool) -> Result<(), BootError> {
-        let wanted = EntryName::standing_so(&self.id(slot), to, TRIES);
-        let (Some(wanted), found) = (wanted, both.get(slot)) else { return Ok(()) };
+        let Some(wanted) = EntryName::standing_so(&self.id(slot), to, TRIES) else { return Ok(()) };
         if let Standing::Pending { .. } = to {
             return self.arm(both, slot, &wanted);
         }
-        match found {
+        match both.entry(slot) {
             Some(found) => {
-                let highest = both.values().filter(|other| other.name != found.name).map(|other| other.text.armings).max();
+                let highest = both.entries().filter(|(other, _)| *other != slot).map(|(_, other)| other.text.armings).max();
                 let mut text = found.text.clone();
                 if to.is_good() && is_primary && highest.is_some_and(|highest| highest >= text.armings) {
                     text.armings = highest.unwrap_or_default().saturating_add(1);
                 }
-                self.replace(slot, Some(found), &wanted, &text)
+                self.replace(both, slot, &wanted, &text)
             }
-            None if to.is_blank() => Ok(()),
+            None if to.is_blank() => self.clear(both, slot),
             None => Err(BootError::Unsuitable(format!(
                 "slot {slot} has no entry {}: the one that started it is none of ours, and cannot be marked",
                 self.path(&wanted).display()
@@ -183,20 +194,23 @@ impl Entries {
         }
     }
 
-    /// What is armed again under the name it has is disarmed before.
     fn arm(&self, both: &Both, slot: &SlotName, wanted: &EntryName) -> Result<(), BootError> {
         let source = self.esp.join(format!("ota/{slot}.entry"));
         let own = durable::read_capped(&source, MAX_BYTES as u64).map_err(|error| held::io_error("read", &source, error))?;
-        let armings = both.values().map(|found| found.text.armings).max().unwrap_or(0).max(1).saturating_add(1);
+        let armings = both.entries().map(|(_, found)| found.text.armings).max().unwrap_or(0).max(1).saturating_add(1);
         let text = EntryText::of(&own, armings).map_err(|error| malformed(&source, &error))?;
-        let Some(found) = both.get(slot) else { return self.replace(slot, None, wanted, &text) };
-        if found.file != wanted.to_string() {
-            return self.replace(slot, Some(found), wanted, &text);
+        self.free_counted_names(both, slot)?;
+        self.replace(&self.find()?, slot, wanted, &text)
+    }
+
+    /// The loader renames what it counts, and starts an image for ever whose next name is taken.
+    fn free_counted_names(&self, both: &Both, slot: &SlotName) -> Result<(), BootError> {
+        if both.files(slot).all(|(name, _)| name.counter.is_none()) {
+            return Ok(());
         }
-        let off = EntryName { counter: None, suffix: "off".to_owned(), ..wanted.clone() };
-        self.replace(slot, Some(found), &off, &found.text)?;
-        let found = Found { file: off.to_string(), name: off, left_over: Vec::new(), ..found.clone() };
-        self.replace(slot, Some(&found), wanted, &text)
+        let Some(found) = both.entry(slot) else { return self.clear(both, slot) };
+        let off = EntryName { id: self.id(slot), counter: None, suffix: OFF.to_owned() };
+        self.replace(both, slot, &off, &found.text)
     }
 
     /// Puts an entry of this name and text in the place of all that the slot has.
@@ -204,16 +218,29 @@ impl Entries {
     /// On vfat a rename makes a directory entry of length 0, and only writing the file's inode says where its bytes are: a name that is
     /// given to the only entry of a slot loses it for a moment, and for good if nothing but the folder is synced. So nothing that is there
     /// is renamed: the new one is whole and on the medium before the old one goes.
-    fn replace(&self, slot: &SlotName, found: Option<&Found>, wanted: &EntryName, text: &EntryText) -> Result<(), BootError> {
+    fn replace(&self, both: &Both, slot: &SlotName, wanted: &EntryName, text: &EntryText) -> Result<(), BootError> {
         let file = wanted.to_string();
-        let is_there = found.is_some_and(|found| found.file == file && found.text == *text);
-        if !is_there {
+        if both.entry(slot).is_none_or(|found| found.file != file || found.text != *text) {
             let coming = EntryName { id: self.id(slot), counter: None, suffix: COMING.to_owned() };
             self.write(&coming, &text.to_text())?;
             self.rename(&coming, wanted)?;
         }
-        let old = found.into_iter().flat_map(|found| found.left_over.iter().chain([&found.file]));
-        old.filter(|old| **old != file).try_for_each(|old| self.remove(old))
+        both.files(slot).filter(|(_, old)| **old != file).try_for_each(|(_, old)| self.remove(old))
+    }
+
+    fn clear(&self, both: &Both, slot: &SlotName) -> Result<(), BootError> {
+        both.files(slot).try_for_each(|(_, file)| self.remove(file))
+    }
+
+    /// Removes what stands beside the entries of slots that do not change; of one that has none and may be running it is all there is.
+    fn tidy(&self, both: &Both, pair: &Pair, slot: &SlotName, rewrite: Rewrite) -> Result<(), BootError> {
+        let Some(of_slot) = both.0.get(slot) else { return Ok(()) };
+        of_slot.left_over.iter().try_for_each(|(_, file)| self.remove(file))?;
+        let other_is_good = pair.slots.iter().any(|(other, standing)| other != slot && standing.is_good());
+        if rewrite == Rewrite::IfDifferent && other_is_good {
+            of_slot.broken.iter().try_for_each(|((_, file), _)| self.remove(file))?;
+        }
+        Ok(())
     }
 
     fn write(&self, name: &EntryName, text: &str) -> Result<(), BootError> {
@@ -245,6 +272,20 @@ impl Entries {
         self.write(&before, "rehearsal\n")?;
         self.rename(&before, &after)?;
         self.remove(&after.to_string())
+    }
+
+    /// A slot that runs and has none could not be marked, and an update would have nothing to go back to.
+    fn check_entries(&self, both: &Both) -> Result<(), BootError> {
+        if both.entries().next().is_some() {
+            return Ok(());
+        }
+        let expected: Vec<String> = self.slots.iter().map(|slot| format!("{}.conf", self.id(slot))).collect();
+        let broken = self.weakness(both).map(|weakness| format!(" ({weakness})")).unwrap_or_default();
+        Err(BootError::Unsuitable(format!(
+            "{}: expected an entry {} of the slot that runs, got none{broken}",
+            self.folder().display(),
+            expected.join(" or ")
+        )))
     }
 
     /// What others told the loader to start comes before what ours are called.
@@ -306,26 +347,27 @@ impl PairStore for Entries {
     }
 
     fn load(&self) -> Result<Loaded, BootError> {
-        Ok(self.pair(&self.find()?).into())
+        let _held = held::folder(&self.folder(), Access::Read)?;
+        Ok(self.loaded(&self.find()?))
     }
 
     fn edit(&self, rewrite: Rewrite, decide: &mut dyn FnMut(&Loaded) -> Result<Pair, BootError>) -> Result<Pair, BootError> {
-        let folder = File::open(self.folder()).map_err(|error| held::io_error("open", &self.folder(), error))?;
-        held::lock(&folder, &self.folder(), Access::Write)?;
+        let _held = held::folder(&self.folder(), Access::Write)?;
         let both = self.find()?;
-        let before = self.pair(&both);
-        let pair = decide(&before.clone().into())?;
+        let before = self.loaded(&both);
+        let pair = decide(&before)?;
         if rewrite == Rewrite::Always {
+            self.check_entries(&both)?;
             self.rehearse()?;
         }
         let mut slots: Vec<&(SlotName, Standing)> = pair.slots.iter().collect();
         // What there is to go back to comes first.
         slots.sort_by_key(|(_, standing)| !standing.is_good());
         for (slot, standing) in slots {
-            if before.standing(slot) != *standing {
+            if before.pair.standing(slot) == *standing {
+                self.tidy(&both, &pair, slot, rewrite)?;
+            } else {
                 self.bring(&both, slot, *standing, pair.primary == *slot)?;
-            } else if let Some(found) = both.get(slot) {
-                found.left_over.iter().try_for_each(|file| self.remove(file))?;
             }
         }
         Ok(pair)
@@ -334,6 +376,30 @@ impl PairStore for Entries {
     fn check_loader(&self) -> Result<(), BootError> {
         self.check_counting()?;
         self.check_defaults()
+    }
+}
+
+impl Found {
+    fn is_good(&self) -> bool {
+        self.name.standing().is_good()
+    }
+}
+
+impl Both {
+    fn entry(&self, slot: &SlotName) -> Option<&Found> {
+        self.0.get(slot)?.entry.as_ref()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&SlotName, &Found)> {
+        self.0.iter().filter_map(|(slot, of_slot)| Some((slot, of_slot.entry.as_ref()?)))
+    }
+
+    /// All that there is of a slot.
+    fn files(&self, slot: &SlotName) -> impl Iterator<Item = (&EntryName, &String)> {
+        self.0.get(slot).into_iter().flat_map(|OfSlot { entry, left_over, broken }| {
+            let besides = left_over.iter().chain(broken.iter().map(|(listed, _)| listed)).map(|(name, file)| (name, file));
+            besides.chain(entry.iter().map(|found| (&found.name, &found.file)))
+        })
     }
 }
 
@@ -395,7 +461,7 @@ mod tests {
         /// As the loader does it: spends a try of the entry it starts.
         fn boot(&self) -> String {
             let both = self.entries.find().unwrap();
-            let live = both.into_iter().filter(|(_, found)| found.name.suffix == "conf");
+            let live = both.entries().filter(|(_, found)| found.name.is_live());
             let (slot, found) =
                 live.max_by_key(|(_, found)| (!found.name.standing().is_out_of_tries(), found.text.armings)).unwrap();
             if let Standing::Pending { tries_left } = found.name.standing() {
@@ -462,16 +528,88 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_not_ours_is_named() {
+    fn what_is_called_like_an_entry_and_is_none_counts_as_none_is_named_and_goes_with_the_next_change() {
         let rig = Rig::new();
+        let (a, b) = (name("a"), name("b"));
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        rig.put("os-b+3-0.conf", "title somebody's\nlinux /x\n");
+        let loaded = rig.entries.load().unwrap();
+        assert_eq!((loaded.pair.standing(&b), loaded.pair.next()), (Standing::Blank, &a));
+        let weakness = loaded.weakness.unwrap().to_string();
+        let words =
+            "os-b+3-0.conf is none of ours, and counts as none: line 1: expected \"sort-key ota\", got \"title somebody's\"";
+        assert!(weakness.contains(words), "{weakness}");
+        // It may be what runs: a test takes nothing away.
+        rig.entries.edit(Rewrite::Always, &mut |loaded| Ok(loaded.pair.clone())).unwrap();
+        assert_eq!(rig.files(), ["os-a.conf", "os-b+3-0.conf"]);
+        assert!(rig.change(|pair| pair.mark_bad(&b)).unwrap_err().contains("slot b has no entry"));
+        assert_eq!(rig.files(), ["os-a.conf", "os-b+3-0.conf"]);
+        rig.change(|pair| pair.disarm(&b, &a)).unwrap();
+        assert_eq!((rig.files(), rig.entries.load().unwrap().weakness), (vec!["os-a.conf".to_owned()], None));
+        rig.put("os-b+0-3.conf", "linux /x\n");
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        assert_eq!(rig.files(), ["os-a.conf", "os-b+3-0.conf"]);
+    }
+
+    #[test]
+    fn a_host_whose_only_entry_is_none_of_ours_keeps_it_and_is_not_updated() {
+        let rig = Rig::new();
+        let (a, b) = (name("a"), name("b"));
         rig.put("os-a.conf", "title somebody's\nlinux /x\n");
-        let error = rig.entries.load().unwrap_err().to_string();
-        assert!(error.ends_with("os-a.conf: line 1: expected \"sort-key ota\", got \"title somebody's\""), "{error}");
-        rig.put("os-a.conf", "");
-        assert!(rig.entries.load().unwrap_err().to_string().contains("os-a.conf: line 1"));
-        rig.put("os-a+1-2.conf", "");
-        let error = rig.entries.load().unwrap_err().to_string();
-        assert!(error.ends_with("os-a+1-2.conf: every entry of slot a is empty"), "{error}");
+        let tested = rig.entries.edit(Rewrite::Always, &mut |loaded| Ok(loaded.pair.clone())).unwrap_err().to_string();
+        assert!(tested.contains("expected an entry os-a.conf or os-b.conf of the slot that runs, got none"), "{tested}");
+        assert!(tested.contains("line 1: expected \"sort-key ota\""), "{tested}");
+        for refused in [rig.change(|pair| pair.disarm(&b, &a)), rig.change(|pair| pair.arm(&b, &a))] {
+            assert!(refused.unwrap_err().contains("slot a has no entry"));
+        }
+        assert_eq!(rig.files(), ["os-a.conf"]);
+    }
+
+    #[test]
+    fn a_slot_that_has_only_an_empty_entry_has_none() {
+        for file in ["os-b+3-0.conf", "os-b.conf", "os-b.off"] {
+            let rig = Rig::new();
+            let (a, b) = (name("a"), name("b"));
+            rig.put(file, "");
+            assert_eq!(rig.entries.load().unwrap(), Loaded::from(Pair::factory([a.clone(), b.clone()], TRIES).disarm(&b, &a)));
+            rig.change(|pair| pair.disarm(&b, &a)).unwrap();
+            assert_eq!(rig.files(), ["os-a.conf"], "{file}");
+            rig.put(file, "");
+            rig.change(|pair| pair.arm(&b, &a)).unwrap();
+            assert_eq!((rig.files(), rig.boot()), (vec!["os-a.conf".to_owned(), "os-b+3-0.conf".to_owned()], "b".to_owned()));
+        }
+    }
+
+    /// The loader renames `+1-2` to `+0-3`, and starts an image for ever whose name is taken.
+    #[test]
+    fn no_name_that_the_loader_may_need_is_taken_when_a_slot_is_armed() {
+        let (a, b) = (name("a"), name("b"));
+        let older = "sort-key ota\nversion 1\ntitle b\nlinux /ota/b.efi\n";
+        for (old, left) in [
+            (["os-b+0-3.conf", "os-b.off"], vec!["os-a.conf", "os-b.off"]),
+            (["os-b+0-0.conf", "os-b+0-3.conf"], vec!["os-a.conf", "os-b.off"]),
+            (["os-b.conf", "os-b+1-2.conf"], vec!["os-a.conf", "os-b.off"]),
+            (["os-b.conf", "os-b.conf"], vec!["os-a.conf", "os-b.conf"]),
+        ] {
+            let rig = Rig::new();
+            old.iter().for_each(|old| rig.put(old, older));
+            rig.entries.free_counted_names(&rig.entries.find().unwrap(), &b).unwrap();
+            assert_eq!(rig.files(), left, "{old:?}");
+            rig.change(|pair| pair.arm(&b, &a)).unwrap();
+            assert_eq!(rig.files(), ["os-a.conf", "os-b+3-0.conf"], "{old:?}");
+        }
+    }
+
+    /// What is written by hand, or by another program.
+    #[test]
+    fn a_slot_on_trial_that_another_one_comes_before_is_not_what_is_started_next() {
+        let rig = Rig::new();
+        rig.put("os-a.conf", "sort-key ota\nversion 9\ntitle a\nlinux /ota/a.efi\n");
+        rig.put("os-b+03-0.conf", "sort-key ota\nversion 2\ntitle b\nlinux /ota/b.efi\n");
+        let pair = rig.entries.load().unwrap().pair;
+        assert_eq!((pair.standing(&name("b")), pair.next(), rig.boot()), (Standing::Spent, &name("a"), "a".to_owned()));
+        rig.change(|pair| pair.mark_good(&name("b"))).unwrap();
+        assert_eq!((rig.boot(), rig.files()), ("b".to_owned(), vec!["os-a.conf".to_owned(), "os-b.conf".to_owned()]));
     }
 
     /// A cut between the steps of a change leaves the new entry empty or whole beside the old one. The loader passes an empty one over.
@@ -511,7 +649,7 @@ mod tests {
         let (a, b) = (name("a"), name("b"));
         rig.change(|pair| pair.arm(&b, &a)).unwrap();
         let both = rig.entries.find().unwrap();
-        rig.entries.bring(&both, &b, Standing::Pending { tries_left: TRIES }).unwrap();
+        rig.entries.bring(&both, &b, Standing::Pending { tries_left: TRIES }, false).unwrap();
         let text = fs::read_to_string(rig.entries.folder().join("os-b+3-0.conf")).unwrap();
         assert!(text.starts_with("sort-key ota\nversion 3\n"), "{text}");
         assert_eq!(rig.files(), ["os-a.conf", "os-b+3-0.conf"]);
@@ -566,7 +704,11 @@ mod tests {
         let (a, b) = (name("a"), name("b"));
         fs::write(rig.entries.esp.join("ota/b.entry"), "title nothing\n").unwrap();
         let error = rig.change(|pair| pair.arm(&b, &a)).unwrap_err();
-        assert!(error.ends_with("ota/b.entry: expected a line \"linux PATH\" or \"efi PATH\", got none"), "{error}");
+        assert!(
+            error.contains("ota/b.entry: expected a line \"linux PATH\"")
+                && error.ends_with("and only one of these keys, got none"),
+            "{error}"
+        );
         assert_eq!(rig.files(), ["os-a.conf"]);
     }
 }

@@ -288,6 +288,8 @@ mod tests {
         assert_eq!(standings(&marked_bad), [Standing::Good, Standing::Bad]);
         let put_behind = loaded(&[("BOOT_ORDER", "A B"), ("BOOT_A_LEFT", "3"), ("BOOT_B_LEFT", "2"), ("ota_pending", "B")]);
         assert_eq!((standings(&put_behind), put_behind.pair.next().as_str()), ([Standing::Good, Standing::Spent], "a"));
+        let without_order = loaded(&[("BOOT_A_LEFT", "0"), ("BOOT_B_LEFT", "3")]);
+        assert_eq!(without_order.next.as_ref().map(SlotName::as_str), Some("b"), "the loaders have an order of their own");
         let hexadecimal = loaded(&[("BOOT_ORDER", "B A"), ("BOOT_B_LEFT", "10"), ("ota_pending", "B")]);
         assert_eq!(standings(&hexadecimal)[1], Standing::Pending { tries_left: 16 });
         let many = loaded(&[("BOOT_ORDER", "B A"), ("BOOT_B_LEFT", "ffffffff"), ("ota_pending", "B")]);
