@@ -30,6 +30,8 @@ pub enum Flaw {
     Hangs,
     /// It comes up and goes on, and there is no daemon in it.
     NoDaemon,
+    /// It comes up, and does not see the state partition: it has its configuration from elsewhere, and a deadline of 15 s in it.
+    NoState,
 }
 
 /// What the guest's first process does. The log of the daemon goes to the first serial line, the test's commands come by the second.
@@ -67,6 +69,15 @@ rmmod softdog
 insmod /lib/modules/softdog.ko soft_margin=5
 exec 3>/dev/watchdog
 while :; do sleep 60; done
+";
+
+/// What is there instead of the state cannot be written.
+const NO_STATE: &str = "#!/bin/sh
+cp /state/config.toml /run/config.toml
+umount /state
+mount -t tmpfs state /state
+sed 's/^deadline_s = .*/deadline_s = 15/' /run/config.toml >/state/config.toml
+mount -o remount,ro /state
 ";
 
 /// The keys that the image trusts.
@@ -144,6 +155,7 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
         }
         Flaw::Panics => script(root, "etc/early", "#!/bin/sh\necho c > /proc/sysrq-trigger\n"),
         Flaw::Hangs => script(root, "etc/early", HANGS),
+        Flaw::NoState => script(root, "etc/early", NO_STATE),
     }
 }
 

@@ -50,6 +50,16 @@ fn a_daemon_that_is_restarted_while_its_host_goes_down_changes_nothing() {
 }
 
 #[test]
+fn an_image_that_does_not_see_its_state_is_left_when_twice_its_own_deadline_has_passed() {
+    let Some(mut scene) = grub() else { return };
+    scene.update("2.0.0", 2, Flaw::NoState);
+    let console = scene.boot("b").wait_off();
+    assert!(console.contains("it was not kept within 30 s of the start of the host"), "{console}");
+    assert!(console.contains("marking it bad and rebooting"), "{console}");
+    scenario::goes_back(&mut scene, "2.0.0", "left no reason in the state folder: it may not have seen it");
+}
+
+#[test]
 fn a_slot_that_is_damaged_after_it_was_armed_is_left_in_the_same_boot() {
     let Some(mut scene) = grub() else { return };
     scene.update("2.0.0", 2, Flaw::None);

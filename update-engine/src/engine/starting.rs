@@ -210,7 +210,7 @@ impl Engine {
             return left.why.clone();
         }
         match self.facts.standing(plan.slot).unwrap_or_default() {
-            Standing::Bad => "it was marked bad before it had shown that it is healthy".to_owned(),
+            Standing::Bad => "it was marked bad before it had shown that it is healthy, and left no reason in the state folder: it may not have seen it".to_owned(),
             Standing::Spent => "it did not come up: the loader spent its tries and went back".to_owned(),
             Standing::Pending { tries_left } => {
                 format!("it was left before it had shown that it is healthy, with {tries_left} tries left")
