@@ -33,7 +33,7 @@ use crate::floor::{FloorError, FloorFile, load_image_floor};
 use crate::kernel_log::{self, KernelLog};
 use crate::os_release;
 use crate::records::Records;
-use crate::slot::{self, Disk, DiskSpec, Mode, RunningSlot, SlotError, SlotSpec};
+use crate::slot::{self, Disk, DiskSpec, Location, Mode, RunningSlot, SlotError, SlotSpec};
 
 /// Longest small file of the system that is read (`os-release`, `machine-id`, `boot_id`).
 const MAX_SMALL_FILE_BYTES: u64 = 64 * 1024;
@@ -76,10 +76,35 @@ impl World {
         Ok(Ground { disk, running })
     }
 
+    /// The same as far as marks need it: an ESP that is not mounted hides the places of some images, and neither what runs nor how it
+    /// stands.
+    pub fn ground_for_marks(&self) -> Result<Ground, Fault> {
+        self.ground().or_else(|fault| {
+            let disk = self.disk_without_esp().ok_or(fault)?;
+            let running = running_slot(&disk)?;
+            Ok(Ground { disk, running })
+        })
+    }
+
+    /// Where all images lie on partitions this is the same disk, and no help.
+    fn disk_without_esp(&self) -> Option<Disk> {
+        let mut settings = Settings::clone(&self.settings);
+        for slot in [&mut settings.slots.a, &mut settings.slots.b] {
+            slot.images.retain(|_, place| !matches!(place, Location::Esp(_)));
+        }
+        let is_less = settings.slots != self.settings.slots && !settings.slots.a.images.is_empty();
+        is_less.then(|| find_disk(&settings).ok()).flatten()
+    }
+
+    /// A host, or an image of one.
+    pub fn mode(&self) -> Mode {
+        if is_block_device(&self.settings.disk.device) { Mode::Host } else { Mode::Image }
+    }
+
     /// Everything the engine wants to know. What could not be found out is a trouble with words, never a guess.
     pub fn look(&self, channel: Option<&str>) -> Facts {
         let mut troubles = Vec::new();
-        let disk = note(find_disk(&self.settings), &mut troubles);
+        let disk = note(find_disk(&self.settings), &mut troubles).or_else(|| self.disk_without_esp());
         let runs = disk.as_ref().and_then(|disk| note(running_slot(disk), &mut troubles));
         let running = runs.as_ref().and_then(|slot| slot_name(slot.name()));
         // The table says whether the loader goes back, also to whoever does not know what runs.
@@ -96,9 +121,7 @@ impl World {
         let slots = PerSlot { a: self.content(SlotName::A, running), b: self.content(SlotName::B, running) };
         let floor = self.floor(running, boot.as_ref().filter(|_| running.is_some()), &slots, &mut troubles);
         Facts {
-            image_mode: disk
-                .as_ref()
-                .map_or_else(|| !is_block_device(&self.settings.disk.device), |disk| disk.mode() == Mode::Image),
+            image_mode: disk.as_ref().map_or_else(|| self.mode(), Disk::mode) == Mode::Image,
             identity,
             boot_id: self.boot_id(&mut troubles),
             running,

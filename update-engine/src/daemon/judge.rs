@@ -18,6 +18,7 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration) -> 
         vec![
             ("keys of the new image".to_owned(), keys(&world, slot, kind)),
             ("identity of the host".to_owned(), identity(&world)),
+            ("slots of the host".to_owned(), world.ground().map(drop).map_err(|fault| fault.message)),
         ]
     })
     .await;
@@ -50,7 +51,8 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration) -> 
 /// Design 11.4: an image whose own keys do not verify the record that installed it could never be updated again.
 fn keys(world: &World, slot: SlotName, kind: Kind) -> Result<(), String> {
     if kind == Kind::Found && world.records().slot_record(slot).is_none() {
-        return Ok(());
+        // Nobody knows what it was signed with; without a key of its own it could never be updated again, either.
+        return world.keyring().map(drop).map_err(|fault| fault.message);
     }
     // As it will be once this release is committed: what it revokes no longer counts.
     let revokes = world.records().slot_record(slot).map(|(record, _)| record.revoked_keys).unwrap_or_default();

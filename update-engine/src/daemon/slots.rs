@@ -296,7 +296,7 @@ pub(super) async fn disarm(shared: Shared, slot: SlotName) -> Event {
 pub(super) async fn mark_bad(shared: Shared, plan: Plan) -> Event {
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
-        let ground = running_on(&shared.world, &plan)?;
+        let ground = runs(shared.world.ground_for_marks()?, &plan)?;
         table_of(shared.world.boot_control(&ground.disk)?.mark_bad(&ground.running))
     })
     .await;
@@ -327,7 +327,10 @@ pub(super) async fn commit(shared: Shared, plan: Plan, channel: Option<String>) 
 
 /// R4: only the slot that is really running, and that this plan is about, is marked.
 fn running_on(world: &World, plan: &Plan) -> Result<Ground, Fault> {
-    let ground = world.ground()?;
+    runs(world.ground()?, plan)
+}
+
+fn runs(ground: Ground, plan: &Plan) -> Result<Ground, Fault> {
     if ground.running.name().as_str() == plan.slot.as_str() {
         return Ok(ground);
     }

@@ -129,6 +129,7 @@ pub fn watch(places: &Places, patience: Watch) -> Result<Ended, DeadlineError> {
             Ok(Looked::Good(_)) => return Ok(Ended::NothingOnTrial),
             Ok(Looked::OnTrial { .. }) => was_on_trial = true,
             Ok(Looked::Unclear) => {}
+            Ok(Looked::Unseen { why, .. }) => log.warn(why),
             Err(error) => log.warn(&error.to_string()),
         }
         let deadline = task.deadline().unwrap_or(patience.without_deadline);
@@ -161,7 +162,12 @@ impl OnceEach {
 /// What is to be kept in time, as far as it can be known now.
 enum Task {
     /// By what the daemon wrote down that armed the slot.
-    WrittenDown { trial: Trial, world: World },
+    WrittenDown {
+        trial: Trial,
+        world: World,
+        /// Of the image that runs, which may need more time than the one that armed it gave it.
+        own_deadline: Option<Duration>,
+    },
     /// Nothing is written down that can be read: by the boot table, and the running image's own configuration.
     Own { world: World },
     /// Not even that can be read.
@@ -178,6 +184,8 @@ enum Looked {
     OnTrial { trial: Trial, seen: Box<Seen> },
     /// It is not good, and only what is written down tells whether it is to be left: that may still appear.
     Unclear,
+    /// It is on trial, and how it stands cannot be seen.
+    Unseen { trial: Trial, why: String },
 }
 
 struct Seen {
@@ -218,7 +226,10 @@ impl Task {
             (Ok(settings), written) => {
                 let world = World::new(Arc::new(settings), Records::of(&places.state_dir));
                 match written {
-                    Some(trial) => Self::WrittenDown { trial, world },
+                    Some(trial) => {
+                        let own_deadline = own_settings(&places.config).ok().map(|own| own.trial_deadline());
+                        Self::WrittenDown { trial, world, own_deadline }
+                    }
                     None => Self::Own { world },
                 }
             }
@@ -240,7 +251,7 @@ impl Task {
     /// Since the start of the host.
     fn deadline(&self) -> Option<Duration> {
         match self {
-            Self::WrittenDown { trial, .. } => Some(trial.deadline),
+            Self::WrittenDown { trial, own_deadline, .. } => Some(own_deadline.unwrap_or_default().max(trial.deadline)),
             Self::Own { world } => Some(world.settings().trial_deadline()),
             Self::Blind { trial, .. } => trial.as_ref().map(|trial| trial.deadline),
         }
@@ -253,8 +264,18 @@ impl Task {
             DeadlineError::Blind { what, why }
         };
         match self {
-            Self::WrittenDown { trial, world } => {
-                let seen = Seen::of(world).map_err(|fault| blind(Some(trial), fault.to_string()))?;
+            Self::WrittenDown { trial, world, .. } => {
+                let seen = match Seen::of(world) {
+                    Ok(seen) => seen,
+                    Err(fault) => {
+                        let error = blind(Some(trial), fault.to_string());
+                        return match runs_unseen(world, trial) {
+                            Some(true) => Ok(Looked::Unseen { trial: trial.clone(), why: error.to_string() }),
+                            Some(false) => Ok(Looked::NothingOnTrial),
+                            None => Err(error),
+                        };
+                    }
+                };
                 Ok(match seen.slot() {
                     Some(slot) if slot == trial.slot && seen.standing.is_good() => Looked::Good(trial.clone()),
                     Some(slot) if slot == trial.slot => Looked::OnTrial { trial: trial.clone(), seen: Box::new(seen) },
@@ -282,9 +303,15 @@ impl Task {
 
     /// The deadline has passed.
     fn end(self, looked: Looked, patience: Watch) -> Result<Ended, DeadlineError> {
+        let deadline = self.deadline().unwrap_or(patience.without_deadline);
         match (self, looked) {
             (Self::WrittenDown { world, .. }, Looked::OnTrial { trial, seen }) => {
+                let trial = Trial { deadline, ..trial };
                 Overdue { world, trial, patience, counted: Counted::InStateFolder }.leave(&seen)
+            }
+            (Self::WrittenDown { world, .. }, Looked::Unseen { trial, why }) => {
+                let trial = Trial { deadline, ..trial };
+                Overdue { world, trial, patience, counted: Counted::InStateFolder }.leave_unseen(&why)
             }
             (Self::Own { world }, Looked::OnTrial { trial, seen }) => {
                 Overdue { world, trial, patience, counted: Counted::ByLoader }.leave(&seen)
@@ -296,7 +323,7 @@ impl Task {
 
 impl Seen {
     fn of(world: &World) -> Result<Self, Fault> {
-        let ground = world.ground()?;
+        let ground = world.ground_for_marks()?;
         let state = world.boot_control(&ground.disk)?.read().map_err(|error| boot_fault(&error))?;
         let standing = state.standing(ground.running.name()).unwrap_or_default();
         Ok(Self { ground, state, standing })
@@ -304,6 +331,18 @@ impl Seen {
 
     fn slot(&self) -> Option<SlotName> {
         slot_name(self.ground.running.name())
+    }
+}
+
+/// Whether the slot of a trial runs, where its boot state cannot be read: a new image may not mount the ESP, or lack the loader's tools.
+/// `None` = that is not known, or another boot may find nothing to start: a partition table that cannot be read.
+fn runs_unseen(world: &World, trial: &Trial) -> Option<bool> {
+    match world.ground_for_marks() {
+        Ok(ground) if slot_name(ground.running.name()) != Some(trial.slot) => Some(false),
+        Ok(_) => (world.settings().boot != BootSettings::Gpt).then_some(true),
+        // One that is called otherwise may be called so by its own making.
+        Err(_) if world.settings().boot == BootSettings::Gpt => None,
+        Err(_) => world.own_version().filter(|own| *own == trial.version).map(|_| true),
     }
 }
 
@@ -353,11 +392,7 @@ impl Overdue {
     /// Counts, marks, keeps the kernel's log, reboots.
     fn leave(self, seen: &Seen) -> Result<Ended, DeadlineError> {
         let Seen { ground, state, standing } = seen;
-        let deadline_s = self.trial.deadline.as_secs();
-        let why = format!(
-            "it was not kept within {deadline_s} s of the start of the host (update-engine-trial left it: its update-engined did not run, \
-             or came to no end)"
-        );
+        let why = self.why("its update-engined did not run, or came to no end");
         let other = disk_name(self.trial.slot.other(), &ground.disk).ok();
         if !other.and_then(|other| state.standing(&other)).is_some_and(Standing::is_bootable) {
             return Ok(self.stays("the other slot cannot be booted, so there is no way back".to_owned()));
@@ -370,10 +405,7 @@ impl Overdue {
             Counted::ByLoader => Left { attempt: self.trial.attempt.clone(), times: 1, why },
         };
         if left.times > MAX_LEAVES {
-            let times = left.times - 1;
-            return Ok(self.stays(format!(
-                "it was left {times} times, and the loader has started it all the same: it does not obey its marks"
-            )));
+            return Ok(self.was_left_in_vain(&left));
         }
         if self.counted == Counted::InStateFolder
             && let Err(error) = left.store(&self.settings().state_dir)
@@ -391,6 +423,36 @@ impl Overdue {
         }
         self.reboot(ground.disk.mode())?;
         Ok(Ended::Left(left))
+    }
+
+    /// Without a mark: the loader counts its tries, and goes back when they are spent.
+    fn leave_unseen(self, obstacle: &str) -> Result<Ended, DeadlineError> {
+        let why = self.why(obstacle);
+        // As if it had been marked bad: a host that cannot count its reboots might reboot for ever.
+        let left = match self.count(why, Standing::Bad) {
+            Ok(left) => left,
+            Err(why) => return Ok(self.stays(why)),
+        };
+        if left.times > MAX_LEAVES {
+            return Ok(self.was_left_in_vain(&left));
+        }
+        if let Err(error) = left.store(&self.settings().state_dir) {
+            return Ok(self.stays(format!("how often it was left cannot be written down: {error}")));
+        }
+        tracing::error!("slot {} ({}): {}: rebooting", self.trial.slot, self.trial.version, left.why);
+        kernel_log::keep_running(self.settings(), &self.trial.attempt);
+        self.reboot(self.world.mode())?;
+        Ok(Ended::Left(left))
+    }
+
+    fn why(&self, obstacle: &str) -> String {
+        let deadline_s = self.trial.deadline.as_secs();
+        format!("it was not kept within {deadline_s} s of the start of the host (update-engine-trial left it: {obstacle})")
+    }
+
+    fn was_left_in_vain(self, left: &Left) -> Ended {
+        let times = left.times - 1;
+        self.stays(format!("it was left {times} times, and the loader has started it all the same: it does not obey its marks"))
     }
 
     fn stays(self, why: String) -> Ended {

@@ -143,13 +143,19 @@ fn unseen(input: &Input<'_>, plan: &Plan, unseen: Unseen) -> String {
 fn stays(input: &Input<'_>, plan: &Plan, why: Stays) -> String {
     let (version, slot, back) = (&plan.version, plan.slot, plan.way_back());
     let blind = format!("the host was rebooted into {version}, and it cannot be seen whether that runs");
-    let table = "before its boot table can be read (`sgdisk --verify` with its disk tells what is wrong, `gdisk` mends it)";
+    let when_read = format!(
+        "it is kept when its boot state can be read (the error says what keeps it from that), or left at the deadline of its trial: \
+         update-engine-trial reboots it then, so that the boot loader goes back to {back}, but not where the boot state is the partition \
+         table of the disk, without which nothing may boot"
+    );
     match (why, input.facts().running) {
-        (Stays::NoTable, Some(runs)) if runs == slot => {
-            format!("{version} runs from slot {slot}: it is neither kept nor left {table}")
+        (Stays::NoTable, Some(runs)) if runs == slot => format!("{version} runs from slot {slot}: {when_read}"),
+        (Stays::NoTable, Some(runs)) => {
+            format!(
+                "slot {runs} runs instead of {version}: nothing is taken back before its boot state can be read (the error says why not)"
+            )
         }
-        (Stays::NoTable, Some(runs)) => format!("slot {runs} runs instead of {version}: nothing is taken back {table}"),
-        (Stays::NoTable, None) => format!("{blind}: it is not rebooted {table}, because nothing may boot then"),
+        (Stays::NoTable, None) => format!("{blind}: {when_read}"),
         (Stays::Kept, _) => {
             format!("{blind}: it is healthy, and a reboot would start it again; the update is done when it is seen")
         }

@@ -665,22 +665,19 @@ fn a_blind_host_that_is_left_no_more_says_so_and_what_a_person_can_do() {
 #[test]
 fn a_blind_host_that_stays_says_why_and_what_a_person_can_do() {
     type Change = fn(&mut Facts);
-    let table = "before its boot table can be read (`sgdisk --verify` with its disk tells what is wrong, `gdisk` mends it)";
+    let when_read = "it is kept when its boot state can be read (the error says what keeps it from that), or left at the deadline of its trial: update-engine-trial reboots it then, so that the boot loader goes back to 1.0.0, but not where the boot state is the partition table of the disk, without which nothing may boot";
     let cases: [(&str, Change, String); 9] = [
-        (
-            "armed/rebooting",
-            |facts| facts.boot = None,
-            format!("{BLIND}: it is not rebooted {table}, because nothing may boot then"),
-        ),
+        ("armed/rebooting", |facts| facts.boot = None, format!("{BLIND}: {when_read}")),
         (
             "armed/rebooting",
             |facts| (facts.running, facts.boot) = (Some(SlotName::A), None),
-            format!("slot a runs instead of 1.1.0: nothing is taken back {table}"),
+            "slot a runs instead of 1.1.0: nothing is taken back before its boot state can be read (the error says why not)"
+                .to_owned(),
         ),
         (
             "trial",
             |facts| (facts.running, facts.boot) = (Some(SlotName::B), None),
-            format!("1.1.0 runs from slot b: it is neither kept nor left {table}"),
+            format!("1.1.0 runs from slot b: {when_read}"),
         ),
         (
             "committed",
