@@ -52,7 +52,7 @@ mod tests {
         let listed = script.lines().find_map(|line| line.strip_prefix("# Modules: ")).unwrap();
         let lines = script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let commands = lines.flat_map(|line| line.split("; ")).map(|command| {
-            let mut words = command.split(' ').skip_while(|word| ["if", "elif", "then", "else"].contains(word));
+            let mut words = command.split(' ').skip_while(|word| ["if", "elif", "then", "else", "!"].contains(word));
             words.next().unwrap_or("if")
         });
         let modules = commands.filter(|command| !OF_THE_SHELL.contains(command)).map(|command| {

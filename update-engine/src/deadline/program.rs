@@ -11,6 +11,7 @@ use manifests::release::SlotName;
 use nix::sys::reboot::{RebootMode, reboot};
 
 use super::files::{Left, Trial, TrialError, settings_of_trial};
+use super::stuck::{self, Stuck};
 use crate::boot::{BootState, Standing};
 use crate::config::trust::{Target, check_trust};
 use crate::config::{self, BootSettings, Settings, USUAL_DEADLINE};
@@ -120,8 +121,10 @@ pub enum DeadlineError {
 pub fn watch(places: &Places, patience: Watch) -> Result<Ended, DeadlineError> {
     let mut log = OnceEach::default();
     let mut was_on_trial = false;
+    let stuck = Stuck::watch();
     loop {
         let task = Task::find(places, &mut log);
+        stuck.on_trial_until(task.deadline_of_host());
         let looked = task.look();
         match &looked {
             Ok(Looked::NothingOnTrial) => return Ok(Ended::NothingOnTrial),
@@ -254,6 +257,14 @@ impl Task {
             Self::WrittenDown { trial, own_deadline, .. } => Some(own_deadline.unwrap_or_default().max(trial.deadline)),
             Self::Own { world } => Some(world.settings().trial_deadline()),
             Self::Blind { trial, .. } => trial.as_ref().map(|trial| trial.deadline),
+        }
+    }
+
+    /// Of what was written down for this machine. An image on a disk of another one is nothing to reboot it for.
+    fn deadline_of_host(&self) -> Option<Duration> {
+        match self {
+            Self::WrittenDown { world, .. } if world.mode() == Mode::Host => self.deadline(),
+            Self::WrittenDown { .. } | Self::Own { .. } | Self::Blind { .. } => None,
         }
     }
 
@@ -500,7 +511,7 @@ impl Overdue {
         }
         if mode == Mode::Host {
             tracing::error!("asking the kernel to reboot at once");
-            nix::unistd::sync();
+            stuck::sync();
             said = match reboot(RebootMode::RB_AUTOBOOT) {
                 Err(error) => format!("{said}; the kernel said: {error}"),
                 Ok(never) => match never {},
@@ -546,13 +557,14 @@ fn may_leave_uncounted(standing: Standing, action: &str, error: &TrialError) -> 
     Ok(())
 }
 
-/// `/proc/uptime` counts the time in which a host was suspended, too.
+/// `/proc/uptime` counts the time in which a host was suspended, too, in which nothing could be kept.
 fn up_for(sysroot: &Path) -> Result<Duration, DeadlineError> {
     let path = sysroot.join("proc/uptime");
     let text = durable::read_capped(&path, 256).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let text = text.unwrap_or_else(|error| error.to_string());
     let seconds = text.split_whitespace().next().and_then(|word| word.split('.').next()).and_then(|word| word.parse().ok());
-    seconds.map(Duration::from_secs).ok_or_else(|| DeadlineError::Uptime { path: path.display().to_string(), got: text.clone() })
+    let up = seconds.map(|seconds| Duration::from_secs(seconds).saturating_sub(stuck::suspended_for()));
+    up.ok_or_else(|| DeadlineError::Uptime { path: path.display().to_string(), got: text.clone() })
 }
 
 #[cfg(test)]
@@ -878,6 +890,79 @@ mod tests {
         let error = host.watch().unwrap_err().to_string();
         assert!(error.contains("expected nobody but its owner to be able to write it, got mode 0666"), "{error}");
         assert_eq!((host.rig.bytes() == before, host.rebooted()), (true, false));
+    }
+
+    /// A new image that does not mount the ESP, or lacks a tool of its loader.
+    #[test]
+    fn an_image_on_trial_whose_boot_state_cannot_be_read_is_left_without_a_mark_as_often_as_the_loader_may_need() {
+        for runs_is_known in [true, false] {
+            let host = Host::on_trial(599);
+            let dir = host.rig.folder.path();
+            let file = host.settings.state_dir.join("trial.toml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            let missing = format!("control = \"grub\"\n[boot.grub]\nenv = \"{}/efi/grubenv\"\n", dir.display());
+            assert_eq!(text.matches("control = \"gpt\"\n").count(), 1);
+            std::fs::write(&file, text.replace("control = \"gpt\"\n", &missing)).unwrap();
+            if !runs_is_known {
+                std::fs::write(dir.join("proc/cmdline"), "quiet\n").unwrap();
+                std::fs::create_dir_all(dir.join("etc")).unwrap();
+                std::fs::write(dir.join("etc/os-release"), "IMAGE_VERSION=1.1.0\n").unwrap();
+            }
+            let before = host.rig.bytes();
+            std::thread::scope(|threads| {
+                let watching = threads.spawn(|| host.watch());
+                sleep(Duration::from_millis(100));
+                assert!(!watching.is_finished(), "it did not wait");
+                host.is_up_for(600);
+                let ended = watching.join().unwrap().unwrap();
+                let words = if runs_is_known { "grubenv" } else { "expected" };
+                assert!(
+                    matches!(&ended, Ended::Left(left) if left.times == 1 && left.why.contains("it cannot be seen whether slot b (1.1.0) is on trial: ")),
+                    "{words}: {ended:?}"
+                );
+            });
+            assert!(host.rig.bytes() == before && host.rebooted());
+            for times in 2..=MAX_LEAVES {
+                assert_eq!(left(&host).times, times);
+            }
+            match host.watch().unwrap() {
+                Ended::Stays { why, .. } => assert!(why.contains("it was left 3 times"), "{why}"),
+                other => panic!("{other:?}"),
+            }
+            if runs_is_known {
+                host.rig.boot(0);
+                assert_eq!(host.watch().unwrap(), Ended::NothingOnTrial);
+            } else {
+                std::fs::write(dir.join("etc/os-release"), "IMAGE_VERSION=1.0.0\n").unwrap();
+                assert!(host.watch().unwrap_err().to_string().starts_with("it cannot be seen whether slot b (1.1.0)"));
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_that_needs_more_time_than_the_one_that_armed_it_gave_it_has_that_time() {
+        let host = Host::on_trial(600);
+        let config = host.rig.folder.path().join("config.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, format!("health.deadline_s = 900\n{text}")).unwrap();
+        std::thread::scope(|threads| {
+            let watching = threads.spawn(|| host.watch());
+            sleep(Duration::from_millis(100));
+            assert!(!watching.is_finished(), "it did not wait");
+            host.is_up_for(1800);
+            let ended = watching.join().unwrap().unwrap();
+            assert!(matches!(&ended, Ended::Left(left) if left.why.contains("within 1800 s")), "{ended:?}");
+        });
+        // Less time than was promised is nobody's to give.
+        let host = Host::on_trial(599);
+        std::fs::write(host.rig.folder.path().join("config.toml"), format!("health.deadline_s = 1\n{text}")).unwrap();
+        std::thread::scope(|threads| {
+            let watching = threads.spawn(|| host.watch());
+            sleep(Duration::from_millis(100));
+            assert!(!watching.is_finished(), "it did not wait");
+            host.is_up_for(600);
+            watching.join().unwrap().unwrap();
+        });
     }
 
     #[test]
