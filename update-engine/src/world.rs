@@ -436,7 +436,14 @@ fn boot_control(settings: &Settings, disk: &Disk) -> Result<Box<dyn BootControl>
         }
         BootSettings::SystemdBoot(loader) => {
             let efivars = PathBuf::from("/sys/firmware/efi/efivars");
-            paired(disk, Entries::new(loader.esp.clone(), efivars, loader.prefix.clone(), slot_pair(disk)?))
+            let files = [("a", &settings.slots.a), ("b", &settings.slots.b)].map(|(slot, of_slot)| {
+                let on_esp = of_slot.images.values().filter_map(|place| match place {
+                    Location::Esp(path) => Some(path.of(slot)),
+                    Location::PartLabel(_) | Location::Path(_) => None,
+                });
+                on_esp.collect()
+            });
+            paired(disk, Entries::new(loader.esp.clone(), efivars, loader.prefix.clone(), slot_pair(disk)?, files))
         }
         BootSettings::UBoot(loader) => {
             let names = [loader.names.a.clone(), loader.names.b.clone()];
@@ -747,7 +754,8 @@ pub(crate) mod tests {
     fn where_systemd_would_keep_a_new_slot_by_itself_that_is_said_until_it_is_masked() {
         let dir = tempfile::tempdir().unwrap();
         let plain = world(dir.path());
-        let boot = crate::config::Source::new("boot", "boot.control = \"systemd-boot\"");
+        let of_loader = "boot.control = \"systemd-boot\"\nslots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"";
+        let boot = crate::config::Source::new("boot", of_loader);
         let usual = crate::config::Source::new("usual", plain.settings().to_toml().unwrap());
         let settings = crate::config::parse(&[usual, boot]).unwrap();
         assert_eq!(rival(&settings), None);

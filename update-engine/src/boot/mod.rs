@@ -163,7 +163,7 @@ pub enum BootError {
         source: io::Error,
     },
     /// Another program holds the store.
-    #[error("{} is being changed by another program for more than {waited_s} seconds", path.display())]
+    #[error("{} is being changed by another program for more than {waited_s} seconds (`fuser` or `lslocks` shows which)", path.display())]
     Busy {
         /// The disk or file.
         path: PathBuf,
@@ -220,7 +220,9 @@ pub enum BootError {
         why: String,
     },
     /// What was read back is not what was written.
-    #[error("the boot state reads back differently than written: expected {expected}, got {got}")]
+    #[error(
+        "the boot state reads back differently than written: expected {expected}, got {got} (another program writes it, or the medium fails)"
+    )]
     ReadBack {
         /// What was written.
         expected: String,

@@ -5,6 +5,8 @@
 //!
 //! The loader's rule: a slot on trial with tries left is started, and one of its tries is spent before that; else the primary is.
 
+use std::fmt;
+
 use super::{BootState, Past, SlotBoot, Standing, Weakness};
 use crate::slot::SlotName;
 
@@ -26,6 +28,13 @@ pub(crate) struct Pair {
     pub(crate) was_armed: bool,
     /// Boots that a slot on trial gets: [`TRIES`], or what the loader can count to.
     pub(crate) tries: u8,
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.slots.iter().try_for_each(|(slot, standing)| write!(f, "slot {slot} {standing}, "))?;
+        write!(f, "{} preferred", self.primary)
+    }
 }
 
 impl Pair {

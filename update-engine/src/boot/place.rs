@@ -88,9 +88,10 @@ mod tests {
         system.mount(&format!("254:{folder_is}"), &at, "ext4", "/dev/x", "rw");
         std::fs::write(folder.path().join("fw_env.config"), format!("{at}/uboot.env 0 4000\n")).unwrap();
         std::fs::write(folder.path().join("uboot.env"), "").unwrap();
-        let usual = "server.app_id = \"x\"\ndisk.device = \"/dev/vda\"\nslots.a.root = \"partlabel:root-a\"\nslots.b.root = \"partlabel:root-b\"\n\
-                     reboot.command = [\"/r\"]\n";
-        let settings = parse(&[Source::new("test", format!("{usual}{}", boot.replace("DIR", &at)))]).unwrap();
+        let usual = "server.app_id = \"x\"\ndisk = { device = \"/dev/vda\", esp = \"DIR\" }\nreboot.command = [\"/r\"]\n\
+                     slots.a = { root = \"partlabel:root-a\", entry = \"esp:/ota/{slot}.entry\" }\n\
+                     slots.b = { root = \"partlabel:root-b\", entry = \"esp:/ota/{slot}.entry\" }\n";
+        let settings = parse(&[Source::new("test", format!("{usual}{boot}").replace("DIR", &at))]).unwrap();
         on_no_slot(&settings.boot, &host(&system)).map_err(|error| error.to_string().replace(&at, "DIR"))
     }
 

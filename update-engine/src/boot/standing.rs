@@ -1,5 +1,7 @@
 //! How a slot stands with its boot loader, in the same words for all of them.
 
+use std::fmt;
+
 /// How a slot stands with the boot loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Standing {
@@ -17,6 +19,18 @@ pub enum Standing {
     Spent,
     /// It ran, was judged unhealthy, and was marked bad.
     Bad,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blank => f.write_str("not marked"),
+            Self::Good => f.write_str("good"),
+            Self::Pending { tries_left } => write!(f, "armed with {tries_left} tries left"),
+            Self::Spent => f.write_str("out of tries"),
+            Self::Bad => f.write_str("bad"),
+        }
+    }
 }
 
 impl Standing {

@@ -10,6 +10,7 @@ use locksmith::names::{GroupName, HostId};
 use manifests::limits::{MAX_IMAGES, MAX_KEYS, MAX_NAME_CHARS};
 use manifests::release::DEFAULT_BOARD;
 
+use super::boot::BootSettings;
 use super::fragment::{
     DiskFragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment, SlotsFragment, TrustFragment,
 };
@@ -58,10 +59,14 @@ pub(super) fn check(merged: Merged) -> Result<Settings, ConfigError> {
         health: check.health(&fragment.health.unwrap_or_default()),
         sysroot,
     };
+    check.entries_of_slots(&settings);
     check.tryboot_argument(&settings.boot, &settings.reboot.command);
     ConfigError::none_of(check.problems)?;
     Ok(settings)
 }
+
+/// Where the text of a slot's entry comes from.
+const ENTRY: &str = "/ota/{slot}.entry";
 
 /// Collects problems. After one, a stand-in value goes on, so that all of them are found in one run.
 pub(super) struct Check {
@@ -241,6 +246,40 @@ impl Check {
             let is_same = |of: char| of == *slot || !matches!(location, Location::Esp(_));
             if let Some((_, other, _)) = all[..index].iter().find(|(of, _, earlier)| earlier == location && is_same(*of)) {
                 self.problem(key, format!("expected a place of its own, got the one of {other}"));
+            }
+        }
+    }
+
+    /// What systemd-boot would start without being asked is no place for an image, and the text of an entry has to come with its release.
+    fn entries_of_slots(&mut self, settings: &Settings) {
+        let BootSettings::SystemdBoot(loader) = &settings.boot else { return };
+        if loader.esp != settings.disk.esp {
+            let (esp, other) = (loader.esp.display(), settings.disk.esp.display());
+            self.problem(
+                "boot.systemd-boot.esp",
+                format!("expected the partition of disk.esp ({other}), which has the slots' files, got {esp}"),
+            );
+        }
+        for (slot, of_slot) in [("slots.a", &settings.slots.a), ("slots.b", &settings.slots.b)] {
+            let on_esp = of_slot.images.iter().filter_map(|(image, place)| match place {
+                Location::Esp(path) => Some((image, path)),
+                _ => None,
+            });
+            let mut has_entry = of_slot.images.is_empty();
+            for (image, path) in on_esp {
+                has_entry |= path.to_string() == ENTRY;
+                if let Some(folder) = ["/EFI/Linux", "/loader"].into_iter().find(|folder| path.is_below(folder)) {
+                    self.problem(
+                        &format!("{slot}.{image}"),
+                        format!("expected a file that systemd-boot does not find by itself, such as \"esp:/ota/{{slot}}.efi\", got one in {folder}"),
+                    );
+                }
+            }
+            if !has_entry {
+                self.problem(
+                    slot,
+                    format!("expected an image at \"esp:{ENTRY}\", the text of its entry for systemd-boot, got none"),
+                );
             }
         }
     }

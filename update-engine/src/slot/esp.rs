@@ -33,6 +33,17 @@ const NOT_IN_NAMES: &str = "\"*/:<>?\\|";
 pub struct EspPath(String);
 
 impl EspPath {
+    /// The file of one slot, on the partition.
+    pub(crate) fn of(&self, slot: &str) -> String {
+        self.0.replace(SLOT, slot)
+    }
+
+    /// Whether it lies below this folder of the partition, as FAT compares names.
+    pub(crate) fn is_below(&self, folder: &str) -> bool {
+        self.0.get(..folder.len()).is_some_and(|start| start.eq_ignore_ascii_case(folder))
+            && self.0[folder.len()..].starts_with('/')
+    }
+
     /// The file of one slot, below the folder where the partition is mounted.
     pub(super) fn below(&self, mount_point: &Path, slot: &SlotName) -> PathBuf {
         mount_point.join(self.0.trim_start_matches('/').replace(SLOT, slot.as_str()))
@@ -79,6 +90,8 @@ pub(super) struct Room {
     pub(super) taken: u64,
     /// Bytes that nobody has taken.
     pub(super) free: u64,
+    /// Files take whole ones of these.
+    pub(super) block: u64,
 }
 
 impl Room {
@@ -93,7 +106,7 @@ impl Room {
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(error),
         };
-        Ok(Self { length, taken: length.next_multiple_of(block), free })
+        Ok(Self { length, taken: length.next_multiple_of(block), free, block })
     }
 
     /// The longest file that could stand there.

@@ -133,6 +133,9 @@ fn check_images(slot: &SlotName, targets: &[&Target], sizes: &[(&str, u64)]) -> 
     Err(SlotError::Spec(format!("slot {slot} takes the images {}, got {}", expected.join(", "), got.join(", "))))
 }
 
+/// Blocks of the ESP that stay free: for a small file, and for its folder.
+const KEPT_BLOCKS: u64 = 2;
+
 /// All files of a slot on the ESP have to find room there together.
 fn check_room(mount_point: &Path, targets: &[&Target], sizes: &[(&str, u64)]) -> Result<(), SlotError> {
     let (mut missing, mut free) = (0_u64, None);
@@ -140,8 +143,10 @@ fn check_room(mount_point: &Path, targets: &[&Target], sizes: &[(&str, u64)]) ->
         let Place::File { file, .. } = &target.place else { continue };
         let room = Room::of(file, mount_point).map_err(|e| SlotError::io("look up the room for", file, e))?;
         let size = sizes.iter().find(|(image, _)| *image == target.image).map_or(0, |(_, size)| *size);
-        missing = missing.saturating_add(size.saturating_sub(room.taken));
-        free = Some((target, room.free));
+        let takes = size.checked_next_multiple_of(room.block).unwrap_or(u64::MAX);
+        missing = missing.saturating_add(takes.saturating_sub(room.taken));
+        // The boot control writes an entry when the slot is armed, beside the one that is there.
+        free = Some((target, room.free.saturating_sub(KEPT_BLOCKS * room.block)));
     }
     match free {
         Some((target, free)) if missing > free => {

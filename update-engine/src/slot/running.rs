@@ -69,6 +69,9 @@ fn from_facts(disk: &Disk) -> Result<SlotName, SlotError> {
     }
     let line = disk.view().command_line().map_err(|e| SlotError::io("read", Path::new("/proc/cmdline"), e))?;
     for hint in hints(&line, &HINTS) {
+        if matches!(hint.name, Name::Slot(_)) && target_of(disk, &hint).is_none() {
+            return Err(unknown(not_a_slot(disk, &hint, Path::new("/proc/cmdline"))));
+        }
         if let Some(target) = target_of(disk, &hint).filter(|target| target.slot != *slot) {
             return Err(unknown(format!(
                 "{mount_point} rests on slot {slot}, but the kernel was started with {}={}, slot {}",

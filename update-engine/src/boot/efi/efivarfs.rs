@@ -339,12 +339,12 @@ mod tests {
         compare(at, Some(&one), Some(&one)).unwrap();
         assert_eq!(
             compare(at, Some(&one), Some(&two)).unwrap_err().to_string(),
-            "the boot state reads back differently than written: expected /v/BootNext-x: attributes 7 data 0100, got attributes 7 data 02ab"
+            "the boot state reads back differently than written: expected /v/BootNext-x: attributes 7 data 0100, got attributes 7 data 02ab (another program writes it, or the medium fails)"
         );
         assert!(
             compare(at, None, Some(&one)).unwrap_err().to_string().contains("expected /v/BootNext-x: none, got attributes 7")
         );
-        assert!(compare(at, Some(&one), None).unwrap_err().to_string().ends_with("got none"));
+        assert!(compare(at, Some(&one), None).unwrap_err().to_string().contains("got none "));
     }
 
     #[test]

@@ -73,9 +73,11 @@ impl GrubEnv {
         BootError::Malformed {
             path: self.env.clone(),
             why: format!(
-                "{error}; its copy {} does not help (`grub-editenv {} create` makes a new one)",
+                "{error}; its copy {} does not help. A new block has to name the slot that runs, or the other one is started, which may be \
+                 half written: `grub-editenv {env} create && grub-editenv {env} set ota_primary=SLOT ota_SLOT=good ota_armed=1`, with the slot \
+                 that runs for SLOT",
                 self.copy.display(),
-                self.env.display()
+                env = self.env.display()
             ),
         }
     }
@@ -155,7 +157,8 @@ impl PairStore for GrubEnv {
             return Ok(());
         }
         Err(BootError::Unsuitable(format!(
-            "{} has no variable {canary}, which {who} of GRUB sets: does GRUB read another file, or can it not write this one?",
+            "{} has no variable {canary}, which {who} of GRUB sets: does GRUB read another file, or can it not write this one? Where the file was \
+             mended since the last boot, the next boot sets it",
             self.env.display()
         )))
     }

@@ -57,10 +57,10 @@ pub(crate) trait PairStore: Send + fmt::Debug {
     /// it back.
     fn edit(&self, rewrite: Rewrite, decide: &mut dyn FnMut(&Loaded) -> Result<Pair, BootError>) -> Result<Pair, BootError>;
 
-    /// Whether the loader may have counted the boot of this running slot, although it is good.
-    fn is_counted(&self, loaded: &Loaded, running: &SlotName) -> bool {
-        // Where another one is preferred, what is counted is not the running slot's boot.
-        loaded.next.is_some() && loaded.pair.primary == *running
+    /// Whether the loader may have counted the boot of this running slot, although it is good: as the preferred one, or as the one that it
+    /// fell back to.
+    fn is_counted(&self, loaded: &Loaded, _running: &SlotName) -> bool {
+        loaded.next.is_some()
     }
 
     /// Whether the loader uses this store at all, as far as that can be told from here.
@@ -100,7 +100,7 @@ impl<S: PairStore> PairControl<S> {
         if got.pair == wanted {
             return Ok(got.state());
         }
-        Err(BootError::ReadBack { expected: format!("{wanted:?}"), got: format!("{:?}", got.pair) })
+        Err(BootError::ReadBack { expected: wanted.to_string(), got: got.pair.to_string() })
     }
 }
 
@@ -288,6 +288,14 @@ mod tests {
         let bytes = std::fs::read(&host.env).unwrap();
         host.control().renew(&host.running()).unwrap();
         assert!(std::fs::read(&host.env).unwrap() == bytes);
+        // The preferred slot was cut off in a boot, and the other one was counted as what is fallen back to: with both tries taken, the next
+        // boot would start neither.
+        host.put(&[("B_TRY", "1"), ("A_TRY", "1")]);
+        host.rig.boot(0);
+        let renewed = host.control().renew(&host.running()).unwrap();
+        assert_eq!((renewed.standing(&name("a")), renewed.next.as_str()), (Some(Standing::Good), "b"));
+        let text = String::from_utf8_lossy(&std::fs::read(&host.env).unwrap()).into_owned();
+        assert!(text.contains("A_TRY=0") && text.contains("B_TRY=0"), "{text}");
         // A slot on trial is given nothing.
         let host = Host::new(rauc());
         host.arm_b().unwrap();

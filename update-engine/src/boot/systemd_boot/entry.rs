@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 /// Longest text of an entry. The loader reads more; nobody writes it.
 pub(super) const MAX_BYTES: usize = 16 * 1024;
 /// Ours, so that our entries stand beside each other and the version decides between them.
-const SORT_KEY: &str = "ota";
+pub(super) const SORT_KEY: &str = "ota";
 /// What stands between a key and its value.
 const BLANKS: [char; 2] = [' ', '\t'];
+
+/// Keys whose value is a file.
+const NAMING: [&str; 5] = ["linux", "uki", "initrd", "devicetree", "devicetree-overlay"];
 
 /// The text of an entry of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,9 +49,19 @@ pub enum EntryError {
         got: String,
     },
     /// Nothing is started by it.
-    #[error("expected a line \"linux PATH\", \"efi PATH\" or \"uki PATH\", and only one of these keys, got {got}")]
+    #[error("expected one line \"linux PATH\" (a kernel, also one with all it needs in itself) or \"uki PATH\", got {got}")]
     Starts {
         /// The keys.
+        got: String,
+    },
+    /// The loader does not count the boots of such an entry, and would start an image for ever that does not come up.
+    #[error(
+        "line {line}: systemd-boot does not count the boots of an \"efi\" entry: expected \"linux PATH\", which starts the same file, got {got:?}"
+    )]
+    NotCounted {
+        /// From 1.
+        line: usize,
+        /// The line.
         got: String,
     },
 }
@@ -64,7 +77,10 @@ impl EntryText {
         // As the loader reads lines, which a carriage return ends, too.
         for (index, line) in own.split(['\n', '\r']).enumerate() {
             let Some((key, _)) = line.trim_matches(BLANKS).split_once(BLANKS) else { continue };
-            kinds.extend(Some(key).filter(|key| matches!(*key, "linux" | "efi" | "uki")));
+            kinds.extend(Some(key).filter(|key| matches!(*key, "linux" | "uki")));
+            if key == "efi" {
+                return Err(EntryError::NotCounted { line: index + 1, got: line.to_owned() });
+            }
             if matches!(key, "sort-key" | "version" | "machine-id") {
                 return Err(EntryError::Orders { line: index + 1, key: key.to_owned(), got: line.to_owned() });
             }
@@ -102,11 +118,24 @@ impl EntryText {
         Self::of(lines.collect::<String>().as_bytes(), armings)
     }
 
+    /// The files on the partition that it names.
+    pub(super) fn files(&self) -> impl Iterator<Item = &str> {
+        let lines = self.own.split(['\n', '\r']).filter_map(|line| line.trim_matches(BLANKS).split_once(BLANKS));
+        let named = lines.filter(|(key, _)| NAMING.contains(key));
+        named.map(|(_, value)| value.trim_matches(BLANKS))
+    }
+
     /// As it is written.
     #[must_use]
     pub fn to_text(&self) -> String {
         format!("sort-key {SORT_KEY}\nversion {}\n{}", self.armings, self.own)
     }
+}
+
+/// What orders an entry of others; `None` = it comes after all that have a key.
+pub(super) fn sort_key(text: &str) -> Option<String> {
+    let mut lines = text.split(['\n', '\r']).filter_map(|line| line.trim_matches(BLANKS).split_once(BLANKS));
+    lines.find_map(|(key, value)| (key == "sort-key").then(|| value.trim_matches(BLANKS).to_owned()))
 }
 
 fn text(bytes: &[u8]) -> Result<&str, EntryError> {
@@ -140,7 +169,8 @@ mod tests {
             "line 2: \"version\" decides which entry is started, which the boot control does: expected none, got \"version 9\""
         );
         assert!(error("sort-key zzz\nlinux /x\n").starts_with("line 1: \"sort-key\""));
-        let starts = "expected a line \"linux PATH\", \"efi PATH\" or \"uki PATH\", and only one of these keys, got ";
+        let starts = "expected one line \"linux PATH\" (a kernel, also one with all it needs in itself) or \"uki PATH\", got ";
+        assert!(error("title x\nefi /x\n").starts_with("line 2: systemd-boot does not count the boots of an \"efi\" entry"));
         assert_eq!(error("title x\n"), format!("{starts}none"));
         assert_eq!(error("linux\n"), format!("{starts}none"), "a key without a value is no line to the loader");
         assert_eq!(error("uki /x\nlinux /x\n"), format!("{starts}linux and uki"));

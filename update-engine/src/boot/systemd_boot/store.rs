@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::entry::{EntryError, EntryText, MAX_BYTES};
+use super::entry::{EntryError, EntryText, MAX_BYTES, SORT_KEY, sort_key};
 use super::names::EntryName;
 use crate::boot::pair::{Loaded, Pair, PairStore, Rewrite, TRIES};
 use crate::boot::{BootError, Standing, Weakness, held};
@@ -41,6 +41,8 @@ pub(crate) struct Entries {
     efivars: PathBuf,
     prefix: String,
     slots: [SlotName; 2],
+    /// The files that releases bring for each, on the partition: `/ota/b.efi`.
+    files: [Vec<String>; 2],
 }
 
 /// A slot's entry.
@@ -72,8 +74,14 @@ struct Both(BTreeMap<SlotName, OfSlot>);
 impl Entries {
     /// Entries that begin with `prefix` on the partition mounted at `esp`; `efivars` is where the firmware's variables are mounted. Reads
     /// nothing yet.
-    pub(crate) const fn new(esp: PathBuf, efivars: PathBuf, prefix: String, slots: [SlotName; 2]) -> Self {
-        Self { esp, efivars, prefix, slots }
+    pub(crate) const fn new(
+        esp: PathBuf,
+        efivars: PathBuf,
+        prefix: String,
+        slots: [SlotName; 2],
+        files: [Vec<String>; 2],
+    ) -> Self {
+        Self { esp, efivars, prefix, slots, files }
     }
 
     fn folder(&self) -> PathBuf {
@@ -199,8 +207,25 @@ impl Entries {
         let own = durable::read_capped(&source, MAX_BYTES as u64).map_err(|error| held::io_error("read", &source, error))?;
         let armings = both.entries().map(|(_, found)| found.text.armings).max().unwrap_or(0).max(1).saturating_add(1);
         let text = EntryText::of(&own, armings).map_err(|error| malformed(&source, &error))?;
+        self.check_files(slot, &source, &text)?;
         self.free_counted_names(both, slot)?;
         self.replace(&self.find()?, slot, wanted, &text)
+    }
+
+    /// An entry that starts the other slot's kernel is tried and kept with that, and the next update overwrites it.
+    fn check_files(&self, slot: &SlotName, source: &Path, text: &EntryText) -> Result<(), BootError> {
+        let others = self.slots.iter().zip(&self.files).filter(|(other, _)| *other != slot).flat_map(|(_, files)| files);
+        let others: Vec<&str> = others.map(String::as_str).collect();
+        // As FAT compares names, and with the slashes of the loader.
+        let is_same = |one: &str, other: &str| one.trim_start_matches('/').eq_ignore_ascii_case(other.trim_start_matches('/'));
+        let named = text.files().flat_map(str::split_whitespace).map(|file| file.replace('\\', "/"));
+        match named.into_iter().find(|file| others.iter().any(|other| is_same(file, other))) {
+            None => Ok(()),
+            Some(file) => Err(BootError::Malformed {
+                path: source.to_path_buf(),
+                why: format!("expected files of slot {slot}, got {file}, which is another slot's"),
+            }),
+        }
     }
 
     /// The loader renames what it counts, and starts an image for ever whose next name is taken.
@@ -314,6 +339,42 @@ impl Entries {
         })
     }
 
+    /// What the loader puts before ours is started whatever is armed.
+    fn check_others(&self) -> Result<(), BootError> {
+        let unsuitable = |path: &Path, why: &str| {
+            BootError::Unsuitable(format!(
+                "{}: expected nothing that systemd-boot starts before the entries of the slots, got {why} (remove it, or give it a sort-key \
+                 behind \"ota\")",
+                path.display()
+            ))
+        };
+        let ours: Vec<String> = self.slots.iter().map(|slot| self.id(slot)).collect();
+        for (name, file) in self.names()?.into_iter().filter(|(name, _)| name.is_live() && !ours.contains(&name.id)) {
+            let path = self.folder().join(file);
+            let bytes = durable::read_capped(&path, MAX_BYTES as u64).map_err(|error| held::io_error("read", &path, error))?;
+            if let Some(key) = sort_key(&String::from_utf8_lossy(&bytes)).filter(|key| key.as_str() <= SORT_KEY) {
+                return Err(unsuitable(&path, &format!("an entry with \"sort-key {key}\" (id {})", name.id)));
+            }
+        }
+        // Their order is in themselves, and what they are called there belongs to whoever built them.
+        let unified = self.esp.join("EFI/Linux");
+        let files = match fs::read_dir(&unified) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            files => files.map_err(|error| held::io_error("list", &unified, error))?,
+        };
+        for file in files.take(MAX_ENTRIES) {
+            let path = file.map_err(|error| held::io_error("list", &unified, error))?.path();
+            if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("efi")) {
+                return Err(BootError::Unsuitable(format!(
+                    "{}: expected no kernel image in this folder, where systemd-boot finds it by itself and may start it before the entries of \
+                     the slots (move it, and give it an entry with a sort-key behind \"ota\")",
+                    path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// A loader that was not systemd-boot, or one that does not count, would start a new slot for ever.
     fn check_counting(&self) -> Result<(), BootError> {
         let features = self.variable("LoaderFeatures")?;
@@ -375,7 +436,8 @@ impl PairStore for Entries {
 
     fn check_loader(&self) -> Result<(), BootError> {
         self.check_counting()?;
-        self.check_defaults()
+        self.check_defaults()?;
+        self.check_others()
     }
 }
 
@@ -435,7 +497,8 @@ mod tests {
             for slot in ["a", "b"] {
                 fs::write(esp.join(format!("ota/{slot}.entry")), format!("title {slot}\nlinux /ota/{slot}.efi\n")).unwrap();
             }
-            let entries = Entries::new(esp, efivars, "os".to_owned(), ["a", "b"].map(name));
+            let files = ["a", "b"].map(|slot| vec![format!("/ota/{slot}.efi"), format!("/ota/{slot}.entry")]);
+            let entries = Entries::new(esp, efivars, "os".to_owned(), ["a", "b"].map(name), files);
             let rig = Self { folder, entries };
             rig.put("os-a.conf", "sort-key ota\nversion 1\ntitle a\nlinux /ota/a.efi\n");
             rig.loader("LoaderFeatures", &0x7F_u64.to_le_bytes());
@@ -691,6 +754,51 @@ mod tests {
         assert!(error.starts_with("slot a has no entry ") && rig.files().is_empty(), "{error}");
     }
 
+    /// It would be tried with the kernel that runs now, kept, and lost with the next update.
+    #[test]
+    fn an_entry_that_names_the_other_slots_files_is_refused_before_anything_changes() {
+        let (a, b) = (name("a"), name("b"));
+        for line in
+            ["linux /ota/a.efi", "linux\t ota/A.EFI ", "linux /ota/b.efi\ninitrd /ota/b.img /ota/a.efi", "uki \\ota\\a.efi"]
+        {
+            let rig = Rig::new();
+            fs::write(rig.entries.esp.join("ota/b.entry"), format!("title b\n{line}\n")).unwrap();
+            let error = rig.change(|pair| pair.arm(&b, &a)).unwrap_err();
+            assert!(
+                error.contains("ota/b.entry: expected files of slot b, got ") && error.ends_with("another slot's"),
+                "{error}"
+            );
+            assert_eq!(rig.files(), ["os-a.conf"]);
+        }
+        let rig = Rig::new();
+        fs::write(rig.entries.esp.join("ota/b.entry"), "linux /ota/b.efi\ninitrd /shared.img\noptions x=/ota/a.efi\n").unwrap();
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+    }
+
+    #[test]
+    fn what_the_loader_starts_before_ours_is_found_before_a_download() {
+        let rig = Rig::new();
+        rig.put("zz.conf", "title z\nsort-key zz\nlinux /z\n");
+        rig.put("plain.conf", "title without a key comes last\nlinux /z\n");
+        rig.put("debian.off", "sort-key debian\nlinux /z\n");
+        rig.entries.check_loader().unwrap();
+        for key in ["debian", "ota"] {
+            rig.put("debian.conf", &format!("title d\n  sort-key\t{key}\nlinux /z\n"));
+            let error = rig.entries.check_loader().unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("debian.conf: expected nothing")) && error.contains(&format!("\"sort-key {key}\"")),
+                "{error}"
+            );
+        }
+        fs::remove_file(rig.entries.folder().join("debian.conf")).unwrap();
+        fs::create_dir_all(rig.entries.esp.join("EFI/Linux")).unwrap();
+        fs::write(rig.entries.esp.join("EFI/Linux/readme.txt"), "").unwrap();
+        rig.entries.check_loader().unwrap();
+        fs::write(rig.entries.esp.join("EFI/Linux/rescue.EFI"), "").unwrap();
+        let error = rig.entries.check_loader().unwrap_err().to_string();
+        assert!(error.contains("EFI/Linux/rescue.EFI: expected no kernel image"), "{error}");
+    }
+
     #[test]
     fn a_rehearsal_leaves_nothing_behind() {
         let rig = Rig::new();
@@ -704,11 +812,7 @@ mod tests {
         let (a, b) = (name("a"), name("b"));
         fs::write(rig.entries.esp.join("ota/b.entry"), "title nothing\n").unwrap();
         let error = rig.change(|pair| pair.arm(&b, &a)).unwrap_err();
-        assert!(
-            error.contains("ota/b.entry: expected a line \"linux PATH\"")
-                && error.ends_with("and only one of these keys, got none"),
-            "{error}"
-        );
+        assert!(error.contains("ota/b.entry: expected one line \"linux PATH\"") && error.ends_with("got none"), "{error}");
         assert_eq!(rig.files(), ["os-a.conf"]);
     }
 }

@@ -201,7 +201,9 @@ impl Found {
 fn nothing_whole(medium: &impl Medium, errors: &[EnvironmentError]) -> BootError {
     let each: Vec<String> = errors.iter().enumerate().map(|(copy, error)| format!("in {}: {error}", medium.name(copy))).collect();
     let why = format!(
-        "no copy of U-Boot's environment is whole, {} (`saveenv` in U-Boot, or `fw_setenv` with its default environment, makes one)",
+        "no copy of U-Boot's environment is whole, {}. A new one has to name the slot that runs alone, or the other one may be started, which \
+         may be half written: in U-Boot `env default -a; setenv BOOT_ORDER NAME; setenv BOOT_NAME_LEFT 3; saveenv`, with the name of the slot \
+         that runs for NAME",
         each.join("; ")
     );
     BootError::Malformed { path: medium.path(0).to_path_buf(), why }

@@ -165,7 +165,8 @@ fn an_environment_without_a_whole_copy_is_refused_with_words_and_stays() {
     let damaged = format!("expected the CRC ffffffff that it was stored with, got {crc}");
     let expected = format!(
         "/dir/uboot.env: no copy of U-Boot's environment is whole, in /dir/uboot.env at 0x0: {damaged}; in /dir/uboot.env at 0x1000: \
-         {damaged} (`saveenv` in U-Boot, or `fw_setenv` with its default environment, makes one)"
+         {damaged}. A new one has to name the slot that runs alone, or the other one may be started, which may be half written: in U-Boot \
+         `env default -a; setenv BOOT_ORDER NAME; setenv BOOT_NAME_LEFT 3; saveenv`, with the name of the slot that runs for NAME"
     );
     assert_eq!(rig.words().replace(rig.folder.path().to_str().unwrap(), "/dir"), expected);
     rig.change(|pair| pair).unwrap_err();
