@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use integration::cuts::campaign::{Boot, Campaign, Failure, Recording};
+use integration::cuts::campaign::{Boot, Campaign, Failure, Recording, Seen};
 use integration::cuts::cut::Cut;
 use integration::vm::Loader;
 
@@ -62,13 +62,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut campaign = Campaign::new(recording);
+    let campaign = Campaign::new(recording);
     if let Err(why) = campaign.sees_states() {
         println!("partly skipped: nothing is said of the state partition: {why}");
     }
     let outcome = match &arguments.replay {
-        Some(name) => replay(&mut campaign, name, &arguments.recording),
-        None => run(&mut campaign, &arguments),
+        Some(name) => replay(&campaign, name, &arguments.recording),
+        None => run(&campaign, &arguments),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(campaign: &mut Campaign, arguments: &Arguments) -> Result<bool, String> {
+fn run(campaign: &Campaign, arguments: &Arguments) -> Result<bool, String> {
     let (mut kinds, mut failures) = (BTreeMap::<String, usize>::new(), Vec::new());
     let looked_at = campaign.look_at_all(arguments.cuts, arguments.seed, &mut |boot, cut, seen| match seen {
         Ok(kind) => *kinds.entry(format!("boot {}: {kind}", boot + 1)).or_default() += 1,
@@ -95,27 +95,34 @@ fn run(campaign: &mut Campaign, arguments: &Arguments) -> Result<bool, String> {
         let recording = arguments.recording.display();
         println!("BAD  {why}\n     cuts --recording {recording} --replay {}:{cut}", boot + 1);
     }
+    let ends = campaign.check_ends();
+    if let Err(why) = &ends {
+        println!("BAD  {why}");
+    }
+    let is_enough = looked_at >= arguments.cuts;
+    if !is_enough {
+        println!("BAD  no more than {looked_at} states could be looked at, {} were asked for", arguments.cuts);
+    }
     println!("power cuts: {looked_at} states looked at, {started} started, {} bad (seed {})", failures.len(), arguments.seed);
-    Ok(failures.is_empty())
+    Ok(failures.is_empty() && ends.is_ok() && is_enough)
 }
 
-fn replay(campaign: &mut Campaign, name: &str, folder: &Path) -> Result<bool, String> {
+fn replay(campaign: &Campaign, name: &str, folder: &Path) -> Result<bool, String> {
     let (boot, cut) = name.split_once(':').ok_or("expected BOOT:CUT, such as 1:12/0110")?;
     let boot: Boot =
         boot.parse::<usize>().ok().and_then(|boot| boot.checked_sub(1)).ok_or("expected the number of a boot, from 1")?;
     let cut: Cut = cut.parse()?;
     let disk = folder.join("replayed.img");
-    match campaign.rebuild(boot, &cut, &disk)? {
-        Ok(kind) => println!("{kind}"),
+    let rebuilt = tell("rebuilt", campaign.rebuild(boot, &cut, &disk)?);
+    println!("its disk: {}", disk.display());
+    let started = tell("started", campaign.start(&disk));
+    Ok(rebuilt && started)
+}
+
+fn tell(what: &str, seen: Seen) -> bool {
+    match &seen {
+        Ok(kind) => println!("{what}: {kind}"),
         Err(why) => println!("BAD  {why}"),
     }
-    println!("its disk: {}", disk.display());
-    match campaign.start(&disk) {
-        Ok(kind) => println!("started: {kind}"),
-        Err(why) => {
-            println!("BAD  {why}");
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    seen.is_ok()
 }

@@ -16,14 +16,16 @@ use server_mock::{Answer, Mock, Script};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use super::check::{Checker, Layout, Signed};
-use super::cut::{Cut, Dice, random, systematic};
+use super::check::{Checker, Demands, Layout, Signed};
+use super::control::Control;
+use super::cut::{Cut, Dice, epochs, random, systematic};
 use super::disk::Disk;
+use super::loader::Progress;
 use super::log::WriteLog;
-use super::state::StateMount;
+use super::state::{StateMount, told_in};
 use crate::hostsim::gpt::Gpt;
 use crate::rig::{ReleaseImage, program};
-use crate::vm::{Flaw, GUEST_PROGRAMS, Loader, Machine, Scene, runs};
+use crate::vm::{Flaw, GUEST_PROGRAMS, Loader, Machine, Scene, TOLD_TO_REBOOT, runs};
 
 /// What the machine ran before, and what it is updated to.
 const VERSIONS: [&str; 2] = ["1.0.0", "2.0.0"];
@@ -33,6 +35,8 @@ const MAX_BOOTS: usize = 8;
 const FACTS: &str = "recording.json";
 /// Boots of a recording.
 const BOOTS: usize = 2;
+/// How far the update is at the end of each.
+const ENDS: [Progress; BOOTS] = [Progress::Trial, Progress::Kept];
 /// Draws that may be cuts which are planned already, for each one wanted.
 const DRAWS_PER_CUT: usize = 20;
 /// Memory that is a file system: rebuilding a disk writes more than it reads.
@@ -68,6 +72,10 @@ struct Facts {
     programs_sha256: String,
     server: SocketAddr,
     releases: Vec<Release>,
+    /// Entries of the log of each boot when the machine said that it is told to reboot, and that the update is kept.
+    said: [usize; BOOTS],
+    /// What the update server took.
+    acknowledged: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -134,19 +142,63 @@ impl Recording {
 
 /// Updates a machine, with a log of each boot.
 fn record(folder: &Path, loader: Loader, programs_sha256: String) -> Result<(), String> {
-    let mut scene = Scene::in_folder(loader, folder)?;
+    let mut scene = Scene::for_recording(loader, folder)?;
     fs::copy(scene.machine.disk(), folder.join("base.img")).map_err(|error| error.to_string())?;
     let updated = scene.publish(VERSIONS[1], 2, Flaw::None);
     let releases = [(VERSIONS[0], scene.factory()), (VERSIONS[1], &updated)].map(|(version, images)| release_of(version, images));
     let releases = releases.into_iter().collect::<io::Result<Vec<Release>>>().map_err(|error| error.to_string())?;
-    scene.machine.boot_recorded(&folder.join("boot-1.log")).wait_off();
-    let mut boot = scene.machine.boot_recorded(&folder.join("boot-2.log"));
-    boot.wait_status("2.0.0 is kept", runs(VERSIONS[1], "b"));
-    boot.order("sync; poweroff -f");
+    let logs = [1, 2].map(|boot| folder.join(format!("boot-{boot}.log")));
+    let mut boot = scene.machine.boot_recorded(&logs[0]);
+    boot.wait_for(TOLD_TO_REBOOT);
+    let armed = entries_in(&logs[0])?;
     boot.wait_off();
-    let facts = Facts { loader: loader.name().to_owned(), programs_sha256, server: scene.server(), releases };
+    check_whole(folder, &logs[..1])?;
+    let mut boot = scene.machine.boot_recorded(&logs[1]);
+    boot.wait_status("2.0.0 is kept", runs(VERSIONS[1], "b"));
+    let kept = entries_in(&logs[1])?;
+    // What was said has to be on the medium: nothing is flushed for the occasion.
+    boot.power_cut();
+    check_whole(folder, &logs)?;
+    let facts = Facts {
+        loader: loader.name().to_owned(),
+        programs_sha256,
+        server: scene.server(),
+        releases,
+        said: [armed, kept],
+        acknowledged: scene.events().iter().flat_map(|body| told_in(body)).collect(),
+    };
     let text = serde_json::to_vec_pretty(&facts).map_err(|error| error.to_string())?;
     fs::write(folder.join(FACTS), text).map_err(|error| error.to_string())
+}
+
+fn entries_in(log: &Path) -> Result<usize, String> {
+    WriteLog::open(log).map(|log| log.entries.len()).map_err(|error| format!("{}: {error}", log.display()))
+}
+
+/// What the logs make of the disk before is the disk that the machine had.
+fn check_whole(folder: &Path, logs: &[PathBuf]) -> Result<(), String> {
+    let words = |error: io::Error| error.to_string();
+    let scratch = fast_folder()?;
+    let rebuilt = scratch.path().join("disk.img");
+    fs::copy(folder.join("base.img"), &rebuilt).map_err(words)?;
+    for log in logs {
+        let log = WriteLog::open(log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let mut disk = Disk::new(&rebuilt, log).map_err(words)?;
+        disk.advance_to(disk.epochs()).map_err(words)?;
+    }
+    let (one, other) = (fs::File::open(&rebuilt).map_err(words)?, fs::File::open(folder.join("disk.img")).map_err(words)?);
+    let length = one.metadata().map_err(words)?.len();
+    let (mut ours, mut theirs, mut at) = (vec![0; 1 << 20], vec![0; 1 << 20], 0);
+    while at < length {
+        let now = usize::try_from(length - at).unwrap_or(ours.len()).min(ours.len());
+        one.read_exact_at(&mut ours[..now], at).map_err(words)?;
+        other.read_exact_at(&mut theirs[..now], at).map_err(words)?;
+        if let Some(index) = ours[..now].iter().zip(&theirs[..now]).position(|(ours, theirs)| ours != theirs) {
+            return Err(format!("boot {}: its log is not all that it wrote: byte {} differs", logs.len(), at + index as u64));
+        }
+        at += now as u64;
+    }
+    Ok(())
 }
 
 fn digest_of_programs() -> io::Result<String> {
@@ -189,6 +241,8 @@ fn unhex(text: &str) -> [u8; 32] {
 #[derive(Debug)]
 pub struct Campaign {
     recording: Recording,
+    /// Why nothing is said of the state partition.
+    blind: Option<String>,
 }
 
 /// What was found of one state.
@@ -197,16 +251,39 @@ pub type Seen = Result<String, String>;
 impl Campaign {
     /// Of a recording.
     #[must_use]
-    pub const fn new(recording: Recording) -> Self {
-        Self { recording }
+    pub fn new(recording: Recording) -> Self {
+        let blind = fast_folder().and_then(|folder| StateMount::new(folder, 1 << 20)).err();
+        Self { recording, blind }
     }
 
-    /// Whether state partitions can be looked at here.
+    /// Whether state partitions can be looked at here. Where they can, one that cannot be looked at is an error of the run.
     ///
     /// # Errors
     /// Why not, for "partly skipped: …".
-    pub fn sees_states(&self) -> Result<(), String> {
-        fast_folder().and_then(|folder| StateMount::new(folder, 1 << 20)).map(drop)
+    pub fn sees_states(&self) -> Result<(), &str> {
+        self.blind.as_deref().map_or(Ok(()), Err)
+    }
+
+    /// Checks that the recording is one of an update: with all that was written in its first boot it is armed, with all of the second one
+    /// it is kept.
+    ///
+    /// # Errors
+    /// How far it came.
+    pub fn check_ends(&self) -> Result<(), String> {
+        for (boot, expected) in ENDS.into_iter().enumerate() {
+            let (_folder, mut disk) = self.disk_of(boot)?;
+            let last = disk.epochs().saturating_sub(1);
+            disk.advance_to(last).map_err(|error| error.to_string())?;
+            let all = Cut { epoch: last, kept: vec![true; disk.lengths(last).len()], torn: None };
+            let got = self.checker(boot)?.progress(&disk, &all);
+            if got != Ok(expected) {
+                let boot = boot + 1;
+                return Err(format!(
+                    "the recording is of no update: expected {expected:?} at the end of boot {boot}, got {got:?}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Looks at all systematic cuts, and at random ones until there are `least` in all. Says how many there were.
@@ -266,7 +343,7 @@ impl Campaign {
         found: mpsc::Sender<(Cut, Seen)>,
     ) -> Result<(), String> {
         let (_folder, mut disk) = self.disk_of(boot)?;
-        let mut checker = self.checker()?;
+        let mut checker = self.checker(boot)?;
         loop {
             let epoch = next.fetch_add(1, Ordering::Relaxed);
             let Some(cuts) = planned.get(epoch) else { return Ok(()) };
@@ -310,7 +387,7 @@ impl Campaign {
         }
         let words = |error: io::Error| error.to_string();
         disk.advance_to(cut.epoch).map_err(words)?;
-        let seen = self.checker()?.check(&disk, cut);
+        let seen = self.checker(boot)?.check(&disk, cut);
         disk.after(cut, |file| copy(file, to)).map_err(words)?.map_err(words)?;
         Ok(seen)
     }
@@ -358,7 +435,20 @@ impl Campaign {
         WriteLog::open(&path).map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    fn checker(&self) -> Result<Checker, String> {
+    /// What the machine had said in a boot, by the epochs from which on it had, and what it may have forgotten.
+    fn demands(&self, boot: Boot) -> Result<Demands, String> {
+        let log = self.log(boot)?;
+        let facts = &self.recording.facts;
+        let begun = epochs(log.entries.get(..facts.said[boot]).ok_or("the log is shorter than when it was recorded")?).len() - 1;
+        // What the first boot has said holds from the beginning of the second one on.
+        let earlier = (0..boot).map(|boot| (0, ENDS[boot]));
+        Ok(Demands {
+            said: earlier.chain([(begun, ENDS[boot])]).collect(),
+            acknowledged: facts.acknowledged.iter().cloned().collect(),
+        })
+    }
+
+    fn checker(&self, boot: Boot) -> Result<Checker, String> {
         let table = Gpt::open(&self.recording.folder.join("base.img")).map_err(|error| error.to_string())?;
         let range = |label: &str| -> Result<Range<u64>, String> {
             let entry = table.entry(label).map_err(|error| error.to_string())?;
@@ -368,8 +458,17 @@ impl Campaign {
         let tables = [0..TABLE_BYTES, base.len() - TABLE_BYTES..base.len()];
         let layout = Layout { esp: range("esp")?, slots: [range("root-a")?, range("root-b")?], state: range("state")?, tables };
         let signed = self.recording.signed();
-        let mount = fast_folder().and_then(|folder| StateMount::new(folder, layout.state.end - layout.state.start));
-        Ok(Checker::new(self.recording.loader(), layout, signed, mount.ok()))
+        let length = layout.state.end - layout.state.start;
+        let mount = match &self.blind {
+            None => Some(
+                StateMount::new(fast_folder()?, length)
+                    .map_err(|why| format!("state partitions cannot be seen any more: {why}"))?,
+            ),
+            Some(_) => None,
+        };
+        let loader = self.recording.loader();
+        let control = Control::new(loader, fast_folder()?)?;
+        Ok(Checker::new(control, loader, layout, signed, self.demands(boot)?, mount))
     }
 }
 

@@ -3,26 +3,33 @@
 //! 1. Nothing was written to the partition tables (neither loader needs that), so both copies are as they were made.
 //! 2. The loader finds a slot to start, and what it would start is a complete signed image: root, and kernel and command line where those
 //!    are files of their own (P1, P2, P4).
-//! 3. A slot on trial has a complete good one behind it (P8).
-//! 4. No update that was armed, and none that was kept, is lost by a cut that comes later.
-//! 5. The state partition: see [`super::state`] (P3, P11).
+//! 3. A slot on trial has a complete good one behind it, which is the other one (P8).
+//! 4. No update that was armed, and none that was kept, is lost by a cut that comes later; nor is one of which the machine had said that
+//!    it is.
+//! 5. The daemon's own reading of the same files: see [`super::control`] (P1).
+//! 6. The state partition: see [`super::state`] (P3, P7, P11).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
+use manifests::release::SlotName;
 use sha2::{Digest as _, Sha256};
+use update_engine::engine::facts::BootTable;
 
+use super::control::{Control, EspFile};
 use super::cut::Cut;
 use super::disk::{Disk, Trace};
 use super::fat::Fat;
-use super::loader::{Candidate, candidates};
-use super::state::{StateMount, StateSeen, check_nothing_is_lost};
+use super::loader::{Candidate, Progress, candidates};
+use super::state::{StateMount, StateSeen, Step, check_agrees, check_nothing_is_lost};
 use crate::vm::Loader;
 
 /// Read at once.
 const PIECE: usize = 1 << 20;
+/// Longest file of the ESP that the daemon's boot control is shown: kernels and loaders are none of its business.
+const MAX_ESP_FILE: u64 = 64 << 10;
 
 /// A release, as it has to stand in a slot.
 #[derive(Clone, Debug)]
@@ -57,22 +64,28 @@ struct Entry {
     kernel: Option<[u8; 32]>,
 }
 
-/// How far the update has come, as the loader sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Progress {
-    /// The old version starts.
-    Before,
-    /// The new one is tried.
-    Trial,
-    /// The new one is kept.
-    Kept,
+/// What is on the ESP.
+#[derive(Clone, Debug)]
+struct Esp {
+    entries: Vec<Entry>,
+    /// What the daemon finds after the boot that the loader would make, or what does not hold of that.
+    table: Result<BootTable, String>,
 }
 
-/// What was found of a state.
-#[derive(Clone, Debug)]
-struct Found {
-    progress: Progress,
-    words: String,
+/// What one boot of a recording has to keep, whenever it is cut.
+#[derive(Clone, Debug, Default)]
+pub struct Demands {
+    /// From which epoch on the machine had said how far it is.
+    pub said: Vec<(usize, Progress)>,
+    /// What the update server has acknowledged, as in [`super::state::Memory::outbox`].
+    pub acknowledged: HashSet<String>,
+}
+
+/// What is on the medium for certain before an epoch, as far as it holds: where it does not, the cut that keeps nothing shows it.
+#[derive(Debug)]
+struct Before {
+    epoch: usize,
+    progress: Option<Progress>,
     state: Option<StateSeen>,
 }
 
@@ -82,23 +95,40 @@ pub struct Checker {
     loader: Loader,
     layout: Layout,
     releases: Vec<Signed>,
+    demands: Demands,
+    control: Control,
     roots: HashMap<(usize, Trace), Option<usize>>,
-    esps: HashMap<Trace, Result<Vec<Entry>, String>>,
+    esps: HashMap<Trace, Result<Esp, String>>,
     /// `None` where nothing can be mounted.
     mount: Option<StateMount>,
-    states: HashMap<(Trace, Vec<Candidate>), Result<StateSeen, String>>,
-    /// What is on the medium for certain before an epoch.
-    before: Option<(usize, Found)>,
+    states: HashMap<(Trace, String), Result<StateSeen, String>>,
+    before: Option<Before>,
+}
+
+/// What the loader would do.
+#[derive(Clone, Debug)]
+struct Start {
+    progress: Progress,
+    words: String,
 }
 
 impl Checker {
     /// For disks of this layout that this loader starts, on which only these releases may stand: the old one and the new one.
     #[must_use]
-    pub fn new(loader: Loader, layout: Layout, releases: Vec<Signed>, mount: Option<StateMount>) -> Self {
+    pub fn new(
+        control: Control,
+        loader: Loader,
+        layout: Layout,
+        releases: Vec<Signed>,
+        demands: Demands,
+        mount: Option<StateMount>,
+    ) -> Self {
         Self {
             loader,
             layout,
             releases,
+            demands,
+            control,
             roots: HashMap::new(),
             esps: HashMap::new(),
             mount,
@@ -112,87 +142,108 @@ impl Checker {
     /// # Errors
     /// What does not hold.
     pub fn check(&mut self, disk: &Disk, cut: &Cut) -> Result<String, String> {
-        if self.before.as_ref().is_none_or(|(epoch, _)| *epoch != cut.epoch) {
-            let nothing = Cut { epoch: cut.epoch, kept: vec![false; cut.kept.len()], torn: None };
-            let found = self.found(disk, &nothing).map_err(|why| format!("before the first write of the epoch: {why}"))?;
-            self.before = Some((cut.epoch, found));
+        if self.before.as_ref().is_none_or(|before| before.epoch != cut.epoch) {
+            self.before = Some(self.look_before(disk, cut)?);
         }
-        let found = self.found(disk, cut)?;
-        let Some((_, before)) = &self.before else { return Ok(found.words) };
-        if found.progress < before.progress {
-            return Err(format!("what was on the medium is lost: {}, before {}", found.words, before.words));
-        }
-        if let (Some(before), Some(after)) = (&before.state, &found.state) {
-            check_nothing_is_lost(before, after)?;
-        }
-        Ok(found.words)
-    }
-
-    fn found(&mut self, disk: &Disk, cut: &Cut) -> Result<Found, String> {
         if let Some(touched) = self.layout.tables.iter().find(|range| disk.trace(cut, range) != Trace::default()) {
             return Err(format!("bytes {touched:?} of the partition table were written"));
         }
         disk.after(cut, |file| self.look(disk, cut, file)).map_err(|error| error.to_string())?
     }
 
-    fn look(&mut self, disk: &Disk, cut: &Cut, file: &File) -> Result<Found, String> {
-        let entries = self.entries_of(disk, cut, file)?;
-        let found: Vec<Candidate> = entries.iter().map(|entry| entry.candidate.clone()).collect();
-        let (mut words, mut newest) = (Vec::new(), false);
-        for (place, entry) in entries.iter().enumerate() {
-            let candidate = &entry.candidate;
-            match self.release_of(disk, cut, file, entry) {
-                Ok(release) => {
-                    newest |= place == 0 && release > 0;
-                    words.push(describe(candidate, &self.releases[release].version));
-                }
-                // What comes after a good one is never started.
-                Err(_) if place > 0 && found[..place].iter().any(|earlier| earlier.tries_left.is_none()) => break,
-                Err(why) => return Err(format!("candidate {} of {}: {why} ({candidate:?})", place + 1, found.len())),
-            }
-        }
-        if found.iter().all(|candidate| candidate.tries_left.is_some()) {
-            return Err(format!("nothing good is behind {}", words.join(", ")));
-        }
-        let progress = match (newest, found[0].tries_left) {
-            (false, _) => Progress::Before,
-            (true, Some(_)) => Progress::Trial,
-            (true, None) => Progress::Kept,
-        };
-        let state = self.state_of(disk, cut, file, &found)?;
-        let at = state.as_ref().map_or_else(String::new, |state| format!("; engine: {}", state.state));
-        Ok(Found { progress, words: format!("starts {}{at}", words.join(", then ")), state })
+    /// How far the update has come after a cut, as the loader sees it.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn progress(&mut self, disk: &Disk, cut: &Cut) -> Result<Progress, String> {
+        let start = disk.after(cut, |file| self.start(disk, cut, file)).map_err(|error| error.to_string())?;
+        start.map(|start| start.progress)
     }
 
-    fn state_of(&mut self, disk: &Disk, cut: &Cut, file: &File, chosen: &[Candidate]) -> Result<Option<StateSeen>, String> {
-        let Some(mount) = &self.mount else { return Ok(None) };
-        let key = (disk.trace(cut, &self.layout.state), chosen.to_vec());
+    fn look_before(&mut self, disk: &Disk, cut: &Cut) -> Result<Before, String> {
+        let nothing = Cut { epoch: cut.epoch, kept: vec![false; cut.kept.len()], torn: None };
+        let seen = disk.after(&nothing, |file| {
+            let progress = self.start(disk, &nothing, file).ok().map(|start| start.progress);
+            Before { epoch: cut.epoch, progress, state: self.state_of(disk, &nothing, file).ok().flatten() }
+        });
+        seen.map_err(|error| error.to_string())
+    }
+
+    fn look(&mut self, disk: &Disk, cut: &Cut, file: &File) -> Result<String, String> {
+        let Start { progress, words } = self.start(disk, cut, file)?;
+        let before = self.before.as_ref().and_then(|before| before.progress);
+        if let Some(before) = before.filter(|before| progress < *before) {
+            return Err(format!("what was on the medium is lost: it was at {before:?}, and {words}"));
+        }
+        let said = self.said(cut.epoch);
+        if let Some(said) = said.filter(|said| progress < *said) {
+            return Err(format!("what the machine had said is lost: it was at {said:?}, and {words}"));
+        }
+        self.esp_of(disk, cut, file)?.table.map_err(|why| format!("boot control: {why}; {words}"))?;
+        let Some(state) = self.state_of(disk, cut, file)? else { return Ok(words) };
+        if let Some(before) = self.before.as_ref().and_then(|before| before.state.as_ref()) {
+            check_nothing_is_lost(before, &state, &self.demands.acknowledged)?;
+        }
+        let least = match said {
+            None | Some(Progress::Before) => Step::None,
+            Some(Progress::Trial) => Step::Armed,
+            Some(Progress::Kept) => Step::Kept,
+        };
+        if state.memory.step < least {
+            return Err(format!("the machine had said that it is at {least:?}, its journal is at {:?}", state.memory.step));
+        }
+        check_agrees(progress, &state)?;
+        let engine = state.started.map_or_else(|| "no state yet".to_owned(), |started| started.words);
+        Ok(format!("{words}; engine: {engine}"))
+    }
+
+    fn said(&self, epoch: usize) -> Option<Progress> {
+        self.demands.said.iter().filter(|(from, _)| *from <= epoch).map(|(_, progress)| *progress).max()
+    }
+
+    fn start(&mut self, disk: &Disk, cut: &Cut, file: &File) -> Result<Start, String> {
+        let entries = self.esp_of(disk, cut, file)?.entries;
+        let mut found = Vec::new();
+        for entry in entries {
+            let release = self.release_of(disk, cut, file, &entry);
+            found.push((entry.candidate, release));
+        }
+        judge(&found, &self.releases)
+    }
+
+    fn state_of(&mut self, disk: &Disk, cut: &Cut, file: &File) -> Result<Option<StateSeen>, String> {
+        let Esp { entries, table } = self.esp_of(disk, cut, file)?;
+        let (Some(mount), Some(first), Ok(table)) = (&self.mount, entries.first(), table) else { return Ok(None) };
+        let running = if first.candidate.slot == 'b' { SlotName::B } else { SlotName::A };
+        let key = (disk.trace(cut, &self.layout.state), format!("{running} {table:?}"));
         if let Some(known) = self.states.get(&key) {
             return known.clone().map(Some);
         }
-        let seen = mount.look(file, &self.layout.state, chosen);
+        let seen = mount.look(file, &self.layout.state, running, &table);
         self.states.insert(key, seen.clone());
         seen.map(Some)
     }
 
-    fn entries_of(&mut self, disk: &Disk, cut: &Cut, file: &File) -> Result<Vec<Entry>, String> {
+    fn esp_of(&mut self, disk: &Disk, cut: &Cut, file: &File) -> Result<Esp, String> {
         let key = disk.trace(cut, &self.layout.esp);
         if let Some(known) = self.esps.get(&key) {
             return known.clone();
         }
-        let entries = self.read_entries(file);
-        self.esps.insert(key, entries.clone());
-        entries
+        let esp = self.read_esp(file);
+        self.esps.insert(key, esp.clone());
+        esp
     }
 
-    fn read_entries(&self, file: &File) -> Result<Vec<Entry>, String> {
+    fn read_esp(&self, file: &File) -> Result<Esp, String> {
         let esp = Fat::open(file, self.layout.esp.start)?;
         let kernel = |path: &String| -> Result<[u8; 32], String> {
             let bytes = esp.read(path.trim_start_matches('/'))?;
             Ok(bytes.map_or([0; 32], |bytes| Sha256::digest(bytes).into()))
         };
         let entry = |candidate: Candidate| Ok(Entry { kernel: candidate.kernel.as_ref().map(kernel).transpose()?, candidate });
-        candidates(self.loader, &esp)?.into_iter().map(entry).collect()
+        let found = candidates(self.loader, &esp)?;
+        let table = files_of(&esp).and_then(|files| self.control.examine(&files, &found));
+        Ok(Esp { entries: found.into_iter().map(entry).collect::<Result<_, String>>()?, table })
     }
 
     /// Which of the releases this entry starts, in whole.
@@ -232,6 +283,48 @@ impl Checker {
     }
 }
 
+/// What the loader makes of these candidates, each with the release that it starts in whole, or why it starts none.
+fn judge(found: &[(Candidate, Result<usize, String>)], releases: &[Signed]) -> Result<Start, String> {
+    let mut words = Vec::new();
+    let is_safe = |earlier: &[(Candidate, Result<usize, String>)]| {
+        let first = earlier.first().map(|(first, _)| first);
+        // What is good is never left by itself, and what is on trial only for the other slot.
+        let ends = |candidate: &Candidate| {
+            candidate.tries_left.is_none()
+                && first.is_some_and(|first| first.tries_left.is_none() || first.slot != candidate.slot)
+        };
+        earlier.iter().any(|(candidate, release)| release.is_ok() && ends(candidate))
+    };
+    for (place, (candidate, release)) in found.iter().enumerate() {
+        match release {
+            Ok(release) => words.push(describe(candidate, &releases[*release].version)),
+            // What comes after is never started.
+            Err(_) if is_safe(&found[..place]) => break,
+            Err(why) => return Err(format!("candidate {} of {}: {why} ({candidate:?})", place + 1, found.len())),
+        }
+    }
+    if !is_safe(found) {
+        return Err(format!("nothing good of the other slot is behind {}", words.join(", ")));
+    }
+    let progress = match found.first() {
+        Some((Candidate { tries_left: None, .. }, Ok(1..))) => Progress::Kept,
+        Some((_, Ok(1..))) => Progress::Trial,
+        _ => Progress::Before,
+    };
+    Ok(Start { progress, words: format!("starts {}", words.join(", then ")) })
+}
+
+/// The files of an ESP that the daemon's boot control may read.
+fn files_of(esp: &Fat<'_>) -> Result<Vec<EspFile>, String> {
+    let held = |(path, bytes): (String, Result<Vec<u8>, String>)| match bytes {
+        Ok(bytes) => Ok((path, bytes)),
+        // What was being written is overwritten, and never read.
+        Err(_) if path.ends_with(".new") => Ok((path, Vec::new())),
+        Err(why) => Err(format!("{path}: {why}")),
+    };
+    esp.walk(MAX_ESP_FILE)?.into_iter().map(held).collect()
+}
+
 fn describe(candidate: &Candidate, version: &str) -> String {
     let how = match candidate.tries_left {
         None => "good".to_owned(),
@@ -249,4 +342,47 @@ fn hash(file: &File, start: u64, length: u64) -> std::io::Result<[u8; 32]> {
         done += now as u64;
     }
     Ok(hasher.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(version: &str) -> Signed {
+        Signed { version: version.to_owned(), root: (0, [0; 32]), kernel: None, options: None }
+    }
+
+    fn judged(found: &[(char, Option<u32>, Option<usize>)]) -> Result<Progress, String> {
+        let one = |(slot, tries_left, release): &(char, Option<u32>, Option<usize>)| {
+            let candidate = Candidate { slot: *slot, tries_left: *tries_left, kernel: None, options: None, entry: None };
+            (candidate, release.ok_or_else(|| format!("slot {slot} is no complete signed image")))
+        };
+        let found: Vec<_> = found.iter().map(one).collect();
+        judge(&found, &[release("1.0.0"), release("2.0.0")]).map(|start| start.progress)
+    }
+
+    const OLD: (char, Option<u32>, Option<usize>) = ('a', None, Some(0));
+    const NEW: (char, Option<u32>, Option<usize>) = ('b', None, Some(1));
+    const TRIED: (char, Option<u32>, Option<usize>) = ('b', Some(3), Some(1));
+
+    #[test]
+    fn what_is_started_says_how_far_an_update_is() {
+        assert_eq!(judged(&[OLD]), Ok(Progress::Before));
+        assert_eq!(judged(&[OLD, ('b', Some(0), None)]), Ok(Progress::Before), "what is behind a good one is never started");
+        assert_eq!(judged(&[TRIED, OLD]), Ok(Progress::Trial));
+        assert_eq!(judged(&[TRIED, NEW, OLD]), Ok(Progress::Trial), "one entry is put in the place of the other");
+        assert_eq!(judged(&[NEW, OLD]), Ok(Progress::Kept));
+    }
+
+    #[test]
+    fn behind_a_slot_on_trial_the_other_one_is_good_and_complete() {
+        for missing in [&[TRIED][..], &[TRIED, NEW], &[TRIED, ('a', Some(1), Some(0))]] {
+            assert!(judged(missing).unwrap_err().contains("nothing good of the other slot"), "{missing:?}");
+        }
+        let broken = ('a', None, None);
+        for incomplete in [&[TRIED, broken][..], &[TRIED, NEW, broken], &[('b', Some(3), None), OLD], &[broken]] {
+            assert!(judged(incomplete).unwrap_err().contains("no complete signed image"), "{incomplete:?}");
+        }
+        assert!(judged(&[]).is_err());
+    }
 }

@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
+/// Most folders that are walked through.
+const MAX_FOLDERS: usize = 1_000;
 /// Longest chain that is followed.
 const MAX_CLUSTERS: usize = 100_000;
 const ENTRY: usize = 32;
@@ -36,6 +38,9 @@ enum Kind {
     Fat16,
     Fat32,
 }
+
+/// The path of a file, and what it holds, or why that cannot be read.
+pub type Held = (String, Result<Vec<u8>, String>);
 
 /// What stands in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,13 +105,37 @@ impl<'a> Fat<'a> {
         let Some(item) = items.into_iter().find(|item| !item.is_folder && item.name.eq_ignore_ascii_case(name)) else {
             return Ok(None);
         };
+        self.content(&item).map(Some).map_err(|why| format!("{path}: {why}"))
+    }
+
+    fn content(&self, item: &Item) -> Result<Vec<u8>, String> {
         let size = usize::try_from(item.size).unwrap_or(usize::MAX);
         let mut bytes = if size == 0 { Vec::new() } else { self.chain(item.first, size)? };
         if bytes.len() < size {
-            return Err(format!("{path} has {size} bytes by its entry, and {} by its clusters", bytes.len()));
+            return Err(format!("it has {size} bytes by its entry, and {} by its clusters", bytes.len()));
         }
         bytes.truncate(size);
-        Ok(Some(bytes))
+        Ok(bytes)
+    }
+
+    /// All files of at most so many bytes, whatever folder they are in. Of two files of one name in a folder the first counts.
+    ///
+    /// # Errors
+    /// If a folder cannot be read, or there are too many of them.
+    pub fn walk(&self, most: u64) -> Result<Vec<Held>, String> {
+        let (mut found, mut folders) = (Vec::<Held>::new(), vec![String::new()]);
+        for _ in 0..MAX_FOLDERS {
+            let Some(folder) = folders.pop() else { return Ok(found) };
+            for item in self.list(&folder)?.unwrap_or_default() {
+                let path = if folder.is_empty() { item.name.clone() } else { format!("{folder}/{}", item.name) };
+                if item.is_folder {
+                    folders.push(path);
+                } else if item.size <= most && !found.iter().any(|(known, _)| *known == path) {
+                    found.push((path, self.content(&item)));
+                }
+            }
+        }
+        Err("its folders have no end".to_owned())
     }
 
     /// What stands in a folder (`""` = the root); `None` if that is not there.
@@ -247,6 +276,12 @@ mod tests {
             let mut names: Vec<_> = fat.list("loader/entries").unwrap().unwrap().into_iter().map(|item| item.name).collect();
             names.sort();
             assert_eq!(names, ["a name of more than thirteen.conf", "os-b+3-0.conf"]);
+            let mut files = fat.walk(70_000).unwrap();
+            files.sort();
+            let expected = ["grubenv", "loader/entries/a name of more than thirteen.conf", "loader/entries/os-b+3-0.conf"];
+            let contents = [content.clone(), vec![], content.clone()].map(Ok);
+            assert_eq!(files, expected.map(str::to_owned).into_iter().zip(contents).collect::<Vec<_>>(), "FAT{bits}");
+            assert_eq!(fat.walk(69_999).unwrap().len(), 1, "what is too long is left out");
         }
     }
 

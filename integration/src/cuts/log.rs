@@ -4,7 +4,8 @@
 //! first sector   magic u64 · version u64 · number of entries u64 · sector size u32
 //! each entry     a sector: sector u64 · sectors u64 · flags u64 (1 flush, 2 FUA, 4 discard, 8 mark) · length u64; then the data
 //! ```
-//! Little endian. A write with FUA is logged as a write and a flush behind it.
+//! Little endian. A write with FUA is logged as a write and a flush behind it. The number of entries is brought up to date at flushes
+//! only: what a guest wrote after its last one, before it was killed, stands behind the entries that are counted.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -66,7 +67,7 @@ pub enum LogError {
 }
 
 impl WriteLog {
-    /// Reads the entries of a log, without their data.
+    /// Reads the entries of a log, without their data: those that are counted, and those behind them. The log may be written meanwhile.
     ///
     /// # Errors
     /// If it is none, or cut off.
@@ -78,17 +79,23 @@ impl WriteLog {
         expect(8, "version 1", version, version == 1)?;
         expect(16, "at most a million entries", count, count <= MAX_ENTRIES)?;
         expect(24, "a sector size of 512 or 4096", sector, sector == 512 || sector == 4096)?;
-        let (mut entries, mut at) = (Vec::new(), sector);
-        for _ in 0..count {
+        let (length, mut entries, mut at) = (file.metadata()?.len(), Vec::new(), sector);
+        for number in 0..MAX_ENTRIES {
+            if number >= count && at + sector > length {
+                break;
+            }
             let [first, sectors, flags, _] = words(&file, at)?;
-            let (place, length) = (first * sector, sectors * sector);
+            if number >= count && [first, sectors, flags] == [0; 3] {
+                break;
+            }
+            let (place, length) = (first.saturating_mul(sector), sectors.saturating_mul(sector));
             at += sector;
             match (flags & DISCARD != 0, length) {
                 (true, _) => entries.push(Entry::Discard { at: place, length }),
                 (false, 0) => {}
                 (false, _) => {
                     entries.push(Entry::Write { at: place, length, data_at: at });
-                    at += length;
+                    at = at.saturating_add(length);
                 }
             }
             if flags & FLUSH != 0 {
@@ -154,6 +161,18 @@ mod tests {
         ];
         assert_eq!(log.entries, expected);
         assert_eq!(log.data(1024, 1024).unwrap(), vec![7; 1024]);
+    }
+
+    #[test]
+    fn what_was_written_after_the_last_flush_stands_behind_what_is_counted() {
+        let file = log(&[(&[8, 1, 0, 0], 512), (&[0, 0, FLUSH, 0], 0)]);
+        let mut bytes = std::fs::read(file.path()).unwrap();
+        bytes.extend(sector(&[9, 1, 0, 0]));
+        bytes.extend([7; 512]);
+        bytes.extend([0; 4096]);
+        std::fs::write(file.path(), bytes).unwrap();
+        let entries = WriteLog::open(file.path()).unwrap().entries;
+        assert_eq!(entries[1..], [Entry::Flush, Entry::Write { at: 4608, length: 512, data_at: 2560 }]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod campaign;
 pub mod check;
+pub mod control;
 pub mod cut;
 pub mod disk;
 pub mod fat;

@@ -6,9 +6,14 @@
 //! 1. the floor can be read, and is not below what was on the medium before (P3, P11);
 //! 2. the trial that was written down can be read;
 //! 3. the daemon's journal opens, and is not set aside;
-//! 4. the engine starts from it, and starts from it again as if the power had failed once more: the second start finds what the first one
-//!    left and says the same, and neither arms nor reboots before it has looked.
+//! 4. what it remembers is no less than what was on the medium before ([`check_nothing_is_lost`]): attempts, how they ended, what servers
+//!    are to be told, what each slot held healthily, what is refused, and how far the attempt under way has come (P7, P11);
+//! 5. the engine starts from it, with the boot table as the daemon reads it after the boot that the loader would make, and starts from it
+//!    again as if the power had failed once more: the second start finds what the first one left and remembers the same, and neither arms,
+//!    disarms, marks bad nor reboots before it has looked;
+//! 6. what it is at then is what the loader has it at ([`check_agrees`]).
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -17,22 +22,25 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use manifests::omaha::{Event as Told, Request};
 use manifests::release::SlotName;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
-use update_engine::boot::{Past, Standing};
+use update_engine::boot::Past;
 use update_engine::deadline::{Left, Trial};
 use update_engine::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, PerSlot};
 use update_engine::engine::policy::{Policy, Strategy};
+use update_engine::engine::state::{Kind, State};
 use update_engine::engine::time::{Mono, Now, Wall};
 use update_engine::engine::{Effect, Engine, Event, Model};
 use update_engine::floor::FloorFile;
-use update_engine::journal::Journal;
+use update_engine::journal::{Journal, Message, OutboxRow};
 use update_engine::records::Records;
+use update_engine::report::event_request;
 
-use super::loader::Candidate;
+use super::loader::Progress;
 
 /// The daemon's folder on the partition.
 const FOLDER: &str = "update-engine";
@@ -40,8 +48,6 @@ const FOLDER: &str = "update-engine";
 const BLOCK: usize = 4096;
 /// Most times that a busy partition is unmounted, 10 ms apart.
 const UNMOUNTS: u32 = 500;
-/// Tries of a freshly armed slot.
-const TRIES: u8 = 3;
 
 /// A place to mount state partitions at, one after the other.
 #[derive(Debug)]
@@ -58,8 +64,120 @@ pub struct StateSeen {
     pub floor: Option<Floor>,
     /// The daemon had a journal of its own already.
     pub had_journal: bool,
-    /// What the engine is at after its start.
-    pub state: String,
+    /// What is in that.
+    pub memory: Memory,
+    /// What the engine makes of it at its start; `None` = the daemon has no folder yet.
+    pub started: Option<Started>,
+}
+
+/// What an engine is at after its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// What it remembers then.
+    pub memory: Memory,
+    /// In a few words.
+    pub words: String,
+    /// It asks for the health of what runs, or for it to be marked good.
+    pub judges: bool,
+    /// The attempt is one that the journal did not know.
+    pub is_found: bool,
+}
+
+/// What a journal remembers.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// All attempts, oldest first, and how each ended.
+    pub attempts: Vec<(String, Option<String>)>,
+    /// What servers are still to be told, by its key.
+    pub outbox: Vec<(i64, String)>,
+    /// What each slot was known to hold healthily.
+    pub committed: [Option<String>; 2],
+    /// Releases that are not installed again.
+    pub refused: Vec<String>,
+    /// The attempt under way.
+    pub plan: Option<String>,
+    /// How far the update has come.
+    pub step: Step,
+}
+
+/// How far an update has come, as the journal has it. A release that is healthy only ever goes forward, whenever the power is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Step {
+    /// It has not begun.
+    #[default]
+    None,
+    /// It is fetched.
+    Fetching,
+    /// It is read back.
+    Written,
+    /// It was.
+    Proven,
+    /// It is about to be armed.
+    Locked,
+    /// The host is about to be rebooted for it.
+    Armed,
+    /// It runs, and its health is looked at.
+    Trial,
+    /// It is healthy, and about to be marked good.
+    Committed,
+    /// It is kept.
+    Kept,
+    /// It was given up.
+    GivenUp,
+}
+
+impl Memory {
+    fn of(journal: &Journal, model: &Model) -> Result<Self, String> {
+        let words = |error: update_engine::journal::JournalError| error.to_string();
+        let attempts = journal.history().map_err(words)?.into_iter().rev().map(|attempt| (attempt.id, attempt.outcome)).collect();
+        let outbox = journal.outbox().map_err(words)?.iter().map(|row| (row.id, told_by(row))).collect();
+        let committed = [&model.committed.a, &model.committed.b].map(|slot| slot.as_ref().map(|slot| slot.digest.to_string()));
+        let refused = model.refusals.iter().map(|refusal| refusal.digest.to_string()).collect();
+        let plan = model.state.plan().map(|plan| plan.attempt.clone());
+        let mut memory = Self { attempts, outbox, committed, refused, plan, step: Step::None };
+        memory.step = memory.step_of(&model.state);
+        Ok(memory)
+    }
+
+    fn step_of(&self, state: &State) -> Step {
+        let ended = self.attempts.last().and_then(|(_, outcome)| outcome.as_deref());
+        match (state, ended) {
+            (State::Fetching { .. }, _) => Step::Fetching,
+            (State::Written { .. }, _) => Step::Written,
+            (State::Proven { .. }, _) => Step::Proven,
+            (State::Locked { .. }, _) => Step::Locked,
+            (State::Armed { .. }, _) => Step::Armed,
+            (State::Trial { .. }, _) => Step::Trial,
+            (State::Committed { .. }, _) => Step::Committed,
+            (State::RolledBack { .. } | State::Failed { .. }, _) => Step::GivenUp,
+            (State::Idle | State::Checking { .. } | State::Deferred { .. }, None) => Step::None,
+            (State::Idle | State::Checking { .. } | State::Deferred { .. }, Some("committed")) => Step::Kept,
+            (State::Idle | State::Checking { .. } | State::Deferred { .. }, Some(_)) => Step::GivenUp,
+        }
+    }
+
+    fn outcome_of(&self, attempt: &str) -> Option<&str> {
+        self.attempts.iter().find(|(id, _)| id == attempt).and_then(|(_, outcome)| outcome.as_deref())
+    }
+}
+
+/// What an event says to the update server, in one word that is the same on both sides.
+fn word_of(event: &Told) -> String {
+    format!("{}/{} of {}", event.kind.number(), event.result.number(), event.attempt.as_deref().unwrap_or("none"))
+}
+
+/// What a request tells the update server, in the words of [`Memory::outbox`].
+#[must_use]
+pub fn told_in(body: &str) -> Vec<String> {
+    let apps = Request::read(body.as_bytes()).map(|request| request.apps).unwrap_or_default();
+    apps.iter().flat_map(|app| &app.events).map(word_of).collect()
+}
+
+fn told_by(row: &OutboxRow) -> String {
+    match &row.message {
+        Message::Release { .. } => format!("release of {}", row.attempt),
+        Message::Report(report) => told_in(&event_request(&nobody(), report).write()).join(", "),
+    }
 }
 
 impl StateMount {
@@ -90,11 +208,11 @@ impl StateMount {
         self.scratch.path().join("mounted")
     }
 
-    /// Looks at the partition that lies there on a disk, which the loader would start so.
+    /// Looks at the partition that lies there on a disk, as this slot finds it, which runs, with this boot table.
     ///
     /// # Errors
     /// What does not hold.
-    pub fn look(&self, disk: &File, range: &Range<u64>, chosen: &[Candidate]) -> Result<StateSeen, String> {
+    pub fn look(&self, disk: &File, range: &Range<u64>, running: SlotName, table: &BootTable) -> Result<StateSeen, String> {
         self.take(disk, range).map_err(|error| format!("state partition: {error}"))?;
         let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let mounted = || mount(Some(&self.device), &self.point(), Some("ext4"), flags, None::<&str>);
@@ -102,7 +220,7 @@ impl StateMount {
             self.mend()?;
             mounted().map_err(|error| format!("the state partition cannot be mounted, and e2fsck does not help: {error}"))
         })?;
-        let seen = look_at(&self.point().join(FOLDER), chosen);
+        let seen = look_at(&self.point().join(FOLDER), running, table);
         self.unmount().map_err(|error| format!("the state partition stays mounted: {error}"))?;
         seen
     }
@@ -155,11 +273,12 @@ impl Drop for StateMount {
     }
 }
 
-/// Compares what a cut left with what was on the medium before the writes it was among.
+/// Compares what a cut left with what was on the medium before the writes it was among. What servers were told may be gone from what they
+/// are still to be told, once they have `acknowledged` it.
 ///
 /// # Errors
 /// What was lost.
-pub fn check_nothing_is_lost(before: &StateSeen, after: &StateSeen) -> Result<(), String> {
+pub fn check_nothing_is_lost(before: &StateSeen, after: &StateSeen, acknowledged: &HashSet<String>) -> Result<(), String> {
     let floors = |seen: &StateSeen| seen.floor.as_ref().map(|floor| (floor.floor, floor.highest));
     match (floors(before), floors(after)) {
         (Some(before), None) => Err(format!("the floor is gone, which was {before:?}")),
@@ -167,75 +286,131 @@ pub fn check_nothing_is_lost(before: &StateSeen, after: &StateSeen) -> Result<()
             Err(format!("the floor has sunk from {before:?} to {after:?}"))
         }
         _ if before.had_journal && !after.had_journal => Err("the daemon's journal is gone".to_owned()),
-        _ => Ok(()),
+        _ => check_nothing_is_forgotten(&before.memory, &after.memory, acknowledged),
     }
 }
 
-fn look_at(folder: &Path, chosen: &[Candidate]) -> Result<StateSeen, String> {
+fn check_nothing_is_forgotten(before: &Memory, after: &Memory, acknowledged: &HashSet<String>) -> Result<(), String> {
+    if let Some((id, outcome)) = before.attempts.iter().find(|(id, outcome)| {
+        let is_there = after.attempts.iter().any(|(known, _)| known == id);
+        !is_there || outcome.as_deref().is_some_and(|outcome| after.outcome_of(id) != Some(outcome))
+    }) {
+        return Err(format!("attempt {id} ({outcome:?}) is forgotten, or ended twice: {:?}", after.attempts));
+    }
+    if after.attempts.get(..before.attempts.len()).is_none_or(|known| known.iter().zip(&before.attempts).any(|(a, b)| a.0 != b.0))
+    {
+        return Err(format!("the attempts were {:?} and are {:?}", before.attempts, after.attempts));
+    }
+    let highest = before.outbox.last().map_or(0, |(id, _)| *id);
+    if let Some(lost) = before.outbox.iter().find(|row| !after.outbox.contains(row) && !acknowledged.contains(&row.1)) {
+        return Err(format!("no server was ever told {lost:?}, and none will be: {:?}", after.outbox));
+    }
+    if let Some(new) = after.outbox.iter().find(|row| !before.outbox.contains(row) && row.0 <= highest) {
+        return Err(format!("{new:?} is to be told before what was there already: {:?}", before.outbox));
+    }
+    if let Some(lost) = before.refused.iter().find(|digest| !after.refused.contains(digest)) {
+        return Err(format!("release {lost} is refused no more"));
+    }
+    // A slot leaves it when it is written again, by an attempt that was not known before.
+    let is_another = after.attempts.len() > before.attempts.len();
+    if !is_another && before.committed.iter().zip(&after.committed).any(|(before, after)| before.is_some() && before != after) {
+        return Err(format!("what the slots held healthily was {:?} and is {:?}", before.committed, after.committed));
+    }
+    if let Some(plan) = before.plan.as_ref().filter(|plan| after.plan.as_ref() != Some(plan) && after.outcome_of(plan).is_none())
+    {
+        return Err(format!("attempt {plan} was under way and has not ended, and under way is {:?}", after.plan));
+    }
+    if !is_another && after.step < before.step {
+        return Err(format!("the update was at {:?} and is at {:?}", before.step, after.step));
+    }
+    Ok(())
+}
+
+/// Compares what the engine is at after its start with what the loader has started.
+///
+/// # Errors
+/// Where they disagree.
+pub fn check_agrees(progress: Progress, seen: &StateSeen) -> Result<(), String> {
+    let Some(started) = &seen.started else {
+        return if progress == Progress::Before {
+            Ok(())
+        } else {
+            Err(format!("the loader is at {progress:?}, and there is no state"))
+        };
+    };
+    let (step, was) = (started.memory.step, seen.memory.step);
+    let agrees = match progress {
+        // What was not armed is proven again before anything is done with it, and nothing is judged.
+        Progress::Before => step <= Step::Written && was <= Step::Locked && !started.judges,
+        // It was written down that it is armed before it was, and the attempt goes on.
+        Progress::Trial => (Step::Trial..=Step::Committed).contains(&step) && was >= Step::Locked && started.judges,
+        // It was written down that it is healthy before it was marked good.
+        Progress::Kept => (Step::Committed..=Step::Kept).contains(&step) && was >= Step::Committed,
+    };
+    // The slot of an attempt that is known is never one that was only found.
+    if agrees && !started.is_found && seen.memory.attempts.len() == started.memory.attempts.len() {
+        return Ok(());
+    }
+    let words = &started.words;
+    Err(format!("the loader is at {progress:?}, the journal at {was:?}, the engine after its start at {step:?} ({words})"))
+}
+
+fn look_at(folder: &Path, running: SlotName, table: &BootTable) -> Result<StateSeen, String> {
     let had_journal = std::fs::metadata(folder.join("journal.db")).is_ok_and(|data| data.len() > 1);
     if !folder.is_dir() {
-        return Ok(StateSeen { floor: None, had_journal, state: "no state yet".to_owned() });
+        return Ok(StateSeen { floor: None, had_journal, memory: Memory::default(), started: None });
     }
     let floor = FloorFile::load(folder).map_err(|error| format!("floor: {error}"))?.map(|file| file.floor);
     Trial::load(folder).map_err(|error| format!("trial: {error}"))?;
     Left::load(folder).map_err(|error| format!("trial that was left: {error}"))?;
-    let facts = facts(folder, chosen, floor.as_ref());
-    let first = start(folder, &facts, "1")?;
-    let second = start(folder, &facts, "2")?;
-    if first != second {
-        return Err(format!("a second start finds another state: first {first}, then {second}"));
+    let facts = facts(folder, running, table, floor.as_ref());
+    let (memory, first) = start(folder, &facts, "1")?;
+    let (found, second) = start(folder, &facts, "2")?;
+    if found != first.memory {
+        return Err(format!("what an engine wrote down is not what the next one finds: {:?}, then {found:?}", first.memory));
     }
-    Ok(StateSeen { floor, had_journal, state: first })
+    if first.words != second.words || first.memory != second.memory {
+        return Err(format!("a second start finds another state: first {first:?}, then {second:?}"));
+    }
+    Ok(StateSeen { floor, had_journal, memory, started: Some(first) })
 }
 
-/// Starts an engine from the journal, writes down what it made of it, and says in a few words what it is at and what it does.
-fn start(folder: &Path, facts: &Facts, boot: &str) -> Result<String, String> {
+/// Starts an engine from the journal, and writes down what it made of it: what the journal held before, and what it is at.
+fn start(folder: &Path, facts: &Facts, boot: &str) -> Result<(Memory, Started), String> {
     let now = Now { wall: Wall(1_800_000_000_000), mono: Mono(10_000), dice: 7 };
     let (mut journal, model) = Journal::open(folder, now.wall).map_err(|error| format!("journal: {error}"))?;
     if let Some(note) = &model.journal_note {
         return Err(format!("journal: {note}"));
     }
+    let found = Memory::of(&journal, &model)?;
     let orphans = journal.orphans(model.state.plan().map(|plan| plan.attempt.as_str())).map_err(|error| error.to_string())?;
     let facts = Facts { boot_id: format!("cut-{boot}").as_str().into(), ..facts.clone() };
     let mut engine = Engine::new(model, facts.clone(), policy());
     let effects = engine.step(Event::Started { facts: Box::new(facts), orphans }, &now);
     let rows: Vec<_> = effects.iter().filter_map(|effect| if let Effect::Row(row) = effect { Some(row) } else { None }).collect();
     journal.commit(engine.model(), &rows, now.wall).map_err(|error| format!("journal: {error}"))?;
-    if effects.iter().any(|effect| matches!(effect, Effect::Arm(_) | Effect::Reboot(_))) {
-        return Err(format!(
-            "the engine starts with arming or rebooting, before it has looked at anything: {}",
-            words(engine.model())
-        ));
+    let rash = |effect: &&Effect| matches!(effect, Effect::Arm(_) | Effect::Reboot(_) | Effect::Disarm(_) | Effect::MarkBad(_));
+    if let Some(rash) = effects.iter().find(rash) {
+        let words = words(engine.model());
+        return Err(format!("the engine starts with {rash:?}, before it has looked at anything: {words}"));
     }
-    Ok(words(engine.model()))
+    let started = Started {
+        memory: Memory::of(&journal, engine.model())?,
+        words: words(engine.model()),
+        judges: effects.iter().any(|effect| matches!(effect, Effect::Health(_) | Effect::Commit(_))),
+        is_found: engine.model().state.plan().is_some_and(|plan| plan.kind == Kind::Found),
+    };
+    Ok((found, started))
 }
 
 fn words(model: &Model) -> String {
     let committed = [&model.committed.a, &model.committed.b].map(|slot| if slot.is_some() { 'c' } else { '-' });
     let refused = model.refusals.len();
-    let state = serde_json::to_value(&model.state).unwrap_or_default();
-    let state = state["state"].as_str().unwrap_or("?");
-    format!("{state}, kept {}{}, {refused} refused", committed[0], committed[1])
+    format!("{}, kept {}{}, {refused} refused", model.state.word(), committed[0], committed[1])
 }
 
-/// What the daemon would find on this disk after the boot that the loader would make of it.
-fn facts(folder: &Path, chosen: &[Candidate], floor: Option<&Floor>) -> Facts {
-    let slot = |letter: char| if letter == 'b' { SlotName::B } else { SlotName::A };
-    let mut standing = PerSlot { a: Standing::Blank, b: Standing::Blank };
-    for candidate in chosen {
-        // The loader counts the boot it makes; those after it are not started.
-        let is_first = chosen.first().is_some_and(|first| first.slot == candidate.slot);
-        *standing.get_mut(slot(candidate.slot)) = match candidate.tries_left.map(|left| left.saturating_sub(u32::from(is_first)))
-        {
-            None => Standing::Good,
-            Some(0) => Standing::Spent,
-            Some(left) => Standing::Pending { tries_left: u8::try_from(left).unwrap_or(TRIES) },
-        };
-    }
-    let running = chosen.first().map(|first| slot(first.slot));
-    let was_armed = standing.b != Standing::Blank;
-    let past = if was_armed { Past::Armed } else { Past::NeverArmed };
-    let next = running.unwrap_or(SlotName::A);
+/// What the daemon would find on this disk.
+fn facts(folder: &Path, running: SlotName, table: &BootTable, floor: Option<&Floor>) -> Facts {
     let records = Records::of(folder);
     let content = |name: SlotName| {
         let record = records.slot_record(name);
@@ -248,19 +423,23 @@ fn facts(folder: &Path, chosen: &[Candidate], floor: Option<&Floor>) -> Facts {
     let slots = PerSlot { a: content(SlotName::A), b: content(SlotName::B) };
     let floor = match floor {
         Some(floor) => FloorFacts::Known(floor.clone()),
-        None if was_armed => FloorFacts::Lost { image: manifests::version::Sequence::ZERO },
+        None if table.past == Past::Armed => FloorFacts::Lost { image: manifests::version::Sequence::ZERO },
         None => FloorFacts::Known(Floor::default()),
     };
-    let boot = Some(BootTable { standing, next, past, tries: TRIES, weakness: None });
+    Facts { running: Some(running), boot: Some(table.clone()), slots, floor, ..nobody() }
+}
+
+/// A host of which nothing is known.
+fn nobody() -> Facts {
     Facts {
         image_mode: false,
         identity: Identity::default(),
         boot_id: "cut".into(),
-        running,
-        boot,
-        slots,
+        running: None,
+        boot: None,
+        slots: PerSlot::default(),
         capacity: std::collections::BTreeMap::new(),
-        floor,
+        floor: FloorFacts::Known(Floor::default()),
         left: None,
         last_words: None,
         rival: None,
@@ -289,15 +468,116 @@ mod tests {
 
     fn seen(floor: Option<u64>, had_journal: bool) -> StateSeen {
         let floor = floor.map(|floor| Floor { floor: Sequence::ZERO, highest: Sequence::new(floor).unwrap() });
-        StateSeen { floor, had_journal, state: String::new() }
+        StateSeen { floor, had_journal, memory: Memory::default(), started: None }
+    }
+
+    fn compare(before: &StateSeen, after: &StateSeen) -> Result<(), String> {
+        check_nothing_is_lost(before, after, &HashSet::from(["14/1 of one".to_owned()]))
     }
 
     #[test]
     fn a_floor_that_sinks_and_a_journal_that_is_gone_are_found() {
-        assert!(check_nothing_is_lost(&seen(Some(2), true), &seen(Some(2), true)).is_ok());
-        assert!(check_nothing_is_lost(&seen(None, false), &seen(Some(2), true)).is_ok());
-        assert!(check_nothing_is_lost(&seen(Some(2), true), &seen(Some(1), true)).unwrap_err().contains("sunk"));
-        assert!(check_nothing_is_lost(&seen(Some(2), true), &seen(None, true)).unwrap_err().contains("gone"));
-        assert!(check_nothing_is_lost(&seen(Some(2), true), &seen(Some(2), false)).unwrap_err().contains("journal is gone"));
+        assert!(compare(&seen(Some(2), true), &seen(Some(2), true)).is_ok());
+        assert!(compare(&seen(None, false), &seen(Some(2), true)).is_ok());
+        assert!(compare(&seen(Some(2), true), &seen(Some(1), true)).unwrap_err().contains("sunk"));
+        assert!(compare(&seen(Some(2), true), &seen(None, true)).unwrap_err().contains("gone"));
+        assert!(compare(&seen(Some(2), true), &seen(Some(2), false)).unwrap_err().contains("journal is gone"));
+    }
+
+    /// In the middle of an update.
+    fn memory() -> Memory {
+        Memory {
+            attempts: vec![("zero".into(), Some("failed".into())), ("one".into(), None)],
+            outbox: vec![(3, "14/1 of one".into()), (4, "3/1 of one".into())],
+            committed: [Some("old".into()), None],
+            refused: vec!["bad".into()],
+            plan: Some("one".into()),
+            step: Step::Armed,
+        }
+    }
+
+    fn lost(change: impl FnOnce(&mut Memory)) -> String {
+        let mut after = memory();
+        change(&mut after);
+        check_nothing_is_forgotten(&memory(), &after, &HashSet::from(["14/1 of one".to_owned()])).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn what_goes_forward_loses_nothing() {
+        assert_eq!(lost(|_| {}), "");
+        assert_eq!(lost(|after| drop(after.outbox.remove(0))), "", "it was acknowledged");
+        assert_eq!(lost(|after| after.outbox.push((5, "3/2 of one".into()))), "");
+        let kept = |after: &mut Memory| {
+            after.attempts[1].1 = Some("committed".into());
+            (after.plan, after.step, after.committed[1]) = (None, Step::Kept, Some("new".into()));
+        };
+        assert_eq!(lost(kept), "");
+        let next = |after: &mut Memory| {
+            kept(after);
+            after.attempts.push(("two".into(), None));
+            (after.plan, after.committed[0]) = (Some("two".into()), None);
+        };
+        assert_eq!(lost(next), "", "the next one writes slot a");
+    }
+
+    #[test]
+    fn whatever_is_forgotten_is_found() {
+        assert!(lost(|after| drop(after.attempts.remove(0))).contains("attempt zero"));
+        assert!(lost(|after| after.attempts[0].1 = Some("committed".into())).contains("attempt zero"));
+        assert!(lost(|after| after.attempts[0].1 = None).contains("attempt zero"));
+        assert!(lost(|after| after.attempts.swap(0, 1)).contains("the attempts were"));
+        assert!(lost(|after| drop(after.outbox.remove(1))).contains("no server was ever told (4"));
+        assert!(lost(|after| after.outbox.insert(0, (2, "13/1 of one".into()))).contains("before what was there"));
+        assert!(lost(|after| after.committed[0] = None).contains("held healthily"));
+        assert!(lost(|after| after.refused.clear()).contains("bad is refused no more"));
+        assert!(lost(|after| after.plan = None).contains("attempt one was under way"));
+        assert!(lost(|after| after.plan = Some("two".into())).contains("attempt one was under way"));
+        assert!(lost(|after| after.step = Step::Locked).contains("was at Armed and is at Locked"));
+    }
+
+    #[test]
+    fn an_engine_that_is_elsewhere_than_the_loader_is_found() {
+        let agrees = |progress, was, is, judges| {
+            let at = |step| Memory { step, ..memory() };
+            let started = Started { memory: at(is), words: String::new(), judges, is_found: false };
+            check_agrees(progress, &StateSeen { memory: at(was), started: Some(started), ..seen(None, true) }).is_ok()
+        };
+        assert!(agrees(Progress::Before, Step::Proven, Step::Written, false));
+        assert!(agrees(Progress::Before, Step::Locked, Step::Written, false));
+        assert!(!agrees(Progress::Before, Step::Armed, Step::Written, false), "armed, and the boot table does not say so");
+        assert!(
+            !agrees(Progress::Before, Step::Armed, Step::Trial, true) && !agrees(Progress::Before, Step::Kept, Step::Kept, false)
+        );
+        assert!(
+            agrees(Progress::Trial, Step::Locked, Step::Trial, true)
+                && agrees(Progress::Trial, Step::Committed, Step::Committed, true)
+        );
+        assert!(!agrees(Progress::Trial, Step::Proven, Step::Trial, true), "armed before it was written down");
+        assert!(
+            !agrees(Progress::Trial, Step::Armed, Step::GivenUp, false)
+                && !agrees(Progress::Trial, Step::Kept, Step::Kept, false)
+        );
+        assert!(
+            agrees(Progress::Kept, Step::Committed, Step::Committed, true)
+                && agrees(Progress::Kept, Step::Kept, Step::Kept, false)
+        );
+        assert!(!agrees(Progress::Kept, Step::Trial, Step::Trial, true), "kept before it was written down");
+        assert!(
+            check_agrees(Progress::Before, &seen(None, false)).is_ok()
+                && check_agrees(Progress::Kept, &seen(None, false)).is_err()
+        );
+    }
+
+    #[test]
+    fn an_attempt_that_was_only_found_is_found_out() {
+        let started = |is_found, more| {
+            let mut memory = Memory { step: Step::Trial, ..memory() };
+            memory.attempts.extend(more);
+            Started { memory, words: String::new(), judges: true, is_found }
+        };
+        let check =
+            |started| check_agrees(Progress::Trial, &StateSeen { memory: memory(), started: Some(started), ..seen(None, true) });
+        assert!(check(started(false, None)).is_ok());
+        assert!(check(started(true, None)).is_err() && check(started(false, Some(("two".into(), None)))).is_err());
     }
 }

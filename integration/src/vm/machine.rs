@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::disk::{self, Loader, SLOT_BYTES};
-use super::parts::OVMF;
+use super::parts::{OVMF, output};
+use crate::hostsim::gpt::Gpt;
 use crate::rig::ReleaseImage;
 
 /// Longest wait for anything. An emulated machine on a busy host takes ten times what it takes on an idle one.
@@ -90,6 +91,22 @@ impl Machine {
     #[must_use]
     pub fn disk(&self) -> PathBuf {
         self.dir.join("disk.img")
+    }
+
+    /// Puts files into a folder that is on its EFI system partition.
+    ///
+    /// # Panics
+    /// If they cannot be written.
+    pub(super) fn put_on_esp(&self, folder: &str, files: &[(String, String)]) {
+        let at = Gpt::open(&self.disk()).unwrap().entry("esp").unwrap().start;
+        let dir = tempfile::tempdir().unwrap();
+        let mut copy = Command::new("mcopy");
+        copy.arg("-i").arg(format!("{}@@{at}", self.disk().display()));
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+            copy.arg(dir.path().join(name));
+        }
+        output(copy.arg(format!("::/{folder}/"))).unwrap();
     }
 
     /// Switches it on.

@@ -48,6 +48,23 @@ impl Scene {
         Self::configured(loader, dir, REBOOTS)
     }
 
+    /// The same, for a recording of all that is written to its disk: it says that it is told to reboot some time before it does
+    /// ([`TOLD_TO_REBOOT`]), and under systemd-boot others have entries as well, behind ours.
+    ///
+    /// # Errors
+    /// Where machines cannot be had.
+    ///
+    /// # Panics
+    /// If something of it cannot be made.
+    pub fn for_recording(loader: Loader, dir: &Path) -> Result<Self, String> {
+        let reboots = format!("command = [\"sh\", \"-c\", \"echo {TOLD_TO_REBOOT}; sleep 5; reboot -f\"]\n");
+        let scene = Self::configured(loader, dir, &reboots)?;
+        if loader != Loader::GrubBios {
+            scene.machine.put_on_esp("loader/entries", &entries_of_others());
+        }
+        Ok(scene)
+    }
+
     /// The same, with these lines at the end of its configuration: keys of `[reboot]`, and tables.
     ///
     /// # Errors
@@ -135,9 +152,24 @@ impl Scene {
     /// All requests with events that the server took.
     #[must_use]
     pub fn reports(&self) -> String {
-        let taken = self.mock.recorded().into_iter().filter(|request| request.status == Some(200));
-        taken.map(|request| request.body).filter(|body| body.contains("<event ")).collect::<Vec<_>>().join("\n")
+        self.events().join("\n")
     }
+
+    /// The same, each for itself.
+    #[must_use]
+    pub fn events(&self) -> Vec<String> {
+        let taken = self.mock.recorded().into_iter().filter(|request| request.status == Some(200));
+        taken.map(|request| request.body).filter(|body| body.contains("<event ")).collect()
+    }
+}
+
+/// Entries that sort behind ours, with names so long that their folder takes several clusters.
+fn entries_of_others() -> Vec<(String, String)> {
+    let entry = |number| {
+        let name = format!("other-{number:02}-of-a-system-that-is-none-of-ours.conf");
+        (name, format!("title other {number}\nsort-key zz-other\nversion {number}\nlinux /none/{number}.efi\n"))
+    };
+    (1..=20).map(entry).collect()
 }
 
 fn images(parts: &Parts, loader: Loader, publisher: &Publisher, version: &str, flaw: Flaw) -> Vec<ReleaseImage> {
@@ -148,6 +180,9 @@ fn images(parts: &Parts, loader: Loader, publisher: &Publisher, version: &str, f
 
 /// How a guest reboots.
 pub const REBOOTS: &str = "command = [\"reboot\", \"-f\"]\n";
+
+/// What a guest that is recorded says when it is told to reboot.
+pub const TOLD_TO_REBOOT: &str = "guest: told to reboot";
 
 /// Where the daemon of the guest finds everything.
 fn config(mock: &Mock, loader: Loader) -> String {
