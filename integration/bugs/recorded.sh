@@ -39,8 +39,8 @@ bug() { # NAME LOADER WORDS (FILE FIND REPLACE)...: WORDS stand in what `cuts` s
 
 judge() { # NAME EXIT-CODE WORDS
     local name=$1 code=$2 words=$3
-    if grep -q '^error: nothing can be recorded: ' "$copy/.log"; then
-        echo "planted bug \"$name\": skipped: $(grep -m1 '^error: ' "$copy/.log" | cut -c35-)"
+    if ((code == 3)); then
+        echo "planted bug \"$name\": skipped: $(grep -m1 '^no virtual machine' "$copy/.log")"
         skipped=$((skipped + 1))
     elif ((code == 1)) && grep -q "^BAD .*$words" "$copy/.log"; then
         echo "planted bug \"$name\": caught: $(tail -n1 "$copy/.log")"

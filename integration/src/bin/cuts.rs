@@ -10,12 +10,13 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use integration::cuts::campaign::{Boot, Campaign, Failure, Recording, Seen};
 use integration::cuts::cut::Cut;
-use integration::vm::Loader;
+use integration::vm::{Loader, Parts};
 
 /// Records one update, and tries power cuts at every moment of it.
 ///
 /// Prints a line for each kind of state that a cut leads to, and how often. Of a state in which a promise does not hold it prints what
-/// does not, and the command that rebuilds it. Exit codes: 0 every promise holds in every state; 1 not; 2 there is nothing to record with.
+/// does not, and the command that rebuilds it. Exit codes: 0 every promise holds in every state; 1 not, or it could not be found out; 3 no machine can
+/// be had here, and why.
 #[derive(Parser)]
 #[command(version, about, long_about)]
 struct Arguments {
@@ -39,6 +40,9 @@ struct Arguments {
     replay: Option<String>,
 }
 
+/// Where no machine can be had.
+const NO_MACHINE: u8 = 3;
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LoaderName {
     Grub,
@@ -51,6 +55,10 @@ fn main() -> ExitCode {
         LoaderName::Grub => Loader::GrubBios,
         LoaderName::SystemdBoot => Loader::SystemdBoot,
     };
+    if let Err(why) = Parts::find() {
+        eprintln!("no virtual machine can be had here: {why}");
+        return ExitCode::from(NO_MACHINE);
+    }
     let recording = match arguments.replay {
         Some(_) => Recording::open(&arguments.recording),
         None => Recording::open_or_make(&arguments.recording, loader),
@@ -59,7 +67,7 @@ fn main() -> ExitCode {
         Ok(recording) => recording,
         Err(why) => {
             eprintln!("error: nothing can be recorded: {why}");
-            return ExitCode::from(2);
+            return ExitCode::FAILURE;
         }
     };
     let campaign = Campaign::new(recording);
@@ -75,7 +83,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::from(2)
+            ExitCode::FAILURE
         }
     }
 }

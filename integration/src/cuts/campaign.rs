@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -22,6 +23,7 @@ use super::cut::{Cut, Dice, epochs, random, systematic};
 use super::disk::Disk;
 use super::loader::Progress;
 use super::log::WriteLog;
+use super::sparse;
 use super::state::{StateMount, told_in};
 use crate::hostsim::gpt::Gpt;
 use crate::rig::{ReleaseImage, program};
@@ -156,6 +158,10 @@ fn record(folder: &Path, loader: Loader, programs_sha256: String) -> Result<(), 
     let mut boot = scene.machine.boot_recorded(&logs[1]);
     boot.wait_status("2.0.0 is kept", runs(VERSIONS[1], "b"));
     let kept = entries_in(&logs[1])?;
+    let (_, fua) = boot.ask("cat /sys/block/nvme0n1/queue/fua");
+    if fua.trim() != "1" {
+        return Err(format!("the guest's disk does not take FUA ({fua:?}), which is how its log is read"));
+    }
     // What was said has to be on the medium: nothing is flushed for the occasion.
     boot.power_cut();
     check_whole(folder, &logs)?;
@@ -349,7 +355,7 @@ impl Campaign {
             let Some(cuts) = planned.get(epoch) else { return Ok(()) };
             disk.advance_to(epoch).map_err(|error| error.to_string())?;
             for cut in cuts {
-                let seen = checker.check(&disk, cut);
+                let seen = check(&mut checker, &disk, cut);
                 found.send((cut.clone(), seen)).map_err(|error| error.to_string())?;
             }
         }
@@ -361,19 +367,41 @@ impl Campaign {
     /// If a disk cannot be rebuilt.
     pub fn start_some(&self, count: usize, seed: u64, tell: &mut dyn FnMut(Boot, &Cut, Seen)) -> Result<usize, String> {
         let mut dice = Dice::new(seed ^ 0xB007);
-        let folder = fast_folder()?;
-        for number in 0..count {
+        let lengths =
+            (0..BOOTS).map(|boot| self.disk_of(boot).map(|(_, disk)| disk.all_lengths())).collect::<Result<Vec<_>, _>>()?;
+        let drawn = (0..count).map(|number| {
             let boot = number % BOOTS;
-            let cut = {
-                let disk = self.disk_of(boot)?.1;
-                let epoch = usize::try_from(dice.below(disk.epochs().max(1) as u64)).unwrap_or(0);
-                random(epoch, &disk.lengths(epoch), &mut dice)
-            };
-            let disk = folder.path().join("started.img");
-            self.rebuild(boot, &cut, &disk)?.map_or_else(|why| tell(boot, &cut, Err(why)), drop);
-            tell(boot, &cut, self.start(&disk));
-        }
+            let epoch = usize::try_from(dice.below(lengths[boot].len().max(1) as u64)).unwrap_or(0);
+            (boot, random(epoch, &lengths[boot][epoch], &mut dice))
+        });
+        let drawn: Vec<(Boot, Cut)> = drawn.collect();
+        let _server = self.server()?;
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        let (found, told) = mpsc::channel::<(Boot, Cut, Seen)>();
+        thread::scope(|scope| {
+            let worker = |found: mpsc::Sender<(Boot, Cut, Seen)>| scope.spawn(|| self.start_drawn(&drawn, &next, found));
+            let running: Vec<_> = (0..workers).map(|_| worker(found.clone())).collect();
+            drop(found);
+            told.into_iter().for_each(|(boot, cut, seen)| tell(boot, &cut, seen));
+            running.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked".to_owned())?)
+        })?;
         Ok(count)
+    }
+
+    fn start_drawn(
+        &self,
+        drawn: &[(Boot, Cut)],
+        next: &AtomicUsize,
+        found: mpsc::Sender<(Boot, Cut, Seen)>,
+    ) -> Result<(), String> {
+        let folder = fast_folder()?;
+        let disk = folder.path().join("started.img");
+        while let Some((boot, cut)) = drawn.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let seen = self.rebuild(*boot, cut, &disk)?.and_then(|_| self.start_alone(&disk));
+            found.send((*boot, cut.clone(), seen)).map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
 
     /// Writes the disk that a cut leaves to a file, and looks at it.
@@ -387,7 +415,7 @@ impl Campaign {
         }
         let words = |error: io::Error| error.to_string();
         disk.advance_to(cut.epoch).map_err(words)?;
-        let seen = self.checker(boot)?.check(&disk, cut);
+        let seen = check(&mut self.checker(boot)?, &disk, cut);
         disk.after(cut, |file| copy(file, to)).map_err(words)?.map_err(words)?;
         Ok(seen)
     }
@@ -398,6 +426,10 @@ impl Campaign {
     /// If it does not come to rest, with its console.
     pub fn start(&self, disk: &Path) -> Seen {
         let _server = self.server()?;
+        self.start_alone(disk)
+    }
+
+    fn start_alone(&self, disk: &Path) -> Seen {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut machine = Machine::with_disk(folder.path(), self.recording.loader(), disk);
         for boots in 1..=MAX_BOOTS {
@@ -421,7 +453,7 @@ impl Campaign {
         let words = |error: io::Error| error.to_string();
         let folder = fast_folder()?;
         let file = folder.path().join("disk.img");
-        fs::copy(self.recording.folder.join("base.img"), &file).map_err(words)?;
+        copy(&fs::File::open(self.recording.folder.join("base.img")).map_err(words)?, &file).map_err(words)?;
         for earlier in 0..boot {
             let mut disk = Disk::new(&file, self.log(earlier)?).map_err(words)?;
             disk.advance_to(disk.epochs()).map_err(words)?;
@@ -472,20 +504,21 @@ impl Campaign {
     }
 }
 
+/// What is told by a panic is found there, like everything else that does not hold.
+fn check(checker: &mut Checker, disk: &Disk, cut: &Cut) -> Seen {
+    catch_unwind(AssertUnwindSafe(|| checker.check(disk, cut))).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panicked: {}", words.unwrap_or("without words")))
+    })
+}
+
 fn fast_folder() -> Result<TempDir, String> {
     let made = if Path::new(FAST).is_dir() { tempfile::tempdir_in(FAST) } else { tempfile::tempdir() };
     made.map_err(|error| error.to_string())
 }
 
 fn copy(from: &fs::File, to: &Path) -> io::Result<()> {
-    let to = fs::File::create(to)?;
-    let length = from.metadata()?.len();
-    let (mut piece, mut at) = (vec![0; 1 << 20], 0);
-    while at < length {
-        let now = usize::try_from(length - at).unwrap_or(piece.len()).min(piece.len());
-        from.read_exact_at(&mut piece[..now], at)?;
-        to.write_all_at(&piece[..now], at)?;
-        at += now as u64;
-    }
-    Ok(())
+    let (to, length) = (fs::File::create(to)?, from.metadata()?.len());
+    to.set_len(length)?;
+    sparse::copy(from, &(0..length), &to, 0)
 }

@@ -48,6 +48,12 @@ impl Disk {
         self.epochs[epoch].iter().map(|index| self.range(*index)).map(|range| range.end - range.start).collect()
     }
 
+    /// The same of every epoch.
+    #[must_use]
+    pub fn all_lengths(&self) -> Vec<Vec<u64>> {
+        (0..self.epochs()).map(|epoch| self.lengths(epoch)).collect()
+    }
+
     /// Writes down what reached the disk before an epoch. Only forwards.
     ///
     /// # Errors

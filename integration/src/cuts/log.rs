@@ -9,7 +9,7 @@
 //!
 //! QEMU's NVMe tells Linux that it knows FUA, and then forgets it: no write of such a log has the flag. The writes of a guest that ask for
 //! it are those that end a transaction of ext4's journal, and those of its superblock; they are known by their first bytes, and read as if
-//! they had it. (Nothing is lost by a flush there that was none: the guest flushes right before each of them.)
+//! they had it where they come right after a flush, which is where the guest puts them. Beside other writes they are ordinary ones.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -108,7 +108,9 @@ impl WriteLog {
                     at = at.saturating_add(length);
                 }
             }
-            if is_forced {
+            // Such a write forces nothing but itself. Where others are under way it is taken for an ordinary one: a disk that keeps less.
+            let is_alone = matches!(entries.as_slice(), [.., Entry::Flush, Entry::Write { .. }]);
+            if is_forced && (flags & FLUSH != 0 || is_alone) {
                 entries.push(Entry::Flush);
             }
         }

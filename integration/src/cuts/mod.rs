@@ -9,4 +9,5 @@ pub mod disk;
 pub mod fat;
 pub mod loader;
 pub mod log;
+pub mod sparse;
 pub mod state;

@@ -17,7 +17,6 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -41,11 +40,10 @@ use update_engine::records::Records;
 use update_engine::report::event_request;
 
 use super::loader::Progress;
+use super::sparse;
 
 /// The daemon's folder on the partition.
 const FOLDER: &str = "update-engine";
-/// Looked at as a whole: is it zero?
-const BLOCK: usize = 4096;
 /// Most times that a busy partition is unmounted, 10 ms apart.
 const UNMOUNTS: u32 = 500;
 
@@ -251,18 +249,7 @@ impl StateMount {
         let length = range.end - range.start;
         self.file.set_len(0)?;
         self.file.set_len(length)?;
-        let (mut piece, zeros) = (vec![0; 1 << 20], [0; BLOCK]);
-        let mut at = range.start;
-        while at < range.end {
-            let now = usize::try_from(range.end - at).unwrap_or(piece.len()).min(piece.len());
-            disk.read_exact_at(&mut piece[..now], at)?;
-            let blocks = piece[..now].chunks(BLOCK).enumerate().filter(|(_, block)| **block != zeros[..block.len()]);
-            for (index, block) in blocks {
-                self.file.write_all_at(block, at - range.start + (index * BLOCK) as u64)?;
-            }
-            at += now as u64;
-        }
-        Ok(())
+        sparse::copy(disk, range, &self.file, 0)
     }
 }
 
