@@ -138,7 +138,7 @@ struct Env(Vec<(String, String)>);
 
 impl Env {
     fn parse(bytes: Option<&[u8]>) -> Option<Self> {
-        let bytes = bytes.filter(|bytes| bytes.len() == 1024 && bytes.starts_with(b"# GRUB Environment Block\n"))?;
+        let bytes = bytes.filter(|bytes| bytes.starts_with(b"# GRUB Environment Block\n"))?;
         let text = String::from_utf8_lossy(bytes);
         let lines = text.split('\n').filter(|line| !line.starts_with('#'));
         Some(Self(lines.filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()))

@@ -7,16 +7,20 @@
 //! ##########…                           up to 1024 bytes, no line break at the end
 //! ```
 //!
-//! There is no checksum. GRUB and its tools take a file of any other size, or one that does not begin with the signature, for no block at
-//! all; new variables go where the `#` of the end begin, so the byte before those has to be a line break (GRUB's `lib/envblk`).
+//! There is no checksum. GRUB and its tools take what does not begin with the signature for no block at all, and read everything else, of any
+//! length, as far as it goes (GRUB's `lib/envblk`): a name goes on to the next `=`, over line breaks too; a name and a value end at a zero
+//! byte; what has no end is passed over. It is read here in the same way, so that both see the same slot. GRUB's own tools make blocks of
+//! 1024 bytes ([`BLOCK_BYTES`]), and so does what is written here.
 //!
 //! What is written by us is one sector of 512 bytes ([`SECTOR_BYTES`]): a power cut leaves the old one or the new one. So all that is
 //! used has to lie there, and a block that uses more is not changed ([`BlockError::TooLong`]).
 
 use std::fmt;
 
-/// Length of every block.
+/// Length of every block that is written.
 pub const BLOCK_BYTES: usize = 1024;
+/// Longest block that is read. GRUB takes longer ones, too; nobody makes them.
+pub const MAX_BYTES: usize = 64 * 1024;
 /// What a disk writes as a whole, whatever its sectors are said to be.
 pub const SECTOR_BYTES: usize = 512;
 const SIGNATURE: &[u8] = b"# GRUB Environment Block\n";
@@ -41,8 +45,8 @@ enum Line {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BlockError {
-    /// GRUB reads blocks of one size only.
-    #[error("expected an environment block of {BLOCK_BYTES} bytes, got {got}")]
+    /// It is too long.
+    #[error("expected an environment block of {BLOCK_BYTES} bytes, and none of more than {MAX_BYTES}, got {got}")]
     Size {
         /// Its length.
         got: usize,
@@ -50,14 +54,6 @@ pub enum BlockError {
     /// It is something else.
     #[error("expected an environment block that begins with \"# GRUB Environment Block\", got {got:?}")]
     Signature {
-        /// How it begins.
-        got: String,
-    },
-    /// A line that is neither comment nor variable, or that does not end.
-    #[error("at byte {at}: expected NAME=VALUE or a comment, and a line break, got {got:?}")]
-    Line {
-        /// Where it begins.
-        at: usize,
         /// How it begins.
         got: String,
     },
@@ -83,18 +79,15 @@ impl Block {
     /// # Errors
     /// If it is not one, as GRUB reads it.
     pub fn parse(bytes: &[u8]) -> Result<Self, BlockError> {
-        if bytes.len() != BLOCK_BYTES {
+        if bytes.len() > MAX_BYTES {
             return Err(BlockError::Size { got: bytes.len() });
         }
         let Some(body) = bytes.strip_prefix(SIGNATURE) else {
             return Err(BlockError::Signature { got: begin_of(bytes) });
         };
         let used = body.iter().rposition(|&byte| byte != b'#').map_or(0, |last| last + 1);
-        let mut rest = &body[..used];
-        let mut lines = Vec::new();
-        while !rest.is_empty() {
-            let at = SIGNATURE.len() + used - rest.len();
-            let (line, after) = Line::parse(rest).ok_or_else(|| BlockError::Line { at, got: begin_of(rest) })?;
+        let (mut rest, mut lines) = (&body[..used], Vec::new());
+        while let Some((line, after)) = Line::parse(rest) {
             lines.push(line);
             rest = after;
         }
@@ -120,14 +113,14 @@ impl Block {
     #[must_use]
     pub fn get(&self, wanted: &str) -> Option<&[u8]> {
         self.lines.iter().rev().find_map(|line| match line {
-            Line::Variable { name, value } if name == wanted.as_bytes() => Some(value.as_slice()),
+            Line::Variable { name, value } if up_to_zero(name) == wanted.as_bytes() => Some(up_to_zero(value)),
             _ => None,
         })
     }
 
     /// Sets a variable: where it stood, or before all others, so that ours stay in the first sector.
     pub fn set(&mut self, wanted: &str, to: &str) {
-        let is_wanted = |line: &Line| matches!(line, Line::Variable { name, .. } if name == wanted.as_bytes());
+        let is_wanted = |line: &Line| line.is_of(wanted);
         let stood = self.lines.iter().position(is_wanted);
         self.lines.retain(|line| !is_wanted(line));
         let first = self.lines.iter().position(|line| matches!(line, Line::Variable { .. })).unwrap_or(self.lines.len());
@@ -137,26 +130,25 @@ impl Block {
 
     /// Removes a variable.
     pub fn unset(&mut self, wanted: &str) {
-        self.lines.retain(|line| !matches!(line, Line::Variable { name, .. } if name == wanted.as_bytes()));
+        self.lines.retain(|line| !line.is_of(wanted));
     }
 }
 
 impl Line {
-    /// The first line of `bytes`, and what comes after it.
+    /// The first line of `bytes`, and what comes after it; `None` = there is none that ends.
     fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
         if bytes.first() == Some(&b'#') {
             // GRUB passes over a comment as over a value: a "\" takes the line break behind it along.
             let (_, after) = parse_value(bytes)?;
             return Some((Self::Comment(bytes[..bytes.len() - after.len() - 1].to_vec()), after));
         }
-        let equals = bytes.iter().position(|&byte| byte == b'=' || byte == b'\n')?;
-        if equals == 0 || bytes[equals] != b'=' {
-            return None;
-        }
-        let (name, (value, after)) = (&bytes[..equals], parse_value(&bytes[equals + 1..])?);
-        // To GRUB a name and a value end at a zero byte: they would be others than here.
-        let is_text = !name.contains(&0) && !value.contains(&0);
-        is_text.then(|| (Self::Variable { name: name.to_vec(), value }, after))
+        let equals = bytes.iter().position(|&byte| byte == b'=')?;
+        let (value, after) = parse_value(&bytes[equals + 1..])?;
+        Some((Self::Variable { name: bytes[..equals].to_vec(), value }, after))
+    }
+
+    fn is_of(&self, wanted: &str) -> bool {
+        matches!(self, Self::Variable { name, .. } if up_to_zero(name) == wanted.as_bytes())
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -187,6 +179,10 @@ fn parse_value(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
             &byte => value.push(byte),
         }
     }
+}
+
+fn up_to_zero(text: &[u8]) -> &[u8] {
+    text.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 /// As much as a message shows.
@@ -252,17 +248,43 @@ mod tests {
 
     #[test]
     fn what_grub_does_not_take_for_a_block_is_none() {
-        assert_eq!(error(b""), "expected an environment block of 1024 bytes, got 0");
-        assert_eq!(error(&block_of("")[..1023]), "expected an environment block of 1024 bytes, got 1023");
-        assert!(
-            error(&[0; 1024]).starts_with("expected an environment block that begins with \"# GRUB Environment Block\", got ")
-        );
-        assert!(error(&block_of("a=1")).starts_with("at byte 25: expected NAME=VALUE or a comment, and a line break, got \"a=1"));
-        assert!(error(&block_of("a=1\nnonsense\n")).starts_with("at byte 29: expected NAME=VALUE"));
-        assert!(error(&block_of("=1\n")).starts_with("at byte 25"));
-        assert!(error(&block_of("a\0b=1\n")).starts_with("at byte 25"), "to GRUB it is a variable a without a value");
-        assert!(error(&block_of("a=1\0\n")).starts_with("at byte 25"));
-        assert!(error(&block_of("a=1\\")).starts_with("at byte 25"), "what follows the \"\\\" is the end");
+        let begins = "expected an environment block that begins with \"# GRUB Environment Block\", got ";
+        for none in [&[][..], &[0; 1024], &block_of("")[1..], &block_of("")[..24]] {
+            assert!(error(none).starts_with(begins), "{none:?}");
+        }
+        let long = [block_of("a=1\n"), vec![b'#'; MAX_BYTES]].concat();
+        assert_eq!(error(&long), "expected an environment block of 1024 bytes, and none of more than 65536, got 66560");
+    }
+
+    /// What `grub-editenv list` says of each.
+    #[test]
+    fn everything_else_is_read_as_far_as_grub_reads_it() {
+        let get = |bytes: &[u8], name: &str| {
+            Block::parse(bytes).unwrap().get(name).map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let short = [SIGNATURE, b"a=1\nb=2\n"].concat();
+        for length in [short.len(), 512, 1023, 2048] {
+            let mut bytes = short.clone();
+            bytes.resize(length, b'#');
+            assert_eq!((get(&bytes, "a"), get(&bytes, "b")), (some("1"), some("2")), "{length}");
+        }
+        // A name goes on to the next "=".
+        let block = block_of("a=1\nnonsense\nb=2\nc=3\n");
+        assert_eq!((get(&block, "b"), get(&block, "nonsense\nb"), get(&block, "c")), (None, some("2"), some("3")));
+        assert_eq!(get(&block_of("=5\na=1\n"), "a"), some("1"));
+        for without_end in ["a=1\nb=2", "a=1\nb=2\\", "a=1\nb"] {
+            let bytes = block_of(without_end);
+            assert_eq!((get(&bytes, "a"), get(&bytes, "b")), (some("1"), None), "{without_end}");
+            let written = Block::parse(&bytes).unwrap().to_bytes().unwrap();
+            assert_eq!(written.as_slice(), block_of("a=1\n"), "nothing of it is mixed up with what is written");
+        }
+        let zeros = block_of("a\0b=1\0x\n");
+        assert_eq!((get(&zeros, "a"), get(&zeros, "a\0b")), (some("1"), None));
+        let mut block = Block::parse(&zeros).unwrap();
+        block.set("a", "2");
+        assert_eq!(block.to_bytes().unwrap().as_slice(), block_of("a=2\n"));
+        assert_eq!(Block::parse(&block_of(&"\0".repeat(900))).unwrap(), Block::empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use nix::sys::statfs::{FsType, fstatfs};
 
-use super::block::{BLOCK_BYTES, Block, BlockError, SECTOR_BYTES};
+use super::block::{BLOCK_BYTES, Block, BlockError, MAX_BYTES, SECTOR_BYTES};
 use super::variables::Spelling;
 use crate::boot::held::{self, Held};
 use crate::boot::pair::{Loaded, Pair, PairStore, Rewrite};
@@ -34,7 +34,7 @@ pub(crate) struct GrubEnv {
 
 /// A block as it was found.
 enum Found {
-    Whole(Block),
+    Whole { block: Block, length: usize },
     Damaged(BlockError),
 }
 
@@ -46,7 +46,16 @@ impl GrubEnv {
 
     fn load_from(&self, env: &RawFile) -> Result<(Loaded, Option<Block>), BootError> {
         match find(env)? {
-            Found::Whole(block) => Ok((self.spelling.read(&block, &self.slots)?, Some(block))),
+            Found::Whole { block, length } => {
+                let loaded = self.spelling.read(&block, &self.slots)?;
+                let odd = (length != BLOCK_BYTES).then(|| {
+                    Weakness::until_next_change(format!(
+                        "{} has {length} bytes, expected {BLOCK_BYTES}: somebody cut it off, or wrote it in another way",
+                        self.env.display()
+                    ))
+                });
+                Ok((Loaded { weakness: odd.or(loaded.weakness.clone()), ..loaded }, Some(block)))
+            }
             Found::Damaged(error) => {
                 let copy = self.copy_pair().ok_or_else(|| self.damaged(&error))?;
                 let weakness = Weakness::until_next_change(format!(
@@ -64,7 +73,7 @@ impl GrubEnv {
     fn copy_pair(&self) -> Option<Pair> {
         let file = RawFile::open(&self.copy, Access::Read).ok()?;
         match find(&file) {
-            Ok(Found::Whole(block)) => self.spelling.read(&block, &self.slots).ok().map(|loaded| loaded.pair),
+            Ok(Found::Whole { block, .. }) => self.spelling.read(&block, &self.slots).ok().map(|loaded| loaded.pair),
             Ok(Found::Damaged(_)) | Err(_) => None,
         }
     }
@@ -131,10 +140,10 @@ impl PairStore for GrubEnv {
         let file = self.open(Access::Write)?;
         let (loaded, block) = self.load_from(&file)?;
         let pair = decide(&loaded)?;
-        let is_whole = block.is_some();
+        let had_block = block.is_some();
         let bytes = self.spelled(&pair, block)?;
         let before = read(&file)?;
-        if is_whole && before[SECTOR_BYTES..] != bytes[SECTOR_BYTES..] {
+        if had_block && before.len() == BLOCK_BYTES && before[SECTOR_BYTES..] != bytes[SECTOR_BYTES..] {
             let used = before.iter().rposition(|&byte| byte != b'#').map_or(0, |last| last + 1);
             return Err(BootError::Malformed { path: self.env.clone(), why: BlockError::TooLong { got: used }.to_string() });
         }
@@ -148,7 +157,7 @@ impl PairStore for GrubEnv {
 
     fn check_loader(&self) -> Result<(), BootError> {
         let file = self.open(Access::Read)?;
-        let Found::Whole(block) = find(&file)? else { return Ok(()) };
+        let Found::Whole { block, .. } = find(&file)? else { return Ok(()) };
         let (canary, who) = match self.spelling {
             Spelling::Ota => ("ota_loader", "`dist/grub/ota.cfg`"),
             Spelling::Rauc { .. } => ("ORDER", "the configuration for RAUC"),
@@ -179,7 +188,7 @@ impl Pair {
 fn find(file: &RawFile) -> Result<Found, BootError> {
     let bytes = read(file)?;
     Ok(match Block::parse(&bytes) {
-        Ok(block) => Found::Whole(block),
+        Ok(block) => Found::Whole { block, length: bytes.len() },
         Err(error) => Found::Damaged(error),
     })
 }
@@ -187,9 +196,9 @@ fn find(file: &RawFile) -> Result<Found, BootError> {
 /// All of the file, from the medium; of one that is much too long, as much as tells that.
 fn read(file: &RawFile) -> Result<Vec<u8>, BootError> {
     let io = |source| held::io_error("read", file.path(), source);
-    let length = file.size_bytes().map_err(io)?.min(2 * BLOCK_BYTES as u64);
+    let length = file.size_bytes().map_err(io)?.min(2 * MAX_BYTES as u64);
     let length = usize::try_from(length).unwrap_or(BLOCK_BYTES);
-    let mut buffer = AlignedBuf::zeroed(2 * BLOCK_BYTES);
+    let mut buffer = AlignedBuf::zeroed(2 * MAX_BYTES);
     file.read_exact_at(&mut buffer.as_mut_slice()[..length], 0).map_err(io)?;
     Ok(buffer.as_slice()[..length].to_vec())
 }
@@ -266,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_block_that_is_damaged_is_read_from_its_copy_and_mended_by_the_next_change() {
-        for damaged in [vec![], vec![0; BLOCK_BYTES], vec![b'#'; 3000], Rig::fresh().bytes()[..512].to_vec()] {
+        for damaged in [vec![], vec![0; BLOCK_BYTES], vec![b'#'; 3000], Rig::fresh().bytes()[..24].to_vec()] {
             let rig = Rig::fresh();
             let (a, b) = (name("a"), name("b"));
             rig.change(|pair| pair.arm(&b, &a).mark_good(&b)).unwrap();
@@ -279,12 +288,31 @@ mod tests {
         }
     }
 
+    /// GRUB reads it, and so what it says counts: a slot on trial, too.
+    #[test]
+    fn a_block_of_another_length_is_read_said_and_mended() {
+        for length in [200, 512, 1023, 1025, 4096] {
+            let rig = Rig::fresh();
+            let (a, b) = (name("a"), name("b"));
+            rig.change(|pair| pair.arm(&b, &a)).unwrap();
+            let mut bytes = rig.bytes();
+            bytes.resize(length, b'#');
+            std::fs::write(rig.folder.path().join("grubenv"), bytes).unwrap();
+            let loaded = rig.env.load().unwrap();
+            assert!(loaded.weakness.unwrap().to_string().contains(&format!("has {length} bytes, expected 1024")));
+            assert_eq!(loaded.pair.next(), &b, "{length}");
+            rig.change(|pair| pair.boot().1.mark_good(&b)).unwrap();
+            assert_eq!((rig.env.load().unwrap().weakness, rig.bytes().len(), rig.pair().next()), (None, BLOCK_BYTES, &b));
+        }
+    }
+
     #[test]
     fn without_block_and_copy_there_is_an_error_that_says_what_to_do() {
         let rig = Rig::new(b"");
         let error = rig.env.load().unwrap_err().to_string();
         assert!(
-            error.contains("expected an environment block of 1024 bytes, got 0") && error.contains("grub-editenv"),
+            error.contains("expected an environment block that begins with")
+                && error.contains("set ota_primary=SLOT ota_SLOT=good"),
             "{error}"
         );
         std::fs::remove_file(rig.folder.path().join("grubenv")).unwrap();
