@@ -464,6 +464,7 @@ mod host {
     const MARK_GOOD: u8 = 3;
     const MARK_BAD: u8 = 4;
     const RENEW: u8 = 5;
+    const MARK_BAD_UNLESS_GOOD: u8 = 6;
 
     /// What boot loaders keep, behind the flags and verbs of each target.
     fn loaders() -> io::Result<()> {
@@ -492,6 +493,13 @@ mod host {
             ("rauc-on-trial", 0b111, MARK_BAD, "ORDER=B A\nA_OK=1\nA_TRY=0\nB_OK=1\nB_TRY=1\nota_pending=B\n".into()),
             ("escapes", 0b100, MARK_GOOD, "kernelopts=root=/dev/vda1 a\\\\b\\\nc\n".into()),
             ("damaged", 0b1001, DISARM, "nonsense".into()),
+            (
+                "late",
+                0b101,
+                MARK_BAD_UNLESS_GOOD,
+                "ota_loader=1\nota_primary=a\nota_pending=b\nota_left=1\nota_armed=1\nota_a=good\n".into(),
+            ),
+            ("good-in-time", 0b111, MARK_BAD_UNLESS_GOOD, "ORDER=B A\nA_OK=1\nA_TRY=0\nB_OK=1\nB_TRY=1\nota_armed=1\n".into()),
         ] {
             seed("grub_environment", name, [&[flags, verb], lines.as_bytes()].concat())?;
         }
@@ -512,6 +520,8 @@ mod host {
             ("counted", 0b10, RENEW, [1, 2], "BOOT_ORDER=A B\0BOOT_A_LEFT=1\0BOOT_B_LEFT=3\0\0"),
             ("one-damaged", 0b0110, ARM, [9, 1], rauc),
             ("one-empty", 0b1_0010, DISARM, [0, 255], tried),
+            ("late", 0b11, MARK_BAD_UNLESS_GOOD, [7, 8], tried),
+            ("good-in-time", 0b10, MARK_BAD_UNLESS_GOOD, [7, 8], bad),
         ] {
             let [first, second] = copies;
             seed("uboot_environment", name, [&[flags, verb, first, second, 4], variables.as_bytes()].concat())?;
@@ -536,6 +546,10 @@ mod host {
             ("spent", 0b00, DISARM, vec![("os-a.conf", &a), ("os-b+0-3.conf", &b)]),
             ("bad", 0b01, MARK_BAD, vec![("os-a.conf", &a), ("os-b.conf", &b)]),
             ("cut-short", 0b01, MARK_GOOD, vec![("os-a.conf", &a), ("os-b+1-2.conf", &b), ("os-b.conf", ""), ("os-b.new", &b)]),
+            ("late", 0b01, MARK_BAD_UNLESS_GOOD, vec![("os-a.conf", &a), ("os-b+1-2.conf", &b)]),
+            ("good-in-time", 0b01, MARK_BAD_UNLESS_GOOD, vec![("os-a.conf", &a), ("os-b.conf", &b)]),
+            ("none-of-ours", 0b00, DISARM, vec![("os-a.conf", &a), ("os-b+3-0.conf", debian)]),
+            ("emptied", 0b00, ARM, vec![("os-a.conf", &a), ("os-b+1-2.conf", ""), ("os-b+0-3.conf", &b)]),
             ("old-counter", 0b00, ARM, vec![("os-a.conf", &a), ("os-b+3.conf", &b), ("x+300-0.conf", debian)]),
         ] {
             let files: Vec<String> = files.iter().map(|(name, text)| format!("\0{name}\0{text}")).collect();
@@ -554,6 +568,8 @@ mod host {
             ("on-trial", 0b1111, MARK_GOOD, vec![1, 0], vec![], memory(1, 0, [1, 3])),
             ("cut-short", 0b1111, MARK_BAD, vec![1, 0, 2, 0], vec![], memory(1, 2, [1, 0])),
             ("bad", 0b1110, ARM, vec![1, 0], vec![], memory(1, 0, [1, 2])),
+            ("late", 0b1111, MARK_BAD_UNLESS_GOOD, vec![1, 0, 2, 0], vec![], memory(1, 0, [1, 3])),
+            ("good-in-time", 0b1111, MARK_BAD_UNLESS_GOOD, vec![2, 0, 1, 0], vec![], memory(1, 0, [1, 1])),
             ("next-of-others", 0b1110, RENEW, vec![2, 0, 1, 0], vec![0xFF, 0], memory(1, 0, [1, 1])),
         ] {
             let pieces = [order, next, memory, vec![], vec![], hidden.clone()];
@@ -567,11 +583,14 @@ mod host {
     fn autoboot() -> io::Result<()> {
         let documented = "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n";
         let armed = format!("# of others\n{documented}#ota a=good b=pending armed\n");
+        let good = "[all]\ntryboot_a_b=1\nboot_partition=3\n[tryboot]\nboot_partition=3\n#ota a=good b=good armed\n";
         for (name, flags, verb, started, text) in [
             ("documented", 0b000, ARM, 0, documented.to_owned()),
             ("short", 0b001, DISARM, 0, "boot_partition=3".to_owned()),
             ("armed", 0b010, DISARM, 2, armed.clone()),
             ("on-trial", 0b111, MARK_GOOD, 3, armed.clone()),
+            ("late", 0b111, MARK_BAD_UNLESS_GOOD, 3, armed.clone()),
+            ("good-in-time", 0b011, MARK_BAD_UNLESS_GOOD, 3, good.to_owned()),
             ("failed", 0b111, MARK_BAD, 3, armed),
             ("wrong-way-round", 0b010, DISARM, 3, "boot_partition=2\n#ota a=good b=good armed\n".to_owned()),
             ("others", 0b000, SELF_TEST, 0, format!("x=1\r\n[none]\r\nboot_partition=9\r\n{documented}{}\n\0\0", "#".repeat(70))),

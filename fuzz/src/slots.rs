@@ -46,6 +46,8 @@ pub enum Verb {
     MarkGood,
     /// Of the slot that runs.
     MarkBad,
+    /// Of the slot that runs, unless it is good by now.
+    MarkBadUnlessGood,
     /// Give the slot that runs its tries back.
     Renew,
 }
@@ -53,7 +55,9 @@ pub enum Verb {
 impl Verb {
     /// The one that a byte picks.
     pub fn of(byte: u8) -> Self {
-        [Self::SelfTest, Self::Disarm, Self::Arm, Self::MarkGood, Self::MarkBad, Self::Renew][usize::from(byte) % 6]
+        const ALL: [Verb; 7] =
+            [Verb::SelfTest, Verb::Disarm, Verb::Arm, Verb::MarkGood, Verb::MarkBad, Verb::Renew, Verb::MarkBadUnlessGood];
+        ALL[usize::from(byte) % ALL.len()]
     }
 }
 
@@ -110,7 +114,7 @@ impl Host {
         let state = state.ok()?;
         assert_eq!(state.slots.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert!(state.slots.iter().any(|slot| slot.name == state.next) && state.tries > 0, "{state:?}");
-        assert!(state.weakness.as_ref().is_none_or(|words| !words.chars().any(char::is_control)), "{state:?}");
+        assert!(state.weakness.as_ref().is_none_or(|weakness| !weakness.to_string().chars().any(char::is_control)), "{state:?}");
         Some(state)
     }
 
@@ -156,6 +160,7 @@ impl Host {
             Verb::Arm => control.arm(self.proven(), Permit::no_lock_configured(), running),
             Verb::MarkGood => control.mark_good(running),
             Verb::MarkBad => control.mark_bad(running),
+            Verb::MarkBadUnlessGood => control.mark_bad_unless_good(running),
             Verb::Renew => control.renew(running),
         }
     }
@@ -167,6 +172,9 @@ impl Host {
         let what = format!("{verb:?} while {running} runs: {before:?} became {after:?}");
         match verb {
             Verb::SelfTest => assert!(same(before, after), "{what}"),
+            Verb::MarkBadUnlessGood if of(before, running).is_good() => {
+                assert_eq!((own, its), (of(before, running), of(before, other)), "{what}")
+            }
             Verb::Renew => assert_eq!((&before.slots, before.past), (&after.slots, after.past), "{what}"),
             Verb::Disarm => assert!(its.is_blank() && own.is_good() && after.next == *running, "{what}"),
             Verb::Arm => {
@@ -177,7 +185,9 @@ impl Host {
                 let was_on_trial = of(before, running).is_on_trial();
                 assert!(!was_on_trial || its.is_pending() || after.next == *running, "{what}");
             }
-            Verb::MarkBad => assert!(own.is_out_of_tries() && its == of(before, other) && after.next == *other, "{what}"),
+            Verb::MarkBad | Verb::MarkBadUnlessGood => {
+                assert!(own.is_out_of_tries() && its == of(before, other) && after.next == *other, "{what}")
+            }
         }
         assert!(before.past != Past::Armed || after.past == Past::Armed, "{what}");
     }

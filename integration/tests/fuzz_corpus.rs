@@ -124,11 +124,11 @@ fn boot_states_are_changed_by_the_seeds_of_their_targets() {
         made.for_each(|seed| target(&fs::read(seed).expect("a readable seed")));
         slots::changes() - before
     };
-    assert_eq!(changed("grub_environment", grub::environment), 9);
-    assert_eq!(changed("uboot_environment", uboot::environment), 10);
-    assert_eq!(changed("systemd_boot_entries", systemd_boot::entries), 7);
-    assert_eq!(changed("efi_variables", efi::variables), 7);
-    assert_eq!(changed("autoboot_txt", autoboot::file), 6);
+    assert_eq!(changed("grub_environment", grub::environment), 11);
+    assert_eq!(changed("uboot_environment", uboot::environment), 12);
+    assert_eq!(changed("systemd_boot_entries", systemd_boot::entries), 11);
+    assert_eq!(changed("efi_variables", efi::variables), 9);
+    assert_eq!(changed("autoboot_txt", autoboot::file), 8);
 }
 
 #[test]
