@@ -113,53 +113,83 @@ const fn on_trial(tries_left: u8) -> Standing {
 }
 
 fn read_rauc(block: &Block, slots: &[SlotName; 2], names: &[String; 2]) -> Result<Loaded, BootError> {
-    let slot_named = |name: &str| names.iter().position(|known| known == name).map(|index| slots[index].clone());
-    let known = |variable: &str| -> Result<Option<SlotName>, BootError> {
-        match text(block, variable)? {
-            "" => Ok(None),
-            name => slot_named(name).map(Some).ok_or_else(|| unexpected(variable, &names.join(" or "), name)),
-        }
-    };
-    let (pending, bad) = (known("ota_pending")?, known("ota_bad")?);
+    let said = RaucSays::read(block, names)?;
     let mut pair = Pair::factory(slots.clone(), 1);
-    let mut tried = Vec::new();
-    let order: Vec<SlotName> = text(block, "ORDER")?.split_whitespace().filter_map(slot_named).collect();
-    let flags = |name: &String| -> Result<(bool, bool), BootError> {
-        Ok((flag(block, &format!("{name}_OK"))?, flag(block, &format!("{name}_TRY"))?))
-    };
-    let flags = [flags(&names[0])?, flags(&names[1])?];
-    let is_started = |slot: &&SlotName| slots.iter().zip(flags).any(|(known, flags)| known == *slot && flags == (true, false));
-    let started = order.iter().find(is_started);
-    for ((slot, standing), (ok, is_tried)) in pair.slots.iter_mut().zip(flags) {
-        let is = |wanted: &Option<SlotName>| wanted.as_ref() == Some(slot);
-        *standing = match (ok, is_tried) {
-            (true, false) if is(&pending) && started == Some(slot) => Standing::Pending { tries_left: 1 },
-            // Behind another one that is started it was put by somebody else.
-            (true, false) | (_, true) if is(&pending) => Standing::Spent,
-            // RAUC's script starts none that does not stand in the order.
-            (true, _) if order.is_empty() || order.contains(slot) => Standing::Good,
-            (_, _) if is(&bad) => Standing::Bad,
-            (_, _) => Standing::Blank,
-        };
-        if ok && is_tried {
-            tried.push(slot.clone());
-        }
+    for (slot, (_, standing)) in pair.slots.iter_mut().enumerate() {
+        *standing = said.standing(slot);
     }
-    let is_good = |slot: &&SlotName| pair.standing(slot).is_good();
-    if let Some(primary) = order.iter().find(is_good).or(order.first()) {
-        pair.primary = primary.clone();
-    }
-    pair.was_armed = text(block, "ota_armed")? == "1";
-    let good_but_tried = tried.iter().any(|slot| pair.standing(slot).is_good());
-    let next = good_but_tried.then(|| rauc_choice(&pair, &order, &tried));
+    pair.primary = slots[said.primary()].clone();
+    pair.was_armed = said.was_armed;
+    let next = said.good_one_is_tried().then(|| slots[said.choice()].clone());
     Ok(Loaded { pair, next, weakness: None })
 }
 
-/// The first of the order that is good and not tried; where there is none, RAUC's script forgets all tries and starts the first.
-fn rauc_choice(pair: &Pair, order: &[SlotName], tried: &[SlotName]) -> SlotName {
-    let can = |slot: &&SlotName| pair.standing(slot).is_bootable();
-    let untried = order.iter().find(|slot| can(slot) && !tried.contains(slot));
-    untried.or_else(|| order.iter().find(can)).unwrap_or(&pair.primary).clone()
+/// What RAUC's variables say, and ours beside them; a slot is its place among the names.
+struct RaucSays {
+    pending: Option<usize>,
+    bad: Option<usize>,
+    /// Without the names of others.
+    order: Vec<usize>,
+    ok: [bool; 2],
+    tried: [bool; 2],
+    was_armed: bool,
+}
+
+impl RaucSays {
+    fn read(block: &Block, names: &[String; 2]) -> Result<Self, BootError> {
+        let flags = |what: &str| -> Result<[bool; 2], BootError> {
+            Ok([flag(block, &format!("{}_{what}", names[0]))?, flag(block, &format!("{}_{what}", names[1]))?])
+        };
+        let order = text(block, "ORDER")?.split_whitespace();
+        Ok(Self {
+            pending: named(block, "ota_pending", names)?,
+            bad: named(block, "ota_bad", names)?,
+            order: order.filter_map(|word| names.iter().position(|name| name == word)).collect(),
+            ok: flags("OK")?,
+            tried: flags("TRY")?,
+            was_armed: text(block, "ota_armed")? == "1",
+        })
+    }
+
+    /// The first of the order that is good and not tried.
+    fn started(&self) -> Option<usize> {
+        self.first(|slot| self.ok[slot] && !self.tried[slot])
+    }
+
+    fn standing(&self, slot: usize) -> Standing {
+        let is_pending = self.pending == Some(slot);
+        match (self.ok[slot], self.tried[slot]) {
+            (true, false) if is_pending && self.started() == Some(slot) => Standing::Pending { tries_left: 1 },
+            // Behind another one that is started it was put by somebody else.
+            (true, false) | (_, true) if is_pending => Standing::Spent,
+            // RAUC's script starts none that does not stand in the order.
+            (true, _) if self.order.is_empty() || self.order.contains(&slot) => Standing::Good,
+            (_, _) if self.bad == Some(slot) => Standing::Bad,
+            (_, _) => Standing::Blank,
+        }
+    }
+
+    /// The first of the order that is good; where none is, the first.
+    fn primary(&self) -> usize {
+        self.first(|slot| self.standing(slot).is_good()).or(self.order.first().copied()).unwrap_or(0)
+    }
+
+    /// Whether the loader counted a boot of a slot that is good.
+    fn good_one_is_tried(&self) -> bool {
+        (0..2).any(|slot| self.tried[slot] && self.standing(slot).is_good())
+    }
+
+    /// The first of the order that can be booted and was not tried; where there is none, RAUC's script forgets all tries and starts the
+    /// first.
+    fn choice(&self) -> usize {
+        let can = |slot: usize| self.standing(slot).is_bootable();
+        self.first(|slot| can(slot) && !self.tried[slot]).or_else(|| self.first(can)).unwrap_or(self.primary())
+    }
+
+    /// The first of the order of which that is true.
+    fn first(&self, is: impl Fn(usize) -> bool) -> Option<usize> {
+        self.order.iter().copied().find(|&slot| is(slot))
+    }
 }
 
 fn write_rauc(block: &mut Block, pair: &Pair, names: &[String; 2]) {
@@ -195,6 +225,16 @@ fn flag(block: &Block, name: &str) -> Result<bool, BootError> {
         "0" | "" => Ok(false),
         got => Err(unexpected(name, "0 or 1", got)),
     }
+}
+
+/// The slot whose name a variable holds.
+fn named(block: &Block, variable: &str, names: &[String; 2]) -> Result<Option<usize>, BootError> {
+    let got = text(block, variable)?;
+    if got.is_empty() {
+        return Ok(None);
+    }
+    let found = names.iter().position(|name| name == got);
+    found.map(Some).ok_or_else(|| unexpected(variable, &names.join(" or "), got))
 }
 
 fn slot_in(block: &Block, name: &str, slots: &[SlotName; 2]) -> Result<Option<SlotName>, BootError> {
