@@ -169,9 +169,10 @@ impl RaucSays {
         }
     }
 
-    /// The first of the order that is good; where none is, the first.
+    /// The first of the order that is good; where none is, there is nothing to go back to but what is started, or comes first.
     fn primary(&self) -> usize {
-        self.first(|slot| self.standing(slot).is_good()).or(self.order.first().copied()).unwrap_or(0)
+        let good = self.first(|slot| self.standing(slot).is_good());
+        good.or_else(|| self.started()).or(self.order.first().copied()).unwrap_or(0)
     }
 
     /// Whether the loader counted a boot of a slot that is good.
@@ -355,6 +356,12 @@ mod tests {
         let put_behind = [("ORDER", "A B"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "1"), ("B_TRY", "0"), ("ota_pending", "B")];
         let read = rauc().read(&block(&put_behind), &slots()).unwrap();
         assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[1])), ("a", Standing::Spent));
+        let old_marked_bad = [("ORDER", "A B"), ("A_OK", "0"), ("B_OK", "1"), ("B_TRY", "0"), ("ota_pending", "B")];
+        let read = rauc().read(&block(&old_marked_bad), &slots()).unwrap();
+        assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[1])), ("b", Standing::Pending { tries_left: 1 }));
+        let mut written = block(&old_marked_bad);
+        rauc().write(&mut written, &read.pair);
+        assert_eq!(rauc().read(&written, &slots()).unwrap(), read);
         let left_out = [("ORDER", "A"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "1"), ("B_TRY", "0")];
         let read = rauc().read(&block(&left_out), &slots()).unwrap();
         assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[1])), ("a", Standing::Blank));
