@@ -36,8 +36,9 @@ pub(super) fn read(environment: &Environment, slots: &[SlotName; 2], names: &[St
     let order = order(environment, names)?;
     let left = [left(environment, &names[0])?, left(environment, &names[1])?].map(|left| left.unwrap_or(TRIES));
     let (pending, bad) = (named(environment, PENDING, names)?, named(environment, BAD, names)?);
-    // Without an order the loaders have their own.
+    // Without an order the loaders have their own, which stands for it once anything is marked.
     let looked_at = if text(environment, ORDER)?.is_empty() { &[0, 1][..] } else { &order };
+    let order = if pending.or(bad).is_some() { looked_at } else { &order };
     let choice = looked_at.iter().find(|&&slot| left[slot] > 0).or(looked_at.first()).copied();
     let standing = |slot: usize| match (order.contains(&slot), pending == Some(slot)) {
         (true, true) if left[slot] > 0 && choice == Some(slot) => Standing::Pending { tries_left: left[slot] },
@@ -278,6 +279,21 @@ mod tests {
         let mut untouched = environment(&[("bootdelay", "2"), ("BOOT_A_LEFT", "3")]);
         write(&mut untouched, &factory, &names()).unwrap();
         assert_eq!(untouched, environment(&[("bootdelay", "2"), ("BOOT_A_LEFT", "3")]));
+    }
+
+    #[test]
+    fn a_slot_on_trial_whose_order_is_lost_is_what_the_loaders_own_order_makes_of_it() {
+        for (left_of_a, expected, started) in
+            [("0", [Standing::Good, Standing::Pending { tries_left: 2 }], "b"), ("3", [Standing::Good, Standing::Spent], "a")]
+        {
+            let lost = [("BOOT_A_LEFT", left_of_a), ("BOOT_B_LEFT", "2"), ("ota_pending", "B")];
+            let before = loaded(&lost);
+            assert_eq!((standings(&before), before.next.as_ref().unwrap_or(before.pair.next()).as_str()), (expected, started));
+            let mut written = environment(&lost);
+            write(&mut written, &before.pair, &names()).unwrap();
+            assert_eq!(read(&written, &slots(), &names()).unwrap(), Loaded::from(before.pair));
+            assert_eq!(boot(&mut written, false).to_lowercase(), started);
+        }
     }
 
     #[test]
