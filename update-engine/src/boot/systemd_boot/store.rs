@@ -179,9 +179,9 @@ impl Entries {
         Some(Weakness::until_next_change(format!("{} is none of ours, and counts as none: {error}", path.display())))
     }
 
-    /// Gives a slot's entry the name that says how it stands from now on.
-    fn bring(&self, both: &Both, slot: &SlotName, to: Standing, is_primary: bool) -> Result<(), BootError> {
-        let Some(wanted) = EntryName::standing_so(&self.id(slot), to, TRIES) else { return Ok(()) };
+    /// Gives a slot's entry the name that says how it stands from now on, and returns the version that it has then; 0 of none.
+    fn bring(&self, both: &Both, slot: &SlotName, to: Standing, is_primary: bool) -> Result<u64, BootError> {
+        let Some(wanted) = EntryName::standing_so(&self.id(slot), to, TRIES) else { return Ok(0) };
         if let Standing::Pending { .. } = to {
             return self.arm(both, slot, &wanted);
         }
@@ -192,9 +192,9 @@ impl Entries {
                 if to.is_good() && is_primary && highest.is_some_and(|highest| highest >= text.armings) {
                     text.armings = highest.unwrap_or_default().saturating_add(1);
                 }
-                self.replace(both, slot, &wanted, &text)
+                self.replace(both, slot, &wanted, &text).map(|()| text.armings)
             }
-            None if to.is_blank() => self.clear(both, slot),
+            None if to.is_blank() => self.clear(both, slot).map(|()| 0),
             None => Err(BootError::Unsuitable(format!(
                 "slot {slot} has no entry {}: the one that started it is none of ours, and cannot be marked",
                 self.path(&wanted).display()
@@ -202,14 +202,14 @@ impl Entries {
         }
     }
 
-    fn arm(&self, both: &Both, slot: &SlotName, wanted: &EntryName) -> Result<(), BootError> {
+    fn arm(&self, both: &Both, slot: &SlotName, wanted: &EntryName) -> Result<u64, BootError> {
         let source = self.esp.join(format!("ota/{slot}.entry"));
         let own = durable::read_capped(&source, MAX_BYTES as u64).map_err(|error| held::io_error("read", &source, error))?;
         let armings = both.entries().map(|(_, found)| found.text.armings).max().unwrap_or(0).max(1).saturating_add(1);
         let text = EntryText::of(&own, armings).map_err(|error| malformed(&source, &error))?;
         self.check_files(slot, &source, &text)?;
         self.free_counted_names(both, slot)?;
-        self.replace(&self.find()?, slot, wanted, &text)
+        self.replace(&self.find()?, slot, wanted, &text).map(|()| armings)
     }
 
     /// An entry that starts the other slot's kernel is tried and kept with that, and the next update overwrites it.
@@ -424,14 +424,16 @@ impl PairStore for Entries {
         let mut slots: Vec<&(SlotName, Standing)> = pair.slots.iter().collect();
         // What there is to go back to comes first.
         slots.sort_by_key(|(_, standing)| !standing.is_good());
+        let mut version = 0;
         for (slot, standing) in slots {
             if before.pair.standing(slot) == *standing {
                 self.tidy(&both, &pair, slot, rewrite)?;
             } else {
-                self.bring(&both, slot, *standing, pair.primary == *slot)?;
+                version = self.bring(&both, slot, *standing, pair.primary == *slot)?.max(version);
             }
         }
-        Ok(pair)
+        // Of two slots of one version, as they may be made by hand, the preferred one gets the version of an arming.
+        Ok(Pair { was_armed: pair.was_armed || version > 1, ..pair })
     }
 
     fn check_loader(&self) -> Result<(), BootError> {
@@ -673,6 +675,14 @@ mod tests {
         assert_eq!((pair.standing(&name("b")), pair.next(), rig.boot()), (Standing::Spent, &name("a"), "a".to_owned()));
         rig.change(|pair| pair.mark_good(&name("b"))).unwrap();
         assert_eq!((rig.boot(), rig.files()), ("b".to_owned(), vec!["os-a.conf".to_owned(), "os-b.conf".to_owned()]));
+    }
+
+    #[test]
+    fn a_slot_on_trial_that_has_the_version_of_the_other_one_is_marked_good_and_preferred() {
+        let rig = Rig::new();
+        rig.put("os-b+2-1.conf", "sort-key ota\nversion 1\ntitle b\nlinux /ota/b.efi\n");
+        let good = rig.change(|pair| pair.mark_good(&name("b"))).unwrap();
+        assert_eq!((good.next(), good.was_armed, rig.boot()), (&name("b"), true, "b".to_owned()));
     }
 
     /// A cut between the steps of a change leaves the new entry empty or whole beside the old one. The loader passes an empty one over.
