@@ -36,7 +36,7 @@ pub fn variables(data: &[u8]) {
     for bytes in [&order, &next, &memory, &entries[0], &entries[1], &entries[2]] {
         check_each(bytes);
     }
-    let host = Host::new(usize::from(is(0)), "boot.control = \"efi\"\nboot.efi.efivars = \"@/vars\"\n");
+    let mut host = Host::new(usize::from(is(0)), "boot.control = \"efi\"\nboot.efi.efivars = \"@/vars\"\n");
     std::fs::create_dir(host.folder.path().join("vars")).expect("room for a folder");
     let put = |name: &str, data: &[u8]| {
         if !data.is_empty() {
@@ -50,6 +50,7 @@ pub fn variables(data: &[u8]) {
     for (number, entry) in ENTRIES.iter().zip(&entries) {
         put(&format!("Boot{number:04X}-{GLOBAL_VENDOR}"), entry);
     }
+    host.next_is_asked_for = boot_next(&host).is_some();
     let Some(before) = host.read() else { return };
     check_next(&host, &before);
     let untouched = |host: &Host| {

@@ -73,6 +73,8 @@ pub struct Change {
 pub struct Host {
     /// Its files.
     pub folder: Folder,
+    /// Somebody else told the loader what to start in the next boot, and in that one alone.
+    pub next_is_asked_for: bool,
     world: World,
     ground: Ground,
 }
@@ -88,7 +90,7 @@ impl Host {
         let records = Records::of(&settings.state_dir);
         let world = World::new(Arc::new(settings), records);
         let ground = world.ground().unwrap_or_else(|fault| panic!("{fault}"));
-        Self { folder, world, ground }
+        Self { folder, next_is_asked_for: false, world, ground }
     }
 
     fn control(&self) -> Box<dyn BootControl> {
@@ -183,7 +185,8 @@ impl Host {
             Verb::MarkGood => {
                 assert!(own.is_good() && its == of(before, other), "{what}");
                 let was_on_trial = of(before, running).is_on_trial();
-                assert!(!was_on_trial || its.is_pending() || after.next == *running, "{what}");
+                let is_free = !its.is_pending() && !self.next_is_asked_for;
+                assert!(!was_on_trial || !is_free || after.next == *running, "{what}");
             }
             Verb::MarkBad | Verb::MarkBadUnlessGood => {
                 assert!(own.is_out_of_tries() && its == of(before, other) && after.next == *other, "{what}")
