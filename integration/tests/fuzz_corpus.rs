@@ -125,7 +125,7 @@ fn boot_states_are_changed_by_the_seeds_of_their_targets() {
         slots::changes() - before
     };
     assert_eq!(changed("grub_environment", grub::environment), 11);
-    assert_eq!(changed("uboot_environment", uboot::environment), 12);
+    assert_eq!(changed("uboot_environment", uboot::environment), 11);
     assert_eq!(changed("systemd_boot_entries", systemd_boot::entries), 11);
     assert_eq!(changed("efi_variables", efi::variables), 9);
     assert_eq!(changed("autoboot_txt", autoboot::file), 8);

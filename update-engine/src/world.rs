@@ -46,6 +46,7 @@ pub struct World {
 }
 
 /// The disk and the slot that runs, as found a moment ago.
+#[derive(Debug)]
 pub struct Ground {
     /// The disk.
     pub disk: Disk,
@@ -748,6 +749,31 @@ pub(crate) mod tests {
         // It is known from then on, whatever becomes of the files.
         deadline::forget(&world.settings().state_dir).unwrap();
         assert_eq!(said(world.look_for_last_words(world.look(None))), expected);
+    }
+
+    /// A new image whose ESP is not mounted has to be seen, to be left.
+    #[test]
+    fn an_esp_that_is_missing_hides_neither_what_runs_nor_how_it_stands() {
+        let rig = crate::slot::rig::Rig::with_slots_of(16);
+        let plain = world(rig.folder.path());
+        rig.boot(1);
+        let on_esp =
+            "slots.a.kernel = \"esp:/ota/{slot}.efi\"\nslots.b.kernel = \"esp:/ota/{slot}.efi\"\ndisk.esp = \"/no/such/folder\"";
+        let usual = crate::config::Source::new("usual", plain.settings().to_toml().unwrap());
+        let settings = crate::config::parse(&[usual, crate::config::Source::new("esp", on_esp)]).unwrap();
+        let seeing = World::new(Arc::new(settings), plain.records().clone());
+        assert_eq!(seeing.ground().unwrap_err().code, Cause::Slots);
+        assert_eq!(slot_name(seeing.ground_for_marks().unwrap().running.name()), Some(SlotName::B));
+        let facts = seeing.look(None);
+        assert!(facts.running == Some(SlotName::B) && facts.boot.is_some(), "{facts:?}");
+        let trouble = facts.troubles.iter().find(|trouble| trouble.code == Cause::Slots).unwrap();
+        assert!(trouble.message.contains("no/such/folder"), "{}", trouble.message);
+        // Where nothing is hidden, a disk that cannot be seen is an error like any other.
+        let elsewhere = crate::config::Source::new("elsewhere", "slots.b.root = \"partlabel:nowhere\"");
+        let usual = crate::config::Source::new("usual", plain.settings().to_toml().unwrap());
+        let settings = crate::config::parse(&[usual, elsewhere]).unwrap();
+        let blind = World::new(Arc::new(settings), plain.records().clone());
+        assert!(blind.ground_for_marks().unwrap_err().message.contains("nowhere") && blind.look(None).running.is_none());
     }
 
     #[test]
