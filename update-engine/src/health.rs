@@ -16,6 +16,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::hooks::{self, AfterFailure, HookContext, Program, TimeLimit};
@@ -24,6 +25,8 @@ use crate::hooks::{self, AfterFailure, HookContext, Program, TimeLimit};
 const BOOT_COMPLETE: &str = "boot-complete.target";
 /// Time one question to systemd may take.
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest finding that is shown while it is probed, and kept afterwards: a sentence.
+pub const MAX_FINDING_CHARS: usize = 200;
 
 /// How to probe.
 #[derive(Debug, Clone)]
@@ -86,14 +89,26 @@ impl Probe {
     }
 }
 
-/// Probes until there is an answer.
-pub async fn probe(probe: &Probe) -> Health {
+/// A finding as people are shown it: its first line, not longer than [`MAX_FINDING_CHARS`].
+pub fn brief(finding: &str) -> String {
+    let line = finding.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let printable = line.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut short: String = printable.take(MAX_FINDING_CHARS).collect();
+    if line.chars().nth(MAX_FINDING_CHARS).is_some() {
+        short.pop();
+        short.push('…');
+    }
+    short
+}
+
+/// Probes until there is an answer. `latest` holds what failed in the latest round, [`brief`]; `None` while nothing did.
+pub async fn probe(probe: &Probe, latest: &watch::Sender<Option<String>>) -> Health {
     let began = Instant::now();
     let (deadline, kept_from) = (began + probe.deadline, began + probe.kept_after);
     let retry = (probe.deadline / 20).clamp(Duration::from_millis(100), Duration::from_secs(5));
     let mut earlier = None;
     loop {
-        let mut failure = match settled(probe, deadline, kept_from).await {
+        let mut failure = match settled(probe, deadline, kept_from, latest).await {
             Ok(()) => return Health::Healthy { warnings: wanted(probe, deadline).await },
             Err(failure) => failure,
         };
@@ -101,6 +116,7 @@ pub async fn probe(probe: &Probe) -> Health {
         if Instant::now() >= deadline {
             failure = earlier.unwrap_or(failure);
         }
+        tell(latest, Some(brief(&failure.reason)));
         let again = Instant::now() + retry;
         if failure.is_final || again >= deadline {
             return Health::Unhealthy { reason: failure.reason, output: failure.output };
@@ -108,6 +124,15 @@ pub async fn probe(probe: &Probe) -> Health {
         earlier = Some(failure);
         sleep_until(again).await;
     }
+}
+
+/// Whoever listens hears only what is new.
+fn tell(latest: &watch::Sender<Option<String>>, finding: Option<String>) {
+    latest.send_if_modified(|known| {
+        let is_new = *known != finding;
+        *known = finding;
+        is_new
+    });
 }
 
 struct Failure {
@@ -124,8 +149,14 @@ impl Failure {
 }
 
 /// Healthy now, and still after the settle time, when it may be kept.
-async fn settled(probe: &Probe, deadline: Instant, kept_from: Instant) -> Result<(), Failure> {
+async fn settled(
+    probe: &Probe,
+    deadline: Instant,
+    kept_from: Instant,
+    latest: &watch::Sender<Option<String>>,
+) -> Result<(), Failure> {
     required(probe, deadline).await?;
+    tell(latest, None);
     let seen = Instant::now();
     let then = (seen + probe.settle).max(kept_from);
     if then >= deadline {
@@ -220,5 +251,60 @@ async fn wanted(probe: &Probe, deadline: Instant) -> Vec<String> {
     match hooks::run(&folder, &probe.context, probe.time_limit(deadline), AfterFailure::GoOn).await {
         Ok(results) => results.iter().filter(|result| !result.is_ok()).map(hooks::HookResult::words).collect(),
         Err(error) => vec![error.to_string()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By another process: a file that this one has open for writing while a neighbour forks cannot be executed.
+    fn write_program(path: &Path, script: &str) {
+        let text = format!("#!/bin/sh\n{script}\n");
+        let writes = "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\"";
+        let written = std::process::Command::new("sh").args(["-c", writes]).arg(path).arg(text).status().unwrap();
+        assert!(written.success());
+    }
+
+    /// A host with one required check, this script.
+    fn asking(folder: &Path, script: &str) -> Probe {
+        let checks = folder.join("health/required.d");
+        std::fs::create_dir_all(&checks).unwrap();
+        let check = checks.join("10-service");
+        write_program(&check, script);
+        Probe {
+            hooks_dir: folder.to_owned(),
+            context: HookContext::default(),
+            deadline: Duration::from_secs(30),
+            settle: Duration::from_millis(100),
+            kept_after: Duration::ZERO,
+            hook_timeout: Duration::from_secs(10),
+            services: Services::NotAsked,
+            built_in: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_told_while_it_is_probed_and_taken_back_when_it_is_mended() {
+        let folder = tempfile::tempdir().unwrap();
+        let mended = folder.path().join("mended");
+        let asked = asking(folder.path(), &format!("test -e {} && exit 0; echo the service is down; exit 1", mended.display()));
+        let (latest, mut seen) = watch::channel(None);
+        let mend = async {
+            let failing = |finding: &Option<String>| finding.is_some();
+            let words = seen.wait_for(failing).await.unwrap().clone();
+            std::fs::write(&mended, "").unwrap();
+            words
+        };
+        let (health, words) = tokio::join!(probe(&asked, &latest), mend);
+        assert_eq!(words.as_deref(), Some("10-service exited with 1: the service is down"));
+        assert_eq!((health, latest.borrow().clone()), (Health::Healthy { warnings: Vec::new() }, None));
+    }
+
+    #[test]
+    fn a_finding_is_shown_as_one_short_line() {
+        assert_eq!(brief("\n nginx is\tdown \nand more"), "nginx is down");
+        let long = brief(&"ä".repeat(1000));
+        assert_eq!((long.chars().count(), long.ends_with("ä…")), (MAX_FINDING_CHARS, true));
     }
 }

@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::sync::watch;
 use update_engine::health::{Health, Probe, Services, probe};
 use update_engine::hooks::HookContext;
 
@@ -96,7 +97,11 @@ impl Host {
             services: self.services.clone(),
             built_in: self.built_in.clone(),
         };
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(probe(&asked))
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(probe(&asked, &watch::channel(None).0))
     }
 }
 

@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use update_engine::engine::model::CheckOutcome;
 use update_engine::status::json::{
     Attempts, Booted, Check, GateState, HistoryEntry, Hold, Holder, Host, KernelLog, LastError, Lock, Mode, Outcome, Pause,
-    Phase, Progress, ReadBack, Reboot, Slot, State, Status, Target, Trouble, Waiting, WhyEntry,
+    Phase, Progress, ReadBack, Reboot, Slot, State, Status, Target, Trial, Trouble, Waiting, WhyEntry,
 };
 use update_engine::updatectl::{Style, history, slots, status, why};
 
@@ -303,6 +303,9 @@ fn a_slot_on_trial_counts_its_tries() {
     };
     assert!(trial(2).contains("b  1.1.0  runs, boots next, on trial with 2 tries left, proven\n"));
     assert!(trial(1).contains("b  1.1.0  runs, boots next, on trial with 1 try left, proven\n"));
+    let slot = Slot { booted: true, proven: true, ..Slot::default() };
+    let last = text(&Status { slots: slot_b(slot), trial: Some(Trial::default()), ..idle() });
+    assert!(last.contains("b  1.1.0  runs, on trial with no try left, not bootable, proven\n"), "{last}");
 }
 
 #[test]

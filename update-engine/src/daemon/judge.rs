@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use manifests::release::SlotName;
+use tokio::sync::watch;
 
-use crate::daemon::{Shared, blocking, lock};
+use crate::daemon::{Shared, blocking, lock, now};
 use crate::durable;
 use crate::engine::Event;
+use crate::engine::event::Probing;
+use crate::engine::policy::millis;
 use crate::engine::state::{Kind, Plan};
+use crate::engine::time::Mono;
 use crate::health::{self, Health, Probe, Services};
 use crate::world::{World, chain};
 
@@ -33,7 +37,7 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration) -> 
         services: Services::of_host(&settings.sysroot),
         built_in,
     };
-    let result = match health::probe(&probe).await {
+    let result = match probe_and_tell(&shared, &plan, &probe).await {
         Health::Healthy { warnings } => {
             for warning in &warnings {
                 tracing::warn!(attempt = %plan.attempt, "health (wanted): {warning}");
@@ -46,6 +50,25 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration) -> 
         }
     };
     Event::Health { attempt: plan.attempt, result }
+}
+
+/// The engine hears when the probe ends, and what fails meanwhile. What is told late is overtaken by the answer.
+async fn probe_and_tell(shared: &Shared, plan: &Plan, probe: &Probe) -> Health {
+    let until = now().mono.after(millis(probe.deadline));
+    let (latest, mut findings) = watch::channel(None);
+    let telling = async {
+        loop {
+            let probing = Probing { until, failing: findings.borrow_and_update().clone() };
+            let told = shared.events.send(Event::Probing { attempt: plan.attempt.clone(), probing }).await;
+            if told.is_err() || findings.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        health = health::probe(probe, &latest) => health,
+        () = telling => Health::Unhealthy { reason: "its findings could not be told".to_owned(), output: String::new() },
+    }
 }
 
 /// Design 11.4: an image whose own keys do not verify the record that installed it could never be updated again.

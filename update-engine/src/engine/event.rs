@@ -9,7 +9,7 @@ use crate::engine::effect::GateStage;
 use crate::engine::facts::{BootTable, Facts};
 use crate::engine::model::{Hold, Progress};
 use crate::engine::state::{Claim, Source};
-use crate::engine::time::Wall;
+use crate::engine::time::{Mono, Wall};
 
 /// An event. Those that answer an effect carry the attempt they belong to, so that a late answer changes nothing.
 #[derive(Clone, Debug)]
@@ -107,6 +107,13 @@ pub enum Event {
         /// Whose.
         attempt: String,
     },
+    /// Health is being probed, or something else fails than before.
+    Probing {
+        /// Whose.
+        attempt: String,
+        /// How far.
+        probing: Probing,
+    },
     /// Health is known. Absence of a result is `Err`.
     Health {
         /// Whose.
@@ -160,6 +167,15 @@ pub enum Event {
         /// The world.
         facts: Box<Facts>,
     },
+}
+
+/// A probe of a slot on trial that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probing {
+    /// When it ends, whatever it has found by then.
+    pub until: Mono,
+    /// What failed in its latest round, in one short line.
+    pub failing: Option<String>,
 }
 
 /// A reboot command that did not refuse. Accepted is not rebooted.

@@ -50,7 +50,7 @@ pub use time::Now;
 
 use cause::Cause;
 use effect::{LockOutcome, Outcome, Report, ReportKind, Row};
-use event::{Fault, Gate, LockRefusal, Orphan};
+use event::{Fault, Gate, LockRefusal, Orphan, Probing};
 use facts::Facts;
 use manifests::omaha::MAX_TEXT_CHARS;
 use manifests::release::SlotName;
@@ -74,6 +74,8 @@ pub struct Engine {
 pub struct Soft {
     /// How far the work under way is.
     pub progress: Option<Progress>,
+    /// How far the probe of the slot on trial is.
+    pub probing: Option<Probing>,
     /// The last look at the gates, all of them.
     pub looked: Vec<Gate>,
     /// Closed gates of the last look, each with the time since when.
@@ -169,6 +171,7 @@ impl Engine {
             Event::Reboot { attempt, result } => self.on_reboot(&attempt, result, now),
             Event::Disarmed { result } => self.on_disarmed(result, now),
             Event::Undrained { attempt } => self.on_undrained(&attempt, now),
+            Event::Probing { attempt, probing } => self.on_probing(&attempt, probing),
             Event::Health { attempt, result } => self.on_health(&attempt, result, now),
             Event::CommitDone { attempt, result } => self.on_commit_done(&attempt, result, now),
             Event::MarkedBad { attempt, result } => self.on_marked_bad(&attempt, result, now),
@@ -295,6 +298,7 @@ impl Engine {
         let same_attempt = self.model.state.plan().map(|plan| &plan.attempt) == state.plan().map(|plan| &plan.attempt);
         self.model.alarm = None;
         self.soft.progress = None;
+        self.soft.probing = None;
         if !same_attempt {
             self.soft.looked.clear();
             self.soft.closed.clear();

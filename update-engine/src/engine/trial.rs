@@ -6,7 +6,7 @@ use manifests::version::{Sequence, Version};
 use crate::boot::Standing;
 use crate::engine::cause::Cause;
 use crate::engine::effect::{Effect, Outcome, Row};
-use crate::engine::event::{Fault, Marked};
+use crate::engine::event::{Fault, Marked, Probing};
 use crate::engine::facts::BootTable;
 use crate::engine::giving_up::rolled_back;
 use crate::engine::model::{About, BadBoots, CheckOutcome, CommittedSlot, Refusal};
@@ -67,6 +67,13 @@ impl Engine {
 
     fn can_boot(&self, slot: SlotName) -> bool {
         self.facts.standing(slot).is_some_and(Standing::is_bootable)
+    }
+
+    pub(super) fn on_probing(&mut self, attempt: &str, probing: Probing) -> Vec<Effect> {
+        if matches!(self.model.state, State::Trial { verdict: None, .. }) && self.is_current(attempt) {
+            self.soft.probing = Some(probing);
+        }
+        Vec::new()
     }
 
     pub(super) fn on_health(&mut self, attempt: &str, result: Result<Vec<String>, String>, now: &Now) -> Vec<Effect> {

@@ -93,7 +93,8 @@ const WAITING: [(&str, Type); 5] =
     [("/gate", Text), ("/detail", Text), ("/since", Moment), ("/until", MaybeText), ("/retry_at", Moment)];
 const PAUSE: [(&str, Type); 3] = [("/reason", MaybeText), ("/since", Moment), ("/until", MaybeMoment)];
 const ERROR: [(&str, Type); 3] = [("/code", Text), ("/message", Text), ("/at", Moment)];
-const TRIAL: [(&str, Type); 1] = [("/kept_from", MaybeMoment)];
+const TRIAL: [(&str, Type); 4] =
+    [("/kept_from", MaybeMoment), ("/deadline_at", MaybeMoment), ("/failing", MaybeText), ("/tries_left", MaybeCount)];
 const KERNEL_LOG: [(&str, Type); 2] = [("/source", Text), ("/line", MaybeText)];
 const TROUBLE: [(&str, Type); 2] = [("/code", Text), ("/message", Text)];
 

@@ -398,6 +398,15 @@ pub struct HistoryEntry {
 pub struct Trial {
     /// When it is kept at the earliest, if it is healthy, because the host has not been up for long enough.
     pub kept_from: Option<Timestamp>,
+    /// When the daemon judges it unhealthy, if it has not shown by then that it is healthy; `null` while it is not being probed.
+    #[serde(default)]
+    pub deadline_at: Option<Timestamp>,
+    /// What failed in the latest round of its checks, in one short line; `null` while nothing did.
+    #[serde(default)]
+    pub failing: Option<String>,
+    /// Boots that the loader will still give it; `null` where the boot table cannot be read.
+    #[serde(default)]
+    pub tries_left: Option<u8>,
 }
 
 /// What is kept of a kernel's log, for everyone: not more than a line of it.

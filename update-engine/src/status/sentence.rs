@@ -449,13 +449,7 @@ fn after_boot(input: &Input<'_>) -> String {
         (State::Committed { plan }, None) if input.journal_fault.is_some() => {
             format!("{} runs from slot {}, healthy, and cannot be kept while that lasts", plan.version, plan.slot)
         }
-        (State::Trial { plan, .. }, None) => format!(
-            "{} runs from slot {} on trial: its health is being checked; if it is healthy it is kept{}, otherwise the host goes back to {}",
-            plan.version,
-            plan.slot,
-            not_before(input),
-            plan.way_back()
-        ),
+        (State::Trial { plan, .. }, None) => on_trial(input, plan),
         (State::RolledBack { plan, why }, None) => format!(
             "{} rolled back to {} ({}); its slot is being disarmed, then the host rests",
             plan.version,
@@ -466,6 +460,39 @@ fn after_boot(input: &Input<'_>) -> String {
             let version = state.plan().map(|plan| plan.version.to_string()).unwrap_or_default();
             format!("{version} is healthy: it is being marked good; then the update is done")
         }
+    }
+}
+
+/// What fails, where something does; until when it may; and what follows.
+fn on_trial(input: &Input<'_>, plan: &Plan) -> String {
+    let (version, slot) = (&plan.version, plan.slot);
+    let probing = input.engine.soft().probing.as_ref();
+    let has_way_back = input.facts().standing(slot.other()).is_some_and(Standing::is_bootable);
+    let otherwise = if has_way_back {
+        format!("otherwise the host goes back to {}", plan.way_back())
+    } else {
+        format!("otherwise it stays all the same, because slot {} cannot be booted", slot.other())
+    };
+    let runs = format!(
+        "{version} runs from slot {slot} on trial{}",
+        tries(input, plan).map_or_else(String::new, |tries| format!(" ({tries})"))
+    );
+    if let Some((until, failing)) = probing.and_then(|probing| Some((probing.until, probing.failing.as_ref()?))) {
+        let by = moment(input, input.now.wall_after(input.now.mono.until(until)).timestamp());
+        return format!("{runs} and is not healthy yet ({}): if it is healthy by {by} it is kept, {otherwise}", end(failing));
+    }
+    let (kept, at) = (not_before(input), probing.map(|probing| format!(" {}", at_time(input, probing.until))));
+    let at = at.filter(|_| has_way_back).unwrap_or_default();
+    format!("{runs}: its health is being checked; if it is healthy it is kept{kept}, {otherwise}{at}")
+}
+
+/// Boots that the loader will still give to a slot on trial, where that is known.
+pub(super) fn tries(input: &Input<'_>, plan: &Plan) -> Option<String> {
+    match input.facts().standing(plan.slot)? {
+        Standing::Pending { tries_left: 1 } => Some("1 try left".to_owned()),
+        Standing::Pending { tries_left } => Some(format!("{tries_left} tries left")),
+        Standing::Spent => Some("its last try".to_owned()),
+        Standing::Blank | Standing::Good | Standing::Bad => None,
     }
 }
 

@@ -11,16 +11,17 @@ use crate::boot::{Standing, Weakness};
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::GateStage;
-use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Proof};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Probing, Proof};
 use crate::engine::facts::{Facts, FloorFacts, PerSlot, Trouble};
 use crate::engine::model::{Hold, Progress};
 use crate::engine::policy::{Policy, Strategy};
 use crate::engine::tests::host::{BLANK, GOOD, Host, SPENT, armed, closed, fault, in_new_slot, policy};
 use crate::engine::tests::words::EVERY_STATE;
-use crate::engine::time::BootId;
+use crate::engine::time::{BootId, Mono};
 use crate::status::contract::assert_contract;
 use crate::status::json::{ExitClass, Status};
 use crate::status::view::{Input, status};
+use crate::status::why::why;
 
 const SENTENCES: [(&str, &str); 32] = [
     ("idle", "1.0.0 runs from slot a; next check in 5 min (at 12:05 UTC)."),
@@ -85,7 +86,7 @@ const SENTENCES: [(&str, &str); 32] = [
     ),
     (
         "trial",
-        "1.1.0 runs from slot b on trial: its health is being checked; if it is healthy it is kept, otherwise the host goes back to 1.0.0.",
+        "1.1.0 runs from slot b on trial (2 tries left): its health is being checked; if it is healthy it is kept, otherwise the host goes back to 1.0.0.",
     ),
     ("trial/verdict", "1.1.0 is unhealthy (nginx does not answer): rebooting, going back to 1.0.0."),
     ("committed", "1.1.0 is healthy: it is being marked good; then the update is done."),
@@ -263,13 +264,77 @@ fn a_slot_on_trial_says_from_when_on_it_is_kept() {
     let mut host = Host::from(trial.engine.model().clone(), trial.engine.facts().clone(), settings);
     assert_says(
         &mut host,
-        "1.1.0 runs from slot b on trial: its health is being checked; if it is healthy it is kept in 87 s (at 12:01 UTC), when the host will have been up for 1087 s, otherwise the host goes back to 1.0.0.",
+        "1.1.0 runs from slot b on trial (2 tries left): its health is being checked; if it is healthy it is kept in 87 s (at 12:01 UTC), when the host will have been up for 1087 s, otherwise the host goes back to 1.0.0.",
     );
     let shown = document(&mut host);
     assert_eq!(shown.trial.as_ref().unwrap().kept_from, Some("2026-11-21T12:01:27Z".parse().unwrap()));
     assert_contract(&serde_json::to_value(&shown).unwrap());
     host.pass_ms(87_000);
     assert_eq!(document(&mut host).trial.unwrap().kept_from, None);
+}
+
+#[test]
+fn a_slot_on_trial_says_what_fails_until_when_it_may_and_how_many_tries_are_left() {
+    let mut host = Host::at("trial");
+    let until = Mono(host.mono + 300_000);
+    let mut probing = |host: &mut Host, failing: Option<&str>| {
+        let probing = Probing { until, failing: failing.map(str::to_owned) };
+        let attempt = host.attempt();
+        assert_eq!(host.step(Event::Probing { attempt, probing }), Vec::<String>::new());
+    };
+    let health = |host: &mut Host| {
+        let now = host.now();
+        let input =
+            Input { engine: &host.engine, server: "", journal_fault: None, standstill_until: None, reports_waiting: 0, now };
+        let entry = why(&input).into_iter().find(|entry| entry.gate == "health").unwrap();
+        (entry.detail, entry.until.unwrap())
+    };
+    probing(&mut host, None);
+    assert_says(
+        &mut host,
+        "1.1.0 runs from slot b on trial (2 tries left): its health is being checked; if it is healthy it is kept, otherwise the host goes back to 1.0.0 in 5 min (at 12:10 UTC).",
+    );
+    let shown = document(&mut host).trial.unwrap();
+    assert_eq!((shown.deadline_at, shown.failing, shown.tries_left), (Some(at("21T12:10")), None, Some(2)));
+    assert_eq!(health(&mut host), ("health is being checked; 2 tries left".to_owned(), "2026-11-21T12:10:00Z".to_owned()));
+
+    host.pass_ms(60_000);
+    probing(&mut host, Some("10-service exited with 1: the service is down"));
+    assert_says(
+        &mut host,
+        "1.1.0 runs from slot b on trial (2 tries left) and is not healthy yet (10-service exited with 1: the service is down): if it is healthy by 12:10 UTC it is kept, otherwise the host goes back to 1.0.0.",
+    );
+    let document = document(&mut host);
+    assert_contract(&serde_json::to_value(&document).unwrap());
+    let shown = document.trial.unwrap();
+    assert_eq!(shown.failing.as_deref(), Some("10-service exited with 1: the service is down"));
+    assert_eq!(shown.deadline_at, Some(at("21T12:10")));
+    let words = "not healthy yet: 10-service exited with 1: the service is down; 2 tries left";
+    assert_eq!(health(&mut host), (words.to_owned(), "2026-11-21T12:10:00Z".to_owned()));
+
+    // What was found is of that probe: once it is over, and in another attempt, it says nothing.
+    host.health(Err("nginx does not answer"));
+    probing(&mut host, Some("late"));
+    assert_eq!(document_of_trial(&mut host), (None, Some("nginx does not answer".to_owned())));
+}
+
+fn document_of_trial(host: &mut Host) -> (Option<Timestamp>, Option<String>) {
+    let trial = document(host).trial.unwrap();
+    (trial.deadline_at, trial.failing)
+}
+
+#[test]
+fn a_slot_on_its_last_try_says_so_and_one_without_a_way_back_promises_none() {
+    let mut host = Host::at("armed/rebooting");
+    host.restart(|facts| {
+        in_new_slot(facts, SPENT);
+        facts.boot.as_mut().unwrap().standing.a = BLANK;
+    });
+    assert_says(
+        &mut host,
+        "1.1.0 runs from slot b on trial (its last try): its health is being checked; if it is healthy it is kept, otherwise it stays all the same, because slot a cannot be booted.",
+    );
+    assert_eq!(document(&mut host).trial.unwrap().tries_left, Some(0));
 }
 
 #[test]

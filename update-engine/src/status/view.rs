@@ -12,6 +12,7 @@ use crate::engine::model::About;
 use crate::engine::policy::millis;
 use crate::engine::state::{ArmedStep, State as EngineState, Waiting as Step};
 use crate::engine::time::{Mono, Now};
+use crate::health;
 use crate::status::json::{
     Attempts, Booted, Check, Hold, Holder, Host, LastError, Lock, Mode, Pause, Phase, Progress, Reboot, SCHEMA, Slot, State,
     Status, Target, Trial, Trouble, Waiting,
@@ -93,13 +94,18 @@ pub fn status(input: &Input<'_>) -> Status {
     }
 }
 
-/// What a slot on trial waits for.
-fn trial(input: &Input<'_>) -> Option<Trial> {
-    let kept_from = || {
-        let at = input.engine.kept_from(&input.now)?;
-        Some(input.now.wall_after(input.now.mono.until(at)).timestamp())
-    };
-    matches!(input.state(), EngineState::Trial { .. }).then(|| Trial { kept_from: kept_from() })
+/// What a slot on trial waits for, and what keeps it from being kept.
+pub(super) fn trial(input: &Input<'_>) -> Option<Trial> {
+    let EngineState::Trial { plan, verdict } = input.state() else { return None };
+    let moment = |at: Mono| input.now.wall_after(input.now.mono.until(at)).timestamp();
+    let probing = input.engine.soft().probing.as_ref();
+    let failing = probing.and_then(|probing| probing.failing.clone());
+    Some(Trial {
+        kept_from: input.engine.kept_from(&input.now).map(moment),
+        deadline_at: probing.map(|probing| moment(probing.until)),
+        failing: failing.or_else(|| verdict.as_deref().map(health::brief)),
+        tries_left: input.facts().standing(plan.slot).map(Standing::tries_left),
+    })
 }
 
 /// No attempt is under way, or it is over: its error still stands.

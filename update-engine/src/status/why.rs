@@ -1,8 +1,9 @@
 //! The chain of gates between this host and its next release: passed, waiting, refused, with since when, until when, and when it is asked again.
 
 use crate::engine::model::{About, CheckOutcome, Refusal};
-use crate::engine::state::{State, Waiting as Step};
+use crate::engine::state::{Plan, State, Waiting as Step};
 use crate::status::json::{GateState, Waiting, WhyEntry};
+use crate::status::sentence;
 use crate::status::view::{self, Input};
 
 /// The gates in the order they are asked.
@@ -163,10 +164,19 @@ fn reboot(input: &Input<'_>) -> WhyEntry {
 fn health(input: &Input<'_>) -> WhyEntry {
     match input.state() {
         State::Trial { verdict: Some(reason), .. } => entry("health", GateState::Refused, reason.clone()),
-        State::Trial { .. } => entry("health", GateState::Waiting, "health is being checked"),
+        State::Trial { plan, .. } => on_trial(input, plan),
         State::Committed { .. } => entry("health", GateState::Passed, "healthy"),
         _ => entry("health", GateState::Pending, "after the reboot"),
     }
+}
+
+fn on_trial(input: &Input<'_>, plan: &Plan) -> WhyEntry {
+    let trial = view::trial(input).unwrap_or_default();
+    let checked =
+        trial.failing.map_or_else(|| "health is being checked".to_owned(), |failing| format!("not healthy yet: {failing}"));
+    let tries = sentence::tries(input, plan).map_or_else(String::new, |tries| format!("; {tries}"));
+    let until = trial.deadline_at.map(|at| at.to_string());
+    WhyEntry { until, ..entry("health", GateState::Waiting, format!("{checked}{tries}")) }
 }
 
 /// A gate that is passed once the state is beyond it.

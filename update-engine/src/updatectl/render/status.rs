@@ -20,7 +20,7 @@ pub fn status(status: &Status, now: Timestamp, style: &Style) -> String {
     page.host(status);
     page.running(status);
     for (index, slot) in status.slots.iter().enumerate() {
-        page.slot(if index == 0 { "slots" } else { "" }, slot, &status.slots);
+        page.slot(if index == 0 { "slots" } else { "" }, slot, status);
     }
     page.target(status);
     page.check(&status.check);
@@ -83,10 +83,11 @@ impl Page<'_> {
         self.row("running", &format!("{version} in {place}, {confirmed}"));
     }
 
-    fn slot(&mut self, label: &str, slot: &Slot, all: &[Slot]) {
+    fn slot(&mut self, label: &str, slot: &Slot, status: &Status) {
         let version = slot.version.as_deref().unwrap_or("-");
-        let width = all.iter().map(|slot| slot.version.as_deref().unwrap_or("-").chars().count()).max().unwrap_or(0);
-        self.row(label, &printable(&format!("{}  {version:<width$}  {}", slot.name, marks(slot).join(", "))));
+        let on_trial = status.trial.is_some() && slot.booted;
+        let width = status.slots.iter().map(|slot| slot.version.as_deref().unwrap_or("-").chars().count()).max().unwrap_or(0);
+        self.row(label, &printable(&format!("{}  {version:<width$}  {}", slot.name, marks(slot, on_trial).join(", "))));
     }
 
     fn target(&mut self, status: &Status) {
@@ -184,7 +185,7 @@ impl Page<'_> {
     }
 }
 
-fn marks(slot: &Slot) -> Vec<String> {
+fn marks(slot: &Slot, on_trial: bool) -> Vec<String> {
     let mut marks = Vec::new();
     let mut mark = |is: bool, word: &str| {
         if is {
@@ -193,6 +194,8 @@ fn marks(slot: &Slot) -> Vec<String> {
     };
     mark(slot.booted, "runs");
     mark(slot.next, "boots next");
+    // The loader has given it all its tries, or it was marked bad: it is not started again.
+    mark(!slot.bootable && on_trial, "on trial with no try left");
     mark(!slot.bootable, "not bootable");
     mark(slot.bootable && slot.good, "good");
     let pending = if slot.booted { "on trial" } else { "armed" };
