@@ -63,7 +63,7 @@ pub enum Services {
 pub enum Health {
     /// Every required check succeeded, and still did after the settle time.
     Healthy {
-        /// What the wanted checks found, a sentence each.
+        /// What the wanted checks found, [`brief`], a few of many.
         warnings: Vec<String>,
     },
     /// Something required did not.
@@ -88,6 +88,9 @@ impl Probe {
         TimeLimit { each: self.hook_timeout, until: Some(deadline) }
     }
 }
+
+/// Most wanted checks whose findings are kept one by one.
+const MAX_WARNINGS: usize = 8;
 
 /// A finding as people are shown it: its first line, not longer than [`MAX_FINDING_CHARS`].
 pub fn brief(finding: &str) -> String {
@@ -248,10 +251,21 @@ fn time_to_answer(deadline: Instant) -> Duration {
 
 async fn wanted(probe: &Probe, deadline: Instant) -> Vec<String> {
     let folder = probe.hooks_dir.join("health/wanted.d");
-    match hooks::run(&folder, &probe.context, probe.time_limit(deadline), AfterFailure::GoOn).await {
+    let found = match hooks::run(&folder, &probe.context, probe.time_limit(deadline), AfterFailure::GoOn).await {
         Ok(results) => results.iter().filter(|result| !result.is_ok()).map(hooks::HookResult::words).collect(),
         Err(error) => vec![error.to_string()],
+    };
+    bounded(&found)
+}
+
+/// They are kept with the attempt and sent to the update server: few, and short.
+fn bounded(found: &[String]) -> Vec<String> {
+    let mut warnings: Vec<String> = found.iter().take(MAX_WARNINGS).map(|finding| brief(finding)).collect();
+    let more = found.len().saturating_sub(MAX_WARNINGS);
+    if more > 0 {
+        warnings.push(format!("and {more} more"));
     }
+    warnings
 }
 
 #[cfg(test)]
@@ -299,6 +313,13 @@ mod tests {
         let (health, words) = tokio::join!(probe(&asked, &latest), mend);
         assert_eq!(words.as_deref(), Some("10-service exited with 1: the service is down"));
         assert_eq!((health, latest.borrow().clone()), (Health::Healthy { warnings: Vec::new() }, None));
+    }
+
+    #[test]
+    fn of_many_wanted_checks_that_fail_a_few_are_kept() {
+        let found: Vec<String> = (0..20).map(|number| format!("check {number} failed\nat length")).collect();
+        let kept = bounded(&found);
+        assert_eq!((kept.len(), kept[0].as_str(), kept[8].as_str()), (9, "check 0 failed", "and 12 more"));
     }
 
     #[test]

@@ -592,7 +592,8 @@ fn claim_json(plan: &Plan) -> Option<String> {
 fn notes(plan: &Plan) -> String {
     let forced = plan.forced.then_some("reboot forced: lock and inhibitors skipped");
     let older = plan.allow_older.then_some("an older release, permitted by a person");
-    [older, forced].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let found = plan.warnings.iter().map(|warning| format!("wanted health check: {warning}"));
+    [older, forced].into_iter().flatten().map(str::to_owned).chain(found).collect::<Vec<_>>().join("; ")
 }
 
 /// Sequences are at most 2^53.

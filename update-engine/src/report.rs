@@ -11,7 +11,7 @@
 //! | abandoned (a person, or a newer release) | 3 / 4 | 36 |
 //!
 //! Each carries `ota_attempt` (but for an offer that was refused: it never became one), and `ota_reason` with the sentence
-//! `updatectl` shows, where there is one; that of a rollback also has what the kernel of the new slot said last, where that is known.
+//! `updatectl` shows, where there is one; that of a commit has what the wanted health checks found, that of a rollback also has what the kernel of the new slot said last, where that is known.
 //! `docs/omaha.md` lists all events and causes; tests hold it to [`ReportKind`] and [`Cause`].
 
 use manifests::omaha::{

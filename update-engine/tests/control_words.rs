@@ -278,6 +278,7 @@ fn what_is_not_known_is_called_so_and_what_a_server_says_cannot_move_the_cursor(
             Trouble { code: "no-key".into(), message: "no key in /keys; put the publisher's *.pub there".into() },
             Trouble { code: "stale".into(), message: "the newest release seen is 61 days old".into() },
         ],
+        health_warnings: vec!["20-disk exited with 1: 3 % left".into()],
         ..Status::default()
     };
     assert_eq!(
@@ -291,6 +292,7 @@ fn what_is_not_known_is_called_so_and_what_a_server_says_cannot_move_the_cursor(
          \x20 reboot    immediate: as soon as the gates are open\n\
          \x20 trouble   no-key: no key in /keys; put the publisher's *.pub there\n\
          \x20           stale: the newest release seen is 61 days old\n\
+         \x20 warning   wanted health check: 20-disk exited with 1: 3 % left\n\
          \x20 attempts  0 committed, 0 rolled back, 0 failed\n"
     );
 }

@@ -114,8 +114,6 @@ pub struct Soft {
     pub reboot_accepted_at: Option<Wall>,
     /// An accepted reboot is overdue: from then on it can be cancelled.
     pub reboot_is_late: bool,
-    /// What the wanted health checks said of the slot that was judged healthy last.
-    pub health_warnings: Vec<String>,
     /// What the slot held that is about to be opened for writing; if it cannot be opened, it holds it still.
     pub before_writing: Option<CommittedSlot>,
     /// The host is being undrained. Its hooks do not run twice at once.
@@ -365,7 +363,7 @@ impl Engine {
             from_version: plan.from_version.clone(),
             to_version: plan.version.to_string(),
             code: fault.map(|fault| fault.code.clone()),
-            reason: fault.map(|fault| self.reason(kind, plan, fault)),
+            reason: fault.map(|fault| self.reason(kind, plan, fault)).or_else(|| warnings(kind, plan)),
         }
     }
 
@@ -405,6 +403,12 @@ impl Engine {
         }
         failures
     }
+}
+
+/// What is kept with findings of its wanted checks is no failure, and whoever publishes it wants to know.
+fn warnings(kind: ReportKind, plan: &Plan) -> Option<String> {
+    let has_some = kind == ReportKind::Committed && !plan.warnings.is_empty();
+    has_some.then(|| format!("kept, and its wanted health checks found: {}", plan.warnings.join("; ")))
 }
 
 /// An effect that belongs to the step's transaction.

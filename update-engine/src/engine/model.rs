@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use manifests::digest::Sha256Digest;
+use manifests::release::SlotName;
 use manifests::version::Sequence;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,8 @@ pub struct Model {
     pub ended: Ended,
     /// What each slot is known to have held healthily: a slot leaves it when it is written again.
     pub committed: PerSlot<Option<CommittedSlot>>,
+    /// What the wanted health checks found of what was committed last.
+    pub warnings: Option<Warnings>,
     /// Channel chosen by `updatectl channel`, over the configured one.
     pub channel: Option<String>,
     /// When a pending release was last superseded by a newer one.
@@ -186,6 +189,15 @@ pub struct Refusal {
     pub reason: String,
     /// When.
     pub at: Wall,
+}
+
+/// What the wanted health checks found of what a slot holds, when it was committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warnings {
+    /// The slot.
+    pub slot: SlotName,
+    /// A line each.
+    pub found: Vec<String>,
 }
 
 /// The last thing that went wrong, for `status`.

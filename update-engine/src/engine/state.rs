@@ -271,6 +271,9 @@ pub struct Plan {
     /// world is on its way (lock, acknowledgement, arming), it is waited for first.
     #[serde(default)]
     pub giving_up: Option<GivingUp>,
+    /// What the wanted health checks found of it: it is kept all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// When the attempt began.
     pub started_at: Wall,
 }
@@ -310,6 +313,7 @@ impl Plan {
             reported_installed: true,
             drained: false,
             giving_up: None,
+            warnings: Vec::new(),
             started_at,
         }
     }

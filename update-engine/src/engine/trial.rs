@@ -9,7 +9,7 @@ use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::{Fault, Marked, Probing};
 use crate::engine::facts::BootTable;
 use crate::engine::giving_up::rolled_back;
-use crate::engine::model::{About, BadBoots, CheckOutcome, CommittedSlot, Refusal};
+use crate::engine::model::{About, BadBoots, CheckOutcome, CommittedSlot, Refusal, Warnings};
 use crate::engine::policy::{MAX_BAD_BOOTS, MAX_REFUSALS, millis};
 use crate::engine::state::{Kind, Plan, State};
 use crate::engine::time::{Mono, Now};
@@ -80,11 +80,14 @@ impl Engine {
         if !self.is_current(attempt) {
             return Vec::new();
         }
-        let State::Trial { plan, verdict: None } = self.model.state.clone() else { return Vec::new() };
+        let State::Trial { mut plan, verdict: None } = self.model.state.clone() else { return Vec::new() };
         match result {
+            Ok(warnings) if warnings.is_empty() => self.start_commit(plan),
             Ok(warnings) => {
-                self.soft.health_warnings = warnings;
-                self.start_commit(plan)
+                plan.warnings = warnings;
+                let mut effects = vec![row(Row::Update(plan.clone()))];
+                effects.extend(self.start_commit(plan));
+                effects
             }
             Err(reason) => self.judge_unhealthy(plan, reason, now),
         }
@@ -211,6 +214,8 @@ impl Engine {
             effects.push(row(Row::Forgive(plan.digest)));
         }
         self.remember_committed(plan);
+        let has_some = !plan.warnings.is_empty();
+        self.model.warnings = has_some.then(|| Warnings { slot: plan.slot, found: plan.warnings.clone() });
         // What the check brought is done: "available" would be yesterday's news. No check says that one gone back is up to date.
         let is_new = plan.kind != Kind::Rollback;
         self.model.check.last_outcome = is_new.then_some(CheckOutcome::UpToDate);

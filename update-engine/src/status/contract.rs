@@ -22,7 +22,7 @@ enum Type {
 
 use Type::{Count, Flag, List, MaybeCount, MaybeMoment, MaybeTable, MaybeText, Moment, Table, Text};
 
-const DOCUMENT: [(&str, Type); 39] = [
+const DOCUMENT: [(&str, Type); 40] = [
     ("/schema", Count),
     ("/state", Text),
     ("/summary", Text),
@@ -61,6 +61,7 @@ const DOCUMENT: [(&str, Type); 39] = [
     ("/attempts/committed", Count),
     ("/attempts/rolled_back", Count),
     ("/attempts/failed", Count),
+    ("/health_warnings", List),
     ("/troubles", List),
 ];
 

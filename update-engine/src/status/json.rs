@@ -61,6 +61,9 @@ pub struct Status {
     pub kernel_log: Option<KernelLog>,
     /// How attempts ended.
     pub attempts: Attempts,
+    /// What the wanted health checks found of the release that runs, when it was committed: a line each.
+    #[serde(default)]
+    pub health_warnings: Vec<String>,
     /// What a person has to mend, most important first: no key, state lost, stale, a slot that is broken, …
     #[serde(default)]
     pub troubles: Vec<Trouble>,

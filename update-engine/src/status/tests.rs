@@ -8,14 +8,15 @@ use manifests::version::Sequence;
 use serde_json::Value;
 
 use crate::boot::{Standing, Weakness};
+use crate::engine::Effect;
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
-use crate::engine::effect::GateStage;
-use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Probing, Proof};
+use crate::engine::effect::{GateStage, Row};
+use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Marked, Probing, Proof};
 use crate::engine::facts::{Facts, FloorFacts, PerSlot, Trouble};
 use crate::engine::model::{Hold, Progress};
 use crate::engine::policy::{Policy, Strategy};
-use crate::engine::tests::host::{BLANK, GOOD, Host, SPENT, armed, closed, fault, in_new_slot, policy};
+use crate::engine::tests::host::{BLANK, GOOD, Host, SPENT, armed, closed, fault, in_new_slot, list, policy};
 use crate::engine::tests::words::EVERY_STATE;
 use crate::engine::time::{BootId, Mono};
 use crate::status::contract::assert_contract;
@@ -335,6 +336,36 @@ fn a_slot_on_its_last_try_says_so_and_one_without_a_way_back_promises_none() {
         "1.1.0 runs from slot b on trial (its last try): its health is being checked; if it is healthy it is kept, otherwise it stays all the same, because slot a cannot be booted.",
     );
     assert_eq!(document(&mut host).trial.unwrap().tries_left, Some(0));
+}
+
+#[test]
+fn what_wanted_checks_found_is_shown_while_that_release_runs_and_told_to_the_server() {
+    let mut host = Host::at("trial");
+    let attempt = host.attempt();
+    let found = "20-disk exited with 1: 3 % left".to_owned();
+    let effects = host.step(Event::Health { attempt, result: Ok(vec![found.clone()]) });
+    assert_eq!(effects, list("update, commit"));
+    assert_eq!(document(&mut host).health_warnings, [found.as_str()]);
+    // A restart in the middle forgets nothing.
+    host.restart(|_| ());
+    let effects = host.step_raw(commit_done(&host));
+    let reason = effects.iter().find_map(|effect| match effect {
+        Effect::Row(Row::Report(report)) => report.reason.clone(),
+        _ => None,
+    });
+    assert_eq!(reason.unwrap(), format!("kept, and its wanted health checks found: {found}"));
+    let shown = document(&mut host);
+    assert_eq!((shown.health_warnings.as_slice(), shown.exit_class()), ([found.clone()].as_slice(), ExitClass::Current));
+    host.restart(|_| ());
+    assert_eq!(document(&mut host).health_warnings, [found]);
+    host.restart(|facts| facts.running = Some(SlotName::A));
+    assert_eq!(document(&mut host).health_warnings, Vec::<String>::new(), "the other slot runs");
+}
+
+fn commit_done(host: &Host) -> Event {
+    let mut facts = host.engine.facts().clone();
+    facts.boot.as_mut().unwrap().standing.b = GOOD;
+    Event::CommitDone { attempt: host.attempt(), result: Ok(Marked { facts: Box::new(facts), floor: Ok(()) }) }
 }
 
 #[test]

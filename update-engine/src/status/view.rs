@@ -90,8 +90,18 @@ pub fn status(input: &Input<'_>) -> Status {
             attention: error.about != About::Check && (has_ended(input.state()) || sentence::is_stuck(input)),
         }),
         attempts: Attempts { committed: model.ended.committed, rolled_back: model.ended.rolled_back, failed: model.ended.failed },
+        health_warnings: health_warnings(input),
         troubles: troubles(input),
     }
+}
+
+/// Of what runs: of what is just being committed, or was when it was committed.
+fn health_warnings(input: &Input<'_>) -> Vec<String> {
+    if let EngineState::Committed { plan } = input.state() {
+        return plan.warnings.clone();
+    }
+    let of_what_runs = input.engine.model().warnings.as_ref().filter(|known| Some(known.slot) == input.facts().running);
+    of_what_runs.map(|known| known.found.clone()).unwrap_or_default()
 }
 
 /// What a slot on trial waits for, and what keeps it from being kept.

@@ -29,7 +29,8 @@ fn close(attempt: &str, outcome: Outcome) -> Row {
 fn an_attempt_is_read_back_with_everything_that_was_written_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, model) = open(&dir);
-    let forced = Plan { forced: true, allow_older: true, claim: Some(claim()), ..plan("one") };
+    let warnings = vec!["20-disk exited with 1".to_owned(), "30-net exited with 2".to_owned()];
+    let forced = Plan { forced: true, allow_older: true, claim: Some(claim()), warnings, ..plan("one") };
     let rows = [
         Row::Open(plan("one")),
         Row::Downloaded { attempt: "one".into(), bytes: 40 },
@@ -50,7 +51,10 @@ fn an_attempt_is_read_back_with_everything_that_was_written_of_it() {
         code: String::new(),
         reason: String::new(),
         bytes_downloaded: 42,
-        notes: "an older release, permitted by a person; reboot forced: lock and inhibitors skipped".into(),
+        notes:
+            "an older release, permitted by a person; reboot forced: lock and inhibitors skipped; wanted health check: 20-disk \
+                exited with 1; wanted health check: 30-net exited with 2"
+                .into(),
     };
     assert_eq!(journal.history().unwrap(), std::slice::from_ref(&running));
     journal.commit(&model, &[&close("one", Outcome::Abandoned)], Wall(3000)).unwrap();

@@ -31,6 +31,10 @@ pub fn status(status: &Status, now: Timestamp, style: &Style) -> String {
         let label = if index == 0 { "trouble" } else { "" };
         page.row(label, &format!("{} {}", style.paint(Paint::Bad, &format!("{}:", trouble.code)), printable(&trouble.message)));
     }
+    for (index, warning) in status.health_warnings.iter().enumerate() {
+        let words = format!("{} {}", style.paint(Paint::Waiting, "wanted health check:"), printable(warning));
+        page.row(if index == 0 { "warning" } else { "" }, &words);
+    }
     page.error(status);
     let ended = status.attempts;
     page.row("attempts", &format!("{} committed, {} rolled back, {} failed", ended.committed, ended.rolled_back, ended.failed));
