@@ -278,32 +278,60 @@ impl Engine {
         if standing.is_pending() {
             return self.not_attempted(plan, step, now);
         }
-        // Whatever was booted and failed has left its marks.
-        let message = format!("the host was rebooted after slot {} had been disarmed: it was not tried", plan.slot);
+        self.marks_are_gone(plan, step, standing, now)
+    }
+
+    /// Somebody disarmed it before the reboot, or the loader tried it and cleared the marks when it gave it up: some firmware leaves none
+    /// of a slot whose last try it has spent. Both look the same.
+    fn marks_are_gone(&mut self, mut plan: Plan, step: ArmedStep, standing: Standing, now: &Now) -> Vec<Effect> {
+        let slot = plan.slot;
+        let mut effects = Vec::new();
+        let times = self.reboots_in_vain(&plan, step);
+        let message = if times == 0 {
+            format!("the host was rebooted after slot {slot} had been disarmed: it was not tried")
+        } else if times < MAX_NEVER_SHOWN {
+            format!(
+                "the host was rebooted, and slot {slot} is no longer armed: it was disarmed, or its loader gave it up and left no marks"
+            )
+        } else {
+            let why =
+                format!("slot {slot} was armed and never seen to run, and its marks were gone, in {times} reboots in a row");
+            effects.push(self.refuse(plan.digest, plan.sequence, &plan.version, &why, now));
+            format!(
+                "the host was rebooted, and slot {slot} is no longer armed, {times} times in a row: its loader gives it up and leaves no \
+                 marks, so the image does not come up; {}",
+                only_by_a_person(&plan)
+            )
+        };
         let fault = Fault::new(Cause::NotAttempted, message);
         self.remember_error(&fault, About::Attempt, now);
         plan.giving_up = Some(GivingUp::over(fault, WayBack::Failed, SlotMayBe::NotArmed));
-        self.restart_way_back(plan, standing, now)
+        effects.extend(self.restart_way_back(plan, standing, now));
+        effects
     }
 
-    /// Only a reboot that was asked for counts: after a power cut before it, some loaders rightly start the old slot.
     fn not_attempted(&mut self, plan: Plan, step: ArmedStep, now: &Now) -> Vec<Effect> {
         let mut message = format!("the host was rebooted, but its loader did not try slot {}", plan.slot);
         let mut effects = Vec::new();
-        let times = if step == ArmedStep::Rebooting && plan.kind == Kind::Update { self.count_never_shown(&plan) } else { 0 };
+        let times = self.reboots_in_vain(&plan, step);
         if times < MAX_NEVER_SHOWN {
             message.push_str(": it does not read this boot table");
         } else {
             let why = format!("the boot loader never showed slot {} running, in {times} reboots in a row", plan.slot);
             effects.push(self.refuse(plan.digest, plan.sequence, &plan.version, &why, now));
-            let version = &plan.version;
             message = format!(
-                "{message}, {times} times in a row: it does not read this boot table, or the image dies before it can write to it; {version} is \
-                 installed again only by `updatectl update {version}`, a newer release by itself"
+                "{message}, {times} times in a row: it does not read this boot table, or the image dies before it can write to it; {}",
+                only_by_a_person(&plan)
             );
         }
         effects.extend(self.give_up(plan, Fault::new(Cause::NotAttempted, message), WayBack::Failed, now));
         effects
+    }
+
+    /// Reboots in a row that were to start the plan's slot and did not show it, with this one. Only a reboot that was asked for counts:
+    /// after a power cut before it, some loaders rightly start the old slot.
+    fn reboots_in_vain(&mut self, plan: &Plan, step: ArmedStep) -> u32 {
+        if step == ArmedStep::Rebooting && plan.kind == Kind::Update { self.count_never_shown(plan) } else { 0 }
     }
 
     /// A release that is newer than all of them starts from one.
@@ -340,6 +368,10 @@ impl Engine {
         }
         self.roll_back(plan, "power was lost before the slot was marked good, and the loader went back", now)
     }
+}
+
+fn only_by_a_person(plan: &Plan) -> String {
+    format!("{0} is installed again only by `updatectl update {0}`, a newer release by itself", plan.version)
 }
 
 /// The plan of an attempt of which only the rows that never change form are left.

@@ -545,6 +545,18 @@ fn come_up_untried(host: &mut Host, boot: u32) -> Vec<String> {
     effects
 }
 
+/// The same with a loader that gives the slot up after its last try and leaves no marks of it.
+fn come_up_without_marks(host: &mut Host, boot: u32) -> Vec<String> {
+    host.reboot(Ok(()));
+    let effects = host.restart(|facts| {
+        in_old_slot(facts, BLANK);
+        facts.boot_id = format!("boot-{boot}").as_str().into();
+    });
+    assert_eq!(host.undrained(), list("close failed not-attempted, report failed, release aborted"));
+    host.step(Event::Outbox { releases_waiting: 0 });
+    effects
+}
+
 /// The pause after a failure is over and release `number` is offered again.
 fn try_again(host: &mut Host, number: u64) {
     while host.state() != "checking" {
@@ -595,6 +607,41 @@ fn design_11_7_a_release_whose_slot_the_loader_never_shows_running_is_refused_af
     // A loader that shows it running is one that reads the table.
     kept.boot_into_b(armed(TRIES - 1));
     assert_eq!(kept.engine.model().never_shown, None);
+}
+
+#[test]
+fn design_11_7_a_release_whose_marks_the_loader_clears_is_refused_after_three_reboots_in_a_row() {
+    let mut host = Host::at("armed/rebooting");
+    for boot in 2..4 {
+        assert_eq!(come_up_without_marks(&mut host, boot), list("undrain"));
+        try_again(&mut host, 2);
+    }
+    assert_eq!(come_up_without_marks(&mut host, 4), list("refuse 1.1.0, undrain"));
+    let reason = &host.engine.model().refusals[0].reason;
+    assert_eq!(reason, "slot b was armed and never seen to run, and its marks were gone, in 3 reboots in a row");
+    assert_eq!(
+        host.engine.model().last_error.as_ref().unwrap().message,
+        "the host was rebooted, and slot b is no longer armed, 3 times in a row: its loader gives it up and leaves no marks, so the image \
+         does not come up; 1.1.0 is installed again only by `updatectl update 1.1.0`, a newer release by itself"
+    );
+    while host.state() != "checking" {
+        host.wake();
+    }
+    assert_eq!((host.offered(2), host.state()), (list("report refused"), "idle"));
+    // Both ways in which a loader shows nothing of it count together.
+    let mut host = Host::at("armed/rebooting");
+    come_up_untried(&mut host, 2);
+    try_again(&mut host, 2);
+    come_up_without_marks(&mut host, 3);
+    assert_eq!(host.engine.model().never_shown.as_ref().unwrap().count, 2);
+    // What was not rebooted for is not held against it.
+    for state in ["armed/resting", "armed/gates"] {
+        let mut host = Host::at(state);
+        host.restart(|facts| in_old_slot(facts, BLANK));
+        assert_eq!(host.engine.model().never_shown, None, "{state}");
+        let message = &host.engine.model().last_error.as_ref().unwrap().message;
+        assert_eq!(message, "the host was rebooted after slot b had been disarmed: it was not tried", "{state}");
+    }
 }
 
 #[test]
