@@ -7,7 +7,7 @@
 //! 3. under systemd `boot-complete.target` is active, wherever something asks for it: what a distribution or a package orders before
 //!    it (`Before=boot-complete.target`, `RequiredBy=boot-complete.target`) is a required check, too;
 //! 4. the same again after the settle time, and not before the host has been up for its least time;
-//! 5. `health/wanted.d` is run; what fails there is a warning.
+//! 5. `health/wanted.d` is run; what fails there is a warning, as is what the daemon itself found and only wants to be said.
 //!
 //! A required check that fails is tried again until the deadline: services need time to come up, and an image that is really
 //! bad is still bad then. Promises: an answer comes by the deadline (plus the seconds it takes to kill a hook), and it is
@@ -47,6 +47,8 @@ pub struct Probe {
     pub services: Services,
     /// Built-in required checks, by name, with what they said.
     pub built_in: Vec<(String, Result<(), String>)>,
+    /// What built-in wanted checks found.
+    pub warnings: Vec<String>,
 }
 
 /// Who is asked whether the boot is complete, and about failed services where there are no health hooks.
@@ -251,11 +253,11 @@ fn time_to_answer(deadline: Instant) -> Duration {
 
 async fn wanted(probe: &Probe, deadline: Instant) -> Vec<String> {
     let folder = probe.hooks_dir.join("health/wanted.d");
-    let found = match hooks::run(&folder, &probe.context, probe.time_limit(deadline), AfterFailure::GoOn).await {
+    let hooks = match hooks::run(&folder, &probe.context, probe.time_limit(deadline), AfterFailure::GoOn).await {
         Ok(results) => results.iter().filter(|result| !result.is_ok()).map(hooks::HookResult::words).collect(),
         Err(error) => vec![error.to_string()],
     };
-    bounded(&found)
+    bounded(&[probe.warnings.clone(), hooks].concat())
 }
 
 /// They are kept with the attempt and sent to the update server: few, and short.
@@ -295,6 +297,7 @@ mod tests {
             hook_timeout: Duration::from_secs(10),
             services: Services::NotAsked,
             built_in: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -313,6 +316,14 @@ mod tests {
         let (health, words) = tokio::join!(probe(&asked, &latest), mend);
         assert_eq!(words.as_deref(), Some("10-service exited with 1: the service is down"));
         assert_eq!((health, latest.borrow().clone()), (Health::Healthy { warnings: Vec::new() }, None));
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_itself_found_only_warns() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = Probe { warnings: vec!["nobody counts".to_owned()], ..asking(folder.path(), "exit 0") };
+        let health = probe(&asked, &watch::channel(None).0).await;
+        assert_eq!(health, Health::Healthy { warnings: vec!["nobody counts".to_owned()] });
     }
 
     #[test]

@@ -193,6 +193,17 @@ impl World {
         boot_control(&self.settings, disk).map_err(|error| boot_fault(&error))
     }
 
+    /// What is to be said where the loader started a slot on trial and did not count that boot. Nothing where the marks do not tell:
+    /// the Raspberry Pi's firmware takes the flag back by itself, and a program of the integrator's shows no tries that were spent.
+    pub fn uncounted_boot(&self, facts: &Facts, slot: SlotName) -> Option<String> {
+        let tells = !matches!(self.settings.boot, BootSettings::RpiTryboot(_) | BootSettings::Custom(_));
+        let tries = facts.uncounted_boot(slot).filter(|_| tells)?;
+        Some(format!(
+            "the boot loader started slot {slot} without counting the boot ({tries} of {tries} tries left): it would start a bad image for \
+             ever; see docs/integrating.md (if nobody chose it in the boot menu)"
+        ))
+    }
+
     fn read_boot(&self, disk: &Disk) -> Result<BootTable, Fault> {
         let state = self.boot_control(disk)?.read().map_err(|error| boot_fault(&error))?;
         boot_table(&state)
@@ -774,6 +785,35 @@ pub(crate) mod tests {
         let settings = crate::config::parse(&[usual, elsewhere]).unwrap();
         let blind = World::new(Arc::new(settings), plain.records().clone());
         assert!(blind.ground_for_marks().unwrap_err().message.contains("nowhere") && blind.look(None).running.is_none());
+    }
+
+    #[test]
+    fn a_trial_whose_boot_nobody_counted_is_said_where_the_marks_tell() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = world(dir.path());
+        let said = |control: &str, b: Standing, running: SlotName| {
+            let usual = crate::config::Source::new("usual", plain.settings().to_toml().unwrap());
+            let boot = crate::config::Source::new("boot", control.to_owned());
+            let settings = crate::config::parse(&[usual, boot]).unwrap();
+            let world = World::new(Arc::new(settings), plain.records.clone());
+            let facts = Facts { running: Some(running), boot: Some(host::table(b)), ..host::facts() };
+            world.uncounted_boot(&facts, SlotName::B)
+        };
+        let gpt = "boot.control = \"gpt\"";
+        let words = said(gpt, host::armed(host::TRIES), SlotName::B).unwrap();
+        assert!(words.starts_with("the boot loader started slot b without counting the boot (3 of 3 tries left)"), "{words}");
+        assert_eq!(crate::health::brief(&words), words, "it is shown whole");
+        for control in [gpt, "boot.control = \"grub\"", "boot.control = \"systemd-boot\"", "boot.control = \"efi\""] {
+            assert!(said(control, host::armed(host::TRIES), SlotName::B).is_some(), "{control}");
+            for counted in [host::armed(host::TRIES - 1), host::SPENT, host::GOOD, host::BAD, host::BLANK] {
+                assert_eq!(said(control, counted, SlotName::B), None, "{control}: {counted:?}");
+            }
+            assert_eq!(said(control, host::armed(host::TRIES), SlotName::A), None, "it does not run");
+        }
+        let rpi = "boot.control = \"rpi-tryboot\"\nreboot.command = [\"systemctl\", \"reboot\", \"--reboot-argument=0 tryboot\"]";
+        for control in [rpi, "boot.control = \"custom\"\nboot.custom.program = \"/p\""] {
+            assert_eq!(said(control, host::armed(host::TRIES), SlotName::B), None, "{control}");
+        }
     }
 
     #[test]

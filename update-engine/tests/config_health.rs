@@ -96,6 +96,7 @@ impl Host {
             hook_timeout: Duration::from_secs(5),
             services: self.services.clone(),
             built_in: self.built_in.clone(),
+            warnings: Vec::new(),
         };
         tokio::runtime::Builder::new_current_thread()
             .enable_all()

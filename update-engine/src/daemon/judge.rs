@@ -15,8 +15,9 @@ use crate::engine::time::Mono;
 use crate::health::{self, Health, Probe, Services};
 use crate::world::{World, chain};
 
-/// Probes health within its deadline. A slot that is healthy sooner is kept after that time.
-pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration) -> Event {
+/// Probes health within its deadline. A slot that is healthy sooner is kept after that time. What is known to be wrong with it, and no
+/// reason to leave it, is said with what the host owner's wanted checks find.
+pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration, warnings: Vec<String>) -> Event {
     let (world, slot, kind) = (shared.world.clone(), plan.slot, plan.kind);
     let built_in = blocking(move || {
         vec![
@@ -36,6 +37,7 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration) -> 
         hook_timeout: settings.health.hook_timeout,
         services: Services::of_host(&settings.sysroot),
         built_in,
+        warnings,
     };
     let result = match probe_and_tell(&shared, &plan, &probe).await {
         Health::Healthy { warnings } => {
@@ -53,7 +55,7 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration) -> 
 }
 
 /// The engine hears when the probe ends, and what fails meanwhile. What is told late is overtaken by the answer.
-async fn probe_and_tell(shared: &Shared, plan: &Plan, probe: &Probe) -> Health {
+pub(super) async fn probe_and_tell(shared: &Shared, plan: &Plan, probe: &Probe) -> Health {
     let until = now().mono.after(millis(probe.deadline));
     let (latest, mut findings) = watch::channel(None);
     let telling = async {

@@ -338,7 +338,9 @@ impl Daemon {
                 let now = now();
                 let kept_after_ms = self.engine.kept_from(&now).map_or(0, |at| now.mono.until(at));
                 let kept_after = Duration::from_millis(kept_after_ms);
-                self.spawn_for("the health check", &plan.clone(), judge::health(shared, plan, kept_after));
+                let uncounted = shared.world.uncounted_boot(self.engine.facts(), plan.slot);
+                let warnings = Vec::from_iter(uncounted);
+                self.spawn_for("the health check", &plan.clone(), judge::health(shared, plan, kept_after, warnings));
             }
             Effect::Stop(attempt) => self.stop(&attempt),
             Effect::Row(row) => self.waiting.rows.push(row),

@@ -24,6 +24,7 @@ use crate::engine::policy::{Policy, Strategy};
 use crate::engine::state::{ArmedStep, Claim, GivingUp, Kind, LockedStep, Target, Waiting as Step, WayBack};
 use crate::engine::tests::host;
 use crate::fetch::{Fetcher, Options};
+use crate::health::{Probe, Services};
 use crate::journal::Message;
 use crate::kernel_log::{self, KernelLog};
 use crate::status::json::{EventKind, EventLine, Inspecting, Inspection, LastError};
@@ -672,6 +673,32 @@ async fn the_kernels_log_of_a_slot_that_is_given_up_is_kept_whether_it_could_be_
             ("5d1c", Some("Kernel panic - not syncing: no init found"))
         );
     }
+}
+
+#[tokio::test]
+async fn what_fails_in_a_trial_and_until_when_it_may_is_in_the_status_while_it_is_probed() {
+    let facts = Facts { running: Some(SlotName::B), boot: Some(host::table(host::armed(2))), ..host::facts() };
+    let trial = State::Trial { plan: plan(), verdict: None };
+    let Rig { mut daemon, handle, _dir: dir } = rig_in(Model { state: trial, ..Model::default() }, facts, policy());
+    let probe = Probe {
+        hooks_dir: dir.path().join("hooks"),
+        context: hooks::HookContext::default(),
+        deadline: Duration::from_secs(300),
+        settle: Duration::ZERO,
+        kept_after: Duration::ZERO,
+        hook_timeout: Duration::from_secs(10),
+        services: Services::Systemd(dir.path().join("no systemctl")),
+        built_in: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let shared = daemon.shared.clone();
+    let work = tokio::spawn(async move { judge::probe_and_tell(&shared, &plan(), &probe).await });
+    let shown = || handle.status.borrow().trial.clone().unwrap_or_default();
+    until(&mut daemon, "the finding is shown", |_| shown().failing.is_some()).await;
+    work.abort();
+    assert!(shown().failing.unwrap().starts_with("systemd did not say how the system is"));
+    let left_s = shown().deadline_at.unwrap().as_second() - now().wall.timestamp().as_second();
+    assert!((200..=300).contains(&left_s), "{left_s} s");
 }
 
 #[tokio::test]

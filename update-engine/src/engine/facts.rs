@@ -173,6 +173,13 @@ impl Facts {
         standing.is_out_of_tries() || (standing.is_pending() && standing.tries_left() < full)
     }
 
+    /// The slot runs, and has every try left that it was armed with, which is how many: nobody counted the boot that started it.
+    pub fn uncounted_boot(&self, slot: SlotName) -> Option<u8> {
+        let full = self.boot.as_ref().map(|boot| boot.tries)?;
+        let is_uncounted = self.running == Some(slot) && self.standing(slot) == Some(Standing::Pending { tries_left: full });
+        is_uncounted.then_some(full)
+    }
+
     /// The slot that may be written: the one that does not run.
     pub fn target(&self) -> Option<SlotName> {
         self.running.map(SlotName::other)

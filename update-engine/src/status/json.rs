@@ -586,6 +586,7 @@ impl Default for Status {
             last_error: None,
             kernel_log: None,
             attempts: Attempts::default(),
+            health_warnings: Vec::new(),
             troubles: Vec::new(),
         }
     }
