@@ -2,7 +2,7 @@
 //!
 //! 1. the built-in required checks that the daemon passes in, such as: would this image's keyring accept the next release
 //!    (design 11.4);
-//! 2. every hook in `health/required.d` exits 0; without such hooks: the daemon is up (it asks), and under systemd no unit has
+//! 2. every hook in `health/required.d` (or `health.d/required.d`) exits 0; without such hooks: the daemon is up (it asks), and under systemd no unit has
 //!    failed and the system is no longer starting;
 //! 3. under systemd `boot-complete.target` is active, wherever something asks for it: what a distribution or a package orders before
 //!    it (`Before=boot-complete.target`, `RequiredBy=boot-complete.target`) is a required check, too;
@@ -31,7 +31,7 @@ pub const MAX_FINDING_CHARS: usize = 200;
 /// How to probe.
 #[derive(Debug, Clone)]
 pub struct Probe {
-    /// Folder with `health/required.d` and `health/wanted.d`.
+    /// Folder of the hooks, with those of health in it.
     pub hooks_dir: PathBuf,
     /// What hooks are told.
     pub context: HookContext,
@@ -86,6 +86,10 @@ impl Services {
 }
 
 impl Probe {
+    fn folders(&self, names: [&str; 2]) -> [PathBuf; 2] {
+        names.map(|name| self.hooks_dir.join(name))
+    }
+
     fn time_limit(&self, deadline: Instant) -> TimeLimit {
         TimeLimit { each: self.hook_timeout, until: Some(deadline) }
     }
@@ -184,11 +188,11 @@ async fn required(probe: &Probe, deadline: Instant) -> Result<(), Failure> {
 }
 
 async fn hooks_or_units(probe: &Probe, deadline: Instant) -> Result<(), Failure> {
-    let folder = probe.hooks_dir.join("health/required.d");
-    if hooks::list(&folder).map_err(|error| Failure::new(error.to_string()))?.is_empty() {
+    let folders = probe.folders(hooks::REQUIRED_CHECKS);
+    if hooks::list_merged(&folders).map_err(|error| Failure::new(error.to_string()))?.is_empty() {
         return services(&probe.services, deadline).await;
     }
-    let results = hooks::run(&folder, &probe.context, probe.time_limit(deadline), AfterFailure::Stop)
+    let results = hooks::run_merged(&folders, &probe.context, probe.time_limit(deadline), AfterFailure::Stop)
         .await
         .map_err(|error| Failure::new(error.to_string()))?;
     match results.into_iter().find(|result| !result.is_ok()) {
@@ -252,8 +256,8 @@ fn time_to_answer(deadline: Instant) -> Duration {
 }
 
 async fn wanted(probe: &Probe, deadline: Instant) -> Vec<String> {
-    let folder = probe.hooks_dir.join("health/wanted.d");
-    let hooks = match hooks::run(&folder, &probe.context, probe.time_limit(deadline), AfterFailure::GoOn).await {
+    let folders = probe.folders(hooks::WANTED_CHECKS);
+    let hooks = match hooks::run_merged(&folders, &probe.context, probe.time_limit(deadline), AfterFailure::GoOn).await {
         Ok(results) => results.iter().filter(|result| !result.is_ok()).map(hooks::HookResult::words).collect(),
         Err(error) => vec![error.to_string()],
     };
@@ -316,6 +320,23 @@ mod tests {
         let (health, words) = tokio::join!(probe(&asked, &latest), mend);
         assert_eq!(words.as_deref(), Some("10-service exited with 1: the service is down"));
         assert_eq!((health, latest.borrow().clone()), (Health::Healthy { warnings: Vec::new() }, None));
+    }
+
+    #[tokio::test]
+    async fn checks_in_the_other_spelling_count_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = Probe { deadline: Duration::from_millis(500), ..asking(folder.path(), "exit 0") };
+        for (name, script) in [("required.d/20-net", "echo no route; exit 1"), ("wanted.d/20-disk", "echo full; exit 1")] {
+            let path = folder.path().join("health.d").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            write_program(&path, script);
+        }
+        let Health::Unhealthy { reason, .. } = probe(&asked, &watch::channel(None).0).await else { panic!("healthy") };
+        assert_eq!(reason, "20-net exited with 1: no route");
+        std::fs::remove_file(folder.path().join("health.d/required.d/20-net")).unwrap();
+        let asked = Probe { deadline: Duration::from_secs(30), ..asked };
+        let warnings = vec!["20-disk exited with 1: full".to_owned()];
+        assert_eq!(probe(&asked, &watch::channel(None).0).await, Health::Healthy { warnings });
     }
 
     #[tokio::test]

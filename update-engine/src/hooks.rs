@@ -1,7 +1,7 @@
 //! Hooks: small programs of the host's owner that are asked before, during and after an update.
 //!
-//! They stand in `hooks_dir/{gate,drain,undrain,health/required,health/wanted}.d/` and run one after the other in the order of
-//! their names, each with the environment `OTA_ATTEMPT OTA_FROM OTA_TO OTA_SLOT` and a plain `PATH`, `/` as its folder,
+//! They stand in `hooks_dir/{gate,drain,undrain,health/required,health/wanted}.d/` (those of health also in
+//! `hooks_dir/health.d/{required,wanted}.d/`: both are one list) and run one after the other in the order of their names, each with the environment `OTA_ATTEMPT OTA_FROM OTA_TO OTA_SLOT` and a plain `PATH`, `/` as its folder,
 //! nothing on its input, and a process group of its own. Regular executable files count (or links to such); hidden files and
 //! what editors and packages leave behind do not. A folder that does not exist has no hooks.
 //!
@@ -13,9 +13,10 @@
 //! Never: runs a file that somebody other than root could have changed (design 11.16), passes on the daemon's environment, or
 //! takes a missing answer for a yes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -37,7 +38,17 @@ pub use transcript::MAX_OUTPUT_BYTES;
 use transcript::Transcript;
 
 /// Every folder of hooks, below `hooks_dir`.
-pub const FOLDERS: [&str; 5] = ["gate.d", "drain.d", "undrain.d", "health/required.d", "health/wanted.d"];
+pub const FOLDERS: [&str; 7] =
+    ["gate.d", "drain.d", "undrain.d", REQUIRED_CHECKS[0], REQUIRED_CHECKS[1], WANTED_CHECKS[0], WANTED_CHECKS[1]];
+/// Both spellings of the folder of required health checks.
+pub const REQUIRED_CHECKS: [&str; 2] = ["health/required.d", "health.d/required.d"];
+/// Both spellings of the folder of wanted health checks.
+pub const WANTED_CHECKS: [&str; 2] = ["health/wanted.d", "health.d/wanted.d"];
+/// Folders with such a name that hold no hooks: the configuration's own by default, and what the health checks lie in.
+const OTHER_FOLDERS: [&str; 2] = ["config.d", "health.d"];
+/// Most entries of a folder that are looked at for a name that is not known, and most such names.
+const MAX_ENTRIES: usize = 4096;
+const MAX_UNKNOWN: usize = 16;
 
 /// Exit code of a gate that says *not now*: `EX_TEMPFAIL` of sysexits.
 pub const NOT_NOW: i32 = 75;
@@ -255,8 +266,29 @@ pub async fn run_until(
     after_failure: AfterFailure,
     stop: &mut Stop,
 ) -> Result<Vec<HookResult>, HooksError> {
+    Ok(run_each(list(folder)?, context, limit, after_failure, stop).await)
+}
+
+/// Runs the hooks of several folders as those of one.
+pub async fn run_merged(
+    folders: &[PathBuf],
+    context: &HookContext,
+    limit: TimeLimit,
+    after_failure: AfterFailure,
+) -> Result<Vec<HookResult>, HooksError> {
+    let (_nobody_stops, mut stop) = stopper();
+    Ok(run_each(list_merged(folders)?, context, limit, after_failure, &mut stop).await)
+}
+
+async fn run_each(
+    hooks: Vec<PathBuf>,
+    context: &HookContext,
+    limit: TimeLimit,
+    after_failure: AfterFailure,
+    stop: &mut Stop,
+) -> Vec<HookResult> {
     let mut results = Vec::new();
-    for path in list(folder)? {
+    for path in hooks {
         let program = Program::hook(&path, context);
         let result = match limit.next() {
             _ if stop.is_told() => HookResult { exit: Exit::Stopped, ..HookResult::not_started(program.name, "") },
@@ -269,7 +301,44 @@ pub async fn run_until(
             break;
         }
     }
-    Ok(results)
+    results
+}
+
+/// The hooks of several folders in the order of their names, whichever they lie in. A file that is met twice under one name, because one
+/// folder or file is a link to the other, is one hook.
+pub fn list_merged(folders: &[PathBuf]) -> Result<Vec<PathBuf>, HooksError> {
+    let mut hooks = Vec::new();
+    for folder in folders {
+        hooks.extend(list(folder)?);
+    }
+    hooks.sort_by(|one, other| one.file_name().cmp(&other.file_name()).then_with(|| one.cmp(other)));
+    let mut known = BTreeSet::new();
+    hooks.retain(|hook| known.insert((hook.file_name().map(ToOwned::to_owned), file_of(hook))));
+    match folders.last() {
+        Some(folder) if hooks.len() > MAX_HOOKS => Err(HooksError::TooMany { folder: folder.clone() }),
+        _ => Ok(hooks),
+    }
+}
+
+fn file_of(hook: &Path) -> Option<(u64, u64)> {
+    fs::metadata(hook).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Folders that look as if they held hooks and are called like none: a slip in a name must not pass for having no checks.
+pub fn unknown_folders(hooks_dir: &Path) -> Vec<PathBuf> {
+    let mut unknown: Vec<PathBuf> =
+        ["", "health", "health.d"].into_iter().flat_map(|parent| unknown_in(hooks_dir, parent)).collect();
+    unknown.sort();
+    unknown.truncate(MAX_UNKNOWN);
+    unknown
+}
+
+fn unknown_in(hooks_dir: &Path, parent: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(hooks_dir.join(parent)) else { return Vec::new() };
+    let names = entries.take(MAX_ENTRIES).flatten().map(|entry| Path::new(parent).join(entry.file_name()));
+    let is_known = |name: &Path| FOLDERS.iter().chain(&OTHER_FOLDERS).any(|known| Path::new(known) == name);
+    let unknown = names.filter(|name| name.extension().is_some_and(|end| end == "d") && !is_known(name));
+    unknown.map(|name| hooks_dir.join(name)).filter(|path| path.is_dir()).collect()
 }
 
 /// The hooks of a folder in the order of their names, after looking at who could have changed them.
@@ -520,6 +589,62 @@ mod tests {
             result(Exit::NotStarted("No such file".into()), "").gate(),
             not_now("10-backup could not be started: No such file")
         );
+    }
+
+    fn hook(folder: &Path, name: &str) -> PathBuf {
+        fs::create_dir_all(folder).unwrap();
+        let path = folder.join(name);
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn health_checks_of_both_spellings_are_one_list_in_the_order_of_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = REQUIRED_CHECKS.map(|name| dir.path().join(name));
+        assert_eq!(list_merged(&folders).unwrap(), Vec::<PathBuf>::new());
+        let expected = [
+            hook(&folders[1], "10-disk"),
+            // Two files of one name are two checks.
+            hook(&folders[0], "20-net"),
+            hook(&folders[1], "20-net"),
+            hook(&folders[0], "30-service"),
+        ];
+        assert_eq!(list_merged(&folders).unwrap(), expected);
+        // One file that is linked into the other folder is one.
+        std::os::unix::fs::symlink(&expected[3], folders[1].join("30-service")).unwrap();
+        assert_eq!(list_merged(&folders).unwrap().len(), 4);
+        // Where one spelling is a link to the other, nothing runs twice.
+        let dir = tempfile::tempdir().unwrap();
+        let folders = WANTED_CHECKS.map(|name| dir.path().join(name));
+        hook(&folders[0], "10-disk");
+        std::os::unix::fs::symlink("health", dir.path().join("health.d")).unwrap();
+        assert_eq!(list_merged(&folders).unwrap().len(), 1);
+        // Together they are not more than those of one folder.
+        let dir = tempfile::tempdir().unwrap();
+        let folders = WANTED_CHECKS.map(|name| dir.path().join(name));
+        for number in 0..=MAX_HOOKS {
+            hook(&folders[number % 2], &format!("{number}"));
+        }
+        assert!(matches!(list_merged(&folders), Err(HooksError::TooMany { .. })));
+    }
+
+    #[test]
+    fn a_folder_whose_name_is_a_slip_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in FOLDERS.iter().chain(&OTHER_FOLDERS) {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        assert_eq!(unknown_folders(dir.path()), Vec::<PathBuf>::new());
+        let slips = ["drains.d", "health/want.d", "health.d/require.d", "required.d"].map(|name| dir.path().join(name));
+        for slip in &slips {
+            fs::create_dir_all(slip).unwrap();
+        }
+        fs::create_dir_all(dir.path().join("keys")).unwrap();
+        fs::write(dir.path().join("notes.d"), "no folder").unwrap();
+        assert_eq!(unknown_folders(dir.path()), slips);
+        assert_eq!(unknown_folders(&dir.path().join("none")), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::engine::event::Orphan;
 use crate::engine::policy::{LockSettings, Policy, Strategy};
 use crate::engine::{Engine, Model};
 use crate::fetch::{Fetcher, Options};
+use crate::hooks;
 use crate::journal::{Journal, JournalError};
 use crate::records::{Records, RecordsError};
 use crate::world::{self, World};
@@ -69,6 +70,10 @@ pub enum StartError {
 pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
     let settings = Arc::new(loaded.settings);
     let Ok(mut stop) = signals() else { return Ok(Ended::Stopped) };
+    for folder in hooks::unknown_folders(&settings.reboot.hooks_dir) {
+        let known = hooks::FOLDERS.join(", ");
+        tracing::warn!(folder = %folder.display(), "nothing in it is run: no folder of hooks is called so, expected one of {known}");
+    }
     loop {
         if let End::Whole(ended) = run_once(settings.clone(), &loaded.files, &mut stop).await? {
             return Ok(ended);
