@@ -143,9 +143,13 @@ pub fn error_code(cause: &Cause) -> ErrorCode {
         Cause::Install => ActionCode::DownloadOperationExecutionError,
         Cause::DiskWrite => ActionCode::DownloadWriteError,
         Cause::ReadBack => ActionCode::NewRootfsVerificationError,
-        Cause::BootControl | Cause::BootWeakness | Cause::BootRival | Cause::NotAttempted | Cause::Disarm | Cause::MarkGood => {
-            ActionCode::SetBootableFlagError
-        }
+        Cause::BootControl
+        | Cause::BootWeakness
+        | Cause::BootRival
+        | Cause::TrialUnit
+        | Cause::NotAttempted
+        | Cause::Disarm
+        | Cause::MarkGood => ActionCode::SetBootableFlagError,
         Cause::Reboot | Cause::RebootLate => ActionCode::PostinstallRunnerError,
         Cause::RolledBack | Cause::Unhealthy => ActionCode::RollbackError,
         Cause::Lock

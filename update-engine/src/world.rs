@@ -133,6 +133,7 @@ impl World {
             left: self.left_trial(),
             last_words: self.last_words(),
             rival: rival(&self.settings),
+            no_deadline: no_deadline(&self.settings),
             troubles,
         }
     }
@@ -595,6 +596,53 @@ fn rival(settings: &Settings) -> Option<String> {
     })
 }
 
+/// Most entries that are looked at in a folder of units.
+const MAX_UNITS: usize = 4096;
+
+/// A trial whose daemon does not run is ended by a unit of its own. Under systemd nothing starts it where it is not installed, nothing asks
+/// for it, or it is masked. Elsewhere nobody knows how it is started.
+fn no_deadline(settings: &Settings) -> Option<String> {
+    const UNIT: &str = "update-engine-trial.service";
+    // In the order in which they count (systemd.unit(5)).
+    const FOLDERS: [&str; 5] = [
+        "etc/systemd/system",
+        "run/systemd/system",
+        "usr/local/lib/systemd/system",
+        "usr/lib/systemd/system",
+        "lib/systemd/system",
+    ];
+    if !settings.under_sysroot("run/systemd/system").is_dir() {
+        return None;
+    }
+    let folders = FOLDERS.map(|folder| settings.under_sysroot(folder));
+    let unit = folders.iter().map(|folder| folder.join(UNIT)).find(|unit| unit.symlink_metadata().is_ok());
+    let how = match unit {
+        None => "is not installed",
+        Some(unit) if is_masked(&unit) => "is masked",
+        Some(_) if !folders.iter().any(|folder| is_asked_for(folder, UNIT)) => "is not enabled",
+        Some(_) => return None,
+    };
+    Some(format!(
+        "{UNIT} {how}: an image whose daemon does not come up is then left by nothing until somebody reboots the host; the images have to \
+         bring and enable it (`systemctl enable {UNIT}`)"
+    ))
+}
+
+/// A link to nowhere, or an empty file.
+fn is_masked(unit: &Path) -> bool {
+    let is_link_to_null = std::fs::read_link(unit).is_ok_and(|target| target == Path::new("/dev/null"));
+    is_link_to_null || unit.symlink_metadata().is_ok_and(|data| data.is_file() && data.len() == 0)
+}
+
+/// Some other unit wants or requires it.
+fn is_asked_for(folder: &Path, unit: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.take(MAX_UNITS).flatten().any(|entry| {
+        let asks = entry.path().extension().is_some_and(|kind| kind == "wants" || kind == "requires");
+        asks && entry.path().join(unit).symlink_metadata().is_ok()
+    })
+}
+
 fn is_block_device(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     std::fs::metadata(path).is_ok_and(|data| data.file_type().is_block_device())
@@ -837,6 +885,37 @@ pub(crate) mod tests {
         assert_eq!(rival(plain.settings()), None, "other loaders' slots are none of its");
         link("etc/systemd/system", "/dev/null");
         assert_eq!(rival(&settings), None);
+    }
+
+    #[test]
+    fn under_systemd_a_deadline_that_nothing_starts_is_said_until_it_is_enabled() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let said = || no_deadline(world.settings());
+        let how = |word: &str| said().unwrap().starts_with(&format!("update-engine-trial.service {word}: "));
+        let unit = |folder: &str| dir.path().join(folder).join("update-engine-trial.service");
+        let link = |folder: &str, to: &str| {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+            std::os::unix::fs::symlink(to, unit(folder)).unwrap();
+        };
+        assert_eq!(said(), None, "systemd does not run it");
+        std::fs::create_dir_all(dir.path().join("run/systemd/system")).unwrap();
+        assert!(how("is not installed"), "{:?}", said());
+        std::fs::create_dir_all(dir.path().join("usr/lib/systemd/system")).unwrap();
+        std::fs::write(unit("usr/lib/systemd/system"), "[Service]\n").unwrap();
+        assert!(how("is not enabled"), "{:?}", said());
+        for (folder, to) in [
+            ("etc/systemd/system/sysinit.target.wants", "/usr/lib/systemd/system/update-engine-trial.service"),
+            ("usr/lib/systemd/system/basic.target.requires", "../update-engine-trial.service"),
+        ] {
+            link(folder, to);
+            assert_eq!(said(), None, "{folder}");
+            link("etc/systemd/system", "/dev/null");
+            assert!(how("is masked"), "{:?}", said());
+            std::fs::remove_file(unit("etc/systemd/system")).unwrap();
+            std::fs::remove_file(unit(folder)).unwrap();
+        }
+        assert!(world.look(None).no_deadline.is_some());
     }
 
     #[test]

@@ -113,6 +113,7 @@ causes! {
     BootControl "boot-control" "the boot table could not be read or written, or the slot must not be armed",
     BootWeakness "boot-weakness" "the boot table is damaged in part, or less protected than it should be",
     BootRival "boot-rival" "another program may mark a slot good whatever its health is",
+    TrialUnit "trial-unit" "nothing ends the trial of an image whose daemon does not run",
     NotAttempted "not-attempted" "the host was rebooted, and its loader did not try the armed slot",
     UnknownArmed "unknown-armed" "a slot was armed, and nothing here knows by whom",
     Disarm "disarm" "a slot could not be disarmed",
@@ -148,6 +149,7 @@ impl Cause {
                 | Self::StepBack
                 | Self::BootWeakness
                 | Self::BootRival
+                | Self::TrialUnit
                 | Self::UnknownArmed
                 | Self::Disarm
                 | Self::RebootLate

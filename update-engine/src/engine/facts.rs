@@ -139,6 +139,8 @@ pub struct Facts {
     pub last_words: Option<LastWords>,
     /// Another program may mark slots good whatever their health is: which, and what to do about it.
     pub rival: Option<String>,
+    /// Nothing but the daemon ends a trial: why, and what to do about it.
+    pub no_deadline: Option<String>,
     /// Reasons not to update, most important first.
     pub troubles: Vec<Trouble>,
 }

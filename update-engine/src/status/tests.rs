@@ -383,6 +383,20 @@ fn a_rival_of_the_trial_needs_attention_and_forbids_nothing() {
 }
 
 #[test]
+fn a_deadline_that_nobody_keeps_needs_attention_and_forbids_nothing() {
+    let mut host = Host::new();
+    host.facts.no_deadline = Some("x.service is not enabled".into());
+    host.start(vec![]);
+    assert_eq!(document(&mut host).troubles[0].code, "trial-unit");
+    assert_says(
+        &mut host,
+        "Needs attention: x.service is not enabled; 1.0.0 runs from slot a; next check in 5 min (at 12:05 UTC).",
+    );
+    assert_eq!(host.wake(), list("check"));
+    assert!(host.offered(2).contains(&"install b".to_owned()));
+}
+
+#[test]
 fn a_slot_that_cannot_be_left_says_why_and_when_its_health_is_checked_again() {
     let mut host = Host::at("armed/rebooting");
     host.restart(|facts| {

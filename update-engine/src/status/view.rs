@@ -160,6 +160,9 @@ pub(super) fn troubles(input: &Input<'_>) -> Vec<Trouble> {
     if let Some(rival) = &input.facts().rival {
         say(&Cause::BootRival, rival.clone());
     }
+    if let Some(why) = &input.facts().no_deadline {
+        say(&Cause::TrialUnit, why.clone());
+    }
     if let Some(words) = stale(input) {
         say(&Cause::Stale, words);
     }

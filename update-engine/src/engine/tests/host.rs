@@ -113,6 +113,7 @@ pub(crate) fn facts() -> Facts {
         left: None,
         last_words: None,
         rival: None,
+        no_deadline: None,
         troubles: vec![],
     }
 }
