@@ -851,7 +851,12 @@ pub(crate) mod tests {
         let words = said(gpt, host::armed(host::TRIES), SlotName::B).unwrap();
         assert!(words.starts_with("the boot loader started slot b without counting the boot (3 of 3 tries left)"), "{words}");
         assert_eq!(crate::health::brief(&words), words, "it is shown whole");
-        for control in [gpt, "boot.control = \"grub\"", "boot.control = \"systemd-boot\"", "boot.control = \"efi\""] {
+        for control in [
+            gpt,
+            "boot.control = \"grub\"",
+            "boot.control = \"systemd-boot\"\nslots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"",
+            "boot.control = \"efi\"",
+        ] {
             assert!(said(control, host::armed(host::TRIES), SlotName::B).is_some(), "{control}");
             for counted in [host::armed(host::TRIES - 1), host::SPENT, host::GOOD, host::BAD, host::BLANK] {
                 assert_eq!(said(control, counted, SlotName::B), None, "{control}: {counted:?}");

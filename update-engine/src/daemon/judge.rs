@@ -11,7 +11,6 @@ use crate::engine::Event;
 use crate::engine::event::Probing;
 use crate::engine::policy::millis;
 use crate::engine::state::{Kind, Plan};
-use crate::engine::time::Mono;
 use crate::health::{self, Health, Probe, Services};
 use crate::world::{World, chain};
 
@@ -54,23 +53,23 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration, war
     Event::Health { attempt: plan.attempt, result }
 }
 
-/// The engine hears when the probe ends, and what fails meanwhile. What is told late is overtaken by the answer.
+/// The engine hears when the probe ends, and what fails meanwhile.
 pub(super) async fn probe_and_tell(shared: &Shared, plan: &Plan, probe: &Probe) -> Health {
     let until = now().mono.after(millis(probe.deadline));
     let (latest, mut findings) = watch::channel(None);
+    // Its end of the channel goes with it, and that ends the telling.
+    let probing = async move { health::probe(probe, &latest).await };
     let telling = async {
         loop {
             let probing = Probing { until, failing: findings.borrow_and_update().clone() };
             let told = shared.events.send(Event::Probing { attempt: plan.attempt.clone(), probing }).await;
             if told.is_err() || findings.changed().await.is_err() {
-                std::future::pending::<()>().await;
+                break;
             }
         }
     };
-    tokio::select! {
-        health = health::probe(probe, &latest) => health,
-        () = telling => Health::Unhealthy { reason: "its findings could not be told".to_owned(), output: String::new() },
-    }
+    let (health, ()) = tokio::join!(probing, telling);
+    health
 }
 
 /// Design 11.4: an image whose own keys do not verify the record that installed it could never be updated again.

@@ -13,6 +13,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, oneshot};
 
 use super::*;
+use crate::boot::gpt::GptControl;
+use crate::boot::{BootControl as _, Permit};
 use crate::control::ControlHandle;
 use crate::engine::Model;
 use crate::engine::cause::Cause;
@@ -27,6 +29,7 @@ use crate::fetch::{Fetcher, Options};
 use crate::health::{Probe, Services};
 use crate::journal::Message;
 use crate::kernel_log::{self, KernelLog};
+use crate::slot;
 use crate::status::json::{EventKind, EventLine, Inspecting, Inspection, LastError};
 use crate::world::tests::world_that_trusts;
 
@@ -699,6 +702,31 @@ async fn what_fails_in_a_trial_and_until_when_it_may_is_in_the_status_while_it_i
     assert!(shown().failing.unwrap().starts_with("systemd did not say how the system is"));
     let left_s = shown().deadline_at.unwrap().as_second() - now().wall.timestamp().as_second();
     assert!((200..=300).contains(&left_s), "{left_s} s");
+}
+
+#[tokio::test]
+async fn a_trial_whose_boot_nobody_counted_is_kept_and_that_stays_in_status_and_history() {
+    let rig = slot::rig::Rig::with_slots_of(16);
+    let world = world_that_trusts(rig.folder.path(), &SecretKey::from_seed(&[1; 32]));
+    let (disk, running) = (rig.disk(), rig.running());
+    let mut control = GptControl::new(&disk).unwrap();
+    control.mark_good(&running).unwrap();
+    control.arm(slot::rig::proven(&disk, &running), Permit::no_lock_configured(), &running).unwrap();
+    // A loader that starts it and leaves the marks as they are.
+    rig.boot(1);
+    let (facts, mut settings) = (world.look(None), (**world.settings()).clone());
+    settings.health.settle = Duration::ZERO;
+    settings.reboot.hooks_dir = rig.folder.path().join("hooks");
+    let (journal, _) = Journal::open(&settings.state_dir, now().wall).unwrap();
+    let engine = Engine::new(Model::default(), facts.clone(), policy());
+    let (mut daemon, handle) = Daemon::new(engine, journal, world, Fetcher::new(Options::default()).unwrap());
+    daemon.shared.settings = Arc::new(settings);
+    daemon.step(Event::Started { facts: Box::new(facts), orphans: Vec::new() });
+    until(&mut daemon, "kept", |daemon| matches!(daemon.engine.model().state, State::Idle)).await;
+    let words = "the boot loader started slot b without counting the boot (3 of 3 tries left)";
+    let warnings = handle.status.borrow().health_warnings.clone();
+    assert!(matches!(warnings.as_slice(), [one] if one.starts_with(words)), "{warnings:?}");
+    assert_eq!(handle.history.borrow()[0].notes, [format!("wanted health check: {}", warnings[0])]);
 }
 
 #[tokio::test]

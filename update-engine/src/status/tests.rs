@@ -279,7 +279,7 @@ fn a_slot_on_trial_says_what_fails_until_when_it_may_and_how_many_tries_are_left
     let mut host = Host::at("trial");
     let until = Mono(host.mono + 300_000);
     let deadline = Timestamp::from_millisecond(host.wall + 300_000).unwrap();
-    let mut probing = |host: &mut Host, failing: Option<&str>| {
+    let probing = |host: &mut Host, failing: Option<&str>| {
         let probing = Probing { until, failing: failing.map(str::to_owned) };
         let attempt = host.attempt();
         assert_eq!(host.step(Event::Probing { attempt, probing }), Vec::<String>::new());

@@ -795,10 +795,7 @@ mod tests {
         for key in ["debian", "ota"] {
             rig.put("debian.conf", &format!("title d\n  sort-key\t{key}\nlinux /z\n"));
             let error = rig.entries.check_loader().unwrap_err().to_string();
-            assert!(
-                error.contains(&format!("debian.conf: expected nothing")) && error.contains(&format!("\"sort-key {key}\"")),
-                "{error}"
-            );
+            assert!(error.contains("debian.conf: expected nothing") && error.contains(&format!("\"sort-key {key}\"")), "{error}");
         }
         fs::remove_file(rig.entries.folder().join("debian.conf")).unwrap();
         fs::create_dir_all(rig.entries.esp.join("EFI/Linux")).unwrap();
