@@ -1,19 +1,24 @@
-# The two commands of the README are `make demo` and `make test`. Everything installs what it needs.
+# The two commands of the README are `make demo` and `make test`. As root, everything installs what it needs.
 
 SHELL := /bin/bash
 CARGO ?= cargo
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ota-update-engine
 
-.PHONY: help demo test bench systems bugs bugs-recorded cuts build deps fuzz clean
+.PHONY: help demo test bench systems bugs bugs-recorded cuts build install deps fuzz clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
-deps: ## install the system packages that building, tests and demo need (apt, as root)
+deps: ## install the system packages that building, tests and demo need, and fetch a kernel (apt, as root)
 	@integration/deps.sh
 
 build: deps ## build every program (debug)
 	@$(CARGO) build --quiet --workspace --bins
+
+# Where there is no cargo, as under sudo, the programs have to be there.
+install: ## put programs, units and configuration into an image: make install DESTDIR=IMAGE PREFIX=/usr (BIN_DIR=FOLDER: already built)
+	@[[ -n "$(BIN_DIR)" ]] || ! command -v $(CARGO) >/dev/null || $(CARGO) build --quiet --profile dist -p update-engine --bins
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" BIN_DIR="$(BIN_DIR)" dist/install.sh
 
 demo: deps ## the whole story on a virtual machine: update, power cuts, tampered release, unhealthy release that goes back by itself
 	@$(CARGO) build --release --quiet --workspace --bins

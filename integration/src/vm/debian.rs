@@ -20,8 +20,8 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::machine::System;
-use super::parts::{Parts, locked_cache, modules, output};
-use super::tree::{MACHINE_ID, bring_stripped, put, script};
+use super::parts::{Parts, locked_cache, modules, output, tool};
+use super::tree::{GUEST_PROGRAMS, MACHINE_ID, bring_stripped, put, script};
 use super::{HOST, Loader, Machine, Running, keys_of, runs};
 use crate::rig::{APP_ID, BOARD, Publisher, ReleaseImage, Spec, program};
 
@@ -49,14 +49,6 @@ const LEFT_OUT: [&str; 11] = [
 /// What systemd, udev and mounts load by themselves.
 const MODULES: [&str; 9] =
     ["virtio_pci", "virtio_net", "vfat", "nls_cp437", "nls_ascii", "softdog", "efivarfs", "efi_pstore", "autofs4"];
-
-/// What is packaged, by where a package puts it.
-const PACKAGED: [(&str, &str); 4] = [
-    ("usr/lib/systemd/system/update-engined.service", include_str!("../../../dist/systemd/update-engined.service")),
-    ("usr/lib/systemd/system/update-engine-trial.service", include_str!("../../../dist/systemd/update-engine-trial.service")),
-    ("usr/lib/tmpfiles.d/update-engine.conf", include_str!("../../../dist/tmpfiles.d/update-engine.conf")),
-    ("etc/update-engine/config.toml", include_str!("../../../dist/config.toml")),
-];
 
 /// What an integrator writes, besides the configuration.
 const OF_THE_INTEGRATOR: [(&str, &str); 4] = [
@@ -132,7 +124,7 @@ impl DebianScene {
     /// # Panics
     /// If something of it cannot be made.
     pub fn new(health: &str, additions: &[Addition<'_>]) -> Result<Self, String> {
-        let parts = Parts::find()?;
+        let parts = Parts::find(Loader::SystemdBoot)?;
         let base = base()?;
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         let publisher = Publisher::new(&dir.path().join("files"));
@@ -218,7 +210,7 @@ impl Images {
         self.lay_out(&root, version, additions);
         let file = dir.path().join("image");
         fs::File::create(&file).unwrap().set_len(DEBIAN.slot_bytes).unwrap();
-        let mut make = Command::new("mke2fs");
+        let mut make = tool("mke2fs");
         make.args(["-q", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-m", "0", "-d"]).arg(&root).arg(&file);
         output(&mut make).unwrap();
         let bytes = fs::read(&file).unwrap();
@@ -230,8 +222,8 @@ impl Images {
         fs::create_dir(root).unwrap();
         output(Command::new("tar").arg("-xpf").arg(&self.base).arg("-C").arg(root).arg("--numeric-owner")).unwrap();
         self.bring_modules(root);
-        ["update-engined", "updatectl", "update-engine-trial"].iter().for_each(|name| bring_stripped(root, &program(name)));
-        PACKAGED.iter().chain(&OF_THE_INTEGRATOR).for_each(|(name, text)| file(root, name, text));
+        install(root);
+        OF_THE_INTEGRATOR.iter().for_each(|(name, text)| file(root, name, text));
         for (name, text) in keys_of(&self.publisher) {
             file(root, &format!("usr/share/update-engine/keys/{name}"), &text);
         }
@@ -269,8 +261,18 @@ impl Images {
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::copy(from, to).unwrap();
         }
-        output(Command::new("/sbin/depmod").arg("-b").arg(root).arg(version)).unwrap();
+        output(tool("depmod").arg("-b").arg(root).arg(version)).unwrap();
     }
+}
+
+/// What is packaged, as a packager installs it. The programs were built for tests, and are too large for a slot as they are.
+fn install(root: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("usr/bin");
+    fs::create_dir_all(&bin).unwrap();
+    GUEST_PROGRAMS.iter().for_each(|name| bring_stripped(dir.path(), &program(name)));
+    let mut install = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/install.sh"));
+    output(install.env("DESTDIR", root).env("PREFIX", "/usr").env("BIN_DIR", bin)).unwrap();
 }
 
 fn units_of<'a>(additions: &[Addition<'a>]) -> impl Iterator<Item = &'a str> {

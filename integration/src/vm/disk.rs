@@ -17,7 +17,7 @@ use std::process::Command;
 use manifests::release::SlotName;
 
 use super::initrd;
-use super::parts::{Parts, SYSTEMD_BOOT, output};
+use super::parts::{Parts, SYSTEMD_BOOT, output, tool};
 use crate::hostsim::gpt::Gpt;
 use crate::rig::{ReleaseImage, tree_of};
 
@@ -189,7 +189,7 @@ fn partition(disk: &Path, loader: Loader, slot_bytes: u64) {
     let numbers = [5, 1, 2, 3, 4, 6, 7];
     let total: u64 = sizes.iter().map(|(_, _, size)| size).sum();
     File::create(disk).unwrap().set_len(total + 4 * MIB).unwrap();
-    let mut sgdisk = Command::new("/usr/sbin/sgdisk");
+    let mut sgdisk = tool("sgdisk");
     for (number, (label, kind, size)) in numbers.iter().zip(&sizes) {
         sgdisk.args([
             "-n",
@@ -214,14 +214,14 @@ fn state(dir: &Path, config: Option<&str>) -> Vec<u8> {
         fs::write(root.join("config.toml"), config).unwrap();
     }
     let file = sized(dir.join("state.img"), STATE_BYTES);
-    output(Command::new("mke2fs").args(["-q", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&file)).unwrap();
+    output(tool("mke2fs").args(["-q", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&file)).unwrap();
     fs::read(file).unwrap()
 }
 
 /// A FAT file system with these files, in these folders.
 fn esp_with(dir: &Path, folders: &[&str], files: &[(&str, &[u8])]) -> Vec<u8> {
     let esp = sized(dir.join("esp.img"), ESP_BYTES);
-    output(Command::new("/usr/sbin/mkfs.vfat").args(["-n", "ESP"]).arg(&esp)).unwrap();
+    output(tool("mkfs.vfat").args(["-n", "ESP"]).arg(&esp)).unwrap();
     for folder in folders {
         output(Command::new("mmd").arg("-i").arg(&esp).arg(format!("::/{folder}"))).unwrap();
     }

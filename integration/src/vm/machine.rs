@@ -66,7 +66,7 @@ impl Machine {
     pub(super) fn with_system(dir: &Path, loader: Loader, system: System, slot_a: &[ReleaseImage], config: Option<&str>) -> Self {
         let machine = Self { dir: dir.to_owned(), loader, system, boots: 0 };
         disk::make(&machine.disk(), loader, system.slot_bytes, slot_a, config);
-        fs::copy(OVMF[1], machine.variables()).unwrap();
+        machine.forget_variables();
         machine
     }
 
@@ -78,13 +78,20 @@ impl Machine {
     pub fn with_disk(dir: &Path, loader: Loader, disk: &Path) -> Self {
         let machine = Self { dir: dir.to_owned(), loader, system: System::SMALL, boots: 0 };
         std::os::unix::fs::symlink(disk, machine.disk()).unwrap();
-        fs::copy(OVMF[1], machine.variables()).unwrap();
+        machine.forget_variables();
         machine
     }
 
     /// What its firmware keeps.
     fn variables(&self) -> PathBuf {
         self.dir.join("variables.fd")
+    }
+
+    /// Its firmware is as in a new machine. A BIOS keeps nothing.
+    fn forget_variables(&self) {
+        if self.loader != Loader::GrubBios {
+            fs::copy(OVMF[1], self.variables()).unwrap();
+        }
     }
 
     /// Its disk.
@@ -175,7 +182,7 @@ impl Running {
     pub fn wait_for(&mut self, words: &str) {
         let began = Instant::now();
         while !self.console().contains(words) {
-            let is_over = self.qemu.try_wait().unwrap().is_some() && !self.console().contains(words);
+            let is_over = !self.is_on() && !self.console().contains(words);
             assert!(!is_over && began.elapsed() < PATIENCE, "no {words:?} on the console:\n{}", self.console());
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -187,11 +194,19 @@ impl Running {
     /// If it does not.
     pub fn wait_off(mut self) -> String {
         let began = Instant::now();
-        while self.qemu.try_wait().unwrap().is_none() {
+        while self.is_on() {
             assert!(began.elapsed() < PATIENCE, "the guest does not reboot:\n{}", self.console());
             std::thread::sleep(Duration::from_millis(50));
         }
         self.console()
+    }
+
+    /// It has neither rebooted nor switched itself off.
+    ///
+    /// # Panics
+    /// If QEMU cannot be asked.
+    pub fn is_on(&mut self) -> bool {
+        self.qemu.try_wait().unwrap().is_none()
     }
 
     /// Ends it as a power cut does.

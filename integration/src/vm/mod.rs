@@ -7,8 +7,8 @@
 //! What runs in it is Debian's cloud kernel, a small root file system (or a whole Debian: [`DebianScene`]), and the programs of this
 //! workspace as they were built. The guest talks to servers of the test at [`HOST`]; a test talks to it through [`Running::ask`], which runs a command there.
 //!
-//! What is needed is made once and kept in a folder of its own ([`Parts::find`]); where something cannot be had, that says what, and the
-//! test is skipped.
+//! What is needed is installed and fetched by `integration/deps.sh`, made once where it has to be made, and kept in a folder of its own;
+//! where something is missing, [`Parts::find`] says what, and the test is skipped.
 
 #![allow(
     clippy::unwrap_used,

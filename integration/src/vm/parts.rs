@@ -1,30 +1,34 @@
 //! What every machine is made of: programs of the system, a kernel, its modules.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Programs that make and run machines, and the packages that bring them.
-const PROGRAMS: [(&str, &str); 9] = [
+use super::Loader;
+
+/// A program or a file, and the package that brings it.
+type Needed = (&'static str, &'static str);
+
+/// The firmware, and its variables as a new machine has them.
+pub(super) const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+/// The loader.
+pub(super) const SYSTEMD_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
+/// What makes and runs every machine.
+const OF_ALL: [Needed; 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("sgdisk", "gdisk"),
     ("mke2fs", "e2fsprogs"),
     ("mkfs.vfat", "dosfstools"),
     ("mcopy", "mtools"),
-    ("grub-mkimage", "grub-common"),
-    ("grub-editenv", "grub-common"),
     ("busybox", "busybox-static"),
-    ("veritysetup", "cryptsetup-bin"),
+    ("modprobe", "kmod"),
+    ("strip", "binutils"),
 ];
-/// The firmware, and its variables as a new machine has them.
-pub(super) const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
-/// The loader.
-pub(super) const SYSTEMD_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
-/// Files that do, likewise.
-const FILES: [(&str, &str); 4] =
-    [("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"), (OVMF[0], "ovmf"), (OVMF[1], "ovmf"), (SYSTEMD_BOOT, "systemd-boot-efi")];
-/// The package that depends on the kernel of the day.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+const OF_GRUB: [Needed; 3] =
+    [("grub-mkimage", "grub-common"), ("grub-editenv", "grub-common"), ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin")];
+const OF_SYSTEMD_BOOT: [Needed; 3] = [(OVMF[0], "ovmf"), (OVMF[1], "ovmf"), (SYSTEMD_BOOT, "systemd-boot-efi")];
+const OF_VERITY: [Needed; 1] = [("veritysetup", "cryptsetup-bin")];
 /// What a guest loads at its start, each with what it needs.
 const MODULES: [&str; 7] = ["virtio_pci", "virtio_net", "vfat", "nls_cp437", "nls_ascii", "softdog", "efivarfs"];
 /// What its initrd loads before, where the root is behind dm-verity.
@@ -42,22 +46,18 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Finds everything, and fetches and unpacks the kernel once.
+    /// Finds everything that machines with this loader are made of.
     ///
     /// # Errors
     /// What is missing, in words for "skipped: …".
-    pub fn find() -> Result<Self, String> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).collect();
-        let is_there = |program: &str| folders.iter().any(|folder| folder.join(program).is_file());
-        let missing = PROGRAMS.iter().filter(|(program, _)| !is_there(program));
-        let missing = missing.chain(FILES.iter().filter(|(file, _)| !Path::new(file).is_file()));
-        let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    pub fn find(loader: Loader) -> Result<Self, String> {
+        let missing: BTreeSet<&str> = needed(loader).filter(|(part, _)| !is_there(part)).map(|(_, package)| package).collect();
         if !missing.is_empty() {
-            return Err(format!("these packages are not installed: {}", missing.join(" ")));
+            return Err(format!("these packages are not installed: {}", Vec::from_iter(missing).join(" ")));
         }
-        let kernel = unpacked_kernel()?;
-        let (kernel, version) = find_kernel(&kernel).ok_or_else(|| format!("there is no kernel in {}", kernel.display()))?;
+        let kernel = cache().join("kernel");
+        let (kernel, version) = find_kernel(&kernel)
+            .ok_or_else(|| format!("there is no kernel in {} (`make deps` fetches one)", kernel.display()))?;
         let verity_modules = modules(&kernel, &version, &VERITY_MODULES)?;
         let modules = modules(&kernel, &version, &MODULES)?;
         Ok(Self { kernel: kernel.join(format!("boot/vmlinuz-{version}")), modules, verity_modules })
@@ -68,6 +68,31 @@ impl Parts {
         let version = self.kernel.file_name().and_then(|name| name.to_str()?.strip_prefix("vmlinuz-")).unwrap();
         (self.kernel.ancestors().nth(2).unwrap(), version)
     }
+}
+
+fn needed(loader: Loader) -> impl Iterator<Item = Needed> {
+    let own: &[&[Needed]] = match loader {
+        Loader::GrubBios => &[&OF_GRUB],
+        Loader::SystemdBoot => &[&OF_SYSTEMD_BOOT],
+        Loader::SystemdBootVerity => &[&OF_SYSTEMD_BOOT, &OF_VERITY],
+    };
+    OF_ALL.into_iter().chain(own.concat())
+}
+
+fn is_there(part: &str) -> bool {
+    if part.starts_with('/') { Path::new(part).is_file() } else { found(part).is_some() }
+}
+
+/// Where a program is: also in the folders that only root looks in.
+fn found(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// One of the programs of [`needed`], with no arguments yet.
+pub(super) fn tool(program: &str) -> Command {
+    Command::new(found(program).unwrap_or_else(|| program.into()))
 }
 
 /// A folder that outlives the test.
@@ -89,29 +114,6 @@ pub(super) fn locked_cache() -> Result<(PathBuf, fs::File), String> {
     Ok((folder, lock))
 }
 
-/// The kernel's package, unpacked.
-fn unpacked_kernel() -> Result<PathBuf, String> {
-    let (folder, _lock) = locked_cache()?;
-    let done = folder.join("kernel");
-    if done.is_dir() {
-        return Ok(done);
-    }
-    let coming = folder.join("kernel.new");
-    let _not_there = fs::remove_dir_all(&coming);
-    fs::create_dir_all(&coming).map_err(|error| error.to_string())?;
-    let depends = output(Command::new("apt-cache").args(["depends", KERNEL_PACKAGE]))?;
-    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-    let package = package.ok_or_else(|| format!("the package index knows no {KERNEL_PACKAGE} (`apt-get update`?)"))?;
-    output(Command::new("apt-get").args(["download", "-q", package]).current_dir(&coming))?;
-    let deb = fs::read_dir(&coming).map_err(|error| error.to_string())?.filter_map(Result::ok).map(|entry| entry.path());
-    let deb = deb.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    let deb = deb.ok_or_else(|| format!("apt-get brought no {package}"))?;
-    output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&coming))?;
-    fs::remove_file(deb).map_err(|error| error.to_string())?;
-    fs::rename(&coming, &done).map_err(|error| error.to_string())?;
-    Ok(done)
-}
-
 fn find_kernel(folder: &Path) -> Option<(PathBuf, String)> {
     let names = fs::read_dir(folder.join("boot")).ok()?.filter_map(Result::ok);
     let version = names.filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned())).next()?;
@@ -120,12 +122,9 @@ fn find_kernel(folder: &Path) -> Option<(PathBuf, String)> {
 
 /// The files of these modules and of what they need, in the order in which they have to be loaded.
 pub(super) fn modules(folder: &Path, version: &str, names: &[&str]) -> Result<Vec<PathBuf>, String> {
-    if !folder.join(format!("lib/modules/{version}/modules.dep")).is_file() {
-        output(Command::new("/sbin/depmod").arg("-b").arg(folder).arg(version))?;
-    }
     let mut modules = Vec::new();
     for name in names {
-        let mut show = Command::new("/sbin/modprobe");
+        let mut show = tool("modprobe");
         let shown = output(show.arg("-d").arg(folder).args(["-S", version, "--show-depends", name]))?;
         let paths = shown.lines().filter_map(|line| line.trim().strip_prefix("insmod ")).map(|path| PathBuf::from(path.trim()));
         for path in paths {

@@ -73,7 +73,7 @@ impl Scene {
     /// # Panics
     /// If something of it cannot be made.
     pub fn configured(loader: Loader, dir: &Path, more: &str) -> Result<Self, String> {
-        let parts = Parts::find()?;
+        let parts = Parts::find(loader)?;
         let publisher = Publisher::new(&dir.join("files"));
         let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::no_update())).unwrap();
         let factory = images(&parts, loader, &publisher, "1.0.0", Flaw::None);
@@ -201,7 +201,7 @@ check_interval_s = 5
 [disk]
 device = "/dev/nvme0n1"
 [health]
-deadline_s = 40
+deadline_s = 60
 settle_s = 1
 min_uptime_s = 0
 [reboot]

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::SLOT_BYTES;
 use super::disk::KERNEL_OPTIONS;
-use super::parts::{Parts, output};
+use super::parts::{Parts, output, tool};
 use crate::rig::{Publisher, program};
 
 /// The programs of this workspace that are in an image.
@@ -28,6 +28,8 @@ pub enum Flaw {
     NoInit,
     /// It comes up, its daemon never starts, and its watchdog resets it.
     Hangs,
+    /// Its kernel stands still as soon as it is up, and nothing in the machine resets it.
+    LocksUp,
     /// It comes up and goes on, and there is no daemon in it.
     NoDaemon,
     /// It comes up, and does not see the state partition: it has its configuration from elsewhere, and a deadline of 15 s in it.
@@ -71,6 +73,13 @@ exec 3>/dev/watchdog
 while :; do sleep 60; done
 ";
 
+/// A kernel that panics and is not to start again stands still. Without the module there is no watchdog either.
+const LOCKS_UP: &str = "#!/bin/sh
+rmmod softdog
+echo 0 > /proc/sys/kernel/panic
+echo c > /proc/sysrq-trigger
+";
+
 /// What is there instead of the state cannot be written.
 const NO_STATE: &str = "#!/bin/sh
 cp /state/config.toml /run/config.toml
@@ -98,7 +107,7 @@ pub fn image(parts: &Parts, version: &str, keys: &[(String, String)], flaw: Flaw
     lay_out(&root, parts, version, keys, flaw);
     let file = dir.path().join("image");
     fs::File::create(&file).unwrap().set_len(SLOT_BYTES).unwrap();
-    let mut make = Command::new("mke2fs");
+    let mut make = tool("mke2fs");
     make.args(["-q", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&file);
     output(&mut make).unwrap();
     fs::read(file).unwrap()
@@ -155,6 +164,7 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
         }
         Flaw::Panics => script(root, "etc/early", "#!/bin/sh\necho c > /proc/sysrq-trigger\n"),
         Flaw::Hangs => script(root, "etc/early", HANGS),
+        Flaw::LocksUp => script(root, "etc/early", LOCKS_UP),
         Flaw::NoState => script(root, "etc/early", NO_STATE),
     }
 }

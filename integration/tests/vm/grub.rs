@@ -1,6 +1,7 @@
 //! Under GRUB, started by a BIOS; the state is kept in its environment block.
 
 use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
 use integration::hostsim::gpt::Gpt;
 use integration::vm::{Flaw, Loader, Scene, runs};
@@ -25,6 +26,21 @@ fn bad_images_are_left_and_the_reason_is_shown_and_reported() {
 #[test]
 fn an_image_without_init_goes_back_after_its_tries() {
     scenario::an_image_without_init_goes_back_after_its_tries(Loader::GrubBios);
+}
+
+#[test]
+fn an_image_that_locks_up_goes_back_after_as_many_resets_from_outside_as_it_has_tries() {
+    let Some(mut scene) = grub() else { return };
+    scene.update("2.0.0", 2, Flaw::LocksUp);
+    for _ in 0..3 {
+        let mut boot = scene.boot("b");
+        // The kernel's last words; a machine that anything resets would be off soon after them.
+        boot.wait_for("---[ end Kernel panic - not syncing");
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(boot.is_on(), "{}", boot.console());
+        boot.power_cut();
+    }
+    scenario::goes_back(&mut scene, "2.0.0", "it did not come up");
 }
 
 /// Whoever is killed between arming and the reboot, and started again, knows what goes on.

@@ -17,6 +17,11 @@ fn bad_images_are_left_and_the_reason_is_shown_and_reported() {
     scenario::bad_images_are_left_and_the_reason_is_shown_and_reported(Loader::SystemdBoot);
 }
 
+#[test]
+fn an_image_without_init_goes_back_after_its_tries() {
+    scenario::an_image_without_init_goes_back_after_its_tries(Loader::SystemdBoot);
+}
+
 /// Root, hash tree, kernel, initrd and entry of a slot become current together; the root that runs is found below the device mapper.
 #[test]
 fn a_root_behind_dm_verity_is_kept_and_one_that_is_damaged_is_left() {
