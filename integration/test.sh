@@ -6,46 +6,75 @@
 #
 # A test that needs root, a loop device or a tool prints "skipped: why" and returns; those lines are counted here. One that
 # leaves out a part of itself prints "partly skipped: why": it is shown, and counts as what it asserted.
+#
+# With MACHINES_REQUIRED=1, a test in a virtual machine (L7) that is skipped has failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp -d)
-trap 'rm -rf "$log"' EXIT
-passed=0 failed=0 skipped=0
+running='' beside=''
+# However this ends, nothing that it started is left. `timeout` ends all that runs below it.
+end() {
+    for pid in $running $beside; do kill "$pid" 2>/dev/null; done
+    wait
+    rm -rf "$log"
+}
+trap end EXIT
+trap 'exit 130' INT TERM
 started=$SECONDS
 
+# Several layers may run at once: each writes its output to a file of its own, and its counts to one line of this one.
+count() { echo "$1 $2 $3" >>"$log/counts"; } # PASSED FAILED SKIPPED
+
+# A hang must end, too.
+run() { # OUT COMMAND...
+    local out=$1; shift
+    timeout -k 10 3000 "$@" >"$out" 2>&1 & running=$!
+    wait "$running"
+    local status=$?
+    running=''
+    return "$status"
+}
+
 layer() { # NAME COMMAND...: one check that passes or fails as a whole
-    local name=$1; shift
-    local at=$SECONDS
-    if "$@" >"$log/out" 2>&1; then
+    local name=$1 at=$SECONDS out; shift
+    out=$(mktemp "$log/XXXXXX")
+    if run "$out" "$@"; then
         echo "$name: passed ($((SECONDS - at)) s)"
-        passed=$((passed + 1))
+        count 1 0 0
     else
-        cat "$log/out"
+        cat "$out"
         echo "$name: FAILED"
-        failed=$((failed + 1))
+        count 0 1 0
     fi
 }
 
 tests() { # NAME CARGO-TEST-ARGUMENTS... [-- FILTERS...]: a set of Rust tests, counted one by one
-    local name=$1; shift
-    local at=$SECONDS status=0 targets=()
+    local name=$1 at=$SECONDS status=0 targets=() out p f i s; shift
+    out=$(mktemp "$log/XXXXXX")
     while (($# > 0)) && [[ $1 != -- ]]; do targets+=("$1"); shift; done
     (($# > 0)) && shift
-    # Always of the whole workspace, so that no layer builds anything in another way than the one before. A hang must end, too.
-    timeout 3000 cargo test --no-fail-fast --workspace "${targets[@]}" -- "$@" --show-output >"$log/out" 2>&1 || status=$?
-    local p f i s
-    read -r p f i < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$log/out")
-    s=$(grep -c '^skipped: ' "$log/out" || true)
-    grep -hE '^(partly )?skipped: ' "$log/out" | sort | uniq -c | sed 's/^ *\([0-9]*\) /    (\1x) /'
-    grep -hE '^test .* \.\.\. ignored' "$log/out" | sed 's/^test \(.*\) \.\.\. ignored,\{0,1\} */    skipped: \1: /'
+    # Always of the whole workspace, so that no layer builds anything in another way than the one before.
+    run "$out" cargo test --no-fail-fast --workspace "${targets[@]}" -- "$@" --show-output || status=$?
+    read -r p f i < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$out")
+    s=$(grep -c '^skipped: ' "$out" || true)
+    grep -hE '^(partly )?skipped: ' "$out" | sort | uniq -c | sed 's/^ *\([0-9]*\) /    (\1x) /'
+    grep -hE '^test .* \.\.\. ignored' "$out" | sed 's/^test \(.*\) \.\.\. ignored,\{0,1\} */    skipped: \1: /'
     if ((status != 0)); then
         # What failed and why; not the output of the thousand tests that passed.
-        grep -hE '^(test .*FAILED|error|failures:|---- .* stdout ----|thread .* panicked|  left:| right:)' -A6 "$log/out" | head -300
+        grep -hE '^(test .*FAILED|error|failures:|---- .* stdout ----|thread .* panicked|  left:| right:)' -A6 "$out" | head -300
+        ((status != 124 && status != 137)) || echo "    it was stopped: expected an end within 3000 s"
         ((f == 0)) && f=1
     fi
-    echo "$name: $((p - s)) passed, $f failed, $((i + s)) skipped ($((SECONDS - at)) s)"
-    passed=$((passed + p - s)) failed=$((failed + f)) skipped=$((skipped + i + s))
+    p=$((p - s)) s=$((s + i))
+    if may_not_skip "$name" && ((s > 0)); then
+        awk '/^---- .* stdout ----$/ {test = $2} /^skipped: / {print "    FAILED, because it has to run here: " test ": " $0}' "$out"
+        f=$((f + s)) s=0
+    fi
+    echo "$name: $p passed, $f failed, $s skipped ($((SECONDS - at)) s)"
+    count "$p" "$f" "$s"
 }
+
+may_not_skip() { [[ ${MACHINES_REQUIRED:-} == 1 && $1 == L7* ]]; } # NAME
 
 programs() { # every test program of the workspace as an argument of cargo test, but those named: what no layer has to itself
     cargo metadata --no-deps --format-version 1 | python3 -c '
@@ -60,22 +89,42 @@ for name in sorted(names - set(sys.argv[1:])):
 }
 
 cuts() { # NAME LOADER: an update of a virtual machine, recorded; every disk that a power cut could have left
-    local name=$1 at=$SECONDS status=0
-    "${CARGO_TARGET_DIR:-target}/debug/cuts" --loader "$2" --cuts 10000 --boot 5 --recording "$log/recording-$2" >"$log/out" 2>&1 || status=$?
+    local name=$1 at=$SECONDS status=0 out verdict
+    out=$(mktemp "$log/XXXXXX")
+    run "$out" "${CARGO_TARGET_DIR:-target}/debug/cuts" --loader "$2" --cuts 10000 --boot 5 --recording "$log/recording-$2" || status=$?
     rm -rf "$log/recording-$2"
-    sed 's/^/    /' "$log/out"
+    sed 's/^/    /' "$out"
+    verdict=$(tail -n1 "$out")
     case $status in
-    0) passed=$((passed + 1)) ;;
-    2) skipped=$((skipped + 1)) ;;
-    *) failed=$((failed + 1)) ;;
+    0) count 1 0 0 ;;
+    2) if may_not_skip "$name"; then verdict="FAILED, because it has to run here" && count 0 1 0; else verdict=skipped && count 0 0 1; fi ;;
+    *) count 0 1 0 ;;
     esac
-    echo "$name: $(if ((status == 2)); then echo skipped; else tail -n1 "$log/out"; fi) ($((SECONDS - at)) s)"
+    echo "$name: $verdict ($((SECONDS - at)) s)"
+}
+
+# Layers that mostly wait leave the processors to those that compute. What they say comes when they are joined.
+beside() { # FUNCTION
+    (
+        trap - EXIT
+        trap '[[ -z $running ]] || kill "$running"; wait; exit 143' TERM
+        "$1"
+        touch "$log/beside.done"
+    ) >"$log/beside.out" 2>&1 & beside=$!
+}
+joined() {
+    wait "$beside"
+    beside=''
+    cat "$log/beside.out"
+    [[ -e $log/beside.done ]] || { echo "the layers beside ended before their time: FAILED"; count 0 1 0; }
 }
 
 summary() {
+    local p f s
+    read -r p f s < <(awk '{p += $1; f += $2; s += $3} END {print p + 0, f + 0, s + 0}' "$log/counts")
     echo "took $((SECONDS - started)) s"
-    echo "$passed passed, $failed failed, $skipped skipped"
-    ((failed == 0))
+    echo "$p passed, $f failed, $s skipped"
+    ((f == 0))
 }
 
 if [[ ${1:-} == systems ]]; then
@@ -88,6 +137,8 @@ layer "L0 format" cargo fmt --all --check
 layer "L0 clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings
 layer "L0 docs" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 layer "L0 programs" cargo build --quiet --workspace --bins
+# Here, so that none of those that run beside each other waits for another's build.
+layer "L0 tests" cargo test --quiet --workspace --no-run
 golden=(--test omaha_samples --test omaha_codes --test omaha_rules --test omaha_properties --test omaha_hostile)
 of_their_own=(omaha_samples omaha_codes omaha_rules omaha_properties omaha_hostile main_job attacks verbs slot_block_devices kill vm fuzz_corpus)
 others=$(programs "${of_their_own[@]}") || { echo "integration/test.sh: its list of test programs is wrong"; exit 1; }
@@ -96,14 +147,18 @@ tests "L1 units, properties, rules" --lib --bins $others -- --skip engine::tests
 tests "L1 examples in the documentation" --doc
 tests "L2 every state of the engine: error in it, killed in it, random worlds" --lib -- engine::tests::
 tests "L3 Omaha: golden samples, hostile input" "${golden[@]}"
-tests "L3 the main job and the attacks, with the real programs" --test main_job --test attacks
-tests "L3 every verb, with the real programs" --test verbs
 tests "L5 the boot table: codec, and every crash state of its ordered write" --lib -- boot::gpt::
 tests "L6 real parts: loop devices, disks that lie" --test slot_block_devices
+tests "L8 seeds of the fuzz targets" --test fuzz_corpus
+real_programs() {
+    tests "L3 the main job and the attacks, with the real programs" --test main_job --test attacks
+    tests "L3 every verb, with the real programs" --test verbs
+    tests "kill: killed at any moment, with the real programs" --test kill
+}
+beside real_programs
 tests "L7 virtual machines: updates, failures and power cuts under GRUB and systemd-boot" --test vm -- --skip debian::
 cuts "L7 power cuts under GRUB" grub
 cuts "L7 power cuts under systemd-boot" systemd-boot
-tests "kill: killed at any moment, with the real programs" --test kill
-tests "L8 seeds of the fuzz targets" --test fuzz_corpus
+joined
 
 summary
