@@ -9,6 +9,9 @@ cache=$(mkdir -p "$1" && cd "$1" && pwd)
 bin=${OTA_BIN:-${CARGO_TARGET_DIR:-target}/release}
 bin=$(cd "$bin" && pwd)
 PATH="$bin:$PATH:/usr/sbin:/sbin"
+for tool in curl:curl python3:python3 mke2fs:e2fsprogs debugfs:e2fsprogs; do
+    command -v "${tool%:*}" >/dev/null || { echo "demo: ${tool%:*} is missing (Debian package ${tool#*:})" >&2; exit 1; }
+done
 work=$(mktemp -d "${TMPDIR:-/tmp}/ota-demo.XXXXXX")
 pids=()
 bold= dim= off=
