@@ -97,7 +97,7 @@ cuts() { # NAME LOADER: an update of a virtual machine, recorded; every disk tha
     verdict=$(tail -n1 "$out")
     case $status in
     0) count 1 0 0 ;;
-    2) if may_not_skip "$name"; then verdict="FAILED, because it has to run here" && count 0 1 0; else verdict=skipped && count 0 0 1; fi ;;
+    3) if may_not_skip "$name"; then verdict="FAILED, because it has to run here" && count 0 1 0; else verdict=skipped && count 0 0 1; fi ;;
     *) count 0 1 0 ;;
     esac
     echo "$name: $verdict ($((SECONDS - at)) s)"

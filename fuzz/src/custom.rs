@@ -85,7 +85,7 @@ fn check_state(state: &BootState, marks: Option<Marks>, primary: usize, said: [S
             return Standing::Spent;
         }
         match marks.marks[slot] {
-            Mark::Armed { seen } if is_primary && !(seen == Said::Good && !is_good) => Standing::Pending { tries_left: TRIES },
+            Mark::Armed { seen } if is_primary && (is_good || seen != Said::Good) => Standing::Pending { tries_left: TRIES },
             Mark::Armed { .. } => Standing::Spent,
             Mark::Good if is_good || runs == slot => Standing::Good,
             Mark::Bad => Standing::Bad,

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         LoaderName::Grub => Loader::GrubBios,
         LoaderName::SystemdBoot => Loader::SystemdBoot,
     };
-    if let Err(why) = Parts::find() {
+    if let Err(why) = Parts::find(loader) {
         eprintln!("no virtual machine can be had here: {why}");
         return ExitCode::from(NO_MACHINE);
     }

@@ -430,6 +430,7 @@ fn nobody() -> Facts {
         left: None,
         last_words: None,
         rival: None,
+        no_deadline: None,
         troubles: Vec::new(),
     }
 }
