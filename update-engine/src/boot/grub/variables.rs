@@ -171,7 +171,9 @@ impl RaucSays {
 
     /// The first of the order that is good; where none is, there is nothing to go back to but what is started, or comes first.
     fn primary(&self) -> usize {
-        let good = self.first(|slot| self.standing(slot).is_good());
+        let is_good = |slot: usize| self.standing(slot).is_good();
+        // Without an order RAUC's script has its own.
+        let good = self.first(is_good).or_else(|| (0..2).find(|&slot| is_good(slot)));
         good.or_else(|| self.started()).or(self.order.first().copied()).unwrap_or(0)
     }
 
@@ -362,6 +364,8 @@ mod tests {
         let mut written = block(&old_marked_bad);
         rauc().write(&mut written, &read.pair);
         assert_eq!(rauc().read(&written, &slots()).unwrap(), read);
+        let without_order = rauc().read(&block(&[("B_OK", "1")]), &slots()).unwrap();
+        assert_eq!((without_order.pair.next().as_str(), without_order.pair.standing(&slots()[1])), ("b", Standing::Good));
         let left_out = [("ORDER", "A"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "1"), ("B_TRY", "0")];
         let read = rauc().read(&block(&left_out), &slots()).unwrap();
         assert_eq!((read.pair.next().as_str(), read.pair.standing(&slots()[1])), ("a", Standing::Blank));
