@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::sync::{Arc, LazyLock};
 
 use manifests::digest::Sha256Digest;
-use update_engine::boot::{BootControl, BootError, BootState, Past, Permit};
+use update_engine::boot::{BootControl, BootError, BootState, Past, Permit, Standing};
 use update_engine::config::{Settings, Source, parse};
 use update_engine::records::Records;
 use update_engine::slot::readback::{Acceptance, prove};
@@ -216,10 +216,11 @@ pub fn settings(folder: &Folder, boot: &str) -> Settings {
     parse(&[Source::new("host.toml", text)]).expect("a configuration")
 }
 
-/// What was said is what is said; what was wrong with how may be mended.
+/// What was said is what is said; what was wrong with how may be mended, and a good slot has the tries again that the loader took from it.
 fn same(before: &BootState, after: &BootState) -> bool {
-    let facts = |state: &BootState| BootState { weakness: None, ..state.clone() };
-    facts(before) == facts(after)
+    let facts = |state: &BootState| (state.slots.clone(), state.past, state.tries);
+    let is_next_good = |state: &BootState| state.standing(&state.next).is_some_and(Standing::is_good);
+    facts(before) == facts(after) && (before.next == after.next || is_next_good(before) && is_next_good(after))
 }
 
 fn check_error(error: Option<&BootError>) {
