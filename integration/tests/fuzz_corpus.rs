@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[path = "../../fuzz/src/autoboot.rs"]
 mod autoboot;
@@ -88,8 +89,15 @@ const TARGETS: [(&str, Target); 30] = [
     ("uboot_environment", uboot::environment),
 ];
 
+/// One test after the other: a program that one of them starts holds for a moment what the others have open, and the locks on it.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn every_seed_keeps_the_promises_of_its_target() {
+    let _alone = alone();
     let mut replayed = 0;
     for (name, target) in TARGETS {
         let seeds = files_in(&fuzz_folder().join("seeds").join(name));
@@ -117,6 +125,7 @@ fn true_payloads_get_all_the_way_through_their_target() {
 /// One that is refused every change, too.
 #[test]
 fn boot_states_are_changed_by_the_seeds_of_their_targets() {
+    let _alone = alone();
     let changed = |name: &str, target: Target| {
         let before = slots::changes();
         let seeds = files_in(&fuzz_folder().join("seeds").join(name));
@@ -133,6 +142,7 @@ fn boot_states_are_changed_by_the_seeds_of_their_targets() {
 
 #[test]
 fn changed_seeds_keep_them_too() {
+    let _alone = alone();
     let rounds = std::env::var("FUZZ_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("FUZZ_ROUNDS: a number"));
     let broken: Vec<PathBuf> = TARGETS.into_iter().filter_map(|(name, target)| first_found(name, target, rounds)).collect();
     assert!(broken.is_empty(), "a promise is broken by each of {broken:?}");
