@@ -89,7 +89,8 @@ impl Host {
         let settings = settings(&folder, boot);
         let records = Records::of(&settings.state_dir);
         let world = World::new(Arc::new(settings), records);
-        let ground = world.ground().unwrap_or_else(|fault| panic!("{fault}"));
+        // There is no ESP yet: what is written and proven is the root alone.
+        let ground = world.ground_for_marks().unwrap_or_else(|fault| panic!("{fault}"));
         Self { folder, next_is_asked_for: false, world, ground }
     }
 

@@ -10,6 +10,9 @@ use update_engine::boot::{BootState, Standing};
 use crate::slots::{Host, Verb};
 
 const FOLDER: &str = "esp/loader/entries";
+/// Of a host with this loader.
+const CONFIG: &str = "boot.control = \"systemd-boot\"\nboot.systemd-boot.esp = \"@/esp\"\ndisk.esp = \"/esp\"\n\
+                      slots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"\n";
 /// Files made for one host.
 const MAX_FILES: usize = 6;
 /// Longest name that a file system takes.
@@ -37,7 +40,7 @@ pub fn entries(data: &[u8]) {
     if files.is_empty() {
         return;
     }
-    let host = Host::new(runs, "boot.control = \"systemd-boot\"\nboot.systemd-boot.esp = \"@/esp\"\n");
+    let host = Host::new(runs, CONFIG);
     for slot in ["a", "b"] {
         let plain = format!("title {slot}\nlinux /ota/{slot}.efi\n");
         host.folder.put(&format!("esp/ota/{slot}.entry"), if flags & 2 == 2 { own } else { plain.as_bytes() });

@@ -253,8 +253,9 @@ impl Check {
     /// What systemd-boot would start without being asked is no place for an image, and the text of an entry has to come with its release.
     fn entries_of_slots(&mut self, settings: &Settings) {
         let BootSettings::SystemdBoot(loader) = &settings.boot else { return };
-        if loader.esp != settings.disk.esp {
-            let (esp, other) = (loader.esp.display(), settings.disk.esp.display());
+        let of_slots = settings.under_sysroot(&settings.disk.esp.to_string_lossy());
+        if loader.esp != of_slots {
+            let (esp, other) = (loader.esp.display(), of_slots.display());
             self.problem(
                 "boot.systemd-boot.esp",
                 format!("expected the partition of disk.esp ({other}), which has the slots' files, got {esp}"),
