@@ -18,6 +18,7 @@ use manifests::release::SlotName;
 
 use super::initrd;
 use super::parts::{Parts, SYSTEMD_BOOT, output, tool};
+use super::tree::give_to_root;
 use crate::hostsim::gpt::Gpt;
 use crate::rig::{ReleaseImage, tree_of};
 
@@ -215,6 +216,7 @@ fn state(dir: &Path, config: Option<&str>) -> Vec<u8> {
     }
     let file = sized(dir.join("state.img"), STATE_BYTES);
     output(tool("mke2fs").args(["-q", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&file)).unwrap();
+    give_to_root(&file, &root);
     fs::read(file).unwrap()
 }
 

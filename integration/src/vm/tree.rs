@@ -110,7 +110,31 @@ pub fn image(parts: &Parts, version: &str, keys: &[(String, String)], flaw: Flaw
     let mut make = tool("mke2fs");
     make.args(["-q", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&file);
     output(&mut make).unwrap();
+    give_to_root(&file, &root);
     fs::read(file).unwrap()
+}
+
+/// In an ext4 image that somebody else made of this folder, everything belongs to whoever made it, and the daemon reads no such files.
+pub(super) fn give_to_root(image: &Path, folder: &Path) {
+    if nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let orders = dir.path().join("orders");
+    let names = files_below(folder).into_iter().map(|file| file.strip_prefix(folder).unwrap().display().to_string());
+    fs::write(&orders, names.map(|name| format!("sif \"/{name}\" uid 0\nsif \"/{name}\" gid 0\n")).collect::<String>()).unwrap();
+    output(tool("debugfs").arg("-w").arg("-f").arg(&orders).arg(image)).unwrap();
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(files_below(&entry.path()));
+        }
+        files.push(entry.path());
+    }
+    files
 }
 
 fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)], flaw: Flaw) {
