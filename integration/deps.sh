@@ -33,7 +33,7 @@ missing_of() { # MAP: packages of it that are not there
 install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 
 install_missing() {
-    echo "deps.sh: installing ${missing[*]} ${optional[*]}"
+    echo "deps.sh: installing" "${missing[@]}" "${optional[@]}"
     apt-get update -qq || true
     ((${#missing[@]} == 0)) || install "${missing[@]}"
     ((${#optional[@]} == 0)) || install "${optional[@]}" && return
