@@ -41,8 +41,8 @@ bugs-recorded: deps ## plant bugs that only a recorded disk can show, some minut
 	@integration/bugs/recorded.sh
 
 cuts: deps ## power cuts, a long campaign: make cuts LOADER=systemd-boot CUTS=200000 BOOT=300 SEED=1
-	@$(CARGO) build --quiet --workspace --bins
-	@"$${CARGO_TARGET_DIR:-target}/debug/cuts" --loader $(or $(LOADER),grub) --cuts $(or $(CUTS),200000) --boot $(or $(BOOT),300) \
+	@$(CARGO) build --release --quiet --workspace --bins
+	@"$${CARGO_TARGET_DIR:-target}/release/cuts" --loader $(or $(LOADER),grub) --cuts $(or $(CUTS),200000) --boot $(or $(BOOT),300) \
 	    --seed $(or $(SEED),1) --recording "$(CACHE)/cuts/$(or $(LOADER),grub)"
 
 fuzz: ## run one fuzz target: make fuzz TARGET=omaha_response (half an hour of CPU, or CPU=seconds; needs a nightly toolchain and cargo-fuzz)

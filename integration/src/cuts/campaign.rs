@@ -98,14 +98,14 @@ impl Recording {
     pub fn open_or_make(folder: &Path, loader: Loader) -> Result<Self, String> {
         let programs = digest_of_programs().map_err(|error| format!("the programs that are recorded: {error}"))?;
         if folder.join(FACTS).exists() {
-            let recording = Self::open(folder)?;
-            if recording.facts.loader != loader.name() {
-                return Err(format!("{} was recorded under {}", folder.display(), recording.facts.loader));
+            match Self::open(folder) {
+                Ok(recording) if recording.facts.loader != loader.name() => {
+                    return Err(format!("{} was recorded under {}", folder.display(), recording.facts.loader));
+                }
+                Ok(recording) if recording.facts.programs_sha256 == programs => return Ok(recording),
+                // Other programs, or another version of this one.
+                Ok(_) | Err(_) => fs::remove_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?,
             }
-            if recording.facts.programs_sha256 == programs {
-                return Ok(recording);
-            }
-            fs::remove_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
         fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         record(folder, loader, programs)?;
