@@ -12,6 +12,8 @@
 
 pub mod custom;
 pub mod efi;
+#[cfg(test)]
+mod every_control;
 pub mod gpt;
 pub mod grub;
 mod held;

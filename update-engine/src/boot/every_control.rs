@@ -1,0 +1,114 @@
+//! The rules of boot control, held against every store that spells a pair, and the partition table, each as the configuration opens it.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::grub::Block;
+use super::uboot::{Environment, Layout, Stored};
+use super::{BootControl, BootError, Permit, Standing};
+use crate::config::{Source, parse};
+use crate::records::Records;
+use crate::slot::rig::{Rig, name, proven};
+use crate::world::World;
+
+/// What each is told in the configuration, where `@` is its folder.
+const CONTROLS: [(&str, &str); 5] = [
+    ("gpt", ""),
+    ("grub", "boot.grub.env = \"@/grubenv\""),
+    ("grub", "boot.grub = { env = \"@/grubenv\", variables = \"rauc\" }"),
+    (
+        "systemd-boot",
+        "boot.systemd-boot.esp = \"@/esp\"\ndisk.esp = \"/esp\"\n\
+         slots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"",
+    ),
+    ("u-boot", "boot.u-boot.config = \"@/fw_env.config\""),
+];
+
+/// A factory disk: slot a runs.
+struct Host {
+    rig: Rig,
+    world: World,
+}
+
+impl Host {
+    fn new((control, keys): (&str, &str)) -> Self {
+        let rig = Rig::with_slots_of(8);
+        let folder = rig.folder.path();
+        lay_out(folder);
+        let text = format!(
+            "state_dir = \"@/state\"\nsysroot = \"@\"\nserver.app_id = \"x\"\ndisk.device = \"@/disk.img\"\n\
+             slots.a.root = \"partlabel:root-a\"\nslots.b.root = \"partlabel:root-b\"\nboot.control = \"{control}\"\n{keys}\n"
+        );
+        let settings = parse(&[Source::new("test", text.replace('@', &folder.display().to_string()))]).unwrap();
+        let records = Records::open(&settings.state_dir).unwrap();
+        Self { world: World::new(Arc::new(settings), records), rig }
+    }
+
+    fn control(&self) -> Box<dyn BootControl> {
+        self.world.boot_control(&self.rig.disk()).unwrap()
+    }
+
+    fn arm_b(&self) -> Result<super::BootState, BootError> {
+        let (disk, running) = (self.rig.disk(), self.rig.running());
+        self.control().arm(proven(&disk, &running), Permit::no_lock_configured(), &running)
+    }
+}
+
+/// What a factory leaves for each loader.
+fn lay_out(folder: &Path) {
+    let mut block = Block::empty();
+    [("ota_loader", "1"), ("ORDER", "A B"), ("A_OK", "1"), ("A_TRY", "0")]
+        .iter()
+        .for_each(|(name, value)| block.set(name, value));
+    fs::write(folder.join("grubenv"), block.to_bytes().unwrap()).unwrap();
+
+    for below in ["esp/loader/entries", "esp/ota"] {
+        fs::create_dir_all(folder.join(below)).unwrap();
+    }
+    for slot in ["a", "b"] {
+        fs::write(folder.join(format!("esp/ota/{slot}.entry")), format!("linux /ota/{slot}.efi\n")).unwrap();
+    }
+    fs::write(folder.join("esp/loader/entries/os-a.conf"), "sort-key ota\nversion 1\nlinux /ota/a.efi\n").unwrap();
+
+    let mut environment = Environment::default();
+    environment.set("ota_loader", "1");
+    let bytes = Stored { flags: 0, environment }.to_bytes(Layout::Single, 0x1000).unwrap();
+    fs::write(folder.join("uboot.env"), bytes).unwrap();
+    fs::write(folder.join("fw_env.config"), format!("{}/uboot.env 0 1000\n", folder.display())).unwrap();
+}
+
+fn is_refused<T: std::fmt::Debug>(result: Result<T, BootError>, wanted: &str) -> bool {
+    matches!(&result, Err(BootError::Refused { verb, .. }) if *verb == wanted)
+}
+
+#[test]
+fn rules_r1_r6_r7_and_r8_hold_for_every_control() {
+    let (a, b) = (name("a"), name("b"));
+    for of in CONTROLS {
+        let host = Host::new(of);
+        let runs_a = host.rig.running();
+        let fenced = host.control().disarm(&b, &runs_a).unwrap();
+        assert_eq!((fenced.standing(&a), fenced.standing(&b)), (Some(Standing::Good), Some(Standing::Blank)), "R8: {of:?}");
+        assert_eq!(host.control().disarm(&b, &runs_a).unwrap(), fenced, "R7: {of:?}");
+        let armed = host.arm_b().unwrap();
+        assert!(armed.standing(&b).is_some_and(Standing::is_pending) && armed.next == b, "{of:?}: {armed:?}");
+        assert!(armed.standing(&a).is_some_and(Standing::is_good), "R6: {of:?}");
+        assert_eq!(host.arm_b().unwrap(), armed, "R7: {of:?}");
+        assert!(is_refused(host.control().mark_good(&runs_a), "mark good"), "R1: {of:?}");
+        assert!(is_refused(host.control().disarm(&a, &runs_a), "disarm"), "R6: {of:?}");
+        assert_eq!(host.control().read().unwrap(), armed, "what is refused changes nothing: {of:?}");
+
+        // What the loader takes of its tries changes nothing here.
+        host.rig.boot(1);
+        let runs_b = host.rig.running();
+        assert!(is_refused(host.control().disarm(&a, &runs_b), "disarm"), "R6: {of:?}");
+        let kept = host.control().mark_good(&runs_b).unwrap();
+        assert_eq!((kept.standing(&a), kept.standing(&b)), (Some(Standing::Good), Some(Standing::Good)), "{of:?}");
+        assert_eq!(kept.next, b, "{of:?}");
+        assert_eq!(host.control().mark_good(&runs_b).unwrap(), kept, "R7: {of:?}");
+        let left = host.control().mark_bad(&runs_b).unwrap();
+        assert_eq!((left.standing(&b), &left.next), (Some(Standing::Bad), &a), "{of:?}");
+        assert_eq!(host.control().mark_bad(&runs_b).unwrap(), left, "R7: {of:?}");
+    }
+}
