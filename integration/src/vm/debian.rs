@@ -7,8 +7,8 @@
 //! An image is that base and, on top of it, what an integrator adds: a kernel's modules, mounts, an address, the programs with the files of
 //! `dist/`, keys, configuration. The root is mounted read-only, `/var` is empty at each boot, the state is a partition of its own.
 //!
-//! Only what makes it a machine of a test is added besides: the log goes to the console, and a service runs commands that come by the
-//! second serial line.
+//! Only what makes it a machine of a test is added besides: the log goes to the console, a service runs commands that come by the second
+//! serial line, and systemd has more patience.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -92,6 +92,9 @@ done
 "#;
 /// The log of everything on the first serial line.
 const LOG_TO_CONSOLE: &str = "[Journal]\nStorage=volatile\nForwardToConsole=yes\nMaxLevelConsole=info\n";
+
+/// An emulated machine on a busy host takes longer than systemd's 90 s to find its own disk.
+const PATIENT: &str = "[Manager]\nDefaultTimeoutStartSec=600s\nDefaultDeviceTimeoutSec=600s\n";
 
 /// What one image has that the others have not.
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +237,7 @@ impl Images {
         file(root, "usr/lib/os-release", &format!("{release}IMAGE_VERSION={version}\n"));
         fs::create_dir_all(root.join("efi")).unwrap();
         file(root, "etc/systemd/journald.conf.d/10-console.conf", LOG_TO_CONSOLE);
+        file(root, "etc/systemd/system.conf.d/20-patient.conf", PATIENT);
         file(root, "etc/systemd/system/vm-agent.service", AGENT_SERVICE);
         program_at(root, "usr/libexec/vm-agent", AGENT);
         let units: Vec<&str> = ENABLED.into_iter().chain(units_of(additions)).collect();
