@@ -676,6 +676,10 @@ pub(crate) mod tests {
         World::new(Arc::new(settings), records)
     }
 
+    /// As little as it takes, where `@` is the folder of the host.
+    const SYSTEMD_BOOT: &str = "boot.control = \"systemd-boot\"\nboot.systemd-boot.esp = \"@/efi\"\n\
+                                slots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"";
+
     fn floor(world: &World, table: &BootTable) -> (FloorFacts, Vec<Trouble>) {
         let mut troubles = Vec::new();
         let floor = world.floor(Some(SlotName::A), Some(table), &PerSlot::default(), &mut troubles);
@@ -841,7 +845,7 @@ pub(crate) mod tests {
         let plain = world(dir.path());
         let said = |control: &str, b: Standing, running: SlotName| {
             let usual = crate::config::Source::new("usual", plain.settings().to_toml().unwrap());
-            let boot = crate::config::Source::new("boot", control.to_owned());
+            let boot = crate::config::Source::new("boot", control.replace('@', &dir.path().display().to_string()));
             let settings = crate::config::parse(&[usual, boot]).unwrap();
             let world = World::new(Arc::new(settings), plain.records.clone());
             let facts = Facts { running: Some(running), boot: Some(host::table(b)), ..host::facts() };
@@ -851,12 +855,7 @@ pub(crate) mod tests {
         let words = said(gpt, host::armed(host::TRIES), SlotName::B).unwrap();
         assert!(words.starts_with("the boot loader started slot b without counting the boot (3 of 3 tries left)"), "{words}");
         assert_eq!(crate::health::brief(&words), words, "it is shown whole");
-        for control in [
-            gpt,
-            "boot.control = \"grub\"",
-            "boot.control = \"systemd-boot\"\nslots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"",
-            "boot.control = \"efi\"",
-        ] {
+        for control in [gpt, "boot.control = \"grub\"", SYSTEMD_BOOT, "boot.control = \"efi\""] {
             assert!(said(control, host::armed(host::TRIES), SlotName::B).is_some(), "{control}");
             for counted in [host::armed(host::TRIES - 1), host::SPENT, host::GOOD, host::BAD, host::BLANK] {
                 assert_eq!(said(control, counted, SlotName::B), None, "{control}: {counted:?}");
@@ -873,7 +872,7 @@ pub(crate) mod tests {
     fn where_systemd_would_keep_a_new_slot_by_itself_that_is_said_until_it_is_masked() {
         let dir = tempfile::tempdir().unwrap();
         let plain = world(dir.path());
-        let of_loader = "boot.control = \"systemd-boot\"\nslots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"";
+        let of_loader = SYSTEMD_BOOT.replace('@', &dir.path().display().to_string());
         let boot = crate::config::Source::new("boot", of_loader);
         let usual = crate::config::Source::new("usual", plain.settings().to_toml().unwrap());
         let settings = crate::config::parse(&[usual, boot]).unwrap();

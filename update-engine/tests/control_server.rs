@@ -86,6 +86,7 @@ fn the_status_document_has_the_keys_of_the_contract() {
             "attempts",
             "booted",
             "check",
+            "health_warnings",
             "host",
             "inspection",
             "kernel_log",

@@ -128,7 +128,10 @@ impl Host {
         let (name, at) = (loader.name(), root.display());
         let place = match loader {
             Loader::GrubBios => format!("boot.grub.env = \"{at}/esp/grub/grubenv\"\n"),
-            Loader::SystemdBoot | Loader::SystemdBootVerity => format!("boot.systemd-boot.esp = \"{at}/esp\"\n"),
+            Loader::SystemdBoot | Loader::SystemdBootVerity => format!(
+                "boot.systemd-boot.esp = \"{at}/esp\"\ndisk.esp = \"/esp\"\n\
+                 slots.a.entry = \"esp:/ota/{{slot}}.entry\"\nslots.b.entry = \"esp:/ota/{{slot}}.entry\"\n"
+            ),
         };
         let text = format!(
             "state_dir = \"{at}/state\"\nsysroot = \"{at}\"\nserver.app_id = \"x\"\ndisk.device = \"{}\"\n\
@@ -138,7 +141,7 @@ impl Host {
         let settings = parse(&[Source::new("cut.toml", text)]).map_err(|problems| format!("{problems:?}"))?;
         let records = Records::of(&settings.state_dir);
         let world = World::new(Arc::new(settings), records);
-        let ground = world.ground().map_err(|fault| fault.to_string())?;
+        let ground = world.ground_for_marks().map_err(|fault| fault.to_string())?;
         Ok(Self { root, world, ground })
     }
 

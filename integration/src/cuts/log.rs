@@ -109,7 +109,7 @@ impl WriteLog {
                 }
             }
             // Such a write forces nothing but itself. Where others are under way it is taken for an ordinary one: a disk that keeps less.
-            let is_alone = matches!(entries.as_slice(), [.., Entry::Flush, Entry::Write { .. }]);
+            let is_alone = entries.iter().rev().take_while(|entry| **entry != Entry::Flush).count() == 1;
             if is_forced && (flags & FLUSH != 0 || is_alone) {
                 entries.push(Entry::Flush);
             }
