@@ -156,7 +156,9 @@ real_programs() {
     tests "kill: killed at any moment, with the real programs" --test kill
 }
 beside real_programs
-tests "L7 virtual machines: updates, failures and power cuts under GRUB and systemd-boot" --test vm -- --skip debian::
+# Machines wait for their deadlines, too: twice as many of them as there are processors.
+tests "L7 virtual machines: updates, failures and power cuts under GRUB and systemd-boot" \
+    --test vm -- --test-threads="$((2 * $(nproc)))" --skip debian::
 cuts "L7 power cuts under GRUB" grub
 cuts "L7 power cuts under systemd-boot" systemd-boot
 joined
