@@ -35,6 +35,7 @@
 //! ([`crate::boot::BootControl::self_test`]).
 
 mod entry;
+mod loader;
 mod names;
 mod store;
 
