@@ -25,7 +25,7 @@ bug() { # NAME CRATE TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "-
     [[ -z $only || $only == "$name" ]] || return 0
     # The tree's own tests are built already, for the whole workspace.
     # shellcheck disable=SC2086 # two words
-    (cd "$top" && cargo test --quiet --workspace $target -- --exact "$test" --show-output) >"$copy/.sound" 2>&1
+    (cd "$top" && timeout -k 10 1200 cargo test --quiet --workspace $target -- --exact "$test" --show-output) >"$copy/.sound" 2>&1
     while (($# > 0)); do
         cp "$copy/$1" "$copy/$1.original"
         files+=("$1")
@@ -34,7 +34,7 @@ bug() { # NAME CRATE TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "-
     done
     if ((planted)); then
         # shellcheck disable=SC2086
-        (cd "$copy" && CARGO_TARGET_DIR=$bugs_target cargo test -p "$crate" $target -- --exact "$test" --show-output) >"$copy/.log" 2>&1
+        (cd "$copy" && CARGO_TARGET_DIR=$bugs_target timeout -k 10 1200 cargo test -p "$crate" $target -- --exact "$test" --show-output) >"$copy/.log" 2>&1
         judge "$name" "$test"
     else
         echo "planted bug \"$name\": cannot be planted"
@@ -45,7 +45,7 @@ bug() { # NAME CRATE TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "-
 
 judge() { # NAME TEST
     local name=$1 test=$2
-    if grep -q '^skipped: ' "$copy/.sound"; then
+    if grep -q '^skipped: ' "$copy/.sound" && [[ ${MACHINES_REQUIRED:-} != 1 ]]; then
         echo "planted bug \"$name\": skipped: $(grep -m1 '^skipped: ' "$copy/.sound" | cut -c10-)"
         skipped=$((skipped + 1))
     elif ! grep -q '^test result: ok. 1 passed' "$copy/.sound"; then

@@ -332,8 +332,9 @@ impl World {
         OsVersion { image_version: value("IMAGE_VERSION"), version_id: value("VERSION_ID") }
     }
 
-    /// As it is stored, or as it will be once it is raised to what was committed.
-    fn floor(
+    /// The floor as it is stored, or as it will be once it is raised to what was committed. What is wrong with it is added to `troubles`.
+    #[must_use]
+    pub fn floor(
         &self,
         running: Option<SlotName>,
         boot: Option<&BootTable>,

@@ -1,4 +1,4 @@
-//! Power cuts, by the thousand: records an update of a virtual machine write by write, rebuilds every disk that a cut could have left,
+//! Power cuts, by the thousand: records two updates of a virtual machine write by write, rebuilds every disk that a cut could have left,
 //! looks at each, and starts a sample of them.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the terminal is where it is told")]
@@ -6,13 +6,18 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, ValueEnum};
-use integration::cuts::campaign::{Boot, Campaign, Failure, Recording, Seen};
+use integration::cuts::campaign::{Campaign, Counts, Failure, Seen};
+use integration::cuts::check::Different;
 use integration::cuts::cut::Cut;
+use integration::cuts::recording::{BOOTS, Boot, Recording};
 use integration::vm::{Loader, Parts};
+use tokio::signal::unix::{SignalKind, signal};
 
-/// Records one update, and tries power cuts at every moment of it.
+/// Records two updates, there and back, and tries power cuts at every moment of them.
 ///
 /// Prints a line for each kind of state that a cut leads to, and how often. Of a state in which a promise does not hold it prints what
 /// does not, and the command that rebuilds it. Exit codes: 0 every promise holds in every state; 1 not, or it could not be found out; 3 no machine can
@@ -32,7 +37,7 @@ struct Arguments {
     /// What random cuts are drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Folder for the recording; one of the same programs that is there already is used again
+    /// Folder for the recording; one of the same programs, kernel and loader that is there already is used again
     #[arg(long, value_name = "DIR")]
     recording: PathBuf,
     /// Rebuilds this state only, starts it, and leaves its disk in the folder of the recording
@@ -70,7 +75,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let campaign = Campaign::new(recording);
+    let campaign = match ended_from_outside() {
+        Ok(is_over) => Campaign::new(recording, is_over),
+        Err(error) => {
+            eprintln!("error: signals cannot be waited for: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     if let Err(why) = campaign.sees_states() {
         println!("partly skipped: nothing is said of the state partition: {why}");
     }
@@ -88,9 +99,26 @@ fn main() -> ExitCode {
     }
 }
 
+/// Becomes true with SIGINT or SIGTERM: what a campaign has mounted and started ends with it.
+fn ended_from_outside() -> std::io::Result<Arc<AtomicBool>> {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (told, runtime) = (Arc::clone(&is_over), tokio::runtime::Builder::new_current_thread().enable_all().build()?);
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        });
+        told.store(true, Ordering::Relaxed);
+    });
+    Ok(is_over)
+}
+
 fn run(campaign: &Campaign, arguments: &Arguments) -> Result<bool, String> {
     let (mut kinds, mut failures) = (BTreeMap::<String, usize>::new(), Vec::new());
-    let looked_at = campaign.look_at_all(arguments.cuts, arguments.seed, &mut |boot, cut, seen| match seen {
+    let Counts { cuts, different } = campaign.look_at_all(arguments.cuts, arguments.seed, &mut |boot, cut, seen| match seen {
         Ok(kind) => *kinds.entry(format!("boot {}: {kind}", boot + 1)).or_default() += 1,
         Err(why) => failures.push(Failure { boot, cut: cut.clone(), why }),
     })?;
@@ -103,27 +131,31 @@ fn run(campaign: &Campaign, arguments: &Arguments) -> Result<bool, String> {
         let recording = arguments.recording.display();
         println!("BAD  {why}\n     cuts --recording {recording} --replay {}:{cut}", boot + 1);
     }
-    let ends = campaign.check_ends();
-    if let Err(why) = &ends {
+    let whole = campaign.check_whole();
+    if let Err(why) = &whole {
         println!("BAD  {why}");
     }
-    let is_enough = looked_at >= arguments.cuts;
+    let is_enough = cuts >= arguments.cuts;
     if !is_enough {
-        println!("BAD  no more than {looked_at} states could be looked at, {} were asked for", arguments.cuts);
+        println!("BAD  no more than {cuts} states could be looked at, {} were asked for", arguments.cuts);
     }
-    println!("power cuts: {looked_at} states looked at, {started} started, {} bad (seed {})", failures.len(), arguments.seed);
-    Ok(failures.is_empty() && ends.is_ok() && is_enough)
+    let Different { esps, states, slots } = different;
+    println!("{esps} different EFI system partitions, {states} state partitions, {slots} contents of slots that may be started");
+    let unseen = if campaign.sees_states().is_err() { ", no state partition looked at" } else { "" };
+    println!("power cuts: {cuts} states looked at, {started} started, {} bad (seed {}){unseen}", failures.len(), arguments.seed);
+    Ok(failures.is_empty() && whole.is_ok() && is_enough)
 }
 
 fn replay(campaign: &Campaign, name: &str, folder: &Path) -> Result<bool, String> {
     let (boot, cut) = name.split_once(':').ok_or("expected BOOT:CUT, such as 1:12/0110")?;
-    let boot: Boot =
-        boot.parse::<usize>().ok().and_then(|boot| boot.checked_sub(1)).ok_or("expected the number of a boot, from 1")?;
+    let boot = boot.parse::<Boot>().ok().and_then(|boot| boot.checked_sub(1)).filter(|boot| *boot < BOOTS);
+    let boot = boot.ok_or_else(|| format!("expected the number of a boot, 1 to {BOOTS}"))?;
     let cut: Cut = cut.parse()?;
     let disk = folder.join("replayed.img");
-    let rebuilt = tell("rebuilt", campaign.rebuild(boot, &cut, &disk)?);
+    let (first, seen) = campaign.rebuild(boot, &cut, &disk)?;
+    let rebuilt = tell("rebuilt", seen);
     println!("its disk: {}", disk.display());
-    let started = tell("started", campaign.start(&disk));
+    let started = tell("started", campaign.start(boot, &disk, first.as_ref()));
     Ok(rebuilt && started)
 }
 

@@ -1,13 +1,17 @@
 //! What has to hold of every disk that a power cut leaves.
 //!
-//! 1. Nothing was written to the partition tables (neither loader needs that), so both copies are as they were made.
+//! 1. The files of the EFI system partition hold what their names say: no two share a cluster, and none lies in clusters that are free.
 //! 2. The loader finds a slot to start, and what it would start is a complete signed image: root, and kernel and command line where those
-//!    are files of their own (P1, P2, P4).
-//! 3. A slot on trial has a complete good one behind it, which is the other one (P8).
+//!    are files of their own (P1). It is the slot that is updated, or the one that the update began from.
+//! 3. A slot on trial has a complete good one behind it, which is the other one (P8); and no slot that is marked good is anything else
+//!    than a complete signed image, whether it would be started or not.
 //! 4. No update that was armed, and none that was kept, is lost by a cut that comes later; nor is one of which the machine had said that
 //!    it is.
 //! 5. The daemon's own reading of the same files: see [`super::control`] (P1).
 //! 6. The state partition: see [`super::state`] (P3, P7, P11).
+//!
+//! That nothing was ever written to the partition tables and to the slot that runs (P2) is seen in the log alone
+//! ([`super::campaign::Campaign::check_whole`]).
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -23,13 +27,16 @@ use super::cut::Cut;
 use super::disk::{Disk, Trace};
 use super::fat::Fat;
 use super::loader::{Candidate, Progress, candidates};
-use super::state::{StateMount, StateSeen, Step, check_agrees, check_nothing_is_lost};
+use super::state::{StateMount, StateSeen, Step, check_agrees, check_is_kept, check_nothing_is_lost};
 use crate::vm::Loader;
 
 /// Read at once.
 const PIECE: usize = 1 << 20;
 /// Longest file of the ESP that the daemon's boot control is shown: kernels and loaders are none of its business.
 const MAX_ESP_FILE: u64 = 64 << 10;
+
+/// What a file is called that is being written: whatever it holds is written again.
+const IN_WRITING: &str = ".new";
 
 /// A release, as it has to stand in a slot.
 #[derive(Clone, Debug)]
@@ -53,8 +60,59 @@ pub struct Layout {
     pub slots: [Range<u64>; 2],
     /// The state partition.
     pub state: Range<u64>,
-    /// Both copies of the partition table.
+    /// Both copies of the partition table, to which neither loader nor daemon writes here.
     pub tables: [Range<u64>; 2],
+}
+
+/// What the loader has to start first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct First {
+    /// `a` or `b`.
+    pub slot: char,
+    /// How far the update is.
+    pub progress: Progress,
+}
+
+/// What was looked at: what was written to the EFI system partition, to the state partition and to each slot.
+#[derive(Clone, Debug, Default)]
+pub struct Looked {
+    esps: HashSet<Trace>,
+    states: HashSet<Trace>,
+    slots: HashSet<(usize, Trace)>,
+}
+
+/// How many of each there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Different {
+    /// EFI system partitions.
+    pub esps: usize,
+    /// State partitions.
+    pub states: usize,
+    /// Contents of slots that the loader may start.
+    pub slots: usize,
+}
+
+impl Different {
+    /// Of all that looked at one boot.
+    #[must_use]
+    pub fn of(looked: &[Looked]) -> Self {
+        fn count<T: std::hash::Hash + Eq>(sets: impl Iterator<Item = impl IntoIterator<Item = T>>) -> usize {
+            sets.flatten().collect::<HashSet<T>>().len()
+        }
+        Self {
+            esps: count(looked.iter().map(|looked| &looked.esps)),
+            states: count(looked.iter().map(|looked| &looked.states)),
+            slots: count(looked.iter().map(|looked| &looked.slots)),
+        }
+    }
+}
+
+impl std::ops::AddAssign for Different {
+    fn add_assign(&mut self, more: Self) {
+        self.esps += more.esps;
+        self.states += more.states;
+        self.slots += more.slots;
+    }
 }
 
 /// What the loader would start, and the digest of the kernel it would find.
@@ -75,9 +133,13 @@ struct Esp {
 /// What one boot of a recording has to keep, whenever it is cut.
 #[derive(Clone, Debug, Default)]
 pub struct Demands {
+    /// Which update it is, from 0: from this release to the next one.
+    pub update: usize,
+    /// The highest sequence number that was kept before.
+    pub highest: u64,
     /// From which epoch on the machine had said how far it is.
     pub said: Vec<(usize, Progress)>,
-    /// What the update server has acknowledged, as in [`super::state::Memory::outbox`].
+    /// What the update server has acknowledged in the end, as in [`super::state::Memory::outbox`].
     pub acknowledged: HashSet<String>,
 }
 
@@ -87,6 +149,8 @@ struct Before {
     epoch: usize,
     progress: Option<Progress>,
     state: Option<StateSeen>,
+    /// What no server had been told before, and none was in the epoch.
+    untold: HashSet<i64>,
 }
 
 /// Looks at disks, and remembers what it has seen.
@@ -141,32 +205,60 @@ impl Checker {
     ///
     /// # Errors
     /// What does not hold.
-    pub fn check(&mut self, disk: &Disk, cut: &Cut) -> Result<String, String> {
+    pub fn check(&mut self, disk: &mut Disk, cut: &Cut) -> Result<String, String> {
         if self.before.as_ref().is_none_or(|before| before.epoch != cut.epoch) {
             self.before = Some(self.look_before(disk, cut)?);
         }
-        if let Some(touched) = self.layout.tables.iter().find(|range| disk.trace(cut, range) != Trace::default()) {
-            return Err(format!("bytes {touched:?} of the partition table were written"));
+        disk.after(cut, |disk, file| self.look(disk, cut, file)).map_err(|error| error.to_string())?
+    }
+
+    /// What was looked at.
+    #[must_use]
+    pub fn into_looked(self) -> Looked {
+        Looked {
+            esps: self.esps.into_keys().collect(),
+            states: self.states.into_keys().map(|(trace, _)| trace).collect(),
+            slots: self.roots.into_keys().collect(),
         }
-        disk.after(cut, |file| self.look(disk, cut, file)).map_err(|error| error.to_string())?
+    }
+
+    /// What the loader starts first after a cut.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn first(&mut self, disk: &mut Disk, cut: &Cut) -> Result<First, String> {
+        let seen = disk.after(cut, |disk, file| {
+            let progress = self.start(disk, cut, file)?.progress;
+            let first = self.esp_of(disk, cut, file)?.entries.first().map(|entry| entry.candidate.slot);
+            first.map(|slot| First { slot, progress }).ok_or_else(|| "nothing".to_owned())
+        });
+        seen.map_err(|error| error.to_string())?
     }
 
     /// How far the update has come after a cut, as the loader sees it.
     ///
     /// # Errors
     /// What does not hold.
-    pub fn progress(&mut self, disk: &Disk, cut: &Cut) -> Result<Progress, String> {
-        let start = disk.after(cut, |file| self.start(disk, cut, file)).map_err(|error| error.to_string())?;
+    pub fn progress(&mut self, disk: &mut Disk, cut: &Cut) -> Result<Progress, String> {
+        let start = disk.after(cut, |disk, file| self.start(disk, cut, file)).map_err(|error| error.to_string())?;
         start.map(|start| start.progress)
     }
 
-    fn look_before(&mut self, disk: &Disk, cut: &Cut) -> Result<Before, String> {
-        let nothing = Cut { epoch: cut.epoch, kept: vec![false; cut.kept.len()], torn: None };
-        let seen = disk.after(&nothing, |file| {
+    fn look_before(&mut self, disk: &mut Disk, cut: &Cut) -> Result<Before, String> {
+        let words = |error: std::io::Error| error.to_string();
+        let that = |kept| Cut { epoch: cut.epoch, kept: vec![kept; cut.kept.len()], torn: None };
+        let (nothing, all) = (that(false), that(true));
+        let before = disk.after(&nothing, |disk, file| {
             let progress = self.start(disk, &nothing, file).ok().map(|start| start.progress);
-            Before { epoch: cut.epoch, progress, state: self.state_of(disk, &nothing, file).ok().flatten() }
+            (progress, self.state_of(disk, &nothing, file).ok().flatten())
         });
-        seen.map_err(|error| error.to_string())
+        let after = disk.after(&all, |disk, file| self.state_of(disk, &all, file).ok().flatten()).map_err(words)?;
+        let (progress, state) = before.map_err(words)?;
+        let rows = |seen: &Option<StateSeen>| -> HashSet<i64> {
+            seen.iter().flat_map(|seen| &seen.memory.outbox).map(|(id, _)| *id).collect()
+        };
+        let untold = rows(&state).intersection(&rows(&after)).copied().collect();
+        Ok(Before { epoch: cut.epoch, progress, state, untold })
     }
 
     fn look(&mut self, disk: &Disk, cut: &Cut, file: &File) -> Result<String, String> {
@@ -181,9 +273,14 @@ impl Checker {
         }
         self.esp_of(disk, cut, file)?.table.map_err(|why| format!("boot control: {why}; {words}"))?;
         let Some(state) = self.state_of(disk, cut, file)? else { return Ok(words) };
-        if let Some(before) = self.before.as_ref().and_then(|before| before.state.as_ref()) {
-            check_nothing_is_lost(before, &state, &self.demands.acknowledged)?;
+        if let Some(Before { state: Some(before), untold, .. }) = &self.before {
+            check_nothing_is_lost(before, &state, &|(id, words)| {
+                !untold.contains(id) && self.demands.acknowledged.contains(words)
+            })?;
         }
+        // The floor rises once a slot is marked good, and before anything is said of that.
+        let highest = self.demands.highest + u64::from(said == Some(Progress::Kept));
+        check_is_kept(&state, self.demands.update, highest)?;
         let least = match said {
             None | Some(Progress::Before) => Step::None,
             Some(Progress::Trial) => Step::Armed,
@@ -208,7 +305,7 @@ impl Checker {
             let release = self.release_of(disk, cut, file, &entry);
             found.push((entry.candidate, release));
         }
-        judge(&found, &self.releases)
+        judge(&found, &self.releases, self.demands.update)
     }
 
     fn state_of(&mut self, disk: &Disk, cut: &Cut, file: &File) -> Result<Option<StateSeen>, String> {
@@ -219,7 +316,7 @@ impl Checker {
         if let Some(known) = self.states.get(&key) {
             return known.clone().map(Some);
         }
-        let seen = mount.look(file, &self.layout.state, running, &table);
+        let seen = mount.look(file, &self.layout.state, running, &table, self.demands.update);
         self.states.insert(key, seen.clone());
         seen.map(Some)
     }
@@ -236,6 +333,7 @@ impl Checker {
 
     fn read_esp(&self, file: &File) -> Result<Esp, String> {
         let esp = Fat::open(file, self.layout.esp.start)?;
+        esp.check_clusters(&|path| path.ends_with(IN_WRITING))?;
         let kernel = |path: &String| -> Result<[u8; 32], String> {
             let bytes = esp.read(path.trim_start_matches('/'))?;
             Ok(bytes.map_or([0; 32], |bytes| Sha256::digest(bytes).into()))
@@ -283,8 +381,8 @@ impl Checker {
     }
 }
 
-/// What the loader makes of these candidates, each with the release that it starts in whole, or why it starts none.
-fn judge(found: &[(Candidate, Result<usize, String>)], releases: &[Signed]) -> Result<Start, String> {
+/// What the loader makes of these candidates, each with the release that it starts in whole, or why it starts none, in this update.
+fn judge(found: &[(Candidate, Result<usize, String>)], releases: &[Signed], update: usize) -> Result<Start, String> {
     let mut words = Vec::new();
     let is_safe = |earlier: &[(Candidate, Result<usize, String>)]| {
         let first = earlier.first().map(|(first, _)| first);
@@ -298,8 +396,8 @@ fn judge(found: &[(Candidate, Result<usize, String>)], releases: &[Signed]) -> R
     for (place, (candidate, release)) in found.iter().enumerate() {
         match release {
             Ok(release) => words.push(describe(candidate, &releases[*release].version)),
-            // What comes after is never started.
-            Err(_) if is_safe(&found[..place]) => break,
+            // What comes after is never started; but a slot that is marked good is one, or the next fault starts it.
+            Err(_) if is_safe(&found[..place]) && candidate.tries_left.is_some() => {}
             Err(why) => return Err(format!("candidate {} of {}: {why} ({candidate:?})", place + 1, found.len())),
         }
     }
@@ -307,9 +405,10 @@ fn judge(found: &[(Candidate, Result<usize, String>)], releases: &[Signed]) -> R
         return Err(format!("nothing good of the other slot is behind {}", words.join(", ")));
     }
     let progress = match found.first() {
-        Some((Candidate { tries_left: None, .. }, Ok(1..))) => Progress::Kept,
-        Some((_, Ok(1..))) => Progress::Trial,
-        _ => Progress::Before,
+        Some((first, Ok(release))) if *release == update + 1 && first.tries_left.is_none() => Progress::Kept,
+        Some((_, Ok(release))) if *release == update + 1 => Progress::Trial,
+        Some((first, Ok(release))) if *release == update && first.tries_left.is_none() => Progress::Before,
+        _ => return Err(format!("the loader starts neither what is updated nor what it is updated to: {}", words.join(", "))),
     };
     Ok(Start { progress, words: format!("starts {}", words.join(", then ")) })
 }
@@ -319,7 +418,7 @@ fn files_of(esp: &Fat<'_>) -> Result<Vec<EspFile>, String> {
     let held = |(path, bytes): (String, Result<Vec<u8>, String>)| match bytes {
         Ok(bytes) => Ok((path, bytes)),
         // What was being written is overwritten, and never read.
-        Err(_) if path.ends_with(".new") => Ok((path, Vec::new())),
+        Err(_) if path.ends_with(IN_WRITING) => Ok((path, Vec::new())),
         Err(why) => Err(format!("{path}: {why}")),
     };
     esp.walk(MAX_ESP_FILE)?.into_iter().map(held).collect()
@@ -352,22 +451,25 @@ mod tests {
         Signed { version: version.to_owned(), root: (0, [0; 32]), kernel: None, options: None }
     }
 
+    /// In the update from 1.0.0 to 2.0.0, the second one of three releases.
     fn judged(found: &[(char, Option<u32>, Option<usize>)]) -> Result<Progress, String> {
         let one = |(slot, tries_left, release): &(char, Option<u32>, Option<usize>)| {
             let candidate = Candidate { slot: *slot, tries_left: *tries_left, kernel: None, options: None, entry: None };
             (candidate, release.ok_or_else(|| format!("slot {slot} is no complete signed image")))
         };
         let found: Vec<_> = found.iter().map(one).collect();
-        judge(&found, &[release("1.0.0"), release("2.0.0")]).map(|start| start.progress)
+        judge(&found, &["0.0.0", "1.0.0", "2.0.0"].map(release), 1).map(|start| start.progress)
     }
 
-    const OLD: (char, Option<u32>, Option<usize>) = ('a', None, Some(0));
-    const NEW: (char, Option<u32>, Option<usize>) = ('b', None, Some(1));
-    const TRIED: (char, Option<u32>, Option<usize>) = ('b', Some(3), Some(1));
+    const OLDER: (char, Option<u32>, Option<usize>) = ('b', None, Some(0));
+    const OLD: (char, Option<u32>, Option<usize>) = ('a', None, Some(1));
+    const NEW: (char, Option<u32>, Option<usize>) = ('b', None, Some(2));
+    const TRIED: (char, Option<u32>, Option<usize>) = ('b', Some(3), Some(2));
 
     #[test]
     fn what_is_started_says_how_far_an_update_is() {
         assert_eq!(judged(&[OLD]), Ok(Progress::Before));
+        assert_eq!(judged(&[OLD, OLDER]), Ok(Progress::Before));
         assert_eq!(judged(&[OLD, ('b', Some(0), None)]), Ok(Progress::Before), "what is behind a good one is never started");
         assert_eq!(judged(&[TRIED, OLD]), Ok(Progress::Trial));
         assert_eq!(judged(&[TRIED, NEW, OLD]), Ok(Progress::Trial), "one entry is put in the place of the other");
@@ -375,8 +477,19 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_is_marked_good_is_one_wherever_it_stands() {
+        assert!(judged(&[OLD, ('b', None, None)]).unwrap_err().contains("slot b is no complete signed image"));
+    }
+
+    #[test]
+    fn nothing_older_is_started_than_what_is_updated() {
+        assert!(judged(&[OLDER, OLD]).unwrap_err().contains("neither"));
+        assert!(judged(&[('a', Some(2), Some(1)), OLDER]).unwrap_err().contains("neither"), "what ran was good");
+    }
+
+    #[test]
     fn behind_a_slot_on_trial_the_other_one_is_good_and_complete() {
-        for missing in [&[TRIED][..], &[TRIED, NEW], &[TRIED, ('a', Some(1), Some(0))]] {
+        for missing in [&[TRIED][..], &[TRIED, NEW], &[TRIED, ('a', Some(1), Some(1))]] {
             assert!(judged(missing).unwrap_err().contains("nothing good of the other slot"), "{missing:?}");
         }
         let broken = ('a', None, None);

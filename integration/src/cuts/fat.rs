@@ -1,6 +1,7 @@
 //! Reading FAT12, FAT16 and FAT32 as firmware and boot loaders do: what stands in a folder, what a file holds. For disks that were
 //! rebuilt after a power cut, of which there are too many to ask a program about each.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
@@ -20,7 +21,8 @@ pub struct Fat<'a> {
     disk: &'a File,
     start: u64,
     cluster_bytes: u64,
-    fat_at: u64,
+    /// The first copy of the table, in whole.
+    table: Vec<u8>,
     root: Root,
     data_at: u64,
     kind: Kind,
@@ -84,15 +86,9 @@ impl<'a> Fat<'a> {
             Kind::Fat32 => Root::Cluster(u32::try_from(long(44)).map_err(|error| error.to_string())?),
             _ => Root::Fixed { at: start + (reserved + fats * fat_sectors) * sector, bytes: root_sectors * sector },
         };
-        Ok(Self {
-            disk,
-            start,
-            cluster_bytes: per_cluster * sector,
-            fat_at: start + reserved * sector,
-            root,
-            data_at: start + before_data * sector,
-            kind,
-        })
+        let mut table = vec![0; usize::try_from(fat_sectors * sector).map_err(|error| error.to_string())?];
+        disk.read_exact_at(&mut table, start + reserved * sector).map_err(|error| error.to_string())?;
+        Ok(Self { disk, start, cluster_bytes: per_cluster * sector, table, root, data_at: start + before_data * sector, kind })
     }
 
     /// What a file holds; `None` if it is not there.
@@ -155,6 +151,58 @@ impl<'a> Fat<'a> {
         Ok(Some(items(&bytes)))
     }
 
+    /// Checks that every file has its clusters to itself, and that none of them is free: what shares one is overwritten, and what lies in a
+    /// free one is, too, by the next file that is made. Whatever lies where it may not can be one of those that `may_be_broken` alone.
+    ///
+    /// # Errors
+    /// Which file has none of its own.
+    pub fn check_clusters(&self, may_be_broken: &dyn Fn(&str) -> bool) -> Result<(), String> {
+        let (mut owners, mut folders) = (HashMap::<u32, String>::new(), vec![String::new()]);
+        for _ in 0..MAX_FOLDERS {
+            let Some(folder) = folders.pop() else { return Ok(()) };
+            for item in self.list(&folder)?.unwrap_or_default() {
+                let path = if folder.is_empty() { item.name.clone() } else { format!("{folder}/{}", item.name) };
+                let clusters = match self.clusters_of(&item) {
+                    Ok(clusters) => clusters,
+                    Err(_) if may_be_broken(&path) => continue,
+                    Err(why) => return Err(format!("{path}: {why}")),
+                };
+                for cluster in clusters {
+                    if let Some(other) = owners.insert(cluster, path.clone())
+                        && !(may_be_broken(&path) && may_be_broken(&other))
+                    {
+                        return Err(format!("{path} and {other} both lie in cluster {cluster}"));
+                    }
+                }
+                if item.is_folder {
+                    folders.push(path);
+                }
+            }
+        }
+        Err("its folders have no end".to_owned())
+    }
+
+    /// The clusters of a file by its table, as many as its size takes; of a folder, all of them.
+    fn clusters_of(&self, item: &Item) -> Result<Vec<u32>, String> {
+        let wanted = if item.is_folder { u64::MAX } else { item.size.div_ceil(self.cluster_bytes) };
+        let (mut clusters, mut next) = (Vec::new(), (wanted > 0).then_some(item.first));
+        while let Some(cluster) = next.filter(|_| (clusters.len() as u64) < wanted) {
+            let after = self.entry(cluster)?;
+            if cluster < 2 || after == 0 {
+                return Err(format!("it lies in cluster {cluster}, which is free"));
+            }
+            if clusters.len() > MAX_CLUSTERS {
+                return Err("its chain of clusters has no end".to_owned());
+            }
+            clusters.push(cluster);
+            next = self.next(cluster)?;
+        }
+        if !item.is_folder && (clusters.len() as u64) < wanted {
+            return Err(format!("it has {} bytes by its entry, and {} clusters", item.size, clusters.len()));
+        }
+        Ok(clusters)
+    }
+
     fn bytes(&self, at: u64, length: u64) -> Result<Vec<u8>, String> {
         let mut bytes = vec![0; usize::try_from(length).map_err(|error| error.to_string())?];
         self.disk.read_exact_at(&mut bytes, at).map_err(|error| format!("at byte {}: {error}", at - self.start))?;
@@ -181,17 +229,26 @@ impl<'a> Fat<'a> {
     }
 
     fn next(&self, cluster: u32) -> Result<Option<u32>, String> {
-        let number = u64::from(cluster);
-        let word = |at: u64, length: u64| -> Result<u32, String> {
-            let bytes = self.bytes(self.fat_at + at, length)?;
+        let end = match self.kind {
+            Kind::Fat12 => 0xFF8,
+            Kind::Fat16 => 0xFFF8,
+            Kind::Fat32 => 0x0FFF_FFF8,
+        };
+        self.entry(cluster).map(|value| (value < end).then_some(value))
+    }
+
+    /// What stands in the table for a cluster: 0 = it is free.
+    fn entry(&self, cluster: u32) -> Result<u32, String> {
+        let number = usize::try_from(cluster).map_err(|error| error.to_string())?;
+        let word = |at: usize, length: usize| -> Result<u32, String> {
+            let bytes = self.table.get(at..at + length).ok_or_else(|| format!("there is no cluster {cluster}"))?;
             Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)))
         };
-        let (value, end) = match self.kind {
-            Kind::Fat12 => (word(number + number / 2, 2)? >> (4 * (cluster & 1)) & 0xFFF, 0xFF8),
-            Kind::Fat16 => (word(number * 2, 2)?, 0xFFF8),
-            Kind::Fat32 => (word(number * 4, 4)? & 0x0FFF_FFFF, 0x0FFF_FFF8),
-        };
-        Ok((value < end).then_some(value))
+        match self.kind {
+            Kind::Fat12 => Ok(word(number + number / 2, 2)? >> (4 * (cluster & 1)) & 0xFFF),
+            Kind::Fat16 => word(number * 2, 2),
+            Kind::Fat32 => Ok(word(number * 4, 4)? & 0x0FFF_FFFF),
+        }
     }
 }
 
@@ -282,7 +339,40 @@ mod tests {
             let contents = [content.clone(), vec![], content.clone()].map(Ok);
             assert_eq!(files, expected.map(str::to_owned).into_iter().zip(contents).collect::<Vec<_>>(), "FAT{bits}");
             assert_eq!(fat.walk(69_999).unwrap().len(), 1, "what is too long is left out");
+            assert_eq!(fat.check_clusters(&|_| false), Ok(()), "FAT{bits}");
         }
+    }
+
+    #[test]
+    fn files_that_share_clusters_and_files_in_free_ones_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("fat.img");
+        // FAT12 of 64 sectors: table in sector 1, 16 entries of the root in sector 2, clusters of a sector from sector 3 on.
+        let mut bytes = vec![0; 64 * 512];
+        (bytes[11..13]).copy_from_slice(&512_u16.to_le_bytes());
+        (bytes[13], bytes[14], bytes[16], bytes[17], bytes[19], bytes[22]) = (1, 1, 1, 16, 64, 1);
+        bytes[510..512].copy_from_slice(&[0x55, 0xAA]);
+        // Clusters 2 → 3, and 4; each ends its chain.
+        bytes[512..520].copy_from_slice(&[0xF8, 0xFF, 0xFF, 0x03, 0xF0, 0xFF, 0xFF, 0x0F]);
+        let mut put = |entry: usize, name: &[u8; 11], first: u8, size: u16| {
+            let at = 2 * 512 + entry * 32;
+            bytes[at..at + 11].copy_from_slice(name);
+            bytes[at + 26] = first;
+            bytes[at + 28..at + 30].copy_from_slice(&size.to_le_bytes());
+            std::fs::write(&image, &bytes).unwrap();
+            let disk = File::open(&image).unwrap();
+            Fat::open(&disk, 0).unwrap().check_clusters(&|path| path.ends_with(".new"))
+        };
+        assert_eq!(put(0, b"OS-A    CON", 2, 600), Ok(()));
+        assert_eq!(put(1, b"OS-B    CON", 4, 512), Ok(()));
+        assert!(put(1, b"OS-B    CON", 5, 1).unwrap_err().contains("os-b.con: it lies in cluster 5, which is free"));
+        assert!(put(1, b"OS-B    CON", 4, 513).unwrap_err().contains("os-b.con: it has 513 bytes"));
+        assert!(put(1, b"OS-B    CON", 3, 1).unwrap_err().contains("os-b.con and os-a.con both lie in cluster 3"));
+        assert!(
+            put(1, b"OS-B    NEW", 3, 1).unwrap_err().contains("both lie in cluster 3"),
+            "what is written next destroys the other"
+        );
+        assert_eq!(put(1, b"OS-B    NEW", 5, 1), Ok(()), "it is written again");
     }
 
     #[test]

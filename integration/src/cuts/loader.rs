@@ -133,7 +133,7 @@ fn after_a_try(name: &str) -> Option<String> {
 }
 
 /// Variables of an environment block as GRUB's `load_env` takes them; `None` = it is none to GRUB.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Env(Vec<(String, String)>);
 
 impl Env {
@@ -145,15 +145,17 @@ impl Env {
     }
 
     fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+        self.0.iter().rfind(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 }
 
 fn grub(esp: &dyn Files) -> Result<Vec<Candidate>, String> {
     let block = esp.read(BLOCK)?;
+    // Where neither can be read, any slot is started that starts.
+    let any = || Env(["ota_a", "ota_b"].map(|name| (name.to_owned(), "good".to_owned())).to_vec());
     let (env, is_copy) = match Env::parse(block.as_deref()) {
         Some(env) => (env, false),
-        None => (Env::parse(esp.read("grub/grubenv.ota")?.as_deref()).unwrap_or_default(), true),
+        None => (Env::parse(esp.read("grub/grubenv.ota")?.as_deref()).unwrap_or_else(any), true),
     };
     let primary = if env.get("ota_primary") == "b" { 'b' } else { 'a' };
     let other = if primary == 'a' { 'b' } else { 'a' };
@@ -176,7 +178,7 @@ struct Entry {
 }
 
 /// `Boot Loader Specification`: entries without tries come last, those without a sort key behind those with one; ours have one sort key,
-/// so the higher version comes first.
+/// so the higher version comes first, and of equal ones the name that sorts last.
 fn systemd_boot(esp: &dyn Files) -> Result<Vec<Candidate>, String> {
     let mut entries = Vec::new();
     for name in esp.names(ENTRIES)? {
@@ -187,7 +189,7 @@ fn systemd_boot(esp: &dyn Files) -> Result<Vec<Candidate>, String> {
     entries.sort_by(|one, other| {
         let is_spent = |entry: &Entry| entry.candidate.as_ref().is_some_and(|candidate| candidate.tries_left == Some(0));
         let key = |entry: &Entry| (is_spent(entry), entry.sort_key.is_none(), entry.sort_key.clone(), Reverse(entry.version));
-        key(one).cmp(&key(other)).then_with(|| one.name.cmp(&other.name))
+        key(one).cmp(&key(other)).then_with(|| other.name.cmp(&one.name))
     });
     match entries.first() {
         Some(Entry { candidate: None, name, .. }) => Err(format!("the loader would start {name}, which is of no slot")),
@@ -228,9 +230,23 @@ mod tests {
     fn a_block_is_what_grub_takes_for_one() {
         let env = Env::parse(Some(&block("ota_primary=b\nota_left=3\n"))).unwrap();
         assert_eq!((env.get("ota_primary"), env.get("ota_left"), env.get("ota_pending")), ("b", "3", ""));
+        assert_eq!(Env::parse(Some(&block("ota_a=x\nota_a=good\n"))).unwrap().get("ota_a"), "good", "the last one counts");
         assert!(
             Env::parse(Some(&block("")[1..])).is_none() && Env::parse(Some(&[0; 1024])).is_none() && Env::parse(None).is_none()
         );
+    }
+
+    #[test]
+    fn without_a_block_its_copy_counts_and_without_both_any_slot() {
+        let esp = tempfile::tempdir().unwrap();
+        fs::create_dir(esp.path().join("grub")).unwrap();
+        let slots = || -> Vec<(char, Option<u32>)> {
+            let found = candidates(Loader::GrubBios, &Folder(esp.path())).unwrap();
+            found.into_iter().map(|candidate| (candidate.slot, candidate.tries_left)).collect()
+        };
+        assert_eq!(slots(), [('a', None), ('b', None)]);
+        fs::write(esp.path().join("grub/grubenv.ota"), block("ota_primary=b\nota_pending=a\nota_left=3\n")).unwrap();
+        assert_eq!(slots(), [('b', None)], "no slot is tried by its copy");
     }
 
     #[test]

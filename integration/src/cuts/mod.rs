@@ -1,5 +1,5 @@
-//! Power cuts, exactly: a whole update is recorded write by write, and every disk that a cut at any moment could have left is rebuilt and
-//! looked at.
+//! Power cuts, exactly: two whole updates are recorded write by write, and every disk that a cut at any moment could have left is rebuilt
+//! and looked at.
 
 pub mod campaign;
 pub mod check;
@@ -9,5 +9,6 @@ pub mod disk;
 pub mod fat;
 pub mod loader;
 pub mod log;
+pub mod recording;
 pub mod sparse;
 pub mod state;

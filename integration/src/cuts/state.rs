@@ -3,7 +3,7 @@
 //! The file system is checked where it cannot be mounted as it is, and mounted, which replays its journal, as the next boot would; then it is
 //! looked at as the daemon looks at it:
 //!
-//! 1. the floor can be read, and is not below what was on the medium before (P3, P11);
+//! 1. the floor can be read, is not lost, not below what was on the medium before, and not below what was kept ([`check_is_kept`]; P3, P11);
 //! 2. the trial that was written down can be read;
 //! 3. the daemon's journal opens, and is not set aside;
 //! 4. what it remembers is no less than what was on the medium before ([`check_nothing_is_lost`]): attempts, how they ended, what servers
@@ -13,12 +13,12 @@
 //!    disarms, marks bad nor reboots before it has looked;
 //! 6. what it is at then is what the loader has it at ([`check_agrees`]).
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use manifests::omaha::{Event as Told, Request};
@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
-use update_engine::boot::Past;
+use update_engine::config::{Source, parse};
 use update_engine::deadline::{Left, Trial};
 use update_engine::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, PerSlot};
 use update_engine::engine::policy::{Policy, Strategy};
@@ -38,6 +38,7 @@ use update_engine::floor::FloorFile;
 use update_engine::journal::{Journal, Message, OutboxRow};
 use update_engine::records::Records;
 use update_engine::report::event_request;
+use update_engine::world::World;
 
 use super::loader::Progress;
 use super::sparse;
@@ -94,7 +95,7 @@ pub struct Memory {
     pub refused: Vec<String>,
     /// The attempt under way.
     pub plan: Option<String>,
-    /// How far the update has come.
+    /// How far the update that is recorded has come.
     pub step: Step,
 }
 
@@ -125,7 +126,8 @@ pub enum Step {
 }
 
 impl Memory {
-    fn of(journal: &Journal, model: &Model) -> Result<Self, String> {
+    /// `earlier` attempts belong to updates that are not looked at.
+    fn of(journal: &Journal, model: &Model, earlier: usize) -> Result<Self, String> {
         let words = |error: update_engine::journal::JournalError| error.to_string();
         let attempts = journal.history().map_err(words)?.into_iter().rev().map(|attempt| (attempt.id, attempt.outcome)).collect();
         let outbox = journal.outbox().map_err(words)?.iter().map(|row| (row.id, told_by(row))).collect();
@@ -133,12 +135,12 @@ impl Memory {
         let refused = model.refusals.iter().map(|refusal| refusal.digest.to_string()).collect();
         let plan = model.state.plan().map(|plan| plan.attempt.clone());
         let mut memory = Self { attempts, outbox, committed, refused, plan, step: Step::None };
-        memory.step = memory.step_of(&model.state);
+        memory.step = memory.step_of(&model.state, earlier);
         Ok(memory)
     }
 
-    fn step_of(&self, state: &State) -> Step {
-        let ended = self.attempts.last().and_then(|(_, outcome)| outcome.as_deref());
+    fn step_of(&self, state: &State, earlier: usize) -> Step {
+        let ended = self.attempts.get(earlier..).and_then(<[_]>::last).and_then(|(_, outcome)| outcome.as_deref());
         match (state, ended) {
             (State::Fetching { .. }, _) => Step::Fetching,
             (State::Written { .. }, _) => Step::Written,
@@ -206,11 +208,19 @@ impl StateMount {
         self.scratch.path().join("mounted")
     }
 
-    /// Looks at the partition that lies there on a disk, as this slot finds it, which runs, with this boot table.
+    /// Looks at the partition that lies there on a disk, as this slot finds it, which runs, with this boot table, after so many `earlier`
+    /// updates.
     ///
     /// # Errors
     /// What does not hold.
-    pub fn look(&self, disk: &File, range: &Range<u64>, running: SlotName, table: &BootTable) -> Result<StateSeen, String> {
+    pub fn look(
+        &self,
+        disk: &File,
+        range: &Range<u64>,
+        running: SlotName,
+        table: &BootTable,
+        earlier: usize,
+    ) -> Result<StateSeen, String> {
         self.take(disk, range).map_err(|error| format!("state partition: {error}"))?;
         let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let mounted = || mount(Some(&self.device), &self.point(), Some("ext4"), flags, None::<&str>);
@@ -218,7 +228,7 @@ impl StateMount {
             self.mend()?;
             mounted().map_err(|error| format!("the state partition cannot be mounted, and e2fsck does not help: {error}"))
         })?;
-        let seen = look_at(&self.point().join(FOLDER), running, table);
+        let seen = look_at(&self.point().join(FOLDER), running, table, earlier);
         self.unmount().map_err(|error| format!("the state partition stays mounted: {error}"))?;
         seen
     }
@@ -260,12 +270,33 @@ impl Drop for StateMount {
     }
 }
 
-/// Compares what a cut left with what was on the medium before the writes it was among. What servers were told may be gone from what they
-/// are still to be told, once they have `acknowledged` it.
+/// Checks that all earlier updates are kept, and that the floor is at what was kept (P3).
+///
+/// # Errors
+/// What does not hold.
+pub fn check_is_kept(seen: &StateSeen, updates: usize, highest: u64) -> Result<(), String> {
+    let attempts = &seen.memory.attempts;
+    if attempts.get(..updates).is_none_or(|earlier| earlier.iter().any(|(_, outcome)| outcome.as_deref() != Some("committed"))) {
+        return Err(format!("expected {updates} updates that were kept, the journal has {attempts:?}"));
+    }
+    let found = seen.floor.as_ref().map_or(0, |floor| floor.highest.get());
+    // Nothing has raised it before the first one is kept.
+    if highest > 1 && found < highest {
+        return Err(format!("expected the floor to know of sequence {highest}, it knows of {found}"));
+    }
+    Ok(())
+}
+
+/// Compares what a cut left with what was on the medium before the writes it was among. What servers were told (`may_be_gone`) may be gone
+/// from what they are still to be told.
 ///
 /// # Errors
 /// What was lost.
-pub fn check_nothing_is_lost(before: &StateSeen, after: &StateSeen, acknowledged: &HashSet<String>) -> Result<(), String> {
+pub fn check_nothing_is_lost(
+    before: &StateSeen,
+    after: &StateSeen,
+    may_be_gone: &dyn Fn(&(i64, String)) -> bool,
+) -> Result<(), String> {
     let floors = |seen: &StateSeen| seen.floor.as_ref().map(|floor| (floor.floor, floor.highest));
     match (floors(before), floors(after)) {
         (Some(before), None) => Err(format!("the floor is gone, which was {before:?}")),
@@ -273,11 +304,15 @@ pub fn check_nothing_is_lost(before: &StateSeen, after: &StateSeen, acknowledged
             Err(format!("the floor has sunk from {before:?} to {after:?}"))
         }
         _ if before.had_journal && !after.had_journal => Err("the daemon's journal is gone".to_owned()),
-        _ => check_nothing_is_forgotten(&before.memory, &after.memory, acknowledged),
+        _ => check_nothing_is_forgotten(&before.memory, &after.memory, may_be_gone),
     }
 }
 
-fn check_nothing_is_forgotten(before: &Memory, after: &Memory, acknowledged: &HashSet<String>) -> Result<(), String> {
+fn check_nothing_is_forgotten(
+    before: &Memory,
+    after: &Memory,
+    may_be_gone: &dyn Fn(&(i64, String)) -> bool,
+) -> Result<(), String> {
     if let Some((id, outcome)) = before.attempts.iter().find(|(id, outcome)| {
         let is_there = after.attempts.iter().any(|(known, _)| known == id);
         !is_there || outcome.as_deref().is_some_and(|outcome| after.outcome_of(id) != Some(outcome))
@@ -289,7 +324,7 @@ fn check_nothing_is_forgotten(before: &Memory, after: &Memory, acknowledged: &Ha
         return Err(format!("the attempts were {:?} and are {:?}", before.attempts, after.attempts));
     }
     let highest = before.outbox.last().map_or(0, |(id, _)| *id);
-    if let Some(lost) = before.outbox.iter().find(|row| !after.outbox.contains(row) && !acknowledged.contains(&row.1)) {
+    if let Some(lost) = before.outbox.iter().find(|row| !after.outbox.contains(row) && !may_be_gone(row)) {
         return Err(format!("no server was ever told {lost:?}, and none will be: {:?}", after.outbox));
     }
     if let Some(new) = after.outbox.iter().find(|row| !before.outbox.contains(row) && row.0 <= highest) {
@@ -342,7 +377,7 @@ pub fn check_agrees(progress: Progress, seen: &StateSeen) -> Result<(), String> 
     Err(format!("the loader is at {progress:?}, the journal at {was:?}, the engine after its start at {step:?} ({words})"))
 }
 
-fn look_at(folder: &Path, running: SlotName, table: &BootTable) -> Result<StateSeen, String> {
+fn look_at(folder: &Path, running: SlotName, table: &BootTable, earlier: usize) -> Result<StateSeen, String> {
     let had_journal = std::fs::metadata(folder.join("journal.db")).is_ok_and(|data| data.len() > 1);
     if !folder.is_dir() {
         return Ok(StateSeen { floor: None, had_journal, memory: Memory::default(), started: None });
@@ -350,9 +385,9 @@ fn look_at(folder: &Path, running: SlotName, table: &BootTable) -> Result<StateS
     let floor = FloorFile::load(folder).map_err(|error| format!("floor: {error}"))?.map(|file| file.floor);
     Trial::load(folder).map_err(|error| format!("trial: {error}"))?;
     Left::load(folder).map_err(|error| format!("trial that was left: {error}"))?;
-    let facts = facts(folder, running, table, floor.as_ref());
-    let (memory, first) = start(folder, &facts, "1")?;
-    let (found, second) = start(folder, &facts, "2")?;
+    let facts = facts(folder, running, table)?;
+    let (memory, first) = start(folder, &facts, "1", earlier)?;
+    let (found, second) = start(folder, &facts, "2", earlier)?;
     if found != first.memory {
         return Err(format!("what an engine wrote down is not what the next one finds: {:?}, then {found:?}", first.memory));
     }
@@ -363,13 +398,13 @@ fn look_at(folder: &Path, running: SlotName, table: &BootTable) -> Result<StateS
 }
 
 /// Starts an engine from the journal, and writes down what it made of it: what the journal held before, and what it is at.
-fn start(folder: &Path, facts: &Facts, boot: &str) -> Result<(Memory, Started), String> {
+fn start(folder: &Path, facts: &Facts, boot: &str, earlier: usize) -> Result<(Memory, Started), String> {
     let now = Now { wall: Wall(1_800_000_000_000), mono: Mono(10_000), dice: 7 };
     let (mut journal, model) = Journal::open(folder, now.wall).map_err(|error| format!("journal: {error}"))?;
     if let Some(note) = &model.journal_note {
         return Err(format!("journal: {note}"));
     }
-    let found = Memory::of(&journal, &model)?;
+    let found = Memory::of(&journal, &model, earlier)?;
     let orphans = journal.orphans(model.state.plan().map(|plan| plan.attempt.as_str())).map_err(|error| error.to_string())?;
     let facts = Facts { boot_id: format!("cut-{boot}").as_str().into(), ..facts.clone() };
     let mut engine = Engine::new(model, facts.clone(), policy());
@@ -382,7 +417,7 @@ fn start(folder: &Path, facts: &Facts, boot: &str) -> Result<(Memory, Started), 
         return Err(format!("the engine starts with {rash:?}, before it has looked at anything: {words}"));
     }
     let started = Started {
-        memory: Memory::of(&journal, engine.model())?,
+        memory: Memory::of(&journal, engine.model(), earlier)?,
         words: words(engine.model()),
         judges: effects.iter().any(|effect| matches!(effect, Effect::Health(_) | Effect::Commit(_))),
         is_found: engine.model().state.plan().is_some_and(|plan| plan.kind == Kind::Found),
@@ -397,7 +432,7 @@ fn words(model: &Model) -> String {
 }
 
 /// What the daemon would find on this disk.
-fn facts(folder: &Path, running: SlotName, table: &BootTable, floor: Option<&Floor>) -> Facts {
+fn facts(folder: &Path, running: SlotName, table: &BootTable) -> Result<Facts, String> {
     let records = Records::of(folder);
     let content = |name: SlotName| {
         let record = records.slot_record(name);
@@ -408,12 +443,18 @@ fn facts(folder: &Path, running: SlotName, table: &BootTable, floor: Option<&Flo
         })
     };
     let slots = PerSlot { a: content(SlotName::A), b: content(SlotName::B) };
-    let floor = match floor {
-        Some(floor) => FloorFacts::Known(floor.clone()),
-        None if table.past == Past::Armed => FloorFacts::Lost { image: manifests::version::Sequence::ZERO },
-        None => FloorFacts::Known(Floor::default()),
-    };
-    Facts { running: Some(running), boot: Some(table.clone()), slots, floor, ..nobody() }
+    let at = folder.display();
+    let text = format!(
+        "state_dir = \"{at}\"\nsysroot = \"{at}/none\"\nserver.app_id = \"x\"\ndisk.device = \"{at}/none\"\n\
+         slots.a.root = \"partlabel:root-a\"\nslots.b.root = \"partlabel:root-b\"\n"
+    );
+    let settings = parse(&[Source::new("cut.toml", text)]).map_err(|problems| format!("{problems:?}"))?;
+    let mut troubles = Vec::new();
+    let floor = World::new(Arc::new(settings), records).floor(Some(running), Some(table), &slots, &mut troubles);
+    if let (FloorFacts::Lost { .. }, _) | (_, [_, ..]) = (&floor, troubles.as_slice()) {
+        return Err(format!("the floor is lost: {floor:?} {troubles:?}"));
+    }
+    Ok(Facts { running: Some(running), boot: Some(table.clone()), slots, floor, ..nobody() })
 }
 
 /// A host of which nothing is known.
@@ -459,8 +500,12 @@ mod tests {
         StateSeen { floor, had_journal, memory: Memory::default(), started: None }
     }
 
+    fn is_told((_, words): &(i64, String)) -> bool {
+        words == "14/1 of one"
+    }
+
     fn compare(before: &StateSeen, after: &StateSeen) -> Result<(), String> {
-        check_nothing_is_lost(before, after, &HashSet::from(["14/1 of one".to_owned()]))
+        check_nothing_is_lost(before, after, &is_told)
     }
 
     #[test]
@@ -487,7 +532,7 @@ mod tests {
     fn lost(change: impl FnOnce(&mut Memory)) -> String {
         let mut after = memory();
         change(&mut after);
-        check_nothing_is_forgotten(&memory(), &after, &HashSet::from(["14/1 of one".to_owned()])).err().unwrap_or_default()
+        check_nothing_is_forgotten(&memory(), &after, &is_told).err().unwrap_or_default()
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::process::Command;
 use manifests::release::SlotName;
 
 use super::initrd;
-use super::parts::{Parts, SYSTEMD_BOOT, output, tool};
+use super::parts::{OVMF, Parts, SYSTEMD_BOOT, output, tool};
 use super::tree::give_to_root;
 use crate::hostsim::gpt::Gpt;
 use crate::rig::{ReleaseImage, tree_of};
@@ -75,6 +75,16 @@ impl Loader {
             Self::GrubBios => format!("ota: starting slot {slot}"),
             Self::SystemdBoot | Self::SystemdBootVerity => format!("ota.slot={slot}"),
         }
+    }
+
+    /// What a disk with it is made of, besides the parts that every loader needs.
+    #[must_use]
+    pub fn files(self) -> Vec<PathBuf> {
+        let files: &[&str] = match self {
+            Self::GrubBios => &["/usr/lib/grub/i386-pc/boot.img", "/usr/lib/grub/i386-pc/kernel.img"],
+            Self::SystemdBoot | Self::SystemdBootVerity => &[SYSTEMD_BOOT, OVMF[0], OVMF[1]],
+        };
+        files.iter().map(PathBuf::from).collect()
     }
 
     /// The lines of a configuration that are its own.

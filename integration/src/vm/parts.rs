@@ -15,8 +15,9 @@ pub(super) const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/sha
 /// The loader.
 pub(super) const SYSTEMD_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 /// What makes and runs every machine.
-const OF_ALL: [Needed; 9] = [
+const OF_ALL: [Needed; 10] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("taskset", "util-linux"),
     ("sgdisk", "gdisk"),
     ("mke2fs", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
@@ -39,7 +40,7 @@ const VERITY_MODULES: [&str; 1] = ["dm_verity"];
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// The kernel.
-    pub(super) kernel: PathBuf,
+    pub(crate) kernel: PathBuf,
     /// Modules, in the order in which they have to be loaded.
     pub(super) modules: Vec<PathBuf>,
     /// The same of what stands before the root, where that is behind dm-verity.

@@ -56,10 +56,14 @@ fn a_daemon_that_is_restarted_while_its_host_goes_down_changes_nothing() {
     let mut boot = scene.boot_into("1.0.0", "a");
     scene.publish("2.0.0", 2, Flaw::None);
     assert_eq!(boot.ask("while [ ! -e /run/goes-down ]; do sleep 0.2; done").0, 0);
-    boot.ask("kill -9 $(pidof update-engined); update-engined --config /state/config.toml >/dev/ttyS0 2>&1 &");
+    let (_, killed) = boot.ask("pidof update-engined");
+    assert_eq!(boot.ask(&format!("kill -9 {killed}")).0, 0, "{killed}");
+    boot.ask("update-engined --config /state/config.toml >/dev/ttyS0 2>&1 &");
     let status =
         boot.wait_status("the daemon knows what goes on", |status| status["state"] == "armed" || status["state"] == "rebooting");
     assert!(status["summary"].as_str().unwrap_or_default().contains("2.0.0"), "{status}");
+    let (_, started) = boot.ask("pidof update-engined");
+    assert!(!started.is_empty() && started != killed, "{started}");
     boot.order("touch /run/go");
     boot.wait_off();
     drop(scene.boot_into("2.0.0", "b"));

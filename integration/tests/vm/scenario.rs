@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::vm::{Flaw, Loader, Scene};
+use integration::vm::{Flaw, Loader, Scene, runs};
 
 use crate::scene;
 
@@ -11,17 +11,12 @@ use crate::scene;
 pub(crate) fn good_images_are_kept_through_power_cuts(loader: Loader) {
     let Some(mut scene) = scene(loader) else { return };
     scene.update("2.0.0", 2, Flaw::None);
-    for _ in 0..2 {
-        let boot = scene.boot("b");
-        std::thread::sleep(Duration::from_millis(300));
-        boot.power_cut();
+    for moment in [Moment::Kernel, Moment::Init] {
+        loses_power(&mut scene, moment);
     }
     drop(scene.boot_into("2.0.0", "b"));
-    for cut in 0..5u64 {
-        let boot = scene.boot("b");
-        // In the kernel, in init, while the daemon starts, while it runs.
-        std::thread::sleep(Duration::from_millis(1_500 * cut));
-        boot.power_cut();
+    for moment in [Moment::Loader, Moment::Kernel, Moment::Init, Moment::Daemon, Moment::Rest] {
+        loses_power(&mut scene, moment);
     }
     let boot = scene.boot_into("2.0.0", "b");
     scene.publish("3.0.0", 3, Flaw::None);
@@ -32,6 +27,33 @@ pub(crate) fn good_images_are_kept_through_power_cuts(loader: Loader) {
     boot.order("updatectl --config /state/config.toml rollback");
     boot.wait_off();
     drop(scene.boot_into("2.0.0", "b"));
+}
+
+/// When in a boot of 2.0.0 the power is cut.
+#[derive(Clone, Copy)]
+enum Moment {
+    /// As soon as the slot is chosen.
+    Loader,
+    /// The kernel runs.
+    Kernel,
+    /// The first process has everything mounted, and starts the daemon.
+    Init,
+    /// The daemon answers.
+    Daemon,
+    /// It has nothing to do.
+    Rest,
+}
+
+fn loses_power(scene: &mut Scene, moment: Moment) {
+    let mut boot = scene.boot("b");
+    match moment {
+        Moment::Loader => {}
+        Moment::Kernel => std::thread::sleep(Duration::from_millis(300)),
+        Moment::Init => boot.wait_for("guest: up"),
+        Moment::Daemon => drop(boot.wait_status("the daemon answers", |status| status["state"].is_string())),
+        Moment::Rest => drop(boot.wait_status("2.0.0 runs from b", runs("2.0.0", "b"))),
+    }
+    boot.power_cut();
 }
 
 /// One image after the other that cannot be kept; after each of them 1.0.0 runs and says why.
