@@ -110,7 +110,7 @@ impl GrubEnv {
             // Not there yet, or of a wrong size, which no loader reads.
             _ => crate::durable::replace(&self.copy, &bytes),
         }
-        .map_err(|source| BootError::Interrupted { path: self.copy.clone(), source })
+        .map_err(|source| held::interrupted(&self.copy, source))
     }
 
     fn open(&self, access: Access) -> Result<Held, BootError> {
@@ -149,7 +149,7 @@ impl PairStore for GrubEnv {
         }
         if rewrite == Rewrite::Always || before != bytes {
             let written = write_in_place(&file, &bytes).and_then(|()| mend_length(&file, before.len()));
-            written.map_err(|source| BootError::Interrupted { path: self.env.clone(), source })?;
+            written.map_err(|source| held::interrupted(&self.env, source))?;
         }
         self.bring_copy_up_to_date(&pair)?;
         Ok(pair)
