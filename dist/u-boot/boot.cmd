@@ -10,6 +10,8 @@
 # The environment must be saved where /etc/fw_env.config says, and better in two copies (redundant): a power cut while a single one
 # is saved loses all of it.
 #
+# Where the slots are not called A and B ([boot.u-boot] names): ota_boot_NAME of each, and ota_names=NAME NAME, that of slot a first.
+#
 #   BOOT_ORDER=B A     slots that may be started, the preferred one first
 #   BOOT_B_LEFT=3      boots left (hexadecimal); one that has none is passed over
 #   ota_pending=B      the slot on trial: only its boots are counted
@@ -22,12 +24,15 @@ if test "${ota_loader}" != "1"; then
 fi
 
 # Nothing was ever marked: a factory disk.
-if test -n "${BOOT_ORDER}"; then setenv ota_order "${BOOT_ORDER}"; else setenv ota_order "A B"; fi
+setenv ota_order "A B"
+if test -n "${ota_names}"; then setenv ota_order "${ota_names}"; fi
+if test -n "${BOOT_ORDER}"; then setenv ota_order "${BOOT_ORDER}"; fi
 
 for ota_slot in ${ota_order}; do
-  setenv ota_left 3
-  if test "${ota_slot}" = "A" && test -n "${BOOT_A_LEFT}"; then setenv ota_left "${BOOT_A_LEFT}"; fi
-  if test "${ota_slot}" = "B" && test -n "${BOOT_B_LEFT}"; then setenv ota_left "${BOOT_B_LEFT}"; fi
+  # The count of this slot, whatever it is called.
+  setenv ota_get "setenv ota_left \${BOOT_${ota_slot}_LEFT}"
+  run ota_get
+  if test -z "${ota_left}"; then setenv ota_left 3; fi
   setenv ota_start yes
   if test "${ota_left}" = "0"; then setenv ota_start no; fi
 
@@ -37,6 +42,7 @@ for ota_slot in ${ota_order}; do
     if test "${ota_left}" = "2"; then setenv BOOT_${ota_slot}_LEFT 1; fi
     if test "${ota_left}" = "1"; then setenv BOOT_${ota_slot}_LEFT 0; fi
     setenv ota_start
+    setenv ota_get
     setenv ota_left
     setenv ota_order
     if saveenv; then setenv ota_start yes; else setenv ota_start no; fi
@@ -51,7 +57,9 @@ for ota_slot in ${ota_order}; do
 done
 
 # No slot had boots left, or none could be started: the preferred one all the same.
-if test -n "${BOOT_ORDER}"; then setenv ota_order "${BOOT_ORDER}"; else setenv ota_order "A B"; fi
+setenv ota_order "A B"
+if test -n "${ota_names}"; then setenv ota_order "${ota_names}"; fi
+if test -n "${BOOT_ORDER}"; then setenv ota_order "${BOOT_ORDER}"; fi
 for ota_slot in ${ota_order}; do
   run ota_boot_${ota_slot}
 done

@@ -52,6 +52,34 @@ pub fn read_capped(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The same error; one that a person can mend with the words for that.
+///
+/// Linux mounts a FAT read-only from the moment at which it finds damage, such as a file that a power cut left between its folder and the
+/// table of clusters; nothing that is written there afterwards gets through, and no later mount mends it.
+pub fn in_words(error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(nix::libc::EROFS) {
+        return error;
+    }
+    io::Error::new(
+        io::ErrorKind::ReadOnlyFilesystem,
+        "its file system is mounted read-only; the kernel does that to a FAT on which it finds damage, as a power cut may leave it \
+         (`dmesg`): `umount` it, `fsck.fat -a` its device and mount it again, or reboot a host that checks it before it mounts it",
+    )
+}
+
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_is_mounted_read_only_is_said_with_what_to_do() {
+        let words = in_words(io::Error::from_raw_os_error(nix::libc::EROFS));
+        assert_eq!(words.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        assert!(words.to_string().contains("mounted read-only") && words.to_string().contains("fsck.fat -a"), "{words}");
+        assert_eq!(in_words(io::Error::from_raw_os_error(nix::libc::ENOSPC)).raw_os_error(), Some(nix::libc::ENOSPC));
+    }
 }

@@ -240,15 +240,16 @@ impl World {
         if raised == file { Ok(()) } else { raised.store(state_dir).map_err(fault) }
     }
 
-    /// In each boot of a slot that is good: gives back the tries that some loaders take from such a slot, too.
-    pub fn renew(&self, facts: &Facts) -> Result<(), Fault> {
+    /// In each boot of a slot that is good: gives back the tries that some loaders take from such a slot, too. Returns the boot table as it
+    /// is then; `None` where there is nothing to give back.
+    pub fn renew(&self, facts: &Facts) -> Result<Option<BootTable>, Fault> {
         let is_good = |slot: SlotName| facts.standing(slot).is_some_and(Standing::is_good);
         if !facts.running.is_some_and(is_good) {
-            return Ok(());
+            return Ok(None);
         }
         let ground = self.ground()?;
         let renewed = self.boot_control(&ground.disk)?.renew(&ground.running);
-        renewed.map(drop).map_err(|error| boot_fault(&error))
+        renewed.map_err(|error| boot_fault(&error)).and_then(|state| boot_table(&state)).map(Some)
     }
 
     /// There is room to remember every key that this release revokes.

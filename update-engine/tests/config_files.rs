@@ -196,6 +196,10 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
             "site.toml:3:17: boot.u-boot.config: expected an absolute path, got \"fw_env.config\"",
         ),
         (
+            "[boot]\ncontrol = \"u-boot\"\nu-boot.names.b = \"system-1\"",
+            "site.toml:3:18: boot.u-boot.names.b: expected A-Z, a-z, 0-9, \"_\", as in the names of U-Boot's variables, got \"system-1\"",
+        ),
+        (
             "[boot]\ncontrol = \"u-boot\"\nu-boot.names.b = \"A\"",
             "site.toml:3:8: boot.u-boot.names: expected two names, got \"A\" for both slots",
         ),

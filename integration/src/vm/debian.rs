@@ -31,7 +31,7 @@ const MIB: u64 = 1 << 20;
 const DEBIAN: System = System { slot_bytes: 160 * MIB, memory_mib: 512, updatectl: "updatectl" };
 
 /// Beside the essential packages.
-const PACKAGES: [&str; 6] = ["systemd", "systemd-sysv", "udev", "dbus", "kmod", "e2fsprogs"];
+const PACKAGES: [&str; 7] = ["systemd", "systemd-sysv", "udev", "dbus", "kmod", "e2fsprogs", "dosfstools"];
 /// Left out of the base. Of what is matched by the last ones, the folders themselves stay.
 const LEFT_OUT: [&str; 11] = [
     "./usr/lib/udev/hwdb.bin",
@@ -58,7 +58,7 @@ const OF_THE_INTEGRATOR: [(&str, &str); 4] = [
     ("etc/modules-load.d/watchdog.conf", "softdog\n"),
 ];
 const FSTAB: &str = "PARTLABEL=state /var/lib/update-engine ext4 defaults 0 2
-PARTLABEL=esp /efi vfat umask=0077 0 0
+PARTLABEL=esp /efi vfat umask=0077 0 2
 tmpfs /var tmpfs mode=0755 0 0
 tmpfs /tmp tmpfs mode=1777 0 0
 ";

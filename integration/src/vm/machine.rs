@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -118,6 +119,37 @@ impl Machine {
             copy.arg(dir.path().join(name));
         }
         output(copy.arg(format!("::/{folder}/"))).unwrap();
+    }
+
+    /// Leaves a file on its EFI system partition as a power cut may: its entry in the folder is on the medium, with length and first cluster,
+    /// and the table of clusters says that those are free. One that is not there is made.
+    ///
+    /// # Panics
+    /// If it cannot be done.
+    pub fn lose_clusters_of(&self, folder: &str, name: &str) {
+        let disk = fs::File::options().read(true).write(true).open(self.disk()).unwrap();
+        let at = Gpt::open(&self.disk()).unwrap().entry("esp").unwrap().start;
+        let image = format!("{}@@{at}", self.disk().display());
+        let show = || output(Command::new("mshowfat").args(["-i", &image]).arg(format!("::/{folder}/{name}")));
+        let shown = show().or_else(|_| {
+            self.put_on_esp(folder, &[(name.to_owned(), "what was written\n".to_owned())]);
+            show()
+        });
+        let mut boot = [0; 512];
+        disk.read_exact_at(&mut boot, at).unwrap();
+        assert_eq!(&boot[54..59], b"FAT16");
+        let word = |place: usize| u64::from(u16::from_le_bytes([boot[place], boot[place + 1]]));
+        let (sector, reserved, tables, length) = (word(11), word(14), u64::from(boot[16]), word(22));
+        // "<2-4> <7>" behind the name.
+        for run in shown.unwrap().split('<').skip(1).filter_map(|run| run.split('>').next()) {
+            let mut ends = run.split('-').map(|cluster| cluster.trim().parse::<u64>().unwrap());
+            let first = ends.next().unwrap();
+            for cluster in first..=ends.next().unwrap_or(first) {
+                for table in 0..tables {
+                    disk.write_all_at(&[0; 2], at + (reserved + table * length) * sector + 2 * cluster).unwrap();
+                }
+            }
+        }
     }
 
     /// Switches it on.

@@ -47,6 +47,7 @@ mkdir -p /run/update-engine
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 for module in $(cat /etc/modules-in-order); do insmod /lib/modules/$module; done
 mount -t ext4 /dev/nvme0n1p4 /state || { e2fsck -y /dev/nvme0n1p4; mount -t ext4 /dev/nvme0n1p4 /state; }
+fsck.fat -a /dev/nvme0n1p1
 mount -t vfat -o umask=022 /dev/nvme0n1p1 /efi
 [ -d /sys/firmware/efi ] && mount -t efivarfs efivarfs /sys/firmware/efi/efivars
 ifconfig lo up
@@ -163,7 +164,7 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
     }
     let missing = (flaw == Flaw::NoDaemon).then_some("update-engined");
     GUEST_PROGRAMS.iter().filter(|name| Some(**name) != missing).for_each(|name| bring_program(root, &program(name)));
-    bring_program(root, Path::new("/sbin/e2fsck"));
+    ["/sbin/e2fsck", "/usr/sbin/fsck.fat"].iter().for_each(|checks| bring_program(root, Path::new(checks)));
     fs::copy(&parts.kernel, root.join("boot/vmlinuz")).unwrap();
     let names = parts.modules.iter().map(|module| {
         let name = module.file_name().unwrap().to_str().unwrap().to_owned();

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::BootError;
+use crate::durable;
 use crate::slot::medium::{Access, RawFile};
 
 /// udev holds the lock of a disk for an instant; a program that holds one longer is named as the reason.
@@ -48,7 +49,12 @@ pub(crate) fn folder(path: &Path, access: Access) -> Result<HeldFolder, BootErro
 }
 
 pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> BootError {
-    BootError::Io { action, path: path.to_path_buf(), source }
+    BootError::Io { action, path: path.to_path_buf(), source: durable::in_words(source) }
+}
+
+/// A write, a rename or a flush failed half-way.
+pub(crate) fn interrupted(path: &Path, source: io::Error) -> BootError {
+    BootError::Interrupted { path: path.to_path_buf(), source: durable::in_words(source) }
 }
 
 /// Waits a bounded time for the lock (`flock`) of an open file: shared for reading, else exclusive.

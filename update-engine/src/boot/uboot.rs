@@ -24,6 +24,8 @@
 pub(crate) mod control;
 pub mod environment;
 pub mod places;
+#[cfg(test)]
+mod script;
 mod variables;
 
 pub(crate) use control::UBootEnv;

@@ -245,8 +245,21 @@ impl Check {
     fn u_boot(&mut self, loader: UBootFragment) -> UBootSettings {
         UBootSettings {
             config: self.path("boot.u-boot.config", loader.config, "/etc/fw_env.config"),
-            names: self.names("boot.u-boot.names", loader.names, ["A", "B"]),
+            names: self.u_boot_names(loader.names),
         }
+    }
+
+    /// They are parts of names of variables, of which a script of U-Boot reads `${BOOT_A_LEFT}`; what else may stand between the braces
+    /// differs between its shells.
+    fn u_boot_names(&mut self, names: Option<NamesFragment>) -> Names {
+        let names = self.names("boot.u-boot.names", names, ["A", "B"]);
+        for (slot, name) in [("a", &names.a), ("b", &names.b)].into_iter().filter(|(_, name)| name.contains(['-', '.'])) {
+            self.problem(
+                &format!("boot.u-boot.names.{slot}"),
+                format!("expected A-Z, a-z, 0-9, \"_\", as in the names of U-Boot's variables, got \"{}\"", name.escape_debug()),
+            );
+        }
+        names
     }
 
     fn efi(&mut self, efi: EfiFragment) -> EfiSettings {

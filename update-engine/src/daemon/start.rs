@@ -100,14 +100,15 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
     let channel = model.channel.clone();
     let (look, looking) = (world.clone(), world.clone());
     let can_write = !journal.is_stand_in();
-    let facts = blocking(move || {
+    let mut facts = blocking(move || {
         let facts = looking.look(channel.as_deref());
         if can_write { looking.look_for_last_words(facts) } else { facts }
     })
     .await;
     let (renews, seen) = (world.clone(), facts.clone());
-    if let Err(fault) = blocking(move || renews.renew(&seen)).await {
-        tracing::error!(code = %fault.code, "the tries of the running slot could not be given back: {fault}");
+    match blocking(move || renews.renew(&seen)).await {
+        Ok(renewed) => facts.boot = renewed.or(facts.boot),
+        Err(fault) => tracing::error!(code = %fault.code, "the tries of the running slot could not be given back: {fault}"),
     }
     if can_write {
         let first_facts = facts.clone();

@@ -482,15 +482,21 @@ impl Overdue {
 
     /// Where that cannot be done, the loader's tries still bring the other slot back.
     fn mark_bad(&self, ground: &Ground) -> Marked {
-        let control = self.world.boot_control(&ground.disk);
+        let control = || self.world.boot_control(&ground.disk);
         let marked =
-            control.and_then(|mut control| control.mark_bad_unless_good(&ground.running).map_err(|error| boot_fault(&error)));
-        match marked {
-            Ok(state) if state.standing(ground.running.name()).is_some_and(Standing::is_good) => return Marked::KeptMeanwhile,
-            Ok(_is_bad) => {}
-            Err(fault) => tracing::error!("slot {} could not be marked bad: {fault}", self.trial.slot),
+            control().and_then(|mut control| control.mark_bad_unless_good(&ground.running).map_err(|error| boot_fault(&error)));
+        let state = match marked {
+            Ok(state) => Some(state),
+            Err(fault) => {
+                tracing::error!("slot {} could not be marked bad: {fault}", self.trial.slot);
+                // It may be good all the same: what failed is what stands beside the mark, such as a copy of it.
+                control().ok().and_then(|control| control.read().ok())
+            }
+        };
+        match state.and_then(|state| state.standing(ground.running.name())) {
+            Some(Standing::Good) => Marked::KeptMeanwhile,
+            _ => Marked::BadOrUnmarked,
         }
-        Marked::BadOrUnmarked
     }
 
     /// By the command of the configuration. The kernel itself is asked on a host only: in image mode this machine is not the one.
@@ -572,6 +578,7 @@ mod tests {
     use super::*;
     use crate::boot::gpt::GptControl;
     use crate::boot::gpt::fixture::DiskBuilder;
+    use crate::boot::grub::Block;
     use crate::boot::{BootControl as _, Permit};
     use crate::config::Source;
     use crate::deadline::write_down;
@@ -790,6 +797,30 @@ mod tests {
         host.mark_good();
         assert!(matches!(task.end(looked, HASTE).unwrap(), Ended::Kept(trial) if trial.attempt == "one"));
         assert_eq!((host.standing(), host.rebooted()), (Standing::Good, false));
+    }
+
+    #[test]
+    fn a_slot_that_is_kept_meanwhile_is_not_left_where_its_mark_cannot_be_put_in_order() {
+        let host = Host::on_trial(600);
+        let dir = host.rig.folder.path();
+        let (file, env, copy) = (host.settings.state_dir.join("trial.toml"), dir.join("grubenv"), dir.join("copy"));
+        let grub = format!("control = \"grub\"\n[boot.grub]\nenv = {env:?}\ncopy = {copy:?}\n");
+        std::fs::write(&file, std::fs::read_to_string(&file).unwrap().replace("control = \"gpt\"\n", &grub)).unwrap();
+        // A copy that cannot be written.
+        std::fs::create_dir(copy).unwrap();
+        let says = |variables: &[(&str, &str)]| {
+            let mut block = Block::empty();
+            variables.iter().for_each(|(name, value)| block.set(name, value));
+            std::fs::write(&env, block.to_bytes().unwrap()).unwrap();
+        };
+        says(&[("ota_primary", "a"), ("ota_pending", "b"), ("ota_left", "2"), ("ota_a", "good")]);
+        let places = Places { state_dir: host.settings.state_dir.clone(), config: dir.join("config.toml") };
+        let task = Task::find(&places, &mut OnceEach::default());
+        let looked = task.look().unwrap();
+        assert!(matches!(looked, Looked::OnTrial { .. }));
+        says(&[("ota_primary", "b"), ("ota_a", "good"), ("ota_b", "good")]);
+        assert!(matches!(task.end(looked, HASTE).unwrap(), Ended::Kept(trial) if trial.attempt == "one"));
+        assert!(!host.rebooted());
     }
 
     #[test]

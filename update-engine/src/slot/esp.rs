@@ -122,13 +122,29 @@ pub(super) fn device_at(mount_point: &Path) -> io::Result<DeviceId> {
     Ok(DeviceId::from_dev(std::fs::metadata(mount_point)?.dev()))
 }
 
-/// Makes the file, empty, if there is none. What is there stays as it is.
+/// Makes the file, empty, if there is none. What is there stays as it is, as long as it can be read: a power cut may leave a file whose
+/// chain of clusters ends before its length does, which nothing can start, and no write mends.
 pub(super) fn create(file: &Path) -> io::Result<()> {
+    create_unless(file, read_through)
+}
+
+fn create_unless(file: &Path, reads: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;
     }
     let flags = (OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW).bits();
-    OpenOptions::new().write(true).create(true).truncate(false).custom_flags(flags).open(file).map(drop)
+    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(file);
+    match reads(&open()?) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => {
+            std::fs::remove_file(file)?;
+            open().map(drop)
+        }
+        read => read,
+    }
+}
+
+fn read_through(mut file: &File) -> io::Result<()> {
+    io::copy(&mut file, &mut io::sink()).map(drop)
 }
 
 /// Gives the file its length and has its name and its place on the medium.
@@ -186,6 +202,25 @@ mod tests {
             assert_eq!(Room::of(&file, dir.path()).unwrap().length, length);
         }
         assert!(Room::of(&file, dir.path()).unwrap().taken >= 512);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_made_anew_and_every_other_error_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("b.efi");
+        let fails = |errno: i32| move |_: &File| Err(io::Error::from_raw_os_error(errno));
+        std::fs::write(&file, b"there").unwrap();
+        assert_eq!(create_unless(&file, fails(nix::libc::ENOMEM)).unwrap_err().raw_os_error(), Some(nix::libc::ENOMEM));
+        assert_eq!(std::fs::read(&file).unwrap(), b"there");
+        create_unless(&file, fails(nix::libc::EIO)).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"");
+    }
+
+    /// The kernel's own answer to a read of what is not there.
+    #[test]
+    fn what_is_read_through_tells_of_an_error_in_it() {
+        assert_eq!(read_through(&File::open("/proc/self/mem").unwrap()).unwrap_err().raw_os_error(), Some(nix::libc::EIO));
+        read_through(&File::open("/proc/self/stat").unwrap()).unwrap();
     }
 
     #[test]

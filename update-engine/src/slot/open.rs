@@ -17,6 +17,7 @@ use super::running::RunningSlot;
 use super::system::{LoopDevice, SystemView};
 use super::{SlotError, disk};
 use crate::boot::gpt::{Table, TableEntry};
+use crate::durable;
 
 /// The largest single transfer, and the size of every buffer, in bytes.
 pub(super) const TRANSFER_BYTES: usize = 1 << 20;
@@ -163,7 +164,8 @@ impl OpenImage {
             return Err(refused(target, &why));
         }
         if let (Purpose::Write, Place::File { file, .. }) = (purpose, &target.place) {
-            esp::create(file).map_err(|e| SlotError::io(format!("make a file of slot {}", target.slot), file, e))?;
+            let made = esp::create(file).map_err(durable::in_words);
+            made.map_err(|e| SlotError::io(format!("make a file of slot {}", target.slot), file, e))?;
         }
         check_kind(target, Kind::of_path(target.place.path()))?;
         if purpose != Purpose::Look {
@@ -235,6 +237,7 @@ impl OpenImage {
         }
         let path = self.file.path();
         esp::set_length(self.file.file(), path, self.image_size)
+            .map_err(durable::in_words)
             .map_err(|e| SlotError::io(format!("make room for {} bytes in", self.image_size), path, e))?;
         self.probe()
     }

@@ -58,12 +58,8 @@ impl GrubEnv {
             }
             Found::Damaged(error) => {
                 let copy = self.copy_pair().ok_or_else(|| self.damaged(&error))?;
-                let weakness = Weakness::until_next_change(format!(
-                    "{} is damaged ({error}): the boot loader goes by its copy {} and starts slot {}",
-                    self.env.display(),
-                    self.copy.display(),
-                    copy.primary
-                ));
+                let does = self.spelling.without_the_block(&self.copy, &copy);
+                let weakness = Weakness::until_next_change(format!("{} is damaged ({error}): {does}", self.env.display()));
                 Ok((Loaded { weakness: Some(weakness), ..copy.into() }, None))
             }
         }
@@ -82,11 +78,11 @@ impl GrubEnv {
         BootError::Malformed {
             path: self.env.clone(),
             why: format!(
-                "{error}; its copy {} does not help. A new block has to name the slot that runs, or the other one is started, which may be \
-                 half written: `grub-editenv {env} create && grub-editenv {env} set ota_primary=SLOT ota_SLOT=good ota_armed=1`, with the slot \
-                 that runs for SLOT",
+                "{error}; its copy {} does not help. A new block has to name the slot that runs, or the loader starts something else, which \
+                 may be half written: `grub-editenv {env} create && grub-editenv {env} set {variables}",
                 self.copy.display(),
-                env = self.env.display()
+                env = self.env.display(),
+                variables = self.spelling.of_a_new_block()
             ),
         }
     }
@@ -110,7 +106,7 @@ impl GrubEnv {
             // Not there yet, or of a wrong size, which no loader reads.
             _ => crate::durable::replace(&self.copy, &bytes),
         }
-        .map_err(|source| BootError::Interrupted { path: self.copy.clone(), source })
+        .map_err(|source| held::interrupted(&self.copy, source))
     }
 
     fn open(&self, access: Access) -> Result<Held, BootError> {
@@ -149,7 +145,7 @@ impl PairStore for GrubEnv {
         }
         if rewrite == Rewrite::Always || before != bytes {
             let written = write_in_place(&file, &bytes).and_then(|()| mend_length(&file, before.len()));
-            written.map_err(|source| BootError::Interrupted { path: self.env.clone(), source })?;
+            written.map_err(|source| held::interrupted(&self.env, source))?;
         }
         self.bring_copy_up_to_date(&pair)?;
         Ok(pair)
@@ -211,7 +207,7 @@ fn write_in_place(file: &RawFile, bytes: &[u8; BLOCK_BYTES]) -> io::Result<()> {
     file.flush()
 }
 
-/// Of another length it is no block to GRUB, and its copy counts meanwhile.
+/// GRUB reads a block of any length, and its tools make none but of this one.
 fn mend_length(file: &RawFile, length: usize) -> io::Result<()> {
     if length == BLOCK_BYTES {
         return Ok(());
@@ -286,6 +282,40 @@ mod tests {
             rig.change(|pair| pair.disarm(&a, &b)).unwrap();
             assert_eq!((rig.env.load().unwrap().weakness, rig.bytes().len()), (None, BLOCK_BYTES));
         }
+    }
+
+    /// RAUC's configuration reads neither a copy nor our variables.
+    #[test]
+    fn for_rauc_a_damaged_block_is_said_as_what_it_means_there() {
+        let mut rig = Rig::fresh();
+        rig.env.spelling = Spelling::Rauc { names: ["A".to_owned(), "B".to_owned()] };
+        let (a, b) = (name("a"), name("b"));
+        rig.change(|pair| pair.arm(&b, &a).mark_good(&b)).unwrap();
+        std::fs::write(rig.folder.path().join("grubenv"), vec![0; BLOCK_BYTES]).unwrap();
+        let loaded = rig.env.load().unwrap();
+        let words = loaded.weakness.unwrap().to_string();
+        assert!(
+            words.contains("knows no copy and starts the first entry of its menu") && !words.contains("starts slot"),
+            "{words}"
+        );
+        assert_eq!(loaded.pair.next(), &b);
+        std::fs::remove_file(rig.folder.path().join("grubenv.ota")).unwrap();
+        let error = rig.env.load().unwrap_err().to_string();
+        assert!(
+            error
+                .contains("set ORDER=\"A B\" A_OK=1 A_TRY=0 B_OK=0 B_TRY=0 ota_armed=1` where slot A runs; where slot B does, `")
+                && error.ends_with("ORDER=\"B A\" B_OK=1 B_TRY=0 A_OK=0 A_TRY=0 ota_armed=1`")
+                && !error.contains("ota_primary"),
+            "{error}"
+        );
+        // What is said is what helps.
+        let mut new = Block::empty();
+        [("ORDER", "B A"), ("B_OK", "1"), ("B_TRY", "0"), ("A_OK", "0"), ("A_TRY", "0"), ("ota_armed", "1")]
+            .iter()
+            .for_each(|(name, value)| new.set(name, value));
+        std::fs::write(rig.folder.path().join("grubenv"), new.to_bytes().unwrap()).unwrap();
+        let mended = rig.env.load().unwrap();
+        assert_eq!((mended.pair.next(), mended.pair.standing(&b), mended.weakness), (&b, Standing::Good, None));
     }
 
     /// GRUB reads it, and so what it says counts: a slot on trial, too.

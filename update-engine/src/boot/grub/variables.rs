@@ -14,16 +14,20 @@
 //!
 //! Those of RAUC ([`Spelling::Rauc`]), for hosts whose `grub.cfg` was made for it: the first slot of `ORDER` with `OK=1` and `TRY=0` is
 //! started, and `TRY=1` is set before that, also for a slot that is good. So a slot on trial gets one boot, and a good one has to be given
-//! its try back in each boot ([`crate::boot::BootControl::renew`]); a power cut before that starts the other slot.
+//! its try back in each boot ([`crate::boot::BootControl::renew`]); a power cut before that starts the other slot, if that is good. Where no
+//! slot is left, RAUC's script forgets the tries of good ones and starts the first entry of its menu, which in its example is a rescue
+//! system and no slot. It reads no copy of the block: where that is damaged, it starts that entry as well.
 //!
 //! ```text
 //! ORDER="B A"  A_OK=1  A_TRY=0  B_OK=1  B_TRY=0      the names of the slots are configured
 //! ota_pending=B  ota_bad=A  ota_armed=1              what RAUC's variables do not tell, and its scripts pass over
 //! ```
 
+use std::path::Path;
+
 use super::block::Block;
 use crate::boot::pair::{Loaded, Pair, TRIES};
-use crate::boot::{BootError, Standing};
+use crate::boot::{BootError, Standing, Weakness};
 use crate::slot::SlotName;
 
 /// Most boots that one digit counts.
@@ -55,6 +59,31 @@ impl Spelling {
         match self {
             Self::Ota => write_ota(block, pair),
             Self::Rauc { names } => write_rauc(block, pair, names),
+        }
+    }
+
+    /// What the loader does while the block is damaged, where this is what its copy says.
+    pub(super) fn without_the_block(&self, copy: &Path, said: &Pair) -> String {
+        let copy = copy.display();
+        match self {
+            Self::Ota => format!("the boot loader goes by its copy {copy} and starts slot {}", said.primary),
+            Self::Rauc { .. } => format!(
+                "a configuration for RAUC knows no copy and starts the first entry of its menu, which need not be a slot; the state of the \
+                 slots is that of the copy {copy}"
+            ),
+        }
+    }
+
+    /// Variables of a new block, and what has to be put into them.
+    pub(super) fn of_a_new_block(&self) -> String {
+        match self {
+            Self::Ota => "ota_primary=SLOT ota_SLOT=good ota_armed=1`, with the slot that runs for SLOT".to_owned(),
+            Self::Rauc { names: [a, b] } => {
+                let good = |good: &String, other: &String| {
+                    format!("ORDER=\"{good} {other}\" {good}_OK=1 {good}_TRY=0 {other}_OK=0 {other}_TRY=0 ota_armed=1`")
+                };
+                format!("{} where slot {a} runs; where slot {b} does, `{}", good(a, b), good(b, a))
+            }
         }
     }
 }
@@ -121,7 +150,13 @@ fn read_rauc(block: &Block, slots: &[SlotName; 2], names: &[String; 2]) -> Resul
     pair.primary = slots[said.primary()].clone();
     pair.was_armed = said.was_armed;
     let next = said.good_one_is_tried().then(|| slots[said.choice()].clone());
-    Ok(Loaded { pair, next, weakness: None })
+    let weakness = said.none_is_startable().then(|| {
+        Weakness::that_may_return(
+            "no slot has OK=1 and TRY=0: a GRUB configuration for RAUC starts the first entry of its menu then (in RAUC's example a rescue \
+             system, and no slot), and forgets the tries of good slots with that",
+        )
+    });
+    Ok(Loaded { pair, next, weakness })
 }
 
 /// What RAUC's variables say, and ours beside them; a slot is its place among the names.
@@ -130,6 +165,8 @@ struct RaucSays {
     bad: Option<usize>,
     /// Without the names of others.
     order: Vec<usize>,
+    /// The order has names of others, of which nothing is known.
+    has_others: bool,
     ok: [bool; 2],
     tried: [bool; 2],
     was_armed: bool,
@@ -140,11 +177,13 @@ impl RaucSays {
         let flags = |what: &str| -> Result<[bool; 2], BootError> {
             Ok([flag(block, &format!("{}_{what}", names[0]))?, flag(block, &format!("{}_{what}", names[1]))?])
         };
-        let order = text(block, "ORDER")?.split_whitespace();
+        let words: Vec<&str> = text(block, "ORDER")?.split_whitespace().collect();
+        let order: Vec<usize> = words.iter().filter_map(|word| names.iter().position(|name| name == word)).collect();
         Ok(Self {
             pending: named(block, "ota_pending", names)?,
             bad: named(block, "ota_bad", names)?,
-            order: order.filter_map(|word| names.iter().position(|name| name == word)).collect(),
+            has_others: order.len() < words.len(),
+            order,
             ok: flags("OK")?,
             tried: flags("TRY")?,
             was_armed: text(block, "ota_armed")? == "1",
@@ -154,6 +193,12 @@ impl RaucSays {
     /// The first of the order that is good and not tried.
     fn started(&self) -> Option<usize> {
         self.first(|slot| self.ok[slot] && !self.tried[slot])
+    }
+
+    /// RAUC's script finds no slot that it may start. Without an order it has its own, which has both.
+    fn none_is_startable(&self) -> bool {
+        let order = if self.order.is_empty() { &[0, 1][..] } else { &self.order };
+        !self.has_others && order.iter().all(|&slot| !self.ok[slot] || self.tried[slot])
     }
 
     fn standing(&self, slot: usize) -> Standing {
@@ -182,8 +227,8 @@ impl RaucSays {
         (0..2).any(|slot| self.tried[slot] && self.standing(slot).is_good())
     }
 
-    /// The first of the order that can be booted and was not tried; where there is none, RAUC's script forgets all tries and starts the
-    /// first.
+    /// The first of the order that can be booted and was not tried. Where there is none, RAUC's script starts the first entry of its menu, and
+    /// forgets the tries of good slots: the boot after that one starts the first that can be booted.
     fn choice(&self) -> usize {
         let can = |slot: usize| self.standing(slot).is_bootable();
         self.first(|slot| can(slot) && !self.tried[slot]).or_else(|| self.first(can)).unwrap_or(self.primary())
@@ -372,10 +417,28 @@ mod tests {
     }
 
     #[test]
+    fn where_rauc_would_start_no_slot_that_is_said_and_renewing_the_good_one_ends_it() {
+        let cut_off = [("ORDER", "B A"), ("A_OK", "0"), ("A_TRY", "0"), ("B_OK", "1"), ("B_TRY", "1")];
+        let read = rauc().read(&block(&cut_off), &slots()).unwrap();
+        let words = read.weakness.unwrap().to_string();
+        assert!(
+            words.starts_with("no slot has OK=1 and TRY=0: ") && words.contains("starts the first entry of its menu"),
+            "{words}"
+        );
+        let mut renewed = block(&cut_off);
+        rauc().write(&mut renewed, &read.pair);
+        assert_eq!(rauc().read(&renewed, &slots()).unwrap(), Loaded::from(read.pair));
+        for startable in [vec![("B_OK", "1")], vec![("ORDER", "A B rescue"), ("A_OK", "1"), ("A_TRY", "1")]] {
+            assert_eq!(rauc().read(&block(&startable), &slots()).unwrap().weakness, None, "{startable:?}");
+        }
+    }
+
+    #[test]
     fn a_good_slot_whose_boot_rauc_counted_is_not_the_next_one_until_its_try_is_given_back() {
         let counted = [("ORDER", "B A"), ("A_OK", "1"), ("A_TRY", "0"), ("B_OK", "1"), ("B_TRY", "1")];
         let read = rauc().read(&block(&counted), &slots()).unwrap();
         assert_eq!((read.pair.standing(&slots()[1]), read.next.as_ref()), (Standing::Good, Some(&slots()[0])));
+        assert_eq!(read.weakness, None);
         let mut block = block(&counted);
         rauc().write(&mut block, &read.pair);
         assert_eq!(rauc().read(&block, &slots()).unwrap(), Loaded::from(read.pair));

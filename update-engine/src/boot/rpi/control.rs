@@ -99,7 +99,7 @@ impl PairStore for AutobootFile {
         spelling::write(&mut wanted, &pair, self.partitions);
         if rewrite == Rewrite::Always || wanted != found.file {
             for step in steps(&found.bytes, &wanted).map_err(|error| self.malformed(&error))? {
-                write(&file, &step).map_err(|source| BootError::Interrupted { path: self.path.clone(), source })?;
+                write(&file, &step).map_err(|source| held::interrupted(&self.path, source))?;
             }
         }
         Ok(pair)

@@ -267,12 +267,12 @@ impl Entries {
     fn rename(&self, from: &EntryName, to: &EntryName) -> Result<(), BootError> {
         let (from, to) = (self.path(from), self.path(to));
         let renamed = durable::rename(&from, &to);
-        renamed.map_err(|source| BootError::Interrupted { path: from, source })
+        renamed.map_err(|source| held::interrupted(&from, source))
     }
 
     fn remove(&self, file: &str) -> Result<(), BootError> {
         let path = self.folder().join(file);
-        durable::remove(&path).map_err(|source| BootError::Interrupted { path, source })
+        durable::remove(&path).map_err(|source| held::interrupted(&path, source))
     }
 
     /// Whether a file can be written and renamed there, without touching an entry.

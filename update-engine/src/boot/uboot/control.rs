@@ -194,7 +194,7 @@ impl Found {
             .to_bytes(medium.layout(), medium.size_bytes())
             .map_err(|error| BootError::Malformed { path: medium.path(copy).to_path_buf(), why: error.to_string() })?;
         let written = medium.write(copy, &bytes).and_then(|()| medium.flush(copy));
-        written.map_err(|source| BootError::Interrupted { path: medium.path(copy).to_path_buf(), source })
+        written.map_err(|source| held::interrupted(medium.path(copy), source))
     }
 }
 

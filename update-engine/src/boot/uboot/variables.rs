@@ -12,7 +12,9 @@
 //! ```
 //!
 //! A slot that must not be started is taken out of `BOOT_ORDER`: scripts that give all slots their tries back when none has any leave the
-//! order alone. Its count is zero besides. Where all tries are gone, all these loaders end at the first slot of the order.
+//! order alone. Its count is zero besides. Where all tries are gone, `boot.cmd` starts the first slot of the order; RAUC's scripts give all
+//! tries back and start anew, with the same end; and so does U-Boot's boot method with `CONFIG_BOOTMETH_RAUC_RESET_ALL_ZERO_TRIES`. Without
+//! that option it starts nothing, and no count is given back but by hand.
 //!
 //! A slot on trial that stands behind another one that may be started was put there by somebody else, and counts as given up; one that was
 //! taken out of the order, as RAUC's `mark-bad` does it, counts as bad.
