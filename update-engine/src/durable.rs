@@ -1,4 +1,13 @@
 //! Small files that must survive a power cut as a whole, and reading with a cap.
+//!
+//! On vfat a file is three things that lie apart: its name in the folder, where and how long it is (its inode, which stands beside the name,
+//! and is written with the file), and its clusters in the table. Between two flushes a disk may keep any of them without the others. So
+//! they are flushed one after the other, in an order in which no name ever leads to clusters that are free or another file's:
+//!
+//! - what is new or longer: the table (with the folder), then the file ([`settle`]);
+//! - what goes: the name, and the clusters are freed afterwards, because the file is held open until then ([`remove`], [`rename`]).
+//!
+//! What a cut leaves then is a cluster that belongs to nobody.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -18,15 +27,30 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+/// Makes a file that holds `bytes`, durably, in the place of one that may be there.
+pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    remove(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
+    settle(&file, path)
+}
+
+/// Has a file that is new, or has become longer, on the medium with its name.
+pub fn settle(file: &File, path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), sync_folder)?;
     file.sync_all()
+}
+
+/// While this is there, the clusters of the file that was at this place are not freed, whatever becomes of its name.
+fn hold(path: &Path) -> Option<File> {
+    let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).ok()
 }
 
 /// Renames a file, durably, within its folder. On vfat it is the file's inode that says under its new name where its bytes are, so both are
 /// synced: the folder first, for two names of the same bytes would lose them with either of the names.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let _replaced = hold(to);
     fs::rename(from, to)?;
     to.parent().map_or(Ok(()), sync_folder)?;
     File::open(to)?.sync_all()
@@ -34,6 +58,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Removes a file, durably; a file that is not there is fine.
 pub fn remove(path: &Path) -> io::Result<()> {
+    let _removed = hold(path);
     match fs::remove_file(path) {
         Ok(()) => path.parent().map_or(Ok(()), sync_folder),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

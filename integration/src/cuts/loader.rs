@@ -189,12 +189,18 @@ fn systemd_boot(esp: &dyn Files) -> Result<Vec<Candidate>, String> {
     entries.sort_by(|one, other| {
         let is_spent = |entry: &Entry| entry.candidate.as_ref().is_some_and(|candidate| candidate.tries_left == Some(0));
         let key = |entry: &Entry| (is_spent(entry), entry.sort_key.is_none(), entry.sort_key.clone(), Reverse(entry.version));
-        key(one).cmp(&key(other)).then_with(|| other.name.cmp(&one.name))
+        key(one).cmp(&key(other)).then_with(|| Reverse(rank(&one.name)).cmp(&Reverse(rank(&other.name))))
     });
     match entries.first() {
         Some(Entry { candidate: None, name, .. }) => Err(format!("the loader would start {name}, which is of no slot")),
         _ => Ok(entries.into_iter().map_while(|entry| entry.candidate).collect()),
     }
+}
+
+/// Of two names that begin alike the one that goes on with a number counts as newer.
+fn rank(name: &str) -> (&str, bool, &str) {
+    let (id, rest) = name.find(['+', '.']).map_or((name, ""), |at| name.split_at(at));
+    (id, rest.starts_with('+'), rest)
 }
 
 /// `None` for one that starts nothing: it is passed over.

@@ -20,6 +20,7 @@ use nix::sys::statvfs::statvfs;
 use super::SlotError;
 use super::disk::SlotName;
 use super::system::DeviceId;
+use crate::durable;
 
 /// What stands for the slot's name.
 const SLOT: &str = "{slot}";
@@ -136,7 +137,7 @@ fn create_unless(file: &Path, reads: impl Fn(&File) -> io::Result<()>) -> io::Re
     let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(file);
     match reads(&open()?) {
         Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => {
-            std::fs::remove_file(file)?;
+            durable::remove(file)?;
             open().map(drop)
         }
         read => read,
@@ -152,8 +153,7 @@ pub(super) fn set_length(file: &File, path: &Path, length: u64) -> io::Result<()
     if file.metadata()?.len() != length {
         file.set_len(length)?;
     }
-    file.sync_all()?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    durable::settle(file, path)
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! The entries on their file system: list, decide, rename.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::entry::{EntryError, EntryText, MAX_BYTES};
@@ -255,13 +254,7 @@ impl Entries {
 
     fn write(&self, name: &EntryName, text: &str) -> Result<(), BootError> {
         let path = self.path(name);
-        let written = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            sync(&self.folder())
-        };
-        written().map_err(|error| held::io_error("write", &path, error))
+        durable::write_new(&path, text.as_bytes()).map_err(|error| held::io_error("write", &path, error))
     }
 
     fn rename(&self, from: &EntryName, to: &EntryName) -> Result<(), BootError> {
@@ -366,10 +359,6 @@ impl Both {
 
 fn malformed(path: &Path, error: &EntryError) -> BootError {
     BootError::Malformed { path: path.to_path_buf(), why: error.to_string() }
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
