@@ -167,12 +167,14 @@ golden=(--test omaha_samples --test omaha_codes --test omaha_rules --test omaha_
 of_their_own=(omaha_samples omaha_codes omaha_rules omaha_properties omaha_hostile main_job attacks verbs slot_block_devices kill vm fuzz_corpus)
 others=$(programs "${of_their_own[@]}") || { echo "integration/test.sh: its list of test programs is wrong"; exit 1; }
 # shellcheck disable=SC2086 # words
-tests "L1 units, properties, rules" --lib --bins $others -- --skip engine::tests:: --skip boot::gpt::
+tests "L1 units, properties, rules" --lib --bins $others -- --skip engine::tests:: --skip boot::gpt:: \
+    --skip durable::
 tests "L1 examples in the documentation" --doc
 tests "L2 every state of the engine: error in it, killed in it, random worlds" --lib -- engine::tests::
 tests "L3 Omaha: golden samples, hostile input" "${golden[@]}"
 tests "L5 the boot table: codec, and every crash state of its ordered write" --lib -- boot::gpt::
 tests "L6 real parts: loop devices, disks that lie" --test slot_block_devices
+tests "L6 small files: what is on the medium when power is cut" --lib -- durable::
 tests "L8 seeds of the fuzz targets" --test fuzz_corpus
 real_programs() {
     tests "L3 the main job and the attacks, with the real programs" --test main_job --test attacks

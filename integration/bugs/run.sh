@@ -144,5 +144,21 @@ bug "a slot that is marked good comes before one that is armed" update-engine --
     '        if before.is_on_trial() || before == Standing::Bad || !self.standing(&self.primary).is_good() {' \
     '        if before.is_on_trial() || before == Standing::Bad || self.standing(&self.primary).is_good() {'
 
+bug "a rename is not synced" update-engine --lib \
+    durable::tests::what_is_replaced_renamed_or_removed_is_so_after_a_power_cut \
+    update-engine/src/durable.rs \
+    '    to.parent().map_or(Ok(()), sync_folder)?;
+    File::open(to)?.sync_all()' \
+    '    Ok(())'
+
+bug "the environment block is truncated before it is written" update-engine --lib \
+    boot::grub::control::tests::the_block_is_written_in_place \
+    update-engine/src/boot/grub/control.rs \
+    '    file.write_all_at(&buffer.as_slice()[..BLOCK_BYTES], 0)?;
+    file.flush()' \
+    '    file.file().set_len(0)?;
+    file.write_all_at(&buffer.as_slice()[..BLOCK_BYTES], 0)?;
+    file.flush()'
+
 echo "$caught caught, $missed missed, $skipped skipped"
 ((missed == 0))

@@ -98,7 +98,97 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use tempfile::TempDir;
+
     use super::*;
+
+    /// A file system that writes nothing by itself: what is not asked for stays in memory, and is not in its image.
+    struct Medium {
+        dir: TempDir,
+        device: String,
+    }
+
+    impl Medium {
+        /// # Errors
+        /// Where none can be made, why.
+        fn new() -> Result<Self, String> {
+            let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+            let image = dir.path().join("image");
+            File::create(&image).and_then(|file| file.set_len(32 << 20)).map_err(|error| error.to_string())?;
+            run("mke2fs", &["-q", "-t", "ext4", &image.display().to_string()])?;
+            mount(&image, &dir.path().join("live")).map(|device| Self { dir, device })
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join("live").join(name)
+        }
+
+        /// What a file holds after a power cut at this moment.
+        fn after_a_cut(&self, name: &str) -> Option<Vec<u8>> {
+            let cut = tempfile::tempdir().unwrap();
+            let image = cut.path().join("image");
+            fs::copy(self.dir.path().join("image"), &image).unwrap();
+            let device = mount(&image, &cut.path().join("live")).unwrap();
+            let held = fs::read(cut.path().join("live").join(name)).ok();
+            unmount(&cut.path().join("live"), &device);
+            held
+        }
+    }
+
+    impl Drop for Medium {
+        fn drop(&mut self) {
+            unmount(&self.dir.path().join("live"), &self.device);
+        }
+    }
+
+    fn run(program: &str, words: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(program);
+        command.args(words).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+        let output = command.output().map_err(|error| format!("{program}: {error}"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(format!("{program}: {}", text(&output.stderr))) }
+    }
+
+    fn mount(image: &Path, at: &Path) -> Result<String, String> {
+        fs::create_dir(at).map_err(|error| error.to_string())?;
+        let device = run("losetup", &["--find", "--show", &image.display().to_string()])?;
+        let options = "commit=600,data=writeback,noauto_da_alloc";
+        let mounted = run("mount", &["-t", "ext4", "-o", options, &device, &at.display().to_string()]);
+        mounted.map(|_| device.clone()).inspect_err(|_| drop(run("losetup", &["--detach", &device])))
+    }
+
+    fn unmount(at: &Path, device: &str) {
+        run("umount", &[&at.display().to_string()]).unwrap();
+        run("losetup", &["--detach", device]).unwrap();
+    }
+
+    #[test]
+    fn what_is_replaced_renamed_or_removed_is_so_after_a_power_cut() {
+        let medium = match Medium::new() {
+            Ok(medium) => medium,
+            Err(why) => return println!("skipped: {why}"),
+        };
+        let (file, other) = (medium.path("file"), medium.path("other"));
+        fs::write(medium.path("unasked"), b"bytes").unwrap();
+        assert_eq!(medium.after_a_cut("unasked"), None, "this medium keeps what nobody asked for");
+        for bytes in [&b"old"[..], b"new, and longer"] {
+            replace(&file, bytes).unwrap();
+            assert_eq!(medium.after_a_cut("file").as_deref(), Some(bytes));
+        }
+        write_new(&other, b"other").unwrap();
+        assert_eq!(medium.after_a_cut("other").as_deref(), Some(&b"other"[..]));
+        rename(&other, &file).unwrap();
+        assert_eq!((medium.after_a_cut("file").as_deref(), medium.after_a_cut("other")), (Some(&b"other"[..]), None));
+        remove(&file).unwrap();
+        assert_eq!(medium.after_a_cut("file"), None);
+        let grown = OpenOptions::new().write(true).create_new(true).open(&file).unwrap();
+        grown.set_len(5000).unwrap();
+        settle(&grown, &file).unwrap();
+        assert_eq!(medium.after_a_cut("file").map(|bytes| bytes.len()), Some(5000));
+    }
 
     #[test]
     fn a_file_system_that_is_mounted_read_only_is_said_with_what_to_do() {

@@ -21,7 +21,7 @@ use update_engine::world::{Ground, World, boot_table, chain};
 
 use super::loader::{Candidate, Folder, candidates, count_try};
 use crate::hostsim::image::{DiskSpec, PartitionSpec, make_disk};
-use crate::vm::Loader;
+use crate::vm::{ENTRY_PREFIX, Loader};
 
 /// A file of the EFI system partition: its path, and what it holds.
 pub type EspFile = (String, Vec<u8>);
@@ -129,7 +129,7 @@ impl Host {
         let place = match loader {
             Loader::GrubBios => format!("boot.grub.env = \"{at}/esp/grub/grubenv\"\n"),
             Loader::SystemdBoot | Loader::SystemdBootVerity => format!(
-                "boot.systemd-boot.esp = \"{at}/esp\"\ndisk.esp = \"/esp\"\n\
+                "boot.systemd-boot.esp = \"{at}/esp\"\nboot.systemd-boot.prefix = \"{ENTRY_PREFIX}\"\ndisk.esp = \"/esp\"\n\
                  slots.a.entry = \"esp:/ota/{{slot}}.entry\"\nslots.b.entry = \"esp:/ota/{{slot}}.entry\"\n"
             ),
         };

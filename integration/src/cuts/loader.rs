@@ -8,10 +8,8 @@ use std::io;
 use std::path::Path;
 
 use super::fat::Fat;
-use crate::vm::Loader;
+use crate::vm::{ENTRY_PREFIX, Loader};
 
-/// The identifiers of our entries; all others are somebody else's.
-const IDS: [(&str, char); 2] = [("os-a", 'a'), ("os-b", 'b')];
 const ENTRIES: &str = "loader/entries";
 const BLOCK: &str = "grub/grubenv";
 
@@ -212,7 +210,8 @@ fn entry(name: &str, stem: &str, text: &str) -> Result<Option<Entry>, String> {
     }
     let version = value("version").and_then(|version| version.parse().ok()).unwrap_or(0);
     let (id, counter) = stem.split_once('+').map_or((stem, None), |(id, counter)| (id, Some(counter)));
-    let slot = IDS.iter().find(|(known, _)| *known == id).map(|(_, slot)| *slot);
+    // All others are somebody else's.
+    let slot = ['a', 'b'].into_iter().find(|slot| id == format!("{ENTRY_PREFIX}-{slot}"));
     let left = counter.map(|counter| counter.split('-').next().and_then(|left| left.parse().ok()));
     let tries_left = match left {
         Some(None) if slot.is_some() => return Err(format!("{name} has a counter that is none")),

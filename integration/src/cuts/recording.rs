@@ -268,8 +268,9 @@ fn check_whole(folder: &Path, boot: Boot) -> Result<(), String> {
         let now = usize::try_from(length - at).unwrap_or(ours.len()).min(ours.len());
         one.read_exact_at(&mut ours[..now], at).map_err(words)?;
         other.read_exact_at(&mut theirs[..now], at).map_err(words)?;
-        if let Some(index) = ours[..now].iter().zip(&theirs[..now]).position(|(ours, theirs)| ours != theirs) {
-            return Err(format!("boot {}: its log is not all that it wrote: byte {} differs", boot + 1, at + index as u64));
+        if ours[..now] != theirs[..now] {
+            let same = ours[..now].iter().zip(&theirs[..now]).take_while(|(ours, theirs)| ours == theirs).count();
+            return Err(format!("boot {}: its log is not all that it wrote: byte {} differs", boot + 1, at + same as u64));
         }
         at += now as u64;
     }

@@ -96,16 +96,20 @@ impl Loader {
             lines.map(|(slot, suffix, name)| format!("slots.{slot}.{name} = \"esp:/ota/{{slot}}.{suffix}\"\n")).collect()
         };
         let control = format!("boot.control = \"{}\"\n", self.name());
+        let entries = format!("boot.systemd-boot.prefix = \"{ENTRY_PREFIX}\"\n");
         match self {
             Self::GrubBios => control + "boot.grub.env = \"/efi/grub/grubenv\"\n",
-            Self::SystemdBoot => control + &files(&["kernel", "entry"]),
+            Self::SystemdBoot => control + &entries + &files(&["kernel", "entry"]),
             Self::SystemdBootVerity => {
                 let trees = "slots.a.verity = \"partlabel:verity-a\"\nslots.b.verity = \"partlabel:verity-b\"\n";
-                control + trees + &files(&["kernel", "initrd", "entry"])
+                control + &entries + trees + &files(&["kernel", "initrd", "entry"])
             }
         }
     }
 }
+
+/// How the names of entries begin under systemd-boot.
+pub(crate) const ENTRY_PREFIX: &str = "os";
 
 /// Identities of the root partitions: the kernel's command line names them, and it is part of what is signed.
 const ROOT_GUIDS: [(&str, &str); 2] =
@@ -259,10 +263,11 @@ fn esp_of_systemd_boot(dir: &Path, slot_a: &[ReleaseImage], more: &[(&str, &[u8]
     let loader = fs::read(SYSTEMD_BOOT).unwrap();
     let own = image_of(slot_a, "entry");
     let live = [b"sort-key ota\nversion 1\n", own].concat();
+    let name = format!("loader/entries/{ENTRY_PREFIX}-a.conf");
     let files: [(&str, &[u8]); 5] = [
         ("EFI/BOOT/BOOTX64.EFI", &loader),
         ("loader/loader.conf", b"timeout 0\n"),
-        ("loader/entries/os-a.conf", &live),
+        (&name, &live),
         ("ota/a.entry", own),
         ("ota/a.efi", image_of(slot_a, "kernel")),
     ];

@@ -26,6 +26,7 @@ mod scene;
 mod tree;
 
 pub use debian::{Addition, DebianScene};
+pub(crate) use disk::ENTRY_PREFIX;
 pub use disk::{Loader, SLOT_BYTES};
 pub use machine::{Machine, Running};
 pub use parts::Parts;

@@ -383,4 +383,23 @@ mod tests {
         std::fs::write(rig.folder.path().join("grubenv"), block.to_bytes().unwrap()).unwrap();
         rig.env.check_loader().unwrap();
     }
+
+    /// Of a file that may neither shrink nor grow, and has no name that something could be renamed to.
+    #[test]
+    fn the_block_is_written_in_place() {
+        use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        use std::os::fd::AsRawFd as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = std::fs::File::from(memfd_create(c"grubenv", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        std::os::unix::fs::FileExt::write_all_at(&file, &Block::empty().to_bytes().unwrap(), 0).unwrap();
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)).unwrap();
+        let slots = ["a", "b"].map(|name| name.parse().unwrap());
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let env = GrubEnv::new(path, folder.path().join("grubenv.ota"), Spelling::Ota, slots);
+        let (a, b) = (name("a"), name("b"));
+        env.edit(Rewrite::IfDifferent, &mut |loaded| Ok(loaded.pair.clone().disarm(&b, &a).arm(&b, &a))).unwrap();
+        assert_eq!(env.load().unwrap().pair.next(), &b);
+    }
 }
