@@ -1,9 +1,11 @@
 //! The root file system of a guest, and the image that is made of it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use super::SLOT_BYTES;
 use super::disk::KERNEL_OPTIONS;
@@ -196,8 +198,18 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
 
 /// A program without what only a debugger reads.
 pub(super) fn bring_stripped(root: &Path, from: &Path) {
+    static STRIPPED: Mutex<BTreeMap<PathBuf, Arc<Vec<u8>>>> = Mutex::new(BTreeMap::new());
+    let strip = || {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("stripped");
+        output(Command::new("strip").arg("-o").arg(&to).arg(from)).unwrap();
+        Arc::new(fs::read(to).unwrap())
+    };
+    // It takes seconds, and every image has the same.
+    let bytes = Arc::clone(STRIPPED.lock().unwrap().entry(from.to_owned()).or_insert_with(strip));
     let to = root.join("usr/bin").join(from.file_name().unwrap());
-    output(Command::new("strip").arg("-o").arg(&to).arg(from)).unwrap();
+    fs::write(&to, &*bytes).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// The same, and the libraries it is linked with.

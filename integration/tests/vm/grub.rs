@@ -40,7 +40,7 @@ fn an_image_that_locks_up_goes_back_after_as_many_resets_from_outside_as_it_has_
         assert!(boot.is_on(), "{}", boot.console());
         boot.power_cut();
     }
-    scenario::goes_back(&mut scene, "2.0.0", "it did not come up");
+    drop(scenario::goes_back(&mut scene, "2.0.0", "it did not come up"));
 }
 
 /// Whoever is killed between arming and the reboot, and started again, knows what goes on.
@@ -76,7 +76,7 @@ fn an_image_that_does_not_see_its_state_is_left_when_twice_its_own_deadline_has_
     let console = scene.boot("b").wait_off();
     assert!(console.contains("it was not kept within 30 s of the start of the host"), "{console}");
     assert!(console.contains("marking it bad and rebooting"), "{console}");
-    scenario::goes_back(&mut scene, "2.0.0", "left no reason in the state folder: it may not have seen it");
+    drop(scenario::goes_back(&mut scene, "2.0.0", "left no reason in the state folder: it may not have seen it"));
 }
 
 #[test]

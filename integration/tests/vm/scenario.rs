@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::vm::{Flaw, Loader, Scene, runs};
+use integration::vm::{Flaw, Loader, Running, Scene, runs};
 
 use crate::scene;
 
@@ -63,23 +63,21 @@ pub(crate) fn bad_images_are_left_and_the_reason_is_shown_and_reported(loader: L
     scene.publish("2.0.0", 2, Flaw::Unhealthy);
     boot.wait_off();
     scene.boot("b").wait_off();
-    goes_back(&mut scene, "2.0.0", "the service is down");
+    let mut boot = goes_back(&mut scene, "2.0.0", "the service is down");
     assert!(scene.reports().contains("the service is down"), "{}", scene.reports());
     for (flaw, version, sequence) in [(Flaw::Panics, "3.0.0", 3), (Flaw::Hangs, "4.0.0", 4)] {
-        tries(&mut scene, flaw, version, sequence);
-        goes_back(&mut scene, version, "it did not come up");
+        tries(&mut scene, boot, flaw, version, sequence);
+        boot = goes_back(&mut scene, version, "it did not come up");
     }
-    let boot = scene.boot_into("1.0.0", "a");
     scene.publish("5.0.0", 5, Flaw::NoDaemon);
     boot.wait_off();
     let console = scene.boot("b").wait_off();
     assert!(console.contains("marking it bad and rebooting"), "{console}");
-    goes_back(&mut scene, "5.0.0", "update-engine-trial left it");
+    drop(goes_back(&mut scene, "5.0.0", "update-engine-trial left it"));
 }
 
-/// From 1.0.0 to the last try of an image that does not come up.
-fn tries(scene: &mut Scene, flaw: Flaw, version: &str, sequence: u64) {
-    let boot = scene.boot_into("1.0.0", "a");
+/// From 1.0.0, which runs, to the last try of an image that does not come up.
+fn tries(scene: &mut Scene, boot: Running, flaw: Flaw, version: &str, sequence: u64) {
     scene.publish(version, sequence, flaw);
     boot.wait_off();
     for _ in 0..3 {
@@ -87,15 +85,17 @@ fn tries(scene: &mut Scene, flaw: Flaw, version: &str, sequence: u64) {
     }
 }
 
-pub(crate) fn goes_back(scene: &mut Scene, version: &str, why: &str) {
+/// 1.0.0 runs again, and says why.
+pub(crate) fn goes_back(scene: &mut Scene, version: &str, why: &str) -> Running {
     let mut boot = scene.boot_into("1.0.0", "a");
     let (_, status) = boot.updatectl("status");
     assert!(status.contains(&format!("{version} rolled back to 1.0.0")) && status.contains(why), "{status}");
-    boot.power_cut();
+    boot
 }
 
 pub(crate) fn an_image_without_init_goes_back_after_its_tries(loader: Loader) {
     let Some(mut scene) = scene(loader) else { return };
-    tries(&mut scene, Flaw::NoInit, "2.0.0", 2);
-    goes_back(&mut scene, "2.0.0", "it did not come up");
+    let boot = scene.boot_into("1.0.0", "a");
+    tries(&mut scene, boot, Flaw::NoInit, "2.0.0", 2);
+    drop(goes_back(&mut scene, "2.0.0", "it did not come up"));
 }
