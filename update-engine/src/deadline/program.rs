@@ -14,7 +14,7 @@ use super::files::{Left, Trial, TrialError, settings_of_trial};
 use super::stuck::{self, Stuck};
 use crate::boot::{BootState, Standing};
 use crate::config::trust::{Target, check_trust};
-use crate::config::{self, BootSettings, Settings, USUAL_DEADLINE};
+use crate::config::{self, BootSettings, RebootPurpose, Settings, USUAL_DEADLINE};
 use crate::durable;
 use crate::engine::event::Fault;
 use crate::kernel_log;
@@ -522,13 +522,14 @@ impl Overdue {
 
     /// One that hangs may be waiting for a shutdown: it is left alone, and the kernel is asked in the end.
     fn run_command(&self) -> Result<(), String> {
-        let command = &self.settings().reboot.command;
+        let command = self.settings().reboot_command(RebootPurpose::Leave);
         let shown = command.join(" ");
         let (program, arguments) = command.split_first().ok_or_else(|| "[reboot] command is empty".to_owned())?;
         let started = Command::new(program)
             .args(arguments)
             .env("OTA_ATTEMPT", &self.trial.attempt)
             .env("OTA_SLOT", self.trial.slot.as_str())
+            .env("OTA_REBOOT", RebootPurpose::Leave.as_str())
             .stdin(Stdio::null())
             .spawn();
         let mut child = started.map_err(|error| format!("`{shown}` could not be started: {error}"))?;
@@ -937,6 +938,27 @@ mod tests {
                 assert!(host.watch().unwrap_err().to_string().starts_with("it cannot be seen whether slot b (1.1.0)"));
             }
         }
+    }
+
+    /// As long as no mark was written, the flag names the slot that is left.
+    #[test]
+    fn a_slot_that_is_left_is_not_asked_for_by_the_reboot_that_leaves_it() {
+        let host = Host::with_command(600, &["sh", "-c", "echo '0 tryboot' for $OTA_REBOOT $OTA_SLOT > DIR/rebooted"]);
+        let dir = host.rig.folder.path();
+        let file = host.settings.state_dir.join("trial.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let missing =
+            format!("control = \"rpi-tryboot\"\n[boot.rpi-tryboot]\nautoboot = \"{}/efi/autoboot.txt\"\n", dir.display());
+        assert_eq!(text.matches("control = \"gpt\"\n").count(), 1);
+        std::fs::write(&file, text.replace("control = \"gpt\"\n", &missing)).unwrap();
+        assert_eq!((left(&host).times, host.standing()), (1, Standing::Pending { tries_left: 3 }), "it was not marked");
+        assert_eq!(std::fs::read_to_string(dir.join("rebooted")).unwrap(), "0 for leave b\n");
+
+        // Other loaders know no such argument.
+        let host = Host::with_command(600, &["sh", "-c", "echo '0 tryboot' for $OTA_REBOOT $OTA_SLOT > DIR/rebooted"]);
+        left(&host);
+        let said = std::fs::read_to_string(host.rig.folder.path().join("rebooted")).unwrap();
+        assert_eq!((said.as_str(), host.standing()), ("0 tryboot for leave b\n", Standing::Bad));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::engine::effect::{Effect, Row};
 use crate::engine::event::Fault;
 use crate::engine::facts::FloorFacts;
 use crate::engine::model::Pause;
-use crate::engine::policy::Strategy;
+use crate::engine::policy::{StartedBy, Strategy};
 use crate::engine::state::{
     ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, UNKNOWN_VERSION, Waiting, WayBack,
 };
@@ -335,7 +335,11 @@ impl Engine {
                 format!("{how_long}; the reboot that is being prepared is not stopped by it (`updatectl cancel` does that)")
             }
             State::Armed { step: ArmedStep::Resting, .. } => {
-                format!("{how_long}; the other slot is armed: any reboot starts it (`updatectl cancel` disarms it)")
+                let reboot = match self.policy.started_by {
+                    StartedBy::AnyReboot => "any reboot",
+                    StartedBy::OurReboot => "a reboot with the argument that [reboot] command passes",
+                };
+                format!("{how_long}; the other slot is armed: {reboot} starts it (`updatectl cancel` disarms it)")
             }
             _ => how_long,
         };

@@ -68,6 +68,15 @@ pub struct LockSettings {
     pub id: String,
 }
 
+/// Which reboot starts a slot that is armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartedBy {
+    /// The next one, whoever asks for it.
+    AnyReboot,
+    /// Only one that passes the loader the argument of the reboot command; every other one starts the old slot.
+    OurReboot,
+}
+
 /// The settings the engine decides by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -87,6 +96,8 @@ pub struct Policy {
     pub has_server: bool,
     /// Age from which the newest record seen, or the last contact with a server, counts as stale.
     pub stale_after: Duration,
+    /// Which reboot starts a slot that is armed.
+    pub started_by: StartedBy,
 }
 
 impl Policy {
@@ -172,6 +183,7 @@ mod tests {
             min_uptime: Duration::ZERO,
             has_server: true,
             stale_after: Duration::from_secs(60 * 86_400),
+            started_by: StartedBy::AnyReboot,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::{Fault, Orphan};
 use crate::engine::facts::Facts;
 use crate::engine::model::{About, NeverShown};
-use crate::engine::policy::{LONGEST_WAIT_MS, MAX_NEVER_SHOWN};
+use crate::engine::policy::{LONGEST_WAIT_MS, MAX_NEVER_SHOWN, StartedBy};
 use crate::engine::row;
 use crate::engine::state::{
     Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, UNKNOWN_VERSION, WayBack,
@@ -311,21 +311,38 @@ impl Engine {
     }
 
     fn not_attempted(&mut self, plan: Plan, step: ArmedStep, now: &Now) -> Vec<Effect> {
-        let mut message = format!("the host was rebooted, but its loader did not try slot {}", plan.slot);
         let mut effects = Vec::new();
         let times = self.reboots_in_vain(&plan, step);
-        if times < MAX_NEVER_SHOWN {
-            message.push_str(": it does not read this boot table");
-        } else {
+        let mut message = self.why_not_attempted(&plan, step, times);
+        if times >= MAX_NEVER_SHOWN {
             let why = format!("the boot loader never showed slot {} running, in {times} reboots in a row", plan.slot);
             effects.push(self.refuse(plan.digest, plan.sequence, &plan.version, &why, now));
-            message = format!(
-                "{message}, {times} times in a row: it does not read this boot table, or the image dies before it can write to it; {}",
-                only_by_a_person(&plan)
-            );
+            message = format!("{message}; {}", only_by_a_person(&plan));
         }
         effects.extend(self.give_up(plan, Fault::new(Cause::NotAttempted, message), WayBack::Failed, now));
         effects
+    }
+
+    /// Where a reboot has to ask for the slot, one that did not rightly started the old one.
+    fn why_not_attempted(&self, plan: &Plan, step: ArmedStep, times: u32) -> String {
+        let slot = plan.slot;
+        let in_a_row = if times < MAX_NEVER_SHOWN { String::new() } else { format!(", {times} times in a row") };
+        match (self.policy.started_by, step) {
+            (StartedBy::OurReboot, ArmedStep::Rebooting) => format!(
+                "the host was rebooted to start slot {slot}, and that was not seen to run{in_a_row}: the argument that [reboot] command \
+                 passes was lost (by a power cut, say), or the image died before it could write anything"
+            ),
+            (StartedBy::OurReboot, _) => format!(
+                "the host was rebooted without the argument that [reboot] command passes, or lost power: its loader rightly started the \
+                 old slot, and slot {slot} was not tried"
+            ),
+            (StartedBy::AnyReboot, _) => {
+                let or_dies = if times < MAX_NEVER_SHOWN { "" } else { ", or the image dies before it can write to it" };
+                format!(
+                    "the host was rebooted, but its loader did not try slot {slot}{in_a_row}: it does not read this boot table{or_dies}"
+                )
+            }
+        }
     }
 
     /// Reboots in a row that were to start the plan's slot and did not show it, with this one. Only a reboot that was asked for counts:

@@ -11,6 +11,7 @@ use crate::engine::LEFT_BY_A_PERSON;
 use crate::engine::cause::Cause;
 use crate::engine::event::LockRefusal;
 use crate::engine::model::{About, CheckOutcome, LastError, Pause};
+use crate::engine::policy::StartedBy;
 use crate::engine::state::{
     Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Waiting as Step, WayBack,
 };
@@ -79,7 +80,10 @@ fn by_state(input: &Input<'_>) -> String {
         State::Written { plan, .. } => {
             let then = match input.engine.after_proof(plan) {
                 AfterProof::Person => "it waits for `updatectl reboot`".to_owned(),
-                AfterProof::Rest => "it is armed for whoever reboots the host (strategy manual)".to_owned(),
+                AfterProof::Rest if any_reboot_starts_it(input) => {
+                    "it is armed for whoever reboots the host (strategy manual)".to_owned()
+                }
+                AfterProof::Rest => "it is armed, and waits for `updatectl reboot` (strategy manual)".to_owned(),
                 AfterProof::Reboot => format!("comes the reboot (strategy {})", input.engine.policy().strategy.as_str()),
             };
             let (version, slot) = (&plan.version, plan.slot);
@@ -302,7 +306,12 @@ fn proven(input: &Input<'_>, plan: &Plan, step: Step) -> String {
     let rests = input.engine.after_proof(plan) == AfterProof::Rest;
     match step {
         Step::Person => format!("{proven}, and waits for `updatectl reboot`"),
-        Step::Gates if rests => format!("{proven}; asking whether it may be armed now; then it is, for whoever reboots the host"),
+        Step::Gates if rests && any_reboot_starts_it(input) => {
+            format!("{proven}; asking whether it may be armed now; then it is, for whoever reboots the host")
+        }
+        Step::Gates if rests => {
+            format!("{proven}; asking whether it may be armed now; then it is, and waits for `updatectl reboot`")
+        }
         Step::Gates => format!("{proven}; asking whether the host may reboot now; then it does"),
         Step::GateClosed if rests => format!("{proven}, and waits to be armed: {}", reasons(input)),
         Step::Lock => format!("{proven}; asking for the reboot lock of group {}; then the host reboots", group(input)),
@@ -313,7 +322,8 @@ fn proven(input: &Input<'_>, plan: &Plan, step: Step) -> String {
 fn locked(input: &Input<'_>, plan: &Plan, step: LockedStep) -> String {
     let version = &plan.version;
     if input.engine.after_proof(plan) == AfterProof::Rest {
-        return format!("arming {version} in slot {}; then it waits for whoever reboots the host", plan.slot);
+        let whom = if any_reboot_starts_it(input) { "whoever reboots the host" } else { "`updatectl reboot`" };
+        return format!("arming {version} in slot {}; then it waits for {whom}", plan.slot);
     }
     let what = match step {
         LockedStep::Draining => "running the drain hooks; then the slot is armed, and the host reboots",
@@ -326,6 +336,10 @@ fn locked(input: &Input<'_>, plan: &Plan, step: LockedStep) -> String {
 
 fn armed(input: &Input<'_>, version: &str, step: ArmedStep) -> String {
     match step {
+        ArmedStep::Resting if !any_reboot_starts_it(input) => format!(
+            "{version} is armed, and waits for `updatectl reboot`: a reboot without the argument that [reboot] command passes starts the \
+             old slot again, and ends this attempt"
+        ),
         ArmedStep::Resting => {
             format!("{version} is armed: the next reboot starts it, whoever reboots the host; `updatectl reboot` does so now")
         }
@@ -337,6 +351,10 @@ fn armed(input: &Input<'_>, version: &str, step: ArmedStep) -> String {
         }
         ArmedStep::GateClosed | ArmedStep::LockRefused => format!("{version} is armed and waits to reboot: {}", reasons(input)),
     }
+}
+
+fn any_reboot_starts_it(input: &Input<'_>) -> bool {
+    input.engine.policy().started_by == StartedBy::AnyReboot
 }
 
 fn rebooting(input: &Input<'_>, version: &str) -> String {

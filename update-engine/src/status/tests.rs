@@ -15,7 +15,7 @@ use crate::engine::effect::{GateStage, Row};
 use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Marked, Probing, Proof};
 use crate::engine::facts::{Facts, FloorFacts, PerSlot, Trouble};
 use crate::engine::model::{Hold, Progress};
-use crate::engine::policy::{Policy, Strategy};
+use crate::engine::policy::{Policy, StartedBy, Strategy};
 use crate::engine::tests::host::{BLANK, GOOD, Host, SPENT, armed, closed, fault, in_new_slot, list, policy};
 use crate::engine::tests::words::EVERY_STATE;
 use crate::engine::time::{BootId, Mono};
@@ -630,6 +630,46 @@ fn under_manual_without_a_lock_no_sentence_promises_a_reboot() {
     assert_says(&mut host, "Arming 1.1.0 in slot b; then it waits for whoever reboots the host.");
     host.armed(Ok(()));
     assert!(document(&mut host).summary.starts_with("1.1.0 is armed: the next reboot starts it, whoever reboots the host"));
+}
+
+#[test]
+fn where_only_a_reboot_that_asks_for_it_starts_an_armed_slot_nobody_is_told_that_any_does() {
+    let mut host = Host::with(Policy { started_by: StartedBy::OurReboot, ..policy(Strategy::Manual, false) });
+    host.wake();
+    host.offered(2);
+    host.installed(Ok(()));
+    assert_says(
+        &mut host,
+        "Reading 1.1.0 in slot b back to prove it; then it is armed, and waits for `updatectl reboot` (strategy manual); 1.0.0 runs from slot a meanwhile.",
+    );
+    host.read_back(Ok(Proof::Equal));
+    assert_says(
+        &mut host,
+        "1.1.0 is written and proven; asking whether it may be armed now; then it is, and waits for `updatectl reboot`.",
+    );
+    host.gates(GateStage::BeforeLock, vec![]);
+    assert_says(&mut host, "Arming 1.1.0 in slot b; then it waits for `updatectl reboot`.");
+    host.armed(Ok(()));
+    assert_says(
+        &mut host,
+        "1.1.0 is armed, and waits for `updatectl reboot`: a reboot without the argument that [reboot] command passes starts the old slot again, and ends this attempt.",
+    );
+    let said = host.answer(Command::Pause { until: None, reason: None });
+    assert!(
+        said.contains("a reboot with the argument that [reboot] command passes starts it (`updatectl cancel` disarms it)"),
+        "{said}"
+    );
+    // Somebody reboots the host by its own command.
+    host.restart(|facts| facts.boot_id = "boot-2".into());
+    let error = host.engine.model().last_error.clone().unwrap();
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (
+            Cause::NotAttempted,
+            "the host was rebooted without the argument that [reboot] command passes, or lost power: its loader rightly started the \
+             old slot, and slot b was not tried"
+        )
+    );
 }
 
 #[test]
