@@ -18,7 +18,7 @@
 //! Promises: a slot on trial that is not good when its deadline has passed since the host was started is marked bad, that is read back, and
 //! the host is rebooted, by the configured command, and by the kernel where that fails. It goes by the boot state and never by the
 //! journal. The reason is written down for the daemon of the old slot, and so is how often an attempt was left: a loader that does not
-//! obey its marks ends in a host that stays (`MAX_LEAVES`), not in one that reboots for ever.
+//! obey its marks ends in a host that stays (`MAX_LEAVES`, or the tries of its configuration), not in one that reboots for ever.
 //!
 //! An image that needs more time than the one before it says so in its own `health.deadline_s`: the longer of both deadlines holds. The time
 //! in which a host was suspended does not count. A disk that does not answer at all ends in a reboot 15 minutes later, by a clock that asks

@@ -343,3 +343,14 @@ impl Check {
 
 /// The words of `boot.control`.
 const CONTROLS: [&str; 7] = ["gpt", "grub", "systemd-boot", "u-boot", "efi", "rpi-tryboot", "custom"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::policy::MAX_BAD_BOOTS;
+
+    #[test]
+    fn a_bad_slot_is_left_as_often_as_any_loader_may_try_it() {
+        assert!(*CUSTOM_TRIES.end() <= u64::from(MAX_BAD_BOOTS));
+    }
+}

@@ -22,7 +22,8 @@ use crate::records::Records;
 use crate::slot::Mode;
 use crate::world::{Ground, World, boot_fault, chain, disk_name, slot_name};
 
-/// So often an attempt is left. A loader that starts it again after that does not obey its marks.
+/// So often an attempt is left, or as often as its loader tries it where that is more. A loader that starts it again after that obeys
+/// neither marks nor tries.
 pub(super) const MAX_LEAVES: u32 = 3;
 /// So often the reboot command may fail before the kernel is asked.
 const MAX_REFUSALS: u32 = 3;
@@ -415,8 +416,8 @@ impl Overdue {
             },
             Counted::ByLoader => Left { attempt: self.trial.attempt.clone(), times: 1, why },
         };
-        if left.times > MAX_LEAVES {
-            return Ok(self.was_left_in_vain(&left));
+        if left.times > self.most_leaves() {
+            return Ok(self.was_left_in_vain(&left, "it does not obey its marks"));
         }
         if self.counted == Counted::InStateFolder
             && let Err(error) = left.store(&self.settings().state_dir)
@@ -444,8 +445,9 @@ impl Overdue {
             Ok(left) => left,
             Err(why) => return Ok(self.stays(why)),
         };
-        if left.times > MAX_LEAVES {
-            return Ok(self.was_left_in_vain(&left));
+        if left.times > self.most_leaves() {
+            let in_vain = format!("its tries have not brought slot {} back", self.trial.slot.other());
+            return Ok(self.was_left_in_vain(&left, &in_vain));
         }
         if let Err(error) = left.store(&self.settings().state_dir) {
             return Ok(self.stays(format!("how often it was left cannot be written down: {error}")));
@@ -461,9 +463,17 @@ impl Overdue {
         format!("it was not kept within {deadline_s} s of the start of the host (update-engine-trial left it: {obstacle})")
     }
 
-    fn was_left_in_vain(self, left: &Left) -> Ended {
+    /// A slot that was left without a mark is started again until its last try is spent.
+    fn most_leaves(&self) -> u32 {
+        match &self.settings().boot {
+            BootSettings::Custom(custom) => MAX_LEAVES.max(custom.tries.into()),
+            _ => MAX_LEAVES,
+        }
+    }
+
+    fn was_left_in_vain(self, left: &Left, why: &str) -> Ended {
         let times = left.times - 1;
-        self.stays(format!("it was left {times} times, and the loader has started it all the same: it does not obey its marks"))
+        self.stays(format!("it was left {times} times, and the loader has started it all the same: {why}"))
     }
 
     fn stays(self, why: String) -> Ended {
@@ -927,7 +937,10 @@ mod tests {
                 assert_eq!(left(&host).times, times);
             }
             match host.watch().unwrap() {
-                Ended::Stays { why, .. } => assert!(why.contains("it was left 3 times"), "{why}"),
+                Ended::Stays { why, .. } => assert_eq!(
+                    why,
+                    "it was left 3 times, and the loader has started it all the same: its tries have not brought slot a back"
+                ),
                 other => panic!("{other:?}"),
             }
             if runs_is_known {
@@ -937,6 +950,23 @@ mod tests {
                 std::fs::write(dir.join("etc/os-release"), "IMAGE_VERSION=1.0.0\n").unwrap();
                 assert!(host.watch().unwrap_err().to_string().starts_with("it cannot be seen whether slot b (1.1.0)"));
             }
+        }
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_marked_is_left_until_its_loader_has_spent_every_try() {
+        let host = Host::on_trial(600);
+        let file = host.settings.state_dir.join("trial.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let missing = "control = \"custom\"\n[boot.custom]\nprogram = \"/no/such/program\"\ntries = 5\n";
+        assert_eq!(text.matches("control = \"gpt\"\n").count(), 1);
+        std::fs::write(&file, text.replace("control = \"gpt\"\n", missing)).unwrap();
+        for times in 1..=5 {
+            assert_eq!(left(&host).times, times);
+        }
+        match host.watch().unwrap() {
+            Ended::Stays { why, .. } => assert!(why.starts_with("it was left 5 times"), "{why}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -19,8 +19,8 @@ pub const FIRST_CHECK_MAX_MS: u64 = 10 * 60_000;
 pub const MAX_REFUSALS: u32 = 100;
 /// Refused offers remembered as reported. A server that offers more of them in turn is told again, once a check.
 pub const MAX_REFUSALS_REPORTED: usize = 16;
-/// Boots into a slot that was judged unhealthy after which the host stops rebooting to leave it. More than any loader's tries.
-pub const MAX_BAD_BOOTS: u32 = 8;
+/// Boots into a slot that was judged unhealthy after which the host stops rebooting to leave it. No loader has more tries.
+pub const MAX_BAD_BOOTS: u32 = 9;
 /// Reboots in a row in which the loader never showed the new slot running, after which its release is refused. One may be a power cut.
 pub const MAX_NEVER_SHOWN: u32 = 3;
 /// Times a proof may fail before the attempt does: the disk does not keep what is written.
