@@ -27,6 +27,7 @@ use crate::engine::policy::{Policy, Strategy};
 use crate::engine::state::{ArmedStep, Claim, GivingUp, Kind, LockedStep, Target, Waiting as Step, WayBack};
 use crate::engine::tests::host;
 use crate::fetch::{Fetcher, Options};
+use crate::floor::FloorFile;
 use crate::health::{Probe, Services};
 use crate::journal::Message;
 use crate::kernel_log::{self, KernelLog};
@@ -735,6 +736,7 @@ async fn a_trial_whose_boot_nobody_counted_is_kept_and_that_stays_in_status_and_
     let (disk, running) = (rig.disk(), rig.running());
     let mut control = GptControl::new(&disk).unwrap();
     control.mark_good(&running).unwrap();
+    FloorFile::default().store(&world.settings().state_dir).unwrap();
     control.arm(slot::rig::proven(&disk, &running), Permit::no_lock_configured(), &running).unwrap();
     // A loader that starts it and leaves the marks as they are.
     rig.boot(1);
