@@ -27,7 +27,8 @@
 //! What the kernel has said so far is kept beside the reason ([`crate::kernel_log`]), as far as that can be done in a moment.
 //!
 //! Never: touches a slot that is good, or one that is on trial neither by what was written down nor by the boot table; marks a slot that
-//! does not run; leaves a slot of which it is known that no other can be booted; guesses which slot runs; writes into a state folder in which it found no trial.
+//! does not run; leaves a slot of which it is known that no other can be booted; guesses which slot runs; writes into a state folder in which it found no trial;
+//! believes what others than root could have written (design 11.16): then it goes by the image's own configuration, as if nothing was there.
 
 mod files;
 mod program;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use manifests::release::SlotName;
 use nix::sys::reboot::{RebootMode, reboot};
 
-use super::files::{Left, Trial, TrialError, settings_of_trial};
+use super::files::{Left, Trial, TrialError, settings_of_trial, trust_targets};
 use super::stuck::{self, Stuck};
 use crate::boot::{BootState, Standing};
 use crate::config::trust::{Target, check_trust};
@@ -201,30 +201,17 @@ struct Seen {
 
 impl Task {
     fn find(places: &Places, log: &mut OnceEach) -> Self {
-        let written = Trial::load(&places.state_dir).unwrap_or_else(|error| {
-            log.warn_of("trial", &error.to_string());
+        let read = || Trial::load(&places.state_dir).map_err(|error| error.to_string());
+        let written = trusted(&trust_targets(&places.state_dir)).and_then(|()| read()).unwrap_or_else(|error| {
+            log.warn_of("trial", &error);
             None
         });
         let settings = match &written {
             None => own_settings(&places.config),
-            Some(_) => match settings_of_trial(&places.state_dir) {
-                Ok((settings, ignored)) => {
-                    if !ignored.is_empty() {
-                        log.warn_of(
-                            "settings",
-                            &format!(
-                                "of the configuration that armed the slot this program does not know, and passes over: {}",
-                                ignored.join(", ")
-                            ),
-                        );
-                    }
-                    Ok(settings)
-                }
-                Err(error) => {
-                    log.warn_of("settings", &format!("{error}; going by {}", places.config.display()));
-                    own_settings(&places.config)
-                }
-            },
+            Some(_) => settings_that_armed(&places.state_dir, log).or_else(|error| {
+                log.warn_of("settings", &format!("{error}; going by {}", places.config.display()));
+                own_settings(&places.config)
+            }),
         };
         match (settings, written) {
             (Ok(settings), written) => {
@@ -361,14 +348,32 @@ fn runs_unseen(world: &World, trial: &Trial) -> Option<bool> {
 /// As the daemon reads it, and of nobody else's making: it names programs that are run.
 fn own_settings(config: &Path) -> Result<Settings, String> {
     let loaded = config::load(config).map_err(|error| error.to_string())?;
-    let mut targets: Vec<Target> = loaded.files.into_iter().map(Target::File).collect();
-    if let BootSettings::Custom(custom) = &loaded.settings.boot {
-        targets.push(Target::File(custom.program.clone()));
+    let targets: Vec<Target> = loaded.files.into_iter().map(Target::File).collect();
+    trusted(&targets)?;
+    of_trusted_program(loaded.settings)
+}
+
+/// Those of the daemon that armed the slot, whose file is trusted.
+fn settings_that_armed(state_dir: &Path, log: &mut OnceEach) -> Result<Settings, String> {
+    let (settings, ignored) = settings_of_trial(state_dir).map_err(|error| error.to_string())?;
+    if !ignored.is_empty() {
+        let passed_over = "of the configuration that armed the slot this program does not know, and passes over";
+        log.warn_of("settings", &format!("{passed_over}: {}", ignored.join(", ")));
     }
-    match check_trust(&targets, nix::unistd::geteuid().as_raw()) {
-        Ok(()) => Ok(loaded.settings),
-        Err(problems) => Err(problems.iter().map(|problem| chain(problem)).collect::<Vec<_>>().join("; ")),
+    of_trusted_program(settings)
+}
+
+fn of_trusted_program(settings: Settings) -> Result<Settings, String> {
+    if let BootSettings::Custom(custom) = &settings.boot {
+        trusted(&[Target::File(custom.program.clone())])?;
     }
+    Ok(settings)
+}
+
+/// Design 11.16: root's alone, or why not.
+fn trusted(targets: &[Target]) -> Result<(), String> {
+    check_trust(targets, nix::unistd::geteuid().as_raw())
+        .map_err(|problems| problems.iter().map(|problem| chain(problem)).collect::<Vec<_>>().join("; "))
 }
 
 /// Who remembers that a slot was left.
@@ -951,6 +956,42 @@ mod tests {
                 assert!(host.watch().unwrap_err().to_string().starts_with("it cannot be seen whether slot b (1.1.0)"));
             }
         }
+    }
+
+    #[test]
+    fn design_11_16_what_others_could_have_written_is_not_believed_and_the_image_goes_by_its_own_configuration() {
+        for changed in ["state", "state/trial", "state/trial.toml"] {
+            let host = Host::on_trial(600);
+            let dir = host.rig.folder.path();
+            let file = dir.join("state/trial.toml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            assert_eq!(text.matches("/rebooted").count(), 1);
+            std::fs::write(&file, text.replace("/rebooted", "/theirs")).unwrap();
+            let mode = |path: &str, mode| {
+                std::fs::set_permissions(dir.join(path), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            };
+            mode(changed, 0o777);
+            assert_eq!(left(&host).attempt, UNKNOWN, "{changed}");
+            assert_eq!(
+                (host.standing(), host.rebooted(), dir.join("theirs").exists()),
+                (Standing::Bad, true, false),
+                "{changed}"
+            );
+            mode(changed, 0o700);
+            assert_eq!(left(&host).attempt, "one", "{changed}");
+            assert!(dir.join("theirs").exists(), "{changed}");
+        }
+        // So does the program of its loader.
+        let host = Host::on_trial(600);
+        let dir = host.rig.folder.path();
+        let (file, program) = (host.settings.state_dir.join("trial.toml"), dir.join("program"));
+        std::fs::write(&program, format!("#!/bin/sh\ntouch {}/theirs\n", dir.display())).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let custom = format!("control = \"custom\"\n[boot.custom]\nprogram = \"{}\"\n", program.display());
+        std::fs::write(&file, text.replace("control = \"gpt\"\n", &custom)).unwrap();
+        assert_eq!(left(&host).attempt, "one");
+        assert_eq!((host.standing(), dir.join("theirs").exists()), (Standing::Bad, false));
     }
 
     #[test]
