@@ -409,7 +409,7 @@ impl Overdue {
     /// Counts, marks, keeps the kernel's log, reboots.
     fn leave(self, seen: &Seen) -> Result<Ended, DeadlineError> {
         let Seen { ground, state, standing } = seen;
-        let why = self.why("its update-engined did not run, or came to no end");
+        let why = self.why("its update-engined did not run, came to no end, or could not mark it good");
         let other = disk_name(self.trial.slot.other(), &ground.disk).ok();
         if !other.and_then(|other| state.standing(&other)).is_some_and(Standing::is_bootable) {
             return Ok(self.stays("the other slot cannot be booted, so there is no way back".to_owned()));

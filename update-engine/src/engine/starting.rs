@@ -206,8 +206,8 @@ impl Engine {
     }
 
     fn why_it_went_back(&self, plan: &Plan) -> String {
-        if let Some(left) = self.facts.left.as_ref().filter(|left| left.attempt == plan.attempt) {
-            return left.why.clone();
+        if let Some(why) = self.why_it_was_left(plan) {
+            return why.to_owned();
         }
         match self.facts.standing(plan.slot).unwrap_or_default() {
             Standing::Bad => "it was marked bad before it had shown that it is healthy, and left no reason in the state folder: it may not have seen it".to_owned(),
@@ -383,7 +383,14 @@ impl Engine {
         if self.facts.standing(plan.slot).is_some_and(Standing::is_good) {
             return self.committed(plan);
         }
-        self.roll_back(plan, "power was lost before the slot was marked good, and the loader went back", now)
+        let not_kept = self.mark_good_error(plan).map(|error| format!("it was {error}"));
+        let why = match (self.why_it_was_left(plan), not_kept) {
+            (Some(left), Some(not_kept)) => format!("{left}; {not_kept}"),
+            (Some(left), None) => left.to_owned(),
+            (None, Some(not_kept)) => format!("{not_kept}, and the loader went back"),
+            (None, None) => "power was lost before the slot was marked good, and the loader went back".to_owned(),
+        };
+        self.roll_back(plan, &why, now)
     }
 }
 

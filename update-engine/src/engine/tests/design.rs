@@ -240,6 +240,48 @@ fn design_11_2_a_slot_that_the_deadline_unit_marked_bad_is_left_and_not_marked_g
 }
 
 #[test]
+fn design_11_2_a_slot_that_the_deadline_unit_has_left_says_so_also_where_the_daemon_starts_before_the_reboot() {
+    for (attempt, expected) in [(None, "not kept within 600 s"), (Some("another"), "it was marked bad before it had shown")] {
+        let mut host = Host::at("trial");
+        let attempt = attempt.map_or_else(|| host.attempt(), str::to_owned);
+        host.restart(|facts| {
+            in_new_slot(facts, BAD);
+            facts.left = Some(LeftTrial { attempt, why: "it was not kept within 600 s".into() });
+        });
+        assert_eq!(host.state(), "trial/verdict");
+        // The old slot tells what was written down here.
+        host.restart(|facts| in_old_slot(facts, BAD));
+        let message = &host.engine.model().last_error.as_ref().unwrap().message;
+        assert!(host.state() == "rolled-back" && message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn why_a_slot_that_was_healthy_went_back_is_told_by_who_left_it_and_by_what_kept_it_from_being_marked() {
+    let left = "it was not kept within 600 s";
+    let not_marked = "it was healthy but could not be marked good (it broke: boot-control)";
+    for (was_left, error, expected) in [
+        (true, true, format!("{left}; {not_marked}")),
+        (true, false, left.to_owned()),
+        (false, true, format!("{not_marked}, and the loader went back")),
+        (false, false, "power was lost before the slot was marked good, and the loader went back".to_owned()),
+    ] {
+        let mut host = Host::at("committed");
+        let attempt = host.attempt();
+        if error {
+            host.step(Event::CommitDone { attempt: attempt.clone(), result: Err(fault("boot-control")) });
+        }
+        host.restart(|facts| {
+            in_old_slot(facts, BAD);
+            facts.left = was_left.then(|| LeftTrial { attempt, why: left.into() });
+        });
+        assert_eq!(host.state(), "rolled-back");
+        let message = &host.engine.model().last_error.as_ref().unwrap().message;
+        assert!(message.ends_with(&expected), "{message}");
+    }
+}
+
+#[test]
 fn design_11_2_why_the_deadline_unit_left_a_slot_is_told_by_the_old_one() {
     for (attempt, expected) in [(None, "not kept within 600 s"), (Some("another"), "it was marked bad before it had shown")] {
         let mut host = Host::at("armed/rebooting");
