@@ -8,7 +8,6 @@ use manifests::version::Sequence;
 use serde_json::Value;
 
 use crate::boot::{Standing, Weakness};
-use crate::engine::Effect;
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{GateStage, Row};
@@ -19,8 +18,9 @@ use crate::engine::policy::{Policy, StartedBy, Strategy};
 use crate::engine::tests::host::{BLANK, GOOD, Host, SPENT, armed, closed, fault, in_new_slot, list, policy};
 use crate::engine::tests::words::EVERY_STATE;
 use crate::engine::time::{BootId, Mono};
+use crate::engine::{Effect, Engine};
 use crate::status::contract::assert_contract;
-use crate::status::json::{ExitClass, Status};
+use crate::status::json::{ExitClass, Status, WhyEntry};
 use crate::status::view::{Input, status};
 use crate::status::why::why;
 
@@ -953,4 +953,42 @@ fn news_that_are_old_forbid_nothing() {
     let summary = document(&mut host).summary;
     assert!(summary.starts_with("Needs attention: no update server was reached for 61 days: "), "{summary}");
     assert!(summary.ends_with("; up to date: 1.0.0 runs from slot a; next check now."), "{summary}");
+}
+
+#[test]
+fn p12_what_comes_next_is_told_by_the_clock_of_this_moment_and_not_by_the_one_it_was_set_with() {
+    const TEN_YEARS_MS: i64 = 10 * 366 * 86_400_000;
+    for jump_ms in [TEN_YEARS_MS, -TEN_YEARS_MS] {
+        for state in ["idle", "proven/gate-closed", "armed/lock-refused", "failed"] {
+            let mut host = Host::at(state);
+            let next = |host: &mut Host, of_alarm: bool| {
+                let model = host.engine.model();
+                let alarm = if of_alarm { model.alarm.clone() } else { model.check.next.clone() };
+                i64::try_from(alarm.unwrap().at.0 - host.mono).unwrap()
+            };
+            host.pass_ms(1_000);
+            host.wall += jump_ms;
+            let due = |host: &mut Host, of_alarm| Timestamp::from_millisecond(host.wall + next(host, of_alarm)).unwrap();
+            let (check, alarm) = (due(&mut host, false), (state != "idle").then(|| due(&mut host, true)));
+            let (shown, chain) = (document(&mut host), chain(&mut host));
+            assert_eq!(shown.check.next_at, Some(check), "{state}");
+            assert_eq!(chain.iter().find(|entry| entry.gate == "server").unwrap().retry_at, Some(check), "{state}");
+            let waiting: Vec<_> = shown.reboot.waiting_for.iter().map(|waiting| waiting.retry_at).collect();
+            assert!(waiting.iter().all(|retry_at| *retry_at == alarm), "{state}: {waiting:?}");
+            assert_eq!(waiting.is_empty(), matches!(state, "idle" | "failed"), "{state}");
+            let write = chain.iter().find(|entry| entry.gate == "write").unwrap();
+            assert_eq!(write.retry_at, alarm.filter(|_| state == "failed"), "{state}");
+
+            // What was set in another boot is due.
+            host.facts = Facts { boot_id: "boot-2".into(), ..host.engine.facts().clone() };
+            host.engine = Engine::new(host.engine.model().clone(), host.facts.clone(), host.engine.policy().clone());
+            let now = Timestamp::from_millisecond(host.wall).unwrap();
+            assert_eq!(document(&mut host).check.next_at, Some(now), "{state}");
+        }
+    }
+}
+
+fn chain(host: &mut Host) -> Vec<WhyEntry> {
+    let now = host.now();
+    why(&Input { engine: &host.engine, server: "", journal_fault: None, standstill_until: None, reports_waiting: 0, now })
 }
