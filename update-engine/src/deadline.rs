@@ -35,4 +35,6 @@ mod program;
 mod stuck;
 
 pub use files::{Left, Trial, TrialError, forget, settings_of_trial, write_down};
+pub(crate) use stuck::suspended_for;
+
 pub use program::{DeadlineError, Ended, Places, Watch, watch};

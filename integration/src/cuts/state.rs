@@ -431,6 +431,7 @@ fn nobody() -> Facts {
         last_words: None,
         rival: None,
         no_deadline: None,
+        trial_ends: None,
         troubles: Vec::new(),
     }
 }

@@ -52,6 +52,16 @@ impl Engine {
         (!self.facts.image_mode && now.mono < at).then_some(at)
     }
 
+    /// When the slot on trial is left without this daemon, unless it is good by then; `None` = it is not, or nobody knows when.
+    pub fn left_at(&self, now: &Now) -> Option<Mono> {
+        let plan = match &self.model.state {
+            State::Trial { plan, .. } | State::Committed { plan } => plan,
+            _ => return None,
+        };
+        let is_on_trial = self.facts.running == Some(plan.slot) && !self.facts.standing(plan.slot).is_some_and(Standing::is_good);
+        self.facts.trial_ends.filter(|at| is_on_trial && self.can_boot(plan.slot.other()) && now.mono < *at)
+    }
+
     /// What its marks say of a slot on trial. Of a trial that was only found it is not known who marked it bad, or why: its health
     /// decides, if it has a right to that.
     fn verdict_of_marks(&self, plan: &Plan) -> Option<String> {

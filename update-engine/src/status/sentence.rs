@@ -409,6 +409,7 @@ fn giving_up(input: &Input<'_>, plan: &Plan, why: &GivingUp) -> String {
 /// What happens all the same when the journal cannot be written for long, because somebody waits for this host.
 pub(super) fn without_journal(input: &Input<'_>) -> String {
     let Some(until) = input.standstill_until.filter(|_| input.engine.must_not_stand_still()) else { return String::new() };
+    let until = input.engine.left_at(&input.now).map_or(until, |left_at| left_at.min(until));
     let what = match input.state() {
         State::Trial { plan, .. } | State::Committed { plan } => {
             let has_way_back = input.facts().standing(plan.slot.other()).is_some_and(Standing::is_bootable);
@@ -446,6 +447,12 @@ fn after_boot(input: &Input<'_>) -> String {
         }
         (State::Trial { .. }, Some((message, again))) => {
             format!("needs attention: {message}; its health is checked again {again}; {}", running(input))
+        }
+        (State::Committed { plan }, Some((message, again))) => {
+            let left = input.engine.left_at(&input.now).map(|at| moment(input, input.wall_at(at)));
+            let left =
+                left.map(|at| format!(", and if it is not good by {at}, update-engine-trial leaves it for {}", plan.way_back()));
+            format!("needs attention: {message}; tried again {again}{}; {}", left.unwrap_or_default(), running(input))
         }
         (_, Some((message, again))) => format!("needs attention: {message}; tried again {again}; {}", running(input)),
         (State::Trial { plan, verdict: Some(reason) }, None)
@@ -495,11 +502,12 @@ fn on_trial(input: &Input<'_>, plan: &Plan) -> String {
         "{version} runs from slot {slot} on trial{}",
         tries(input, plan).map_or_else(String::new, |tries| format!(" ({tries})"))
     );
-    if let Some((until, failing)) = probing.and_then(|probing| Some((probing.until, probing.failing.as_ref()?))) {
-        let by = moment(input, input.now.wall_after(input.now.mono.until(until)).timestamp());
+    let ends = view::trial_ends(input);
+    if let Some((until, failing)) = ends.zip(probing.and_then(|probing| probing.failing.as_ref())) {
+        let by = moment(input, input.wall_at(until));
         return format!("{runs} and is not healthy yet ({}): if it is healthy by {by} it is kept, {otherwise}", end(failing));
     }
-    let (kept, at) = (not_before(input), probing.map(|probing| format!(" {}", at_time(input, probing.until))));
+    let (kept, at) = (not_before(input), ends.map(|at| format!(" {}", at_time(input, at))));
     let at = at.filter(|_| has_way_back).unwrap_or_default();
     format!("{runs}: its health is being checked; if it is healthy it is kept{kept}, {otherwise}{at}")
 }

@@ -20,7 +20,7 @@ use crate::engine::tests::words::EVERY_STATE;
 use crate::engine::time::{BootId, Mono};
 use crate::engine::{Effect, Engine};
 use crate::status::contract::assert_contract;
-use crate::status::json::{ExitClass, Status, WhyEntry};
+use crate::status::json::{ExitClass, GateState, Status, WhyEntry};
 use crate::status::view::{Input, status};
 use crate::status::why::why;
 
@@ -243,6 +243,69 @@ fn a_step_that_failed_says_what_and_when_it_is_tried_again() {
         &mut host,
         "Needs attention: 1.1.0 is unhealthy (nginx does not answer) and cannot be left: it broke: reboot; tried again in 55 s (at 12:06 UTC); 1.1.0 runs from slot b.",
     );
+}
+
+/// A host in this state, whose trial ends without its daemon after so long.
+fn ending(state: &str, after_ms: u64) -> Host {
+    let mut host = Host::at(state);
+    let facts = Facts { trial_ends: Some(Mono(host.mono + after_ms)), ..host.engine.facts().clone() };
+    host.step(Event::FactsChanged { facts: Box::new(facts) });
+    host
+}
+
+#[test]
+fn a_trial_that_update_engine_trial_ends_sooner_than_the_daemon_says_when_in_every_state_of_it() {
+    let full = Fault::new(Cause::StateDir, "/var/lib: no space left");
+    for state in ["trial", "committed"] {
+        let said = document_with(&mut ending(state, 240_000), Some(&full)).summary;
+        assert!(said.contains("if that lasts until 12:09 UTC, the host goes back to 1.0.0;"), "{said}");
+        let said = document_with(&mut ending(state, 900_000), Some(&full)).summary;
+        assert!(said.contains("if that lasts until 12:14 UTC, the host goes back to 1.0.0;"), "{said}");
+    }
+
+    // Its health is being probed, later than that.
+    let mut host = ending("trial", 240_000);
+    let deadline = Timestamp::from_millisecond(host.wall + 240_000).unwrap();
+    let otherwise = "otherwise the host goes back to 1.0.0 in 4 min (at 12:09 UTC).";
+    assert!(document(&mut host).summary.ends_with(otherwise));
+    for failing in [None, Some("10-service exited with 1".to_owned())] {
+        let probing = Probing { until: Mono(host.mono + 300_000), failing: failing.clone() };
+        let attempt = host.attempt();
+        host.step(Event::Probing { attempt, probing });
+        let shown = document(&mut host);
+        let words = if failing.is_some() { "if it is healthy by 12:09 UTC it is kept, otherwise" } else { otherwise };
+        assert!(shown.summary.contains(words), "{}", shown.summary);
+        assert_eq!(shown.trial.unwrap().deadline_at, Some(deadline));
+        let health = chain(&mut host).into_iter().find(|entry| entry.gate == "health").unwrap();
+        assert_eq!(health.until, Some(deadline.to_string()));
+    }
+
+    // It is healthy, and cannot be marked good.
+    let mut host = ending("committed", 240_000);
+    assert_eq!(document(&mut host).trial, None);
+    host.commit_done(Err(fault("boot-control")));
+    assert_says(
+        &mut host,
+        "Needs attention: 1.1.0 is healthy but could not be marked good (it broke: boot-control); tried again in 64 s (at 12:06 UTC), and if it is not good by 12:09 UTC, update-engine-trial leaves it for 1.0.0; 1.1.0 runs from slot b.",
+    );
+    let shown = document(&mut host);
+    assert_contract(&serde_json::to_value(&shown).unwrap());
+    let error = "healthy but could not be marked good (it broke: boot-control)";
+    let trial = shown.trial.unwrap();
+    assert_eq!((trial.deadline_at, trial.failing.as_deref(), trial.tries_left), (Some(deadline), Some(error), Some(2)));
+    let health = chain(&mut host).into_iter().find(|entry| entry.gate == "health").unwrap();
+    assert_eq!((health.state, health.detail.as_str()), (GateState::Waiting, error));
+    assert_eq!((health.until, health.retry_at.is_some()), (Some(deadline.to_string()), true));
+
+    // Where there is no way back nobody leaves it, nor when that time has passed.
+    host.pass_ms(240_000);
+    assert!(!document(&mut host).summary.contains("update-engine-trial"));
+    let mut host = ending("committed", 240_000);
+    let mut facts = host.engine.facts().clone();
+    facts.boot.as_mut().unwrap().standing.a = BLANK;
+    host.step(Event::FactsChanged { facts: Box::new(facts) });
+    host.commit_done(Err(fault("boot-control")));
+    assert!(!document(&mut host).summary.contains("update-engine-trial"));
 }
 
 #[test]

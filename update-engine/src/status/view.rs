@@ -117,16 +117,27 @@ fn health_warnings(input: &Input<'_>) -> Vec<String> {
 
 /// What a slot on trial waits for, and what keeps it from being kept.
 pub(super) fn trial(input: &Input<'_>) -> Option<Trial> {
-    let EngineState::Trial { plan, verdict } = input.state() else { return None };
-    let moment = |at: Mono| input.wall_at(at);
-    let probing = input.engine.soft().probing.as_ref();
-    let failing = probing.and_then(|probing| probing.failing.clone());
+    let (plan, failing) = match input.state() {
+        EngineState::Trial { plan, verdict } => {
+            let failing = input.engine.soft().probing.as_ref().and_then(|probing| probing.failing.clone());
+            (plan, failing.or_else(|| verdict.as_deref().map(health::brief)))
+        }
+        EngineState::Committed { plan } => (plan, Some(health::brief(input.engine.mark_good_error(plan)?))),
+        _ => return None,
+    };
+    let is_judged = matches!(input.state(), EngineState::Trial { .. });
     Some(Trial {
-        kept_from: input.engine.kept_from(&input.now).map(moment),
-        deadline_at: probing.map(|probing| moment(probing.until)),
-        failing: failing.or_else(|| verdict.as_deref().map(health::brief)),
+        kept_from: input.engine.kept_from(&input.now).filter(|_| is_judged).map(|at| input.wall_at(at)),
+        deadline_at: trial_ends(input).map(|at| input.wall_at(at)),
+        failing,
         tries_left: input.facts().standing(plan.slot).map(Standing::tries_left),
     })
+}
+
+/// By the daemon's own judgement, or without the daemon, whichever comes first.
+pub(super) fn trial_ends(input: &Input<'_>) -> Option<Mono> {
+    let judged_at = input.engine.soft().probing.as_ref().map(|probing| probing.until);
+    [judged_at, input.engine.left_at(&input.now)].into_iter().flatten().min()
 }
 
 /// No attempt is under way, or it is over: its error still stands.

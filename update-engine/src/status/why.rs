@@ -165,7 +165,14 @@ fn health(input: &Input<'_>) -> WhyEntry {
     match input.state() {
         State::Trial { verdict: Some(reason), .. } => entry("health", GateState::Refused, reason.clone()),
         State::Trial { plan, .. } => on_trial(input, plan),
-        State::Committed { .. } => entry("health", GateState::Passed, "healthy"),
+        State::Committed { plan } => match input.engine.mark_good_error(plan) {
+            None => entry("health", GateState::Passed, "healthy"),
+            Some(error) => WhyEntry {
+                until: view::trial(input).and_then(|trial| trial.deadline_at).map(|at| at.to_string()),
+                retry_at: input.engine.model().alarm.as_ref().map(|alarm| input.time_of(alarm)),
+                ..entry("health", GateState::Waiting, error)
+            },
+        },
         _ => entry("health", GateState::Pending, "after the reboot"),
     }
 }

@@ -114,6 +114,7 @@ pub(crate) fn facts() -> Facts {
         last_words: None,
         rival: None,
         no_deadline: None,
+        trial_ends: None,
         troubles: vec![],
     }
 }
