@@ -17,8 +17,6 @@ use crate::engine::{Engine, row};
 
 /// What came of a slot that is healthy, and why in brackets behind it.
 const NOT_MARKED: &str = "healthy but could not be marked good";
-/// It is not over with that.
-const SOON: &str = ": tried again soon";
 
 impl Engine {
     /// The slot of the plan runs: it is judged, however the host came to boot it.
@@ -206,7 +204,7 @@ impl Engine {
         });
         match marked {
             Err(fault) => {
-                let message = format!("{} is {NOT_MARKED} ({}){SOON}", plan.version, fault.message);
+                let message = format!("{} is {NOT_MARKED} ({}): tried again soon", plan.version, fault.message);
                 self.remember_error(&Fault::new(Cause::MarkGood, message), About::Attempt, now);
                 self.set_alarm(self.policy.gate_retry_ms(None, now), now);
                 Vec::new()
@@ -229,8 +227,7 @@ impl Engine {
     /// "healthy but could not be marked good (…)", where the last try to keep the plan's slot ended so.
     pub fn mark_good_error(&self, plan: &Plan) -> Option<&str> {
         let error = self.model.last_error.as_ref().filter(|error| error.code == Cause::MarkGood)?;
-        let words = error.message.strip_prefix(plan.version.as_str())?.strip_prefix(" is ")?;
-        Some(words.strip_suffix(SOON).unwrap_or(words))
+        error.what().strip_prefix(plan.version.as_str())?.strip_prefix(" is ")
     }
 
     /// The marks are good and read back: history, report, lock and memory in one transaction.

@@ -21,11 +21,6 @@ use crate::status::view::{self, Input};
 
 /// Holders of a lock that are named; the whole list is in the document.
 const HOLDERS_NAMED: usize = 3;
-/// A moment that is nearer is told by the clock alone.
-const DAY_S: i64 = 20 * 3600;
-
-/// How messages of steps that are tried again end; here it is said when.
-const SOON: [&str; 2] = [": tried again soon", ", and it is tried again soon"];
 
 /// The sentence.
 pub(super) fn summary(input: &Input<'_>) -> String {
@@ -534,9 +529,7 @@ fn stuck<'a>(input: &Input<'a>) -> Option<(&'a str, String)> {
     let model = input.engine.model();
     let alarm = model.alarm.as_ref().filter(|_| input.engine.soft().reboot_accepted_at.is_none())?;
     let error = model.last_error.as_ref().filter(|error| error.about == About::Attempt)?;
-    let message = end(&error.message);
-    let message = SOON.iter().find_map(|soon| message.strip_suffix(soon)).unwrap_or(message);
-    Some((message, when(input, Some(alarm))))
+    Some((end(error.what()), when(input, Some(alarm))))
 }
 
 fn failed(input: &Input<'_>, plan: Option<&Plan>, code: &str) -> String {
@@ -627,11 +620,8 @@ fn at_time(input: &Input<'_>, at: Mono) -> String {
     format!("in {span} (at {})", moment(input, at))
 }
 
-/// "14:02 UTC", with the date where that is not obvious.
 fn moment(input: &Input<'_>, at: Timestamp) -> String {
-    let now = input.now.wall.timestamp();
-    let is_near = at.as_second().abs_diff(now.as_second()) < DAY_S.unsigned_abs();
-    at.strftime(if is_near { "%H:%M UTC" } else { "%Y-%m-%d %H:%M UTC" }).to_string()
+    input.now.moment(at)
 }
 
 /// A time that somebody else wrote; as it is where it is none.
