@@ -21,8 +21,9 @@
 //! obey its marks ends in a host that stays (`MAX_LEAVES`, or the tries of its configuration), not in one that reboots for ever.
 //!
 //! An image that needs more time than the one before it says so in its own `health.deadline_s`: the longer of both deadlines holds. The time
-//! in which a host was suspended does not count. A disk that does not answer at all ends in a reboot 15 minutes later, by a clock that asks
-//! no disk.
+//! in which a host was suspended does not count. A disk that answers no more ends in a reboot 15 minutes later, by a clock that asks no disk:
+//! from when it was seen, in this boot, that the host is on trial. One that has not answered before may be that of a host in a good slot, which
+//! may do its work all the same, or be checked for long by `fsck` behind an automount: it is left to a watchdog.
 //!
 //! What the kernel has said so far is kept beside the reason ([`crate::kernel_log`]), as far as that can be done in a moment.
 //!

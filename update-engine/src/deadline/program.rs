@@ -125,13 +125,16 @@ pub fn watch(places: &Places, patience: Watch) -> Result<Ended, DeadlineError> {
     let stuck = Stuck::watch();
     loop {
         let task = Task::find(places, &mut log);
-        stuck.on_trial_until(task.deadline_of_host());
+        task.wind(&stuck, was_on_trial);
         let looked = task.look();
         match &looked {
             Ok(Looked::NothingOnTrial) => return Ok(Ended::NothingOnTrial),
             Ok(Looked::Good(trial)) if task.is_written_down() || was_on_trial => return Ok(Ended::Kept(trial.clone())),
             Ok(Looked::Good(_)) => return Ok(Ended::NothingOnTrial),
-            Ok(Looked::OnTrial { .. }) => was_on_trial = true,
+            Ok(Looked::OnTrial { .. }) => {
+                was_on_trial = true;
+                task.wind(&stuck, was_on_trial);
+            }
             Ok(Looked::Unclear) => {}
             Ok(Looked::Unseen { why, .. }) => log.warn(why),
             Err(error) => log.warn(&error.to_string()),
@@ -248,12 +251,21 @@ impl Task {
         }
     }
 
-    /// Of what was written down for this machine. An image on a disk of another one is nothing to reboot it for.
-    fn deadline_of_host(&self) -> Option<Duration> {
+    /// The clock that asks no disk goes from when it is known that this machine is on trial; what cannot be read later does not stop it.
+    fn wind(&self, stuck: &Stuck, was_on_trial: bool) {
         match self {
-            Self::WrittenDown { world, .. } if world.mode() == Mode::Host => self.deadline(),
-            Self::WrittenDown { .. } | Self::Own { .. } | Self::Blind { .. } => None,
+            Self::WrittenDown { world, .. } | Self::Own { world } => {
+                stuck.on_trial_until(self.deadline_on(world.mode(), was_on_trial));
+            }
+            Self::Blind { .. } if was_on_trial => {}
+            Self::Blind { .. } => stuck.on_trial_until(None),
         }
+    }
+
+    /// By what was written down, or by the boot table once that has said that it is on trial: a host that may as well be in a good slot is
+    /// not rebooted because it cannot be seen. An image on a disk of another machine is nothing to reboot this one for.
+    fn deadline_on(&self, mode: Mode, was_on_trial: bool) -> Option<Duration> {
+        self.deadline().filter(|_| mode == Mode::Host && (was_on_trial || self.is_written_down()))
     }
 
     fn look(&self) -> Result<Looked, DeadlineError> {
@@ -1009,6 +1021,25 @@ mod tests {
             Ended::Stays { why, .. } => assert!(why.starts_with("it was left 5 times"), "{why}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn only_who_is_known_to_be_on_trial_is_rebooted_by_the_clock_that_asks_no_disk() {
+        let find = |host: &Host| {
+            let places =
+                Places { state_dir: host.settings.state_dir.clone(), config: host.rig.folder.path().join("config.toml") };
+            Task::find(&places, &mut OnceEach::default())
+        };
+        let deadline = Some(Duration::from_secs(600));
+        let written_down = find(&Host::on_trial(1));
+        for was_on_trial in [false, true] {
+            assert_eq!(written_down.deadline_on(Mode::Host, was_on_trial), deadline);
+            assert_eq!(written_down.deadline_on(Mode::Image, was_on_trial), None);
+        }
+        let own = find(&Host::without_state(1));
+        assert!(matches!(own, Task::Own { .. }));
+        assert_eq!((own.deadline_on(Mode::Host, false), own.deadline_on(Mode::Host, true)), (None, deadline));
+        assert_eq!(own.deadline_on(Mode::Image, true), None);
     }
 
     /// As long as no mark was written, the flag names the slot that is left.
