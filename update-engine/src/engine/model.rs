@@ -33,6 +33,8 @@ pub struct Model {
     pub failures: Option<Failures>,
     /// Reboots for a slot that was not seen to run (loop guard).
     pub never_shown: Option<NeverShown>,
+    /// The attempt for which a reboot was asked for, as long as its slot stays armed: also for a daemon that is started before it comes.
+    pub asked_reboot: Option<String>,
     /// Boots of a slot that was judged unhealthy (loop guard).
     pub bad_boots: Option<BadBoots>,
     /// Releases that rolled back. Kept in a table of its own that never changes form.

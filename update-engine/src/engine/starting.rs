@@ -327,16 +327,16 @@ impl Engine {
     fn why_not_attempted(&self, plan: &Plan, step: ArmedStep, times: u32) -> String {
         let slot = plan.slot;
         let in_a_row = if times < MAX_NEVER_SHOWN { String::new() } else { format!(", {times} times in a row") };
-        match (self.policy.started_by, step) {
-            (StartedBy::OurReboot, ArmedStep::Rebooting) => format!(
+        match self.policy.started_by {
+            StartedBy::OurReboot if self.was_asked_for(plan, step) => format!(
                 "the host was rebooted to start slot {slot}, and that was not seen to run{in_a_row}: the argument that [reboot] command \
                  passes was lost (by a power cut, say), or the image died before it could write anything"
             ),
-            (StartedBy::OurReboot, _) => format!(
+            StartedBy::OurReboot => format!(
                 "the host was rebooted without the argument that [reboot] command passes, or lost power: its loader rightly started the \
                  old slot, and slot {slot} was not tried"
             ),
-            (StartedBy::AnyReboot, _) => {
+            StartedBy::AnyReboot => {
                 let or_dies = if times < MAX_NEVER_SHOWN { "" } else { ", or the image dies before it can write to it" };
                 format!(
                     "the host was rebooted, but its loader did not try slot {slot}{in_a_row}: it does not read this boot table{or_dies}"
@@ -348,7 +348,12 @@ impl Engine {
     /// Reboots in a row that were to start the plan's slot and did not show it, with this one. Only a reboot that was asked for counts:
     /// after a power cut before it, some loaders rightly start the old slot.
     fn reboots_in_vain(&mut self, plan: &Plan, step: ArmedStep) -> u32 {
-        if step == ArmedStep::Rebooting && plan.kind == Kind::Update { self.count_never_shown(plan) } else { 0 }
+        if self.was_asked_for(plan, step) && plan.kind == Kind::Update { self.count_never_shown(plan) } else { 0 }
+    }
+
+    /// A daemon that was started again before the reboot came looked at the gates once more.
+    fn was_asked_for(&self, plan: &Plan, step: ArmedStep) -> bool {
+        step == ArmedStep::Rebooting || self.model.asked_reboot.as_ref() == Some(&plan.attempt)
     }
 
     /// A release that is newer than all of them starts from one.
