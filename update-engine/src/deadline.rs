@@ -18,20 +18,24 @@
 //! Promises: a slot on trial that is not good when its deadline has passed since the host was started is marked bad, that is read back, and
 //! the host is rebooted, by the configured command, and by the kernel where that fails. It goes by the boot state and never by the
 //! journal. The reason is written down for the daemon of the old slot, and so is how often an attempt was left: a loader that does not
-//! obey its marks ends in a host that stays (`MAX_LEAVES`), not in one that reboots for ever.
+//! obey its marks ends in a host that stays (`MAX_LEAVES`, or the tries of its configuration), not in one that reboots for ever.
 //!
 //! An image that needs more time than the one before it says so in its own `health.deadline_s`: the longer of both deadlines holds. The time
-//! in which a host was suspended does not count. A disk that does not answer at all ends in a reboot 15 minutes later, by a clock that asks
-//! no disk.
+//! in which a host was suspended does not count. A disk that answers no more ends in a reboot 15 minutes later, by a clock that asks no disk:
+//! from when it was seen, in this boot, that the host is on trial. One that has not answered before may be that of a host in a good slot, which
+//! may do its work all the same, or be checked for long by `fsck` behind an automount: it is left to a watchdog.
 //!
 //! What the kernel has said so far is kept beside the reason ([`crate::kernel_log`]), as far as that can be done in a moment.
 //!
 //! Never: touches a slot that is good, or one that is on trial neither by what was written down nor by the boot table; marks a slot that
-//! does not run; leaves a slot of which it is known that no other can be booted; guesses which slot runs; writes into a state folder in which it found no trial.
+//! does not run; leaves a slot of which it is known that no other can be booted; guesses which slot runs; writes into a state folder in which it found no trial;
+//! believes what others than root could have written (design 11.16): then it goes by the image's own configuration, as if nothing was there.
 
 mod files;
 mod program;
 mod stuck;
 
 pub use files::{Left, Trial, TrialError, forget, settings_of_trial, write_down};
+pub(crate) use stuck::suspended_for;
+
 pub use program::{DeadlineError, Ended, Places, Watch, watch};

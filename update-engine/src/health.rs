@@ -23,6 +23,10 @@ use crate::hooks::{self, AfterFailure, HookContext, Program, TimeLimit};
 
 /// Where the checks of a whole boot meet (systemd.special(7)).
 const BOOT_COMPLETE: &str = "boot-complete.target";
+/// The unit that leaves a slot whose daemon does not: it fails where a slot is overdue and there is no way back.
+const OWN_UNIT: &str = "update-engine-trial.service";
+/// Most failed units that a reason names.
+const MAX_UNITS_NAMED: usize = 10;
 /// Time one question to systemd may take.
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest finding that is shown while it is probed, and kept afterwards: a sentence.
@@ -209,10 +213,13 @@ async fn services(services: &Services, deadline: Instant) -> Result<(), Failure>
     let state = hooks::run_program(Program::new(systemctl, &["is-system-running"]), timeout).await;
     match state.first_line.as_str() {
         "running" if state.is_ok() => Ok(()),
-        "degraded" => {
-            let (units, output) = failed_units(systemctl, timeout).await;
-            Err(Failure { output, ..Failure::new(units.unwrap_or_else(|| "some units failed".to_owned())) })
-        }
+        "degraded" => match FailedUnits::ask(systemctl, timeout).await {
+            FailedUnits { others, own: true, .. } if others.is_empty() => Ok(()),
+            failed => {
+                let reason = failed.words().unwrap_or_else(|| "some units failed".to_owned());
+                Err(Failure { output: failed.output, ..Failure::new(reason) })
+            }
+        },
         "initializing" | "starting" => Err(Failure::new("the system has not finished starting")),
         "" => Err(Failure::new(format!("systemd did not say how the system is: {}", state.words()))),
         other => Err(Failure::new(format!("systemd says the system is \"{other}\""))),
@@ -234,21 +241,42 @@ async fn boot_complete(services: &Services, deadline: Instant) -> Result<(), Fai
         (Some("not-found" | "masked"), _) | (Some(_), Some("active")) => Ok(()),
         (Some("loaded"), Some(_)) if !is_asked_for => Ok(()),
         (Some(_), Some(state)) => {
-            let (units, output) = failed_units(systemctl, timeout).await;
-            let units = units.map(|units| format!("; {units}")).unwrap_or_default();
+            let failed = FailedUnits::ask(systemctl, timeout).await;
+            let units = failed.words().map(|units| format!("; {units}")).unwrap_or_default();
+            let output = failed.output;
             Err(Failure { output, ..Failure::new(format!("{BOOT_COMPLETE} is not reached ({state}){units}")) })
         }
         _ => Err(Failure::new(format!("systemd did not say how {BOOT_COMPLETE} is: {}", said.words()))),
     }
 }
 
-/// "failed units: a, b", if there are any, and the whole list.
-async fn failed_units(systemctl: &Path, timeout: Duration) -> (Option<String>, String) {
-    let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager"];
-    let list = hooks::run_program(Program::new(systemctl, &arguments), timeout).await;
-    let units: Vec<&str> = list.output.lines().filter_map(|line| line.split_whitespace().next()).take(10).collect();
-    let words = (!units.is_empty()).then(|| format!("failed units: {}", units.join(", ")));
-    (words, list.output)
+/// What systemd says has failed.
+struct FailedUnits {
+    /// Our own, which may fail because an earlier probe did: then it says nothing of the image.
+    own: bool,
+    others: Vec<String>,
+    /// The whole list.
+    output: String,
+}
+
+impl FailedUnits {
+    async fn ask(systemctl: &Path, timeout: Duration) -> Self {
+        let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager"];
+        let list = hooks::run_program(Program::new(systemctl, &arguments), timeout).await;
+        let units = list.output.lines().filter_map(|line| line.split_whitespace().next());
+        let (own, others): (Vec<&str>, Vec<&str>) = units.partition(|unit| *unit == OWN_UNIT);
+        Self {
+            own: list.is_ok() && !own.is_empty(),
+            others: others.into_iter().map(str::to_owned).collect(),
+            output: list.output,
+        }
+    }
+
+    /// "failed units: a, b", if there are any.
+    fn words(&self) -> Option<String> {
+        let named = &self.others[..self.others.len().min(MAX_UNITS_NAMED)];
+        (!named.is_empty()).then(|| format!("failed units: {}", named.join(", ")))
+    }
 }
 
 fn time_to_answer(deadline: Instant) -> Duration {

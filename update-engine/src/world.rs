@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use manifests::keyring::{KeyId, Keyring, PublicKey};
 use manifests::limits::{MAX_KEY_FILE_BYTES, MAX_KEYS};
@@ -28,7 +29,8 @@ use crate::durable;
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, LastWords, LeftTrial, PerSlot, Trouble};
-use crate::engine::time::BootId;
+use crate::engine::policy::millis;
+use crate::engine::time::{BootId, Mono};
 use crate::floor::{FloorError, FloorFile, load_image_floor};
 use crate::kernel_log::{self, KernelLog};
 use crate::os_release;
@@ -121,8 +123,11 @@ impl World {
         );
         let slots = PerSlot { a: self.content(SlotName::A, running), b: self.content(SlotName::B, running) };
         let floor = self.floor(running, boot.as_ref().filter(|_| running.is_some()), &slots, &mut troubles);
+        let image_mode = disk.as_ref().map_or_else(|| self.mode(), Disk::mode) == Mode::Image;
+        let no_deadline = no_deadline(&self.settings);
+        let is_kept = !image_mode && no_deadline.is_none();
         Facts {
-            image_mode: disk.as_ref().map_or_else(|| self.mode(), Disk::mode) == Mode::Image,
+            image_mode,
             identity,
             boot_id: self.boot_id(&mut troubles),
             running,
@@ -133,7 +138,10 @@ impl World {
             left: self.left_trial(),
             last_words: self.last_words(),
             rival: rival(&self.settings),
-            no_deadline: no_deadline(&self.settings),
+            trial_ends: running
+                .filter(|_| is_kept)
+                .and_then(|running| trial_ends(&self.settings, running, deadline::suspended_for())),
+            no_deadline,
             troubles,
         }
     }
@@ -630,6 +638,13 @@ fn no_deadline(settings: &Settings) -> Option<String> {
     ))
 }
 
+/// As [`deadline`] goes by it: the longer one of both images' deadlines, and the time in which the host was suspended does not count.
+fn trial_ends(settings: &Settings, running: SlotName, suspended: Duration) -> Option<Mono> {
+    let trial = deadline::Trial::load(&settings.state_dir).ok()?.filter(|trial| trial.slot == running)?;
+    let deadline = trial.deadline.max(settings.trial_deadline());
+    Some(Mono(millis(deadline.saturating_add(suspended))))
+}
+
 /// A link to nowhere, or an empty file.
 fn is_masked(unit: &Path) -> bool {
     let is_link_to_null = std::fs::read_link(unit).is_ok_and(|target| target == Path::new("/dev/null"));
@@ -814,6 +829,24 @@ pub(crate) mod tests {
         // It is known from then on, whatever becomes of the files.
         deadline::forget(&world.settings().state_dir).unwrap();
         assert_eq!(said(world.look_for_last_words(world.look(None))), expected);
+    }
+
+    #[test]
+    fn the_end_of_a_trial_is_the_later_one_of_both_images_and_time_asleep_does_not_count() {
+        let (rig, world) = armed_host();
+        let none = Duration::ZERO;
+        let ends = |slot, suspended| trial_ends(world.settings(), slot, suspended);
+        // 600 s were written down, and are twice the usual deadline.
+        assert_eq!(ends(SlotName::B, none), Some(Mono(600_000)));
+        assert_eq!(ends(SlotName::B, Duration::from_secs(50)), Some(Mono(650_000)));
+        assert_eq!(ends(SlotName::A, none), None, "it is not on trial");
+        let mut slower = Settings::clone(world.settings());
+        slower.health.deadline = Duration::from_secs(900);
+        assert_eq!(trial_ends(&slower, SlotName::B, none), Some(Mono(1_800_000)));
+        rig.boot(1);
+        assert_eq!(world.look(None).trial_ends, None, "this machine is not the one");
+        deadline::forget(&world.settings().state_dir).unwrap();
+        assert_eq!(ends(SlotName::B, none), None);
     }
 
     /// A new image whose ESP is not mounted has to be seen, to be left.

@@ -260,6 +260,25 @@ fn without_hooks_failed_units_are_named() {
     assert!(matches!(host.probe(), Health::Unhealthy { reason, .. } if reason == "failed units: web.service, db.service"));
 }
 
+/// It ends so where a slot is overdue and there is no way back: that an image was not healthy once is no reason why it never is.
+#[test]
+fn the_failed_unit_of_an_overdue_trial_says_nothing_of_the_image() {
+    let listing = |units: &str| format!("case $1 in is-system-running) echo degraded; exit 1;; *) printf '{units}';; esac");
+    let ours = "update-engine-trial.service loaded failed failed\\n";
+    assert_eq!(Host::new().systemd(&listing(ours)).probe(), HEALTHY);
+    let host = Host::new().systemd(&listing(&format!("{ours}web.service loaded failed failed\\n"))).deadline(SHORT);
+    assert!(matches!(host.probe(), Health::Unhealthy { reason, .. } if reason == "failed units: web.service"));
+    // A list that could not be had is no such list.
+    let broken = format!("case $1 in is-system-running) echo degraded; exit 1;; *) printf '{ours}'; exit 1;; esac");
+    let host = Host::new().systemd(&broken).deadline(SHORT);
+    assert!(matches!(host.probe(), Health::Unhealthy { reason, .. } if reason == "some units failed"));
+
+    let unit = include_str!("../../dist/systemd/update-engine-trial.service");
+    for line in ["RestartPreventExitStatus=3", "SuccessExitStatus=3"] {
+        assert!(unit.lines().any(|known| known == line), "{line}");
+    }
+}
+
 #[test]
 fn a_system_that_is_still_starting_is_waited_for() {
     let host = Host::new();

@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use update_engine::config::{Source, parse};
 use update_engine::deadline::{Left, Trial};
 use update_engine::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, PerSlot};
-use update_engine::engine::policy::{Policy, Strategy};
+use update_engine::engine::policy::{Policy, StartedBy, Strategy};
 use update_engine::engine::state::{Kind, State};
 use update_engine::engine::time::{Mono, Now, Wall};
 use update_engine::engine::{Effect, Engine, Event, Model};
@@ -472,6 +472,7 @@ fn nobody() -> Facts {
         last_words: None,
         rival: None,
         no_deadline: None,
+        trial_ends: None,
         troubles: Vec::new(),
     }
 }
@@ -485,6 +486,7 @@ const fn policy() -> Policy {
         blind: Duration::from_secs(600),
         has_server: true,
         stale_after: Duration::from_secs(60 * 86_400),
+        started_by: StartedBy::AnyReboot,
         min_uptime: Duration::ZERO,
     }
 }

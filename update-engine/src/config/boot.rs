@@ -16,6 +16,10 @@ const MAX_NAME: usize = 32;
 const MAX_PREFIX: usize = 2;
 /// GPT has 128 partitions by default; the firmware counts from 1.
 const MAX_PARTITION: u64 = 128;
+/// What the Raspberry Pi's firmware has to be told to start the slot of `[tryboot]`: the default partition, with the flag.
+const TRYBOOT: &str = "0 tryboot";
+/// The same without the flag: the slot of `[all]`.
+const NO_TRYBOOT: &str = "0";
 /// Programs that reboot without an argument for the firmware unless they are given one.
 const PLAIN_REBOOTS: [&str; 3] = ["systemctl", "reboot", "shutdown"];
 /// More boots of a slot that does not come up keep nobody waiting longer for a good reason.
@@ -130,6 +134,17 @@ impl BootSettings {
             Self::RpiTryboot(_) => "rpi-tryboot",
             Self::Custom(_) => "custom",
         }
+    }
+
+    /// An armed slot is started only by a reboot that asks the firmware for it; every other reboot starts the slot that is not on trial.
+    pub const fn needs_flag(&self) -> bool {
+        matches!(self, Self::RpiTryboot(_))
+    }
+
+    /// A command that asks for the slot on trial, as one that leaves it: as long as no mark is written, the flag names that slot still.
+    pub(super) fn to_leave(&self, command: &[String]) -> Vec<String> {
+        let word = |word: &String| if self.needs_flag() { word.replace(TRYBOOT, NO_TRYBOOT) } else { word.clone() };
+        command.iter().map(word).collect()
     }
 
     pub(super) fn to_fragment(&self) -> BootFragment {
@@ -292,8 +307,8 @@ impl Check {
     pub(super) fn tryboot_argument(&mut self, boot: &BootSettings, command: &[String]) {
         let program = command.first().and_then(|program| program.rsplit('/').next());
         let is_plain = program.is_some_and(|program| PLAIN_REBOOTS.contains(&program));
-        let has_argument = command.iter().any(|word| word.contains("0 tryboot"));
-        if matches!(boot, BootSettings::RpiTryboot(_)) && is_plain && !has_argument {
+        let has_argument = command.iter().any(|word| word.contains(TRYBOOT));
+        if boot.needs_flag() && is_plain && !has_argument {
             let got = command.join(" ");
             self.problem(
                 "reboot.command",
@@ -341,3 +356,14 @@ impl Check {
 
 /// The words of `boot.control`.
 const CONTROLS: [&str; 7] = ["gpt", "grub", "systemd-boot", "u-boot", "efi", "rpi-tryboot", "custom"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::policy::MAX_BAD_BOOTS;
+
+    #[test]
+    fn a_bad_slot_is_left_as_often_as_any_loader_may_try_it() {
+        assert!(*CUSTOM_TRIES.end() <= u64::from(MAX_BAD_BOOTS));
+    }
+}

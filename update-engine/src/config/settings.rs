@@ -106,6 +106,25 @@ pub enum Strategy {
     Manual,
 }
 
+/// What a reboot is to do with the slot of its attempt. The command is told by `OTA_REBOOT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RebootPurpose {
+    /// To start it.
+    Start,
+    /// To start the other one.
+    Leave,
+}
+
+impl RebootPurpose {
+    /// The word of `OTA_REBOOT`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Leave => "leave",
+        }
+    }
+}
+
 /// `[reboot]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RebootSettings {
@@ -156,6 +175,14 @@ impl Settings {
     /// The least uptime that counts here: with another `sysroot` this machine is not the one that is updated, and its uptime says nothing.
     pub fn min_uptime(&self) -> Duration {
         if self.sysroot == Path::new("/") { self.health.min_uptime } else { Duration::ZERO }
+    }
+
+    /// The reboot command for this purpose. One that leaves a slot starts the other one, whether the slot could be marked or not.
+    pub fn reboot_command(&self, purpose: RebootPurpose) -> Vec<String> {
+        match purpose {
+            RebootPurpose::Start => self.reboot.command.clone(),
+            RebootPurpose::Leave => self.boot.to_leave(&self.reboot.command),
+        }
     }
 
     /// Since the start of the host: after that a slot on trial is left by [`crate::deadline`]. Its daemon has given up long before.

@@ -6,20 +6,24 @@ use manifests::release::SlotName;
 use tokio::sync::watch;
 
 use crate::daemon::{Shared, blocking, lock, now};
+use crate::deadline::Trial;
 use crate::durable;
 use crate::engine::Event;
 use crate::engine::event::Probing;
+use crate::engine::facts::FloorFacts;
 use crate::engine::policy::millis;
 use crate::engine::state::{Kind, Plan};
+use crate::floor::FloorFile;
 use crate::health::{self, Health, Probe, Services};
 use crate::world::{World, chain};
 
 /// Probes health within its deadline. A slot that is healthy sooner is kept after that time. What is known to be wrong with it, and no
 /// reason to leave it, is said with what the host owner's wanted checks find.
 pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration, warnings: Vec<String>) -> Event {
-    let (world, slot, kind) = (shared.world.clone(), plan.slot, plan.kind);
+    let (world, slot, kind, facts) = (shared.world.clone(), plan.slot, plan.kind, shared.facts());
     let built_in = blocking(move || {
         vec![
+            ("state of the host".to_owned(), state(&world, slot, kind, &facts.floor)),
             ("keys of the new image".to_owned(), keys(&world, slot, kind)),
             ("identity of the host".to_owned(), identity(&world)),
             ("slots of the host".to_owned(), world.ground().map(drop).map_err(|fault| fault.message)),
@@ -72,6 +76,22 @@ pub(super) async fn probe_and_tell(shared: &Shared, plan: &Plan, probe: &Probe) 
     health
 }
 
+/// Whoever armed the slot had a floor, and wrote the trial down before. Where neither is there, and the boot table says that something was
+/// armed, this image does not see the state of its host: kept, it would never know its floor again, nor end the attempt, nor give its lock
+/// back. A journal alone may be lost (design 11.1).
+fn state(world: &World, slot: SlotName, kind: Kind, floor: &FloorFacts) -> Result<(), String> {
+    let folder = &world.settings().state_dir;
+    let is_missing = matches!((FloorFile::load(folder), Trial::load(folder)), (Ok(None), Ok(None)));
+    if kind != Kind::Found || !matches!(floor, FloorFacts::Lost { .. }) || !is_missing {
+        return Ok(());
+    }
+    Err(format!(
+        "slot {slot} was armed by a host whose state is not what is mounted at {}: expected the floor and the trial that were written down \
+         there, found neither; the image has to mount the same file system there as the other slot does",
+        folder.display()
+    ))
+}
+
 /// Design 11.4: an image whose own keys do not verify the record that installed it could never be updated again.
 fn keys(world: &World, slot: SlotName, kind: Kind) -> Result<(), String> {
     if kind == Kind::Found && world.records().slot_record(slot).is_none() {
@@ -98,5 +118,72 @@ fn identity(world: &World) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("etc/machine-id was {before:?} when the slot was armed and is {now:?} now: it has to persist across slots"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::keyring::SecretKey;
+    use manifests::version::{Sequence, Version};
+
+    use super::*;
+    use crate::deadline;
+    use crate::engine::facts::{Facts, Floor};
+    use crate::engine::state::Target;
+    use crate::engine::tests::host;
+    use crate::engine::time::Wall;
+    use crate::fetch::{Fetcher, Options};
+    use crate::world::tests::world_that_trusts;
+
+    const LOST: FloorFacts = FloorFacts::Lost { image: Sequence::ZERO };
+
+    /// Why slot b is not kept, on a host without a disk.
+    async fn unhealthy(world: &World, kind: Kind, floor: FloorFacts) -> String {
+        let target = Target {
+            slot: SlotName::B,
+            version: Version::parse("1.1.0").unwrap(),
+            sequence: host::sequence(2),
+            digest: host::digest(2),
+        };
+        let plan = Plan::without_payload("one".into(), kind, target, "1.0.0".into(), Wall(0));
+        let (events, mut told) = tokio::sync::mpsc::channel(16);
+        let facts = Facts { floor, ..host::facts() };
+        let shared = Shared::new(world.clone(), Fetcher::new(Options::default()).unwrap(), events, facts);
+        let telling = tokio::spawn(async move { while told.recv().await.is_some() {} });
+        let event = health(shared, plan, Duration::ZERO, Vec::new()).await;
+        telling.await.unwrap();
+        match event {
+            Event::Health { result: Err(reason), .. } => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_image_that_does_not_mount_the_state_of_its_host_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
+        let state_dir = world.settings().state_dir.clone();
+        assert_eq!(
+            unhealthy(&world, Kind::Found, LOST).await,
+            format!(
+                "state of the host: slot b was armed by a host whose state is not what is mounted at {}: expected the floor and the trial \
+                 that were written down there, found neither; the image has to mount the same file system there as the other slot does",
+                state_dir.display()
+            )
+        );
+
+        // Design 11.1: a journal that was lost says nothing of the rest, nor does a disk as from the factory.
+        let known = FloorFacts::Known(Floor::default());
+        let others = |reason: String| assert!(!reason.starts_with("state of the host"), "{reason}");
+        others(unhealthy(&world, Kind::Found, known).await);
+        others(unhealthy(&world, Kind::Update, LOST).await);
+        let trial =
+            Trial { slot: SlotName::B, version: "1.1.0".into(), attempt: "one".into(), deadline: Duration::from_secs(600) };
+        deadline::write_down(&trial, world.settings()).unwrap();
+        others(unhealthy(&world, Kind::Found, LOST).await);
+        deadline::forget(&state_dir).unwrap();
+        // One that cannot be read is there.
+        std::fs::write(state_dir.join("floor"), "nonsense").unwrap();
+        others(unhealthy(&world, Kind::Found, LOST).await);
     }
 }

@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use crate::config::RebootPurpose;
 use crate::daemon::{Shared, blocking};
 use crate::engine::Event;
 use crate::engine::cause::Cause;
@@ -29,11 +30,13 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 ///
 /// Whoever leaves a slot on trial keeps its kernel's log before. The old slot may be running only where that is seen.
 pub(super) async fn reboot(shared: Shared, plan: Plan) -> Event {
-    if shared.facts().running != Some(plan.slot.other()) {
+    let purpose = if shared.facts().running == Some(plan.slot.other()) { RebootPurpose::Start } else { RebootPurpose::Leave };
+    if purpose == RebootPurpose::Leave {
         let (settings, attempt) = (shared.settings.clone(), plan.attempt.clone());
         blocking(move || kernel_log::keep_running(&settings, &attempt)).await;
     }
-    let result = shared.reboot_command.run(&shared.settings.reboot.command, &plan, TIMEOUT).await;
+    let command = shared.settings.reboot_command(purpose);
+    let result = shared.reboot_command.run(&command, purpose, &plan, TIMEOUT).await;
     Event::Reboot { attempt: plan.attempt, result }
 }
 
@@ -53,12 +56,18 @@ struct Running {
 }
 
 impl RebootCommand {
-    async fn run(&self, command: &[String], plan: &Plan, patience: Duration) -> Result<RebootAccepted, Fault> {
+    async fn run(
+        &self,
+        command: &[String],
+        purpose: RebootPurpose,
+        plan: &Plan,
+        patience: Duration,
+    ) -> Result<RebootAccepted, Fault> {
         let shown = command.join(" ");
         let mut last = self.turn.lock().await;
         let mut running = match last.take().and_then(|running| self.still_for(running, plan)) {
             Some(running) => running,
-            None => self.start(command, plan)?,
+            None => self.start(command, purpose, plan)?,
         };
         let waited = timeout(patience, running.child.wait()).await;
         if waited.is_ok() {
@@ -99,8 +108,8 @@ impl RebootCommand {
         }
     }
 
-    fn start(&self, command: &[String], plan: &Plan) -> Result<Running, Fault> {
-        let running = Running::start(command, plan)?;
+    fn start(&self, command: &[String], purpose: RebootPurpose, plan: &Plan) -> Result<Running, Fault> {
+        let running = Running::start(command, purpose, plan)?;
         let group = running.child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         *self.group() = group.map(|group| (plan.attempt.clone(), group));
         Ok(running)
@@ -131,7 +140,7 @@ impl RebootCommand {
 }
 
 impl Running {
-    fn start(command: &[String], plan: &Plan) -> Result<Self, Fault> {
+    fn start(command: &[String], purpose: RebootPurpose, plan: &Plan) -> Result<Self, Fault> {
         let fault = |message| Fault::new(Cause::Reboot, message);
         let (program, arguments) = command.split_first().ok_or_else(|| fault("[reboot] command is empty".to_owned()))?;
         // The command's output would outlive the daemon in image mode: it goes where the daemon's own goes.
@@ -139,6 +148,7 @@ impl Running {
             .args(arguments)
             .env("OTA_ATTEMPT", &plan.attempt)
             .env("OTA_SLOT", plan.slot.as_str())
+            .env("OTA_REBOOT", purpose.as_str())
             .stdin(Stdio::null())
             .process_group(0)
             .spawn();
@@ -178,7 +188,7 @@ mod tests {
     fn hanging(dir: &Path) -> Vec<String> {
         let dir = dir.display();
         let script = format!(
-            "echo $OTA_ATTEMPT $OTA_SLOT >> {dir}/began; while [ -d {dir} ] && [ ! -e {dir}/go ]; do sleep 0.02; done; exit 3"
+            "echo $OTA_ATTEMPT $OTA_SLOT $OTA_REBOOT >> {dir}/began; while [ -d {dir} ] && [ ! -e {dir}/go ]; do sleep 0.02; done; exit 3"
         );
         vec!["sh".into(), "-c".into(), script]
     }
@@ -201,12 +211,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (command, reboots) = (hanging(dir.path()), RebootCommand::default());
         for _ in 0..4 {
-            assert_eq!(reboots.run(&command, &plan("5d1c"), MOMENT).await, Ok(RebootAccepted::StillRuns));
-            assert_eq!(began(dir.path(), 1).await, ["5d1c b"]);
+            assert_eq!(reboots.run(&command, RebootPurpose::Start, &plan("5d1c"), MOMENT).await, Ok(RebootAccepted::StillRuns));
+            assert_eq!(began(dir.path(), 1).await, ["5d1c b start"]);
         }
         std::fs::write(dir.path().join("go"), "").unwrap();
         for starts in [1, 2] {
-            let refused = reboots.run(&command, &plan("5d1c"), LONG).await.unwrap_err();
+            let refused = reboots.run(&command, RebootPurpose::Start, &plan("5d1c"), LONG).await.unwrap_err();
             assert!(refused.message.ends_with("ended with exit status: 3"), "{refused}");
             assert_eq!(began(dir.path(), starts).await.len(), starts, "one that has ended is started again");
         }
@@ -246,9 +256,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let reboots = RebootCommand::default();
         let (command, ids) = hanging_in_another(dir.path()).await;
-        assert_eq!(reboots.run(&command, &plan("old"), MOMENT).await, Ok(RebootAccepted::StillRuns));
+        assert_eq!(reboots.run(&command, RebootPurpose::Start, &plan("old"), MOMENT).await, Ok(RebootAccepted::StillRuns));
         let ids = ids().await;
-        assert_eq!(reboots.run(&["true".to_owned()], &plan("new"), LONG).await, Ok(RebootAccepted::Ended));
+        assert_eq!(reboots.run(&["true".to_owned()], RebootPurpose::Start, &plan("new"), LONG).await, Ok(RebootAccepted::Ended));
         for id in ids {
             until_gone(&id).await;
         }
@@ -259,7 +269,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let reboots = RebootCommand::default();
         let (command, ids) = hanging_in_another(dir.path()).await;
-        assert_eq!(reboots.run(&command, &plan("5d1c"), MOMENT).await, Ok(RebootAccepted::StillRuns));
+        assert_eq!(reboots.run(&command, RebootPurpose::Start, &plan("5d1c"), MOMENT).await, Ok(RebootAccepted::StillRuns));
         let ids = ids().await;
         reboots.end_for("another");
         assert!(Path::new("/proc").join(&ids[1]).exists(), "it is not the one that was meant");
@@ -281,7 +291,7 @@ mod tests {
         ];
         for (command, words) in cases {
             let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
-            let fault = reboots.run(&command, &plan("5d1c"), LONG).await.unwrap_err();
+            let fault = reboots.run(&command, RebootPurpose::Start, &plan("5d1c"), LONG).await.unwrap_err();
             assert!(fault.message.starts_with(words) && fault.code == Cause::Reboot, "{fault}");
         }
     }

@@ -15,7 +15,7 @@ use crate::control;
 use crate::daemon::{Daemon, End, Ended, blocking, now, signals};
 use crate::engine::cause::Cause;
 use crate::engine::event::Orphan;
-use crate::engine::policy::{LockSettings, Policy, Strategy};
+use crate::engine::policy::{LockSettings, Policy, StartedBy, Strategy};
 use crate::engine::{Engine, Model};
 use crate::fetch::{Fetcher, Options};
 use crate::hooks;
@@ -198,6 +198,7 @@ fn policy(settings: &Settings, machine_id: Option<String>) -> Policy {
         min_uptime: settings.min_uptime(),
         has_server: settings.server.url.is_some(),
         stale_after: settings.trust.stale_after,
+        started_by: if settings.boot.needs_flag() { StartedBy::OurReboot } else { StartedBy::AnyReboot },
     }
 }
 

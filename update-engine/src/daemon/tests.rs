@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, oneshot};
 use super::*;
 use crate::boot::gpt::GptControl;
 use crate::boot::{BootControl as _, Permit};
+use crate::config;
 use crate::control::ControlHandle;
 use crate::engine::Model;
 use crate::engine::cause::Cause;
@@ -26,6 +27,7 @@ use crate::engine::policy::{Policy, Strategy};
 use crate::engine::state::{ArmedStep, Claim, GivingUp, Kind, LockedStep, Target, Waiting as Step, WayBack};
 use crate::engine::tests::host;
 use crate::fetch::{Fetcher, Options};
+use crate::floor::FloorFile;
 use crate::health::{Probe, Services};
 use crate::journal::Message;
 use crate::kernel_log::{self, KernelLog};
@@ -128,6 +130,29 @@ async fn a_journal_that_cannot_be_written_is_not_tried_by_every_event() {
     daemon.waiting.retry_at = Some(Mono(0));
     daemon.woke();
     assert_eq!((daemon.waiting.fault.clone(), daemon.waiting.rows.len()), (None, 0));
+}
+
+#[tokio::test]
+async fn only_the_reboot_that_starts_a_slot_asks_the_firmware_for_it() {
+    let rpi = config::RpiTrybootSettings { autoboot: "/no/such/autoboot.txt".into(), a: 2, b: 3 };
+    for (boot, running, said) in [
+        (config::BootSettings::RpiTryboot(rpi.clone()), Some(SlotName::A), "0 tryboot for start\n"),
+        (config::BootSettings::RpiTryboot(rpi.clone()), Some(SlotName::B), "0 for leave\n"),
+        (config::BootSettings::RpiTryboot(rpi), None, "0 for leave\n"),
+        (config::BootSettings::Gpt, Some(SlotName::B), "0 tryboot for leave\n"),
+    ] {
+        let Rig { mut daemon, handle: _handle, _dir: dir } =
+            rig_in(Model::default(), Facts { running, ..host::facts() }, policy());
+        let file = dir.path().join("rebooted");
+        let script = format!("echo '0 tryboot' for $OTA_REBOOT > {}", file.display());
+        let mut settings = (*daemon.shared.settings).clone();
+        settings.boot = boot;
+        settings.reboot.command = vec!["sh".into(), "-c".into(), script];
+        daemon.shared.settings = Arc::new(settings);
+        let event = reboot::reboot(daemon.shared.clone(), plan()).await;
+        assert!(matches!(event, Event::Reboot { result: Ok(RebootAccepted::Ended), .. }), "{event:?}");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), said);
+    }
 }
 
 /// A lock server that takes every release; what it was sent.
@@ -711,6 +736,7 @@ async fn a_trial_whose_boot_nobody_counted_is_kept_and_that_stays_in_status_and_
     let (disk, running) = (rig.disk(), rig.running());
     let mut control = GptControl::new(&disk).unwrap();
     control.mark_good(&running).unwrap();
+    FloorFile::default().store(&world.settings().state_dir).unwrap();
     control.arm(slot::rig::proven(&disk, &running), Permit::no_lock_configured(), &running).unwrap();
     // A loader that starts it and leaves the marks as they are.
     rig.boot(1);

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use manifests::release::SlotName;
 
+use crate::config::trust::Target;
 use crate::config::{self, Settings, Source};
 use crate::durable;
 
@@ -97,6 +98,11 @@ pub fn settings_of_trial(state_dir: &Path) -> Result<(Settings, Vec<String>), Tr
         source: std::io::Error::new(std::io::ErrorKind::NotFound, "not found, though a trial was written down beside it"),
     })?;
     Ok(config::parse_of_another(&Source::new(path.display().to_string(), &text))?)
+}
+
+/// What has to be trusted before any of it is believed: it names programs that are run.
+pub(super) fn trust_targets(state_dir: &Path) -> [Target; 3] {
+    [Target::Folder(state_dir.to_owned()), Target::File(trial_in(state_dir)), Target::File(config_in(state_dir))]
 }
 
 impl Trial {

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use manifests::release::SlotName;
 use nix::sys::reboot::{RebootMode, reboot};
 
-use super::files::{Left, Trial, TrialError, settings_of_trial};
+use super::files::{Left, Trial, TrialError, settings_of_trial, trust_targets};
 use super::stuck::{self, Stuck};
 use crate::boot::{BootState, Standing};
 use crate::config::trust::{Target, check_trust};
-use crate::config::{self, BootSettings, Settings, USUAL_DEADLINE};
+use crate::config::{self, BootSettings, RebootPurpose, Settings, USUAL_DEADLINE};
 use crate::durable;
 use crate::engine::event::Fault;
 use crate::kernel_log;
@@ -22,7 +22,8 @@ use crate::records::Records;
 use crate::slot::Mode;
 use crate::world::{Ground, World, boot_fault, chain, disk_name, slot_name};
 
-/// So often an attempt is left. A loader that starts it again after that does not obey its marks.
+/// So often an attempt is left, or as often as its loader tries it where that is more. A loader that starts it again after that obeys
+/// neither marks nor tries.
 pub(super) const MAX_LEAVES: u32 = 3;
 /// So often the reboot command may fail before the kernel is asked.
 const MAX_REFUSALS: u32 = 3;
@@ -124,13 +125,16 @@ pub fn watch(places: &Places, patience: Watch) -> Result<Ended, DeadlineError> {
     let stuck = Stuck::watch();
     loop {
         let task = Task::find(places, &mut log);
-        stuck.on_trial_until(task.deadline_of_host());
+        task.wind(&stuck, was_on_trial);
         let looked = task.look();
         match &looked {
             Ok(Looked::NothingOnTrial) => return Ok(Ended::NothingOnTrial),
             Ok(Looked::Good(trial)) if task.is_written_down() || was_on_trial => return Ok(Ended::Kept(trial.clone())),
             Ok(Looked::Good(_)) => return Ok(Ended::NothingOnTrial),
-            Ok(Looked::OnTrial { .. }) => was_on_trial = true,
+            Ok(Looked::OnTrial { .. }) => {
+                was_on_trial = true;
+                task.wind(&stuck, was_on_trial);
+            }
             Ok(Looked::Unclear) => {}
             Ok(Looked::Unseen { why, .. }) => log.warn(why),
             Err(error) => log.warn(&error.to_string()),
@@ -200,30 +204,17 @@ struct Seen {
 
 impl Task {
     fn find(places: &Places, log: &mut OnceEach) -> Self {
-        let written = Trial::load(&places.state_dir).unwrap_or_else(|error| {
-            log.warn_of("trial", &error.to_string());
+        let read = || Trial::load(&places.state_dir).map_err(|error| error.to_string());
+        let written = trusted(&trust_targets(&places.state_dir)).and_then(|()| read()).unwrap_or_else(|error| {
+            log.warn_of("trial", &error);
             None
         });
         let settings = match &written {
             None => own_settings(&places.config),
-            Some(_) => match settings_of_trial(&places.state_dir) {
-                Ok((settings, ignored)) => {
-                    if !ignored.is_empty() {
-                        log.warn_of(
-                            "settings",
-                            &format!(
-                                "of the configuration that armed the slot this program does not know, and passes over: {}",
-                                ignored.join(", ")
-                            ),
-                        );
-                    }
-                    Ok(settings)
-                }
-                Err(error) => {
-                    log.warn_of("settings", &format!("{error}; going by {}", places.config.display()));
-                    own_settings(&places.config)
-                }
-            },
+            Some(_) => settings_that_armed(&places.state_dir, log).or_else(|error| {
+                log.warn_of("settings", &format!("{error}; going by {}", places.config.display()));
+                own_settings(&places.config)
+            }),
         };
         match (settings, written) {
             (Ok(settings), written) => {
@@ -260,12 +251,21 @@ impl Task {
         }
     }
 
-    /// Of what was written down for this machine. An image on a disk of another one is nothing to reboot it for.
-    fn deadline_of_host(&self) -> Option<Duration> {
+    /// The clock that asks no disk goes from when it is known that this machine is on trial; what cannot be read later does not stop it.
+    fn wind(&self, stuck: &Stuck, was_on_trial: bool) {
         match self {
-            Self::WrittenDown { world, .. } if world.mode() == Mode::Host => self.deadline(),
-            Self::WrittenDown { .. } | Self::Own { .. } | Self::Blind { .. } => None,
+            Self::WrittenDown { world, .. } | Self::Own { world } => {
+                stuck.on_trial_until(self.deadline_on(world.mode(), was_on_trial));
+            }
+            Self::Blind { .. } if was_on_trial => {}
+            Self::Blind { .. } => stuck.on_trial_until(None),
         }
+    }
+
+    /// By what was written down, or by the boot table once that has said that it is on trial: a host that may as well be in a good slot is
+    /// not rebooted because it cannot be seen. An image on a disk of another machine is nothing to reboot this one for.
+    fn deadline_on(&self, mode: Mode, was_on_trial: bool) -> Option<Duration> {
+        self.deadline().filter(|_| mode == Mode::Host && (was_on_trial || self.is_written_down()))
     }
 
     fn look(&self) -> Result<Looked, DeadlineError> {
@@ -360,14 +360,32 @@ fn runs_unseen(world: &World, trial: &Trial) -> Option<bool> {
 /// As the daemon reads it, and of nobody else's making: it names programs that are run.
 fn own_settings(config: &Path) -> Result<Settings, String> {
     let loaded = config::load(config).map_err(|error| error.to_string())?;
-    let mut targets: Vec<Target> = loaded.files.into_iter().map(Target::File).collect();
-    if let BootSettings::Custom(custom) = &loaded.settings.boot {
-        targets.push(Target::File(custom.program.clone()));
+    let targets: Vec<Target> = loaded.files.into_iter().map(Target::File).collect();
+    trusted(&targets)?;
+    of_trusted_program(loaded.settings)
+}
+
+/// Those of the daemon that armed the slot, whose file is trusted.
+fn settings_that_armed(state_dir: &Path, log: &mut OnceEach) -> Result<Settings, String> {
+    let (settings, ignored) = settings_of_trial(state_dir).map_err(|error| error.to_string())?;
+    if !ignored.is_empty() {
+        let passed_over = "of the configuration that armed the slot this program does not know, and passes over";
+        log.warn_of("settings", &format!("{passed_over}: {}", ignored.join(", ")));
     }
-    match check_trust(&targets, nix::unistd::geteuid().as_raw()) {
-        Ok(()) => Ok(loaded.settings),
-        Err(problems) => Err(problems.iter().map(|problem| chain(problem)).collect::<Vec<_>>().join("; ")),
+    of_trusted_program(settings)
+}
+
+fn of_trusted_program(settings: Settings) -> Result<Settings, String> {
+    if let BootSettings::Custom(custom) = &settings.boot {
+        trusted(&[Target::File(custom.program.clone())])?;
     }
+    Ok(settings)
+}
+
+/// Design 11.16: root's alone, or why not.
+fn trusted(targets: &[Target]) -> Result<(), String> {
+    check_trust(targets, nix::unistd::geteuid().as_raw())
+        .map_err(|problems| problems.iter().map(|problem| chain(problem)).collect::<Vec<_>>().join("; "))
 }
 
 /// Who remembers that a slot was left.
@@ -403,7 +421,7 @@ impl Overdue {
     /// Counts, marks, keeps the kernel's log, reboots.
     fn leave(self, seen: &Seen) -> Result<Ended, DeadlineError> {
         let Seen { ground, state, standing } = seen;
-        let why = self.why("its update-engined did not run, or came to no end");
+        let why = self.why("its update-engined did not run, came to no end, or could not mark it good");
         let other = disk_name(self.trial.slot.other(), &ground.disk).ok();
         if !other.and_then(|other| state.standing(&other)).is_some_and(Standing::is_bootable) {
             return Ok(self.stays("the other slot cannot be booted, so there is no way back".to_owned()));
@@ -415,8 +433,8 @@ impl Overdue {
             },
             Counted::ByLoader => Left { attempt: self.trial.attempt.clone(), times: 1, why },
         };
-        if left.times > MAX_LEAVES {
-            return Ok(self.was_left_in_vain(&left));
+        if left.times > self.most_leaves() {
+            return Ok(self.was_left_in_vain(&left, "it does not obey its marks"));
         }
         if self.counted == Counted::InStateFolder
             && let Err(error) = left.store(&self.settings().state_dir)
@@ -444,8 +462,9 @@ impl Overdue {
             Ok(left) => left,
             Err(why) => return Ok(self.stays(why)),
         };
-        if left.times > MAX_LEAVES {
-            return Ok(self.was_left_in_vain(&left));
+        if left.times > self.most_leaves() {
+            let in_vain = format!("its tries have not brought slot {} back", self.trial.slot.other());
+            return Ok(self.was_left_in_vain(&left, &in_vain));
         }
         if let Err(error) = left.store(&self.settings().state_dir) {
             return Ok(self.stays(format!("how often it was left cannot be written down: {error}")));
@@ -461,9 +480,17 @@ impl Overdue {
         format!("it was not kept within {deadline_s} s of the start of the host (update-engine-trial left it: {obstacle})")
     }
 
-    fn was_left_in_vain(self, left: &Left) -> Ended {
+    /// A slot that was left without a mark is started again until its last try is spent.
+    fn most_leaves(&self) -> u32 {
+        match &self.settings().boot {
+            BootSettings::Custom(custom) => MAX_LEAVES.max(custom.tries.into()),
+            _ => MAX_LEAVES,
+        }
+    }
+
+    fn was_left_in_vain(self, left: &Left, why: &str) -> Ended {
         let times = left.times - 1;
-        self.stays(format!("it was left {times} times, and the loader has started it all the same: it does not obey its marks"))
+        self.stays(format!("it was left {times} times, and the loader has started it all the same: {why}"))
     }
 
     fn stays(self, why: String) -> Ended {
@@ -528,13 +555,14 @@ impl Overdue {
 
     /// One that hangs may be waiting for a shutdown: it is left alone, and the kernel is asked in the end.
     fn run_command(&self) -> Result<(), String> {
-        let command = &self.settings().reboot.command;
+        let command = self.settings().reboot_command(RebootPurpose::Leave);
         let shown = command.join(" ");
         let (program, arguments) = command.split_first().ok_or_else(|| "[reboot] command is empty".to_owned())?;
         let started = Command::new(program)
             .args(arguments)
             .env("OTA_ATTEMPT", &self.trial.attempt)
             .env("OTA_SLOT", self.trial.slot.as_str())
+            .env("OTA_REBOOT", RebootPurpose::Leave.as_str())
             .stdin(Stdio::null())
             .spawn();
         let mut child = started.map_err(|error| format!("`{shown}` could not be started: {error}"))?;
@@ -957,7 +985,10 @@ mod tests {
                 assert_eq!(left(&host).times, times);
             }
             match host.watch().unwrap() {
-                Ended::Stays { why, .. } => assert!(why.contains("it was left 3 times"), "{why}"),
+                Ended::Stays { why, .. } => assert_eq!(
+                    why,
+                    "it was left 3 times, and the loader has started it all the same: its tries have not brought slot a back"
+                ),
                 other => panic!("{other:?}"),
             }
             if runs_is_known {
@@ -968,6 +999,99 @@ mod tests {
                 assert!(host.watch().unwrap_err().to_string().starts_with("it cannot be seen whether slot b (1.1.0)"));
             }
         }
+    }
+
+    #[test]
+    fn design_11_16_what_others_could_have_written_is_not_believed_and_the_image_goes_by_its_own_configuration() {
+        for changed in ["state", "state/trial", "state/trial.toml"] {
+            let host = Host::on_trial(600);
+            let dir = host.rig.folder.path();
+            let file = dir.join("state/trial.toml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            assert_eq!(text.matches("/rebooted").count(), 1);
+            std::fs::write(&file, text.replace("/rebooted", "/theirs")).unwrap();
+            let mode = |path: &str, mode| {
+                std::fs::set_permissions(dir.join(path), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            };
+            mode(changed, 0o777);
+            assert_eq!(left(&host).attempt, UNKNOWN, "{changed}");
+            assert_eq!(
+                (host.standing(), host.rebooted(), dir.join("theirs").exists()),
+                (Standing::Bad, true, false),
+                "{changed}"
+            );
+            mode(changed, 0o700);
+            assert_eq!(left(&host).attempt, "one", "{changed}");
+            assert!(dir.join("theirs").exists(), "{changed}");
+        }
+        // So does the program of its loader.
+        let host = Host::on_trial(600);
+        let dir = host.rig.folder.path();
+        let (file, program) = (host.settings.state_dir.join("trial.toml"), dir.join("program"));
+        std::fs::write(&program, format!("#!/bin/sh\ntouch {}/theirs\n", dir.display())).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let custom = format!("control = \"custom\"\n[boot.custom]\nprogram = \"{}\"\n", program.display());
+        std::fs::write(&file, text.replace("control = \"gpt\"\n", &custom)).unwrap();
+        assert_eq!(left(&host).attempt, "one");
+        assert_eq!((host.standing(), dir.join("theirs").exists()), (Standing::Bad, false));
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_marked_is_left_until_its_loader_has_spent_every_try() {
+        let host = Host::on_trial(600);
+        let file = host.settings.state_dir.join("trial.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let missing = "control = \"custom\"\n[boot.custom]\nprogram = \"/no/such/program\"\ntries = 5\n";
+        assert_eq!(text.matches("control = \"gpt\"\n").count(), 1);
+        std::fs::write(&file, text.replace("control = \"gpt\"\n", missing)).unwrap();
+        for times in 1..=5 {
+            assert_eq!(left(&host).times, times);
+        }
+        match host.watch().unwrap() {
+            Ended::Stays { why, .. } => assert!(why.starts_with("it was left 5 times"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_who_is_known_to_be_on_trial_is_rebooted_by_the_clock_that_asks_no_disk() {
+        let find = |host: &Host| {
+            let places =
+                Places { state_dir: host.settings.state_dir.clone(), config: host.rig.folder.path().join("config.toml") };
+            Task::find(&places, &mut OnceEach::default())
+        };
+        let deadline = Some(Duration::from_secs(600));
+        let written_down = find(&Host::on_trial(1));
+        for was_on_trial in [false, true] {
+            assert_eq!(written_down.deadline_on(Mode::Host, was_on_trial), deadline);
+            assert_eq!(written_down.deadline_on(Mode::Image, was_on_trial), None);
+        }
+        let own = find(&Host::without_state(1));
+        assert!(matches!(own, Task::Own { .. }));
+        assert_eq!((own.deadline_on(Mode::Host, false), own.deadline_on(Mode::Host, true)), (None, deadline));
+        assert_eq!(own.deadline_on(Mode::Image, true), None);
+    }
+
+    /// As long as no mark was written, the flag names the slot that is left.
+    #[test]
+    fn a_slot_that_is_left_is_not_asked_for_by_the_reboot_that_leaves_it() {
+        let host = Host::with_command(600, &["sh", "-c", "echo '0 tryboot' for $OTA_REBOOT $OTA_SLOT > DIR/rebooted"]);
+        let dir = host.rig.folder.path();
+        let file = host.settings.state_dir.join("trial.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let missing =
+            format!("control = \"rpi-tryboot\"\n[boot.rpi-tryboot]\nautoboot = \"{}/efi/autoboot.txt\"\n", dir.display());
+        assert_eq!(text.matches("control = \"gpt\"\n").count(), 1);
+        std::fs::write(&file, text.replace("control = \"gpt\"\n", &missing)).unwrap();
+        assert_eq!((left(&host).times, host.standing()), (1, Standing::Pending { tries_left: 3 }), "it was not marked");
+        assert_eq!(std::fs::read_to_string(dir.join("rebooted")).unwrap(), "0 for leave b\n");
+
+        // Other loaders know no such argument.
+        let host = Host::with_command(600, &["sh", "-c", "echo '0 tryboot' for $OTA_REBOOT $OTA_SLOT > DIR/rebooted"]);
+        left(&host);
+        let said = std::fs::read_to_string(host.rig.folder.path().join("rebooted")).unwrap();
+        assert_eq!((said.as_str(), host.standing()), ("0 tryboot for leave b\n", Standing::Bad));
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn awake_for() -> Duration {
 }
 
 /// Time in which the host was suspended since its start.
-pub(super) fn suspended_for() -> Duration {
+pub(crate) fn suspended_for() -> Duration {
     let with_it = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
     with_it.saturating_sub(awake_for())
 }

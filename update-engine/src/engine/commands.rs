@@ -10,11 +10,11 @@ use crate::engine::effect::{Effect, Row};
 use crate::engine::event::Fault;
 use crate::engine::facts::FloorFacts;
 use crate::engine::model::Pause;
-use crate::engine::policy::Strategy;
+use crate::engine::policy::{StartedBy, Strategy};
 use crate::engine::state::{
     ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, UNKNOWN_VERSION, Waiting, WayBack,
 };
-use crate::engine::time::{Now, Wall};
+use crate::engine::time::{Mono, Now, Wall};
 use crate::engine::unseen::{Leaving, Unseen};
 use crate::engine::{Engine, row};
 
@@ -73,9 +73,10 @@ impl Engine {
                 Some(_) => accept(None, CHECKING),
                 None => self.ask(request, now),
             },
-            State::Trial { plan, .. } | State::Committed { plan } | State::RolledBack { plan, .. } => {
+            State::Trial { plan, .. } => {
                 reject(Rejection::Busy, &format!("the trial of {} is not over: try again when it is", plan.version))
             }
+            State::Committed { .. } | State::RolledBack { .. } => reject(Rejection::Busy, &self.end_of_trial(now)),
             State::Deferred { plan, .. }
             | State::Fetching { plan, .. }
             | State::Written { plan, .. }
@@ -210,7 +211,18 @@ impl Engine {
         }
         match &self.model.state {
             State::Idle | State::Checking { .. } | State::Failed { .. } | State::Deferred { .. } => (),
-            State::Trial { plan, .. } => {
+            State::Trial { plan, verdict: Some(_) } => {
+                return reject(
+                    Rejection::Trial,
+                    &format!(
+                        "{} is unhealthy: the host goes back to {} as soon as that can be done",
+                        plan.version,
+                        plan.way_back()
+                    ),
+                );
+            }
+            State::Committed { .. } | State::RolledBack { .. } => return reject(Rejection::Busy, &self.end_of_trial(now)),
+            State::Trial { plan, verdict: None } => {
                 return reject(
                     Rejection::Trial,
                     &format!(
@@ -282,7 +294,11 @@ impl Engine {
                 (Ok(Accepted { attempt: Some(attempt), message }), effects)
             }
             State::Trial { .. } => reject(Rejection::Unhealthy, "the slot was judged unhealthy and is being left"),
-            State::Committed { plan } => accept(Some(plan.attempt), "it is being confirmed already"),
+            State::Committed { plan } => {
+                let is_stuck = self.mark_good_error(&plan).is_some();
+                let message = if is_stuck { self.end_of_trial(now) } else { "it is being confirmed already".to_owned() };
+                accept(Some(plan.attempt), &message)
+            }
             _ => self.confirm_steady(running, now),
         }
     }
@@ -311,6 +327,33 @@ impl Engine {
         (Ok(Accepted { attempt: Some(attempt), message: "the running slot is confirmed".to_owned() }), effects)
     }
 
+    /// It is decided how the trial ends, and only marks are still to be written: no command would help with that.
+    fn end_of_trial(&self, now: &Now) -> String {
+        let at = |at: Mono| now.moment(now.wall_after(now.mono.until(at)).timestamp());
+        let again = self
+            .model
+            .alarm
+            .as_ref()
+            .map_or_else(|| "is being tried again".to_owned(), |alarm| format!("is tried again at {}", at(alarm.at)));
+        match &self.model.state {
+            State::Committed { plan } => match self.mark_good_error(plan) {
+                None => format!("{} is healthy and is being marked good: try again when that is done", plan.version),
+                Some(error) => {
+                    let left =
+                        self.left_at(now).map(|left_at| format!("; update-engine-trial leaves it at {} otherwise", at(left_at)));
+                    format!("{} is {error}: that {again}{}", plan.version, left.unwrap_or_default())
+                }
+            },
+            State::RolledBack { plan, .. } => match self.model.last_error.as_ref().filter(|error| error.code == Cause::Disarm) {
+                None => format!("{} rolled back, and its slot is being disarmed: try again when that is done", plan.version),
+                Some(error) => {
+                    format!("{} rolled back, and its slot is still to be disarmed ({}): that {again}", plan.version, error.what())
+                }
+            },
+            _ => "nothing of a trial is left to do".to_owned(),
+        }
+    }
+
     fn command_pause(&mut self, until: Option<jiff::Timestamp>, reason: Option<String>, now: &Now) -> Answer {
         if until.is_some_and(|until| until <= now.wall.timestamp()) {
             return reject(Rejection::Past, "the pause would end before it begins");
@@ -335,7 +378,11 @@ impl Engine {
                 format!("{how_long}; the reboot that is being prepared is not stopped by it (`updatectl cancel` does that)")
             }
             State::Armed { step: ArmedStep::Resting, .. } => {
-                format!("{how_long}; the other slot is armed: any reboot starts it (`updatectl cancel` disarms it)")
+                let reboot = match self.policy.started_by {
+                    StartedBy::AnyReboot => "any reboot",
+                    StartedBy::OurReboot => "a reboot with the argument that [reboot] command passes",
+                };
+                format!("{how_long}; the other slot is armed: {reboot} starts it (`updatectl cancel` disarms it)")
             }
             _ => how_long,
         };
@@ -381,10 +428,15 @@ impl Engine {
                 self.check_not_before_interval(now);
                 accept(None, &format!("the update to {} is no longer waiting; the next check may find it again", plan.version))
             }
-            State::Trial { .. } | State::Committed { .. } | State::RolledBack { .. } => reject(
+            State::Trial { verdict: None, .. } => reject(
                 Rejection::TooLate,
                 "the host has booted the new slot: `updatectl confirm` keeps it, otherwise its health decides",
             ),
+            State::Trial { plan, verdict: Some(_) } => reject(
+                Rejection::TooLate,
+                &format!("{} is unhealthy: the host goes back to {} as soon as that can be done", plan.version, plan.way_back()),
+            ),
+            State::Committed { .. } | State::RolledBack { .. } => reject(Rejection::TooLate, &self.end_of_trial(now)),
             _ if self.ready().is_none() => self.not_ready(),
             State::Armed { step: ArmedStep::Rebooting, .. } if !self.soft.reboot_is_late => reject(
                 Rejection::TooLate,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::boot::{Past, Standing, Weakness};
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
-use crate::engine::time::BootId;
+use crate::engine::time::{BootId, Mono};
 
 /// Who this host is, towards servers.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -141,6 +141,9 @@ pub struct Facts {
     pub rival: Option<String>,
     /// Nothing but the daemon ends a trial: why, and what to do about it.
     pub no_deadline: Option<String>,
+    /// When the slot that runs is left by the program that keeps the deadline of a trial, unless it is good by then; `None` = nothing of
+    /// that slot was written down, that program does not run, or its time is not this machine's.
+    pub trial_ends: Option<Mono>,
     /// Reasons not to update, most important first.
     pub troubles: Vec<Trouble>,
 }

@@ -305,6 +305,9 @@ impl Engine {
             self.soft.reboot_accepted_at = None;
         }
         self.soft.reboot_is_late = false;
+        if !matches!(state, State::Armed { .. }) {
+            self.model.asked_reboot = None;
+        }
         self.model.state = state;
     }
 

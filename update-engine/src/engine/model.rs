@@ -14,6 +14,9 @@ use crate::engine::facts::PerSlot;
 use crate::engine::state::{Alarm, State};
 use crate::engine::time::{BootId, Wall};
 
+/// How messages of steps that are tried again end.
+const SOON: [&str; 2] = [": tried again soon", ", and it is tried again soon"];
+
 /// The engine's memory. Fields are only ever added, each with a default: an older daemon must be able to read what a newer one wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -30,6 +33,8 @@ pub struct Model {
     pub failures: Option<Failures>,
     /// Reboots for a slot that was not seen to run (loop guard).
     pub never_shown: Option<NeverShown>,
+    /// The attempt for which a reboot was asked for, as long as its slot stays armed: also for a daemon that is started before it comes.
+    pub asked_reboot: Option<String>,
     /// Boots of a slot that was judged unhealthy (loop guard).
     pub bad_boots: Option<BadBoots>,
     /// Releases that rolled back. Kept in a table of its own that never changes form.
@@ -212,6 +217,13 @@ pub struct LastError {
     /// What it is about: a success of the same kind clears it.
     #[serde(default)]
     pub about: About,
+}
+
+impl LastError {
+    /// The message as far as it does not say that something is tried again soon: whoever knows when says that.
+    pub fn what(&self) -> &str {
+        SOON.iter().find_map(|soon| self.message.strip_suffix(soon)).unwrap_or(&self.message)
+    }
 }
 
 /// What an error is about.

@@ -19,8 +19,8 @@ pub const FIRST_CHECK_MAX_MS: u64 = 10 * 60_000;
 pub const MAX_REFUSALS: u32 = 100;
 /// Refused offers remembered as reported. A server that offers more of them in turn is told again, once a check.
 pub const MAX_REFUSALS_REPORTED: usize = 16;
-/// Boots into a slot that was judged unhealthy after which the host stops rebooting to leave it. More than any loader's tries.
-pub const MAX_BAD_BOOTS: u32 = 8;
+/// Boots into a slot that was judged unhealthy after which the host stops rebooting to leave it. No loader has more tries.
+pub const MAX_BAD_BOOTS: u32 = 9;
 /// Reboots in a row in which the loader never showed the new slot running, after which its release is refused. One may be a power cut.
 pub const MAX_NEVER_SHOWN: u32 = 3;
 /// Times a proof may fail before the attempt does: the disk does not keep what is written.
@@ -68,6 +68,15 @@ pub struct LockSettings {
     pub id: String,
 }
 
+/// Which reboot starts a slot that is armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartedBy {
+    /// The next one, whoever asks for it.
+    AnyReboot,
+    /// Only one that passes the loader the argument of the reboot command; every other one starts the old slot.
+    OurReboot,
+}
+
 /// The settings the engine decides by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -87,6 +96,8 @@ pub struct Policy {
     pub has_server: bool,
     /// Age from which the newest record seen, or the last contact with a server, counts as stale.
     pub stale_after: Duration,
+    /// Which reboot starts a slot that is armed.
+    pub started_by: StartedBy,
 }
 
 impl Policy {
@@ -172,6 +183,7 @@ mod tests {
             min_uptime: Duration::ZERO,
             has_server: true,
             stale_after: Duration::from_secs(60 * 86_400),
+            started_by: StartedBy::AnyReboot,
         }
     }
 

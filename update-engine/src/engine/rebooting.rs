@@ -436,6 +436,7 @@ impl Engine {
 
     fn reboot(&mut self, plan: Plan, old_slot: SlotName, boot_id: BootId) -> Vec<Effect> {
         self.enter(State::Armed { plan: plan.clone(), old_slot, boot_id, step: ArmedStep::Rebooting });
+        self.model.asked_reboot = Some(plan.attempt.clone());
         vec![Effect::Reboot(plan)]
     }
 

@@ -11,7 +11,7 @@ use crate::engine::effect::{Effect, Outcome, Row};
 use crate::engine::event::{Fault, Orphan};
 use crate::engine::facts::Facts;
 use crate::engine::model::{About, NeverShown};
-use crate::engine::policy::{LONGEST_WAIT_MS, MAX_NEVER_SHOWN};
+use crate::engine::policy::{LONGEST_WAIT_MS, MAX_NEVER_SHOWN, StartedBy};
 use crate::engine::row;
 use crate::engine::state::{
     Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, SlotMayBe, State, Target, UNKNOWN_VERSION, WayBack,
@@ -206,8 +206,8 @@ impl Engine {
     }
 
     fn why_it_went_back(&self, plan: &Plan) -> String {
-        if let Some(left) = self.facts.left.as_ref().filter(|left| left.attempt == plan.attempt) {
-            return left.why.clone();
+        if let Some(why) = self.why_it_was_left(plan) {
+            return why.to_owned();
         }
         match self.facts.standing(plan.slot).unwrap_or_default() {
             Standing::Bad => "it was marked bad before it had shown that it is healthy, and left no reason in the state folder: it may not have seen it".to_owned(),
@@ -311,27 +311,49 @@ impl Engine {
     }
 
     fn not_attempted(&mut self, plan: Plan, step: ArmedStep, now: &Now) -> Vec<Effect> {
-        let mut message = format!("the host was rebooted, but its loader did not try slot {}", plan.slot);
         let mut effects = Vec::new();
         let times = self.reboots_in_vain(&plan, step);
-        if times < MAX_NEVER_SHOWN {
-            message.push_str(": it does not read this boot table");
-        } else {
+        let mut message = self.why_not_attempted(&plan, step, times);
+        if times >= MAX_NEVER_SHOWN {
             let why = format!("the boot loader never showed slot {} running, in {times} reboots in a row", plan.slot);
             effects.push(self.refuse(plan.digest, plan.sequence, &plan.version, &why, now));
-            message = format!(
-                "{message}, {times} times in a row: it does not read this boot table, or the image dies before it can write to it; {}",
-                only_by_a_person(&plan)
-            );
+            message = format!("{message}; {}", only_by_a_person(&plan));
         }
         effects.extend(self.give_up(plan, Fault::new(Cause::NotAttempted, message), WayBack::Failed, now));
         effects
     }
 
+    /// Where a reboot has to ask for the slot, one that did not rightly started the old one.
+    fn why_not_attempted(&self, plan: &Plan, step: ArmedStep, times: u32) -> String {
+        let slot = plan.slot;
+        let in_a_row = if times < MAX_NEVER_SHOWN { String::new() } else { format!(", {times} times in a row") };
+        match self.policy.started_by {
+            StartedBy::OurReboot if self.was_asked_for(plan, step) => format!(
+                "the host was rebooted to start slot {slot}, and that was not seen to run{in_a_row}: the argument that [reboot] command \
+                 passes was lost (by a power cut, say), or the image died before it could write anything"
+            ),
+            StartedBy::OurReboot => format!(
+                "the host was rebooted without the argument that [reboot] command passes, or lost power: its loader rightly started the \
+                 old slot, and slot {slot} was not tried"
+            ),
+            StartedBy::AnyReboot => {
+                let or_dies = if times < MAX_NEVER_SHOWN { "" } else { ", or the image dies before it can write to it" };
+                format!(
+                    "the host was rebooted, but its loader did not try slot {slot}{in_a_row}: it does not read this boot table{or_dies}"
+                )
+            }
+        }
+    }
+
     /// Reboots in a row that were to start the plan's slot and did not show it, with this one. Only a reboot that was asked for counts:
     /// after a power cut before it, some loaders rightly start the old slot.
     fn reboots_in_vain(&mut self, plan: &Plan, step: ArmedStep) -> u32 {
-        if step == ArmedStep::Rebooting && plan.kind == Kind::Update { self.count_never_shown(plan) } else { 0 }
+        if self.was_asked_for(plan, step) && plan.kind == Kind::Update { self.count_never_shown(plan) } else { 0 }
+    }
+
+    /// A daemon that was started again before the reboot came looked at the gates once more.
+    fn was_asked_for(&self, plan: &Plan, step: ArmedStep) -> bool {
+        step == ArmedStep::Rebooting || self.model.asked_reboot.as_ref() == Some(&plan.attempt)
     }
 
     /// A release that is newer than all of them starts from one.
@@ -366,7 +388,14 @@ impl Engine {
         if self.facts.standing(plan.slot).is_some_and(Standing::is_good) {
             return self.committed(plan);
         }
-        self.roll_back(plan, "power was lost before the slot was marked good, and the loader went back", now)
+        let not_kept = self.mark_good_error(plan).map(|error| format!("it was {error}"));
+        let why = match (self.why_it_was_left(plan), not_kept) {
+            (Some(left), Some(not_kept)) => format!("{left}; {not_kept}"),
+            (Some(left), None) => left.to_owned(),
+            (None, Some(not_kept)) => format!("{not_kept}, and the loader went back"),
+            (None, None) => "power was lost before the slot was marked good, and the loader went back".to_owned(),
+        };
+        self.roll_back(plan, &why, now)
     }
 }
 

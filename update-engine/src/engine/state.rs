@@ -495,6 +495,6 @@ pub struct Alarm {
     pub boot_id: BootId,
     /// When it rings.
     pub at: Mono,
-    /// The same on the wall clock, for display only.
+    /// The same on the wall clock of the moment it was set: part of the form on disk. That clock may have jumped since, so nobody is shown it.
     pub at_wall: Wall,
 }

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// A moment that is nearer is told by the clock alone.
+const DAY_S: u64 = 20 * 3600;
+
 /// Wall clock, milliseconds since 1970 UTC. For display, schedules and `created`; it may be wrong by years and may jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -87,6 +90,12 @@ impl Now {
         // Multiply the low 64 bits into the span: no bias worth naming, no remainder by zero.
         let low = self.dice & u128::from(u64::MAX);
         u64::try_from((low * (u128::from(span_ms) + 1)) >> 64).unwrap_or(span_ms)
+    }
+
+    /// "14:02 UTC", with the date where that is not obvious.
+    pub fn moment(&self, at: jiff::Timestamp) -> String {
+        let is_near = at.as_second().abs_diff(self.wall.timestamp().as_second()) < DAY_S;
+        at.strftime(if is_near { "%H:%M UTC" } else { "%Y-%m-%d %H:%M UTC" }).to_string()
     }
 
     /// This far in the future on the wall clock, for display.

@@ -15,6 +15,9 @@ use crate::engine::state::{Kind, Plan, State};
 use crate::engine::time::{Mono, Now};
 use crate::engine::{Engine, row};
 
+/// What came of a slot that is healthy, and why in brackets behind it.
+const NOT_MARKED: &str = "healthy but could not be marked good";
+
 impl Engine {
     /// The slot of the plan runs: it is judged, however the host came to boot it.
     pub(super) fn start_trial(&mut self, mut plan: Plan, now: &Now) -> Vec<Effect> {
@@ -47,12 +50,28 @@ impl Engine {
         (!self.facts.image_mode && now.mono < at).then_some(at)
     }
 
+    /// When the slot on trial is left without this daemon, unless it is good by then; `None` = it is not, or nobody knows when.
+    pub fn left_at(&self, now: &Now) -> Option<Mono> {
+        let plan = match &self.model.state {
+            State::Trial { plan, .. } | State::Committed { plan } => plan,
+            _ => return None,
+        };
+        let is_on_trial = self.facts.running == Some(plan.slot) && !self.facts.standing(plan.slot).is_some_and(Standing::is_good);
+        self.facts.trial_ends.filter(|at| is_on_trial && self.can_boot(plan.slot.other()) && now.mono < *at)
+    }
+
     /// What its marks say of a slot on trial. Of a trial that was only found it is not known who marked it bad, or why: its health
     /// decides, if it has a right to that.
     fn verdict_of_marks(&self, plan: &Plan) -> Option<String> {
         let has_a_say = plan.kind != Kind::Found || self.facts.started_by_hand().is_some();
         let is_judged = has_a_say && self.was_marked_bad(plan.slot) && !self.stays_all_the_same(plan);
-        is_judged.then(|| "it was marked bad before it had shown that it is healthy".to_owned())
+        let why = self.why_it_was_left(plan).unwrap_or("it was marked bad before it had shown that it is healthy");
+        is_judged.then(|| why.to_owned())
+    }
+
+    /// By whoever keeps the deadline of trials.
+    pub(super) fn why_it_was_left(&self, plan: &Plan) -> Option<&str> {
+        self.facts.left.as_ref().filter(|left| left.attempt == plan.attempt).map(|left| left.why.as_str())
     }
 
     /// The running slot was marked bad, or has lost its marks, while another one can be booted.
@@ -185,8 +204,7 @@ impl Engine {
         });
         match marked {
             Err(fault) => {
-                let message =
-                    format!("{} is healthy but could not be marked good ({}): tried again soon", plan.version, fault.message);
+                let message = format!("{} is {NOT_MARKED} ({}): tried again soon", plan.version, fault.message);
                 self.remember_error(&Fault::new(Cause::MarkGood, message), About::Attempt, now);
                 self.set_alarm(self.policy.gate_retry_ms(None, now), now);
                 Vec::new()
@@ -204,6 +222,12 @@ impl Engine {
                 effects
             }
         }
+    }
+
+    /// "healthy but could not be marked good (…)", where the last try to keep the plan's slot ended so.
+    pub fn mark_good_error(&self, plan: &Plan) -> Option<&str> {
+        let error = self.model.last_error.as_ref().filter(|error| error.code == Cause::MarkGood)?;
+        error.what().strip_prefix(plan.version.as_str())?.strip_prefix(" is ")
     }
 
     /// The marks are good and read back: history, report, lock and memory in one transaction.

@@ -401,10 +401,11 @@ pub struct HistoryEntry {
 pub struct Trial {
     /// When it is kept at the earliest, if it is healthy, because the host has not been up for long enough.
     pub kept_from: Option<Timestamp>,
-    /// When the daemon judges it unhealthy, if it has not shown by then that it is healthy; `null` while it is not being probed.
+    /// When the daemon judges it unhealthy, if it has not shown by then that it is healthy, or when it is left without the daemon, if that
+    /// comes first; `null` while neither is known.
     #[serde(default)]
     pub deadline_at: Option<Timestamp>,
-    /// What failed in the latest round of its checks, in one short line; `null` while nothing did.
+    /// What failed in the latest round of its checks, or what keeps it from being marked good, in one short line; `null` while nothing did.
     #[serde(default)]
     pub failing: Option<String>,
     /// Boots that the loader will still give it; `null` where the boot table cannot be read.

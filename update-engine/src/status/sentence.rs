@@ -11,6 +11,7 @@ use crate::engine::LEFT_BY_A_PERSON;
 use crate::engine::cause::Cause;
 use crate::engine::event::LockRefusal;
 use crate::engine::model::{About, CheckOutcome, LastError, Pause};
+use crate::engine::policy::StartedBy;
 use crate::engine::state::{
     Alarm, ArmedStep, GivingUp, Kind, LockedStep, Origin, Plan, Request, State, Waiting as Step, WayBack,
 };
@@ -20,11 +21,6 @@ use crate::status::view::{self, Input};
 
 /// Holders of a lock that are named; the whole list is in the document.
 const HOLDERS_NAMED: usize = 3;
-/// A moment that is nearer is told by the clock alone.
-const DAY_S: i64 = 20 * 3600;
-
-/// How messages of steps that are tried again end; here it is said when.
-const SOON: [&str; 2] = [": tried again soon", ", and it is tried again soon"];
 
 /// The sentence.
 pub(super) fn summary(input: &Input<'_>) -> String {
@@ -79,7 +75,10 @@ fn by_state(input: &Input<'_>) -> String {
         State::Written { plan, .. } => {
             let then = match input.engine.after_proof(plan) {
                 AfterProof::Person => "it waits for `updatectl reboot`".to_owned(),
-                AfterProof::Rest => "it is armed for whoever reboots the host (strategy manual)".to_owned(),
+                AfterProof::Rest if any_reboot_starts_it(input) => {
+                    "it is armed for whoever reboots the host (strategy manual)".to_owned()
+                }
+                AfterProof::Rest => "it is armed, and waits for `updatectl reboot` (strategy manual)".to_owned(),
                 AfterProof::Reboot => format!("comes the reboot (strategy {})", input.engine.policy().strategy.as_str()),
             };
             let (version, slot) = (&plan.version, plan.slot);
@@ -302,7 +301,12 @@ fn proven(input: &Input<'_>, plan: &Plan, step: Step) -> String {
     let rests = input.engine.after_proof(plan) == AfterProof::Rest;
     match step {
         Step::Person => format!("{proven}, and waits for `updatectl reboot`"),
-        Step::Gates if rests => format!("{proven}; asking whether it may be armed now; then it is, for whoever reboots the host"),
+        Step::Gates if rests && any_reboot_starts_it(input) => {
+            format!("{proven}; asking whether it may be armed now; then it is, for whoever reboots the host")
+        }
+        Step::Gates if rests => {
+            format!("{proven}; asking whether it may be armed now; then it is, and waits for `updatectl reboot`")
+        }
         Step::Gates => format!("{proven}; asking whether the host may reboot now; then it does"),
         Step::GateClosed if rests => format!("{proven}, and waits to be armed: {}", reasons(input)),
         Step::Lock => format!("{proven}; asking for the reboot lock of group {}; then the host reboots", group(input)),
@@ -313,7 +317,8 @@ fn proven(input: &Input<'_>, plan: &Plan, step: Step) -> String {
 fn locked(input: &Input<'_>, plan: &Plan, step: LockedStep) -> String {
     let version = &plan.version;
     if input.engine.after_proof(plan) == AfterProof::Rest {
-        return format!("arming {version} in slot {}; then it waits for whoever reboots the host", plan.slot);
+        let whom = if any_reboot_starts_it(input) { "whoever reboots the host" } else { "`updatectl reboot`" };
+        return format!("arming {version} in slot {}; then it waits for {whom}", plan.slot);
     }
     let what = match step {
         LockedStep::Draining => "running the drain hooks; then the slot is armed, and the host reboots",
@@ -326,6 +331,10 @@ fn locked(input: &Input<'_>, plan: &Plan, step: LockedStep) -> String {
 
 fn armed(input: &Input<'_>, version: &str, step: ArmedStep) -> String {
     match step {
+        ArmedStep::Resting if !any_reboot_starts_it(input) => format!(
+            "{version} is armed, and waits for `updatectl reboot`: a reboot without the argument that [reboot] command passes starts the \
+             old slot again, and ends this attempt"
+        ),
         ArmedStep::Resting => {
             format!("{version} is armed: the next reboot starts it, whoever reboots the host; `updatectl reboot` does so now")
         }
@@ -337,6 +346,10 @@ fn armed(input: &Input<'_>, version: &str, step: ArmedStep) -> String {
         }
         ArmedStep::GateClosed | ArmedStep::LockRefused => format!("{version} is armed and waits to reboot: {}", reasons(input)),
     }
+}
+
+fn any_reboot_starts_it(input: &Input<'_>) -> bool {
+    input.engine.policy().started_by == StartedBy::AnyReboot
 }
 
 fn rebooting(input: &Input<'_>, version: &str) -> String {
@@ -391,6 +404,7 @@ fn giving_up(input: &Input<'_>, plan: &Plan, why: &GivingUp) -> String {
 /// What happens all the same when the journal cannot be written for long, because somebody waits for this host.
 pub(super) fn without_journal(input: &Input<'_>) -> String {
     let Some(until) = input.standstill_until.filter(|_| input.engine.must_not_stand_still()) else { return String::new() };
+    let until = input.engine.left_at(&input.now).map_or(until, |left_at| left_at.min(until));
     let what = match input.state() {
         State::Trial { plan, .. } | State::Committed { plan } => {
             let has_way_back = input.facts().standing(plan.slot.other()).is_some_and(Standing::is_bootable);
@@ -428,6 +442,12 @@ fn after_boot(input: &Input<'_>) -> String {
         }
         (State::Trial { .. }, Some((message, again))) => {
             format!("needs attention: {message}; its health is checked again {again}; {}", running(input))
+        }
+        (State::Committed { plan }, Some((message, again))) => {
+            let left = input.engine.left_at(&input.now).map(|at| moment(input, input.wall_at(at)));
+            let left =
+                left.map(|at| format!(", and if it is not good by {at}, update-engine-trial leaves it for {}", plan.way_back()));
+            format!("needs attention: {message}; tried again {again}{}; {}", left.unwrap_or_default(), running(input))
         }
         (_, Some((message, again))) => format!("needs attention: {message}; tried again {again}; {}", running(input)),
         (State::Trial { plan, verdict: Some(reason) }, None)
@@ -477,11 +497,12 @@ fn on_trial(input: &Input<'_>, plan: &Plan) -> String {
         "{version} runs from slot {slot} on trial{}",
         tries(input, plan).map_or_else(String::new, |tries| format!(" ({tries})"))
     );
-    if let Some((until, failing)) = probing.and_then(|probing| Some((probing.until, probing.failing.as_ref()?))) {
-        let by = moment(input, input.now.wall_after(input.now.mono.until(until)).timestamp());
+    let ends = view::trial_ends(input);
+    if let Some((until, failing)) = ends.zip(probing.and_then(|probing| probing.failing.as_ref())) {
+        let by = moment(input, input.wall_at(until));
         return format!("{runs} and is not healthy yet ({}): if it is healthy by {by} it is kept, {otherwise}", end(failing));
     }
-    let (kept, at) = (not_before(input), probing.map(|probing| format!(" {}", at_time(input, probing.until))));
+    let (kept, at) = (not_before(input), ends.map(|at| format!(" {}", at_time(input, at))));
     let at = at.filter(|_| has_way_back).unwrap_or_default();
     format!("{runs}: its health is being checked; if it is healthy it is kept{kept}, {otherwise}{at}")
 }
@@ -508,9 +529,7 @@ fn stuck<'a>(input: &Input<'a>) -> Option<(&'a str, String)> {
     let model = input.engine.model();
     let alarm = model.alarm.as_ref().filter(|_| input.engine.soft().reboot_accepted_at.is_none())?;
     let error = model.last_error.as_ref().filter(|error| error.about == About::Attempt)?;
-    let message = end(&error.message);
-    let message = SOON.iter().find_map(|soon| message.strip_suffix(soon)).unwrap_or(message);
-    Some((message, when(input, Some(alarm))))
+    Some((end(error.what()), when(input, Some(alarm))))
 }
 
 fn failed(input: &Input<'_>, plan: Option<&Plan>, code: &str) -> String {
@@ -601,11 +620,8 @@ fn at_time(input: &Input<'_>, at: Mono) -> String {
     format!("in {span} (at {})", moment(input, at))
 }
 
-/// "14:02 UTC", with the date where that is not obvious.
 fn moment(input: &Input<'_>, at: Timestamp) -> String {
-    let now = input.now.wall.timestamp();
-    let is_near = at.as_second().abs_diff(now.as_second()) < DAY_S.unsigned_abs();
-    at.strftime(if is_near { "%H:%M UTC" } else { "%Y-%m-%d %H:%M UTC" }).to_string()
+    input.now.moment(at)
 }
 
 /// A time that somebody else wrote; as it is where it is none.

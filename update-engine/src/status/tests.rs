@@ -8,19 +8,19 @@ use manifests::version::Sequence;
 use serde_json::Value;
 
 use crate::boot::{Standing, Weakness};
-use crate::engine::Effect;
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{GateStage, Row};
 use crate::engine::event::{AskAgain, CheckAnswer, Event, Fault, Gate, LockHolder, LockRefusal, Marked, Probing, Proof};
 use crate::engine::facts::{Facts, FloorFacts, PerSlot, Trouble};
 use crate::engine::model::{Hold, Progress};
-use crate::engine::policy::{Policy, Strategy};
+use crate::engine::policy::{Policy, StartedBy, Strategy};
 use crate::engine::tests::host::{BLANK, GOOD, Host, SPENT, armed, closed, fault, in_new_slot, list, policy};
 use crate::engine::tests::words::EVERY_STATE;
 use crate::engine::time::{BootId, Mono};
+use crate::engine::{Effect, Engine};
 use crate::status::contract::assert_contract;
-use crate::status::json::{ExitClass, Status};
+use crate::status::json::{ExitClass, GateState, Status, WhyEntry};
 use crate::status::view::{Input, status};
 use crate::status::why::why;
 
@@ -243,6 +243,69 @@ fn a_step_that_failed_says_what_and_when_it_is_tried_again() {
         &mut host,
         "Needs attention: 1.1.0 is unhealthy (nginx does not answer) and cannot be left: it broke: reboot; tried again in 55 s (at 12:06 UTC); 1.1.0 runs from slot b.",
     );
+}
+
+/// A host in this state, whose trial ends without its daemon after so long.
+fn ending(state: &str, after_ms: u64) -> Host {
+    let mut host = Host::at(state);
+    let facts = Facts { trial_ends: Some(Mono(host.mono + after_ms)), ..host.engine.facts().clone() };
+    host.step(Event::FactsChanged { facts: Box::new(facts) });
+    host
+}
+
+#[test]
+fn a_trial_that_update_engine_trial_ends_sooner_than_the_daemon_says_when_in_every_state_of_it() {
+    let full = Fault::new(Cause::StateDir, "/var/lib: no space left");
+    for state in ["trial", "committed"] {
+        let said = document_with(&mut ending(state, 240_000), Some(&full)).summary;
+        assert!(said.contains("if that lasts until 12:09 UTC, the host goes back to 1.0.0;"), "{said}");
+        let said = document_with(&mut ending(state, 900_000), Some(&full)).summary;
+        assert!(said.contains("if that lasts until 12:14 UTC, the host goes back to 1.0.0;"), "{said}");
+    }
+
+    // Its health is being probed, later than that.
+    let mut host = ending("trial", 240_000);
+    let deadline = Timestamp::from_millisecond(host.wall + 240_000).unwrap();
+    let otherwise = "otherwise the host goes back to 1.0.0 in 4 min (at 12:09 UTC).";
+    assert!(document(&mut host).summary.ends_with(otherwise));
+    for failing in [None, Some("10-service exited with 1".to_owned())] {
+        let probing = Probing { until: Mono(host.mono + 300_000), failing: failing.clone() };
+        let attempt = host.attempt();
+        host.step(Event::Probing { attempt, probing });
+        let shown = document(&mut host);
+        let words = if failing.is_some() { "if it is healthy by 12:09 UTC it is kept, otherwise" } else { otherwise };
+        assert!(shown.summary.contains(words), "{}", shown.summary);
+        assert_eq!(shown.trial.unwrap().deadline_at, Some(deadline));
+        let health = chain(&mut host).into_iter().find(|entry| entry.gate == "health").unwrap();
+        assert_eq!(health.until, Some(deadline.to_string()));
+    }
+
+    // It is healthy, and cannot be marked good.
+    let mut host = ending("committed", 240_000);
+    assert_eq!(document(&mut host).trial, None);
+    host.commit_done(Err(fault("boot-control")));
+    assert_says(
+        &mut host,
+        "Needs attention: 1.1.0 is healthy but could not be marked good (it broke: boot-control); tried again in 64 s (at 12:06 UTC), and if it is not good by 12:09 UTC, update-engine-trial leaves it for 1.0.0; 1.1.0 runs from slot b.",
+    );
+    let shown = document(&mut host);
+    assert_contract(&serde_json::to_value(&shown).unwrap());
+    let error = "healthy but could not be marked good (it broke: boot-control)";
+    let trial = shown.trial.unwrap();
+    assert_eq!((trial.deadline_at, trial.failing.as_deref(), trial.tries_left), (Some(deadline), Some(error), Some(2)));
+    let health = chain(&mut host).into_iter().find(|entry| entry.gate == "health").unwrap();
+    assert_eq!((health.state, health.detail.as_str()), (GateState::Waiting, error));
+    assert_eq!((health.until, health.retry_at.is_some()), (Some(deadline.to_string()), true));
+
+    // Where there is no way back nobody leaves it, nor when that time has passed.
+    host.pass_ms(240_000);
+    assert!(!document(&mut host).summary.contains("update-engine-trial"));
+    let mut host = ending("committed", 240_000);
+    let mut facts = host.engine.facts().clone();
+    facts.boot.as_mut().unwrap().standing.a = BLANK;
+    host.step(Event::FactsChanged { facts: Box::new(facts) });
+    host.commit_done(Err(fault("boot-control")));
+    assert!(!document(&mut host).summary.contains("update-engine-trial"));
 }
 
 #[test]
@@ -633,6 +696,46 @@ fn under_manual_without_a_lock_no_sentence_promises_a_reboot() {
 }
 
 #[test]
+fn where_only_a_reboot_that_asks_for_it_starts_an_armed_slot_nobody_is_told_that_any_does() {
+    let mut host = Host::with(Policy { started_by: StartedBy::OurReboot, ..policy(Strategy::Manual, false) });
+    host.wake();
+    host.offered(2);
+    host.installed(Ok(()));
+    assert_says(
+        &mut host,
+        "Reading 1.1.0 in slot b back to prove it; then it is armed, and waits for `updatectl reboot` (strategy manual); 1.0.0 runs from slot a meanwhile.",
+    );
+    host.read_back(Ok(Proof::Equal));
+    assert_says(
+        &mut host,
+        "1.1.0 is written and proven; asking whether it may be armed now; then it is, and waits for `updatectl reboot`.",
+    );
+    host.gates(GateStage::BeforeLock, vec![]);
+    assert_says(&mut host, "Arming 1.1.0 in slot b; then it waits for `updatectl reboot`.");
+    host.armed(Ok(()));
+    assert_says(
+        &mut host,
+        "1.1.0 is armed, and waits for `updatectl reboot`: a reboot without the argument that [reboot] command passes starts the old slot again, and ends this attempt.",
+    );
+    let said = host.answer(Command::Pause { until: None, reason: None });
+    assert!(
+        said.contains("a reboot with the argument that [reboot] command passes starts it (`updatectl cancel` disarms it)"),
+        "{said}"
+    );
+    // Somebody reboots the host by its own command.
+    host.restart(|facts| facts.boot_id = "boot-2".into());
+    let error = host.engine.model().last_error.clone().unwrap();
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (
+            Cause::NotAttempted,
+            "the host was rebooted without the argument that [reboot] command passes, or lost power: its loader rightly started the \
+             old slot, and slot b was not tried"
+        )
+    );
+}
+
+#[test]
 fn a_lock_that_is_held_under_this_hosts_own_id_is_told_in_the_services_words() {
     let own_id = policy(Strategy::Lock, true).lock.unwrap().id;
     let mut host = Host::at("proven/lock");
@@ -913,4 +1016,42 @@ fn news_that_are_old_forbid_nothing() {
     let summary = document(&mut host).summary;
     assert!(summary.starts_with("Needs attention: no update server was reached for 61 days: "), "{summary}");
     assert!(summary.ends_with("; up to date: 1.0.0 runs from slot a; next check now."), "{summary}");
+}
+
+#[test]
+fn p12_what_comes_next_is_told_by_the_clock_of_this_moment_and_not_by_the_one_it_was_set_with() {
+    const TEN_YEARS_MS: i64 = 10 * 366 * 86_400_000;
+    for jump_ms in [TEN_YEARS_MS, -TEN_YEARS_MS] {
+        for state in ["idle", "proven/gate-closed", "armed/lock-refused", "failed"] {
+            let mut host = Host::at(state);
+            let next = |host: &mut Host, of_alarm: bool| {
+                let model = host.engine.model();
+                let alarm = if of_alarm { model.alarm.clone() } else { model.check.next.clone() };
+                i64::try_from(alarm.unwrap().at.0 - host.mono).unwrap()
+            };
+            host.pass_ms(1_000);
+            host.wall += jump_ms;
+            let due = |host: &mut Host, of_alarm| Timestamp::from_millisecond(host.wall + next(host, of_alarm)).unwrap();
+            let (check, alarm) = (due(&mut host, false), (state != "idle").then(|| due(&mut host, true)));
+            let (shown, chain) = (document(&mut host), chain(&mut host));
+            assert_eq!(shown.check.next_at, Some(check), "{state}");
+            assert_eq!(chain.iter().find(|entry| entry.gate == "server").unwrap().retry_at, Some(check), "{state}");
+            let waiting: Vec<_> = shown.reboot.waiting_for.iter().map(|waiting| waiting.retry_at).collect();
+            assert!(waiting.iter().all(|retry_at| *retry_at == alarm), "{state}: {waiting:?}");
+            assert_eq!(waiting.is_empty(), matches!(state, "idle" | "failed"), "{state}");
+            let write = chain.iter().find(|entry| entry.gate == "write").unwrap();
+            assert_eq!(write.retry_at, alarm.filter(|_| state == "failed"), "{state}");
+
+            // What was set in another boot is due.
+            host.facts = Facts { boot_id: "boot-2".into(), ..host.engine.facts().clone() };
+            host.engine = Engine::new(host.engine.model().clone(), host.facts.clone(), host.engine.policy().clone());
+            let now = Timestamp::from_millisecond(host.wall).unwrap();
+            assert_eq!(document(&mut host).check.next_at, Some(now), "{state}");
+        }
+    }
+}
+
+fn chain(host: &mut Host) -> Vec<WhyEntry> {
+    let now = host.now();
+    why(&Input { engine: &host.engine, server: "", journal_fault: None, standstill_until: None, reports_waiting: 0, now })
 }

@@ -10,7 +10,7 @@ use crate::engine::event::Fault;
 use crate::engine::facts::{Facts, FloorFacts};
 use crate::engine::model::About;
 use crate::engine::policy::millis;
-use crate::engine::state::{ArmedStep, State as EngineState, Waiting as Step};
+use crate::engine::state::{Alarm, ArmedStep, State as EngineState, Waiting as Step};
 use crate::engine::time::{Mono, Now};
 use crate::health;
 use crate::status::json::{
@@ -43,6 +43,17 @@ impl Input<'_> {
 
     pub(super) fn state(&self) -> &EngineState {
         &self.engine.model().state
+    }
+
+    /// When that will be, by the wall clock of this moment, whatever it was when the alarm was set. What was set in another boot is due.
+    pub(super) fn time_of(&self, alarm: &Alarm) -> Timestamp {
+        let is_of_this_boot = alarm.boot_id == self.facts().boot_id;
+        self.wall_at(if is_of_this_boot { alarm.at } else { self.now.mono })
+    }
+
+    /// A time since the start of the host on the wall clock of this moment; what has passed is now.
+    pub(super) fn wall_at(&self, at: Mono) -> Timestamp {
+        self.now.wall_after(self.now.mono.until(at)).timestamp()
     }
 }
 
@@ -106,16 +117,27 @@ fn health_warnings(input: &Input<'_>) -> Vec<String> {
 
 /// What a slot on trial waits for, and what keeps it from being kept.
 pub(super) fn trial(input: &Input<'_>) -> Option<Trial> {
-    let EngineState::Trial { plan, verdict } = input.state() else { return None };
-    let moment = |at: Mono| input.now.wall_after(input.now.mono.until(at)).timestamp();
-    let probing = input.engine.soft().probing.as_ref();
-    let failing = probing.and_then(|probing| probing.failing.clone());
+    let (plan, failing) = match input.state() {
+        EngineState::Trial { plan, verdict } => {
+            let failing = input.engine.soft().probing.as_ref().and_then(|probing| probing.failing.clone());
+            (plan, failing.or_else(|| verdict.as_deref().map(health::brief)))
+        }
+        EngineState::Committed { plan } => (plan, Some(health::brief(input.engine.mark_good_error(plan)?))),
+        _ => return None,
+    };
+    let is_judged = matches!(input.state(), EngineState::Trial { .. });
     Some(Trial {
-        kept_from: input.engine.kept_from(&input.now).map(moment),
-        deadline_at: probing.map(|probing| moment(probing.until)),
-        failing: failing.or_else(|| verdict.as_deref().map(health::brief)),
+        kept_from: input.engine.kept_from(&input.now).filter(|_| is_judged).map(|at| input.wall_at(at)),
+        deadline_at: trial_ends(input).map(|at| input.wall_at(at)),
+        failing,
         tries_left: input.facts().standing(plan.slot).map(Standing::tries_left),
     })
+}
+
+/// By the daemon's own judgement, or without the daemon, whichever comes first.
+pub(super) fn trial_ends(input: &Input<'_>) -> Option<Mono> {
+    let judged_at = input.engine.soft().probing.as_ref().map(|probing| probing.until);
+    [judged_at, input.engine.left_at(&input.now)].into_iter().flatten().min()
 }
 
 /// No attempt is under way, or it is over: its error still stands.
@@ -282,7 +304,7 @@ fn check(input: &Input<'_>) -> Check {
         last_at: check.last_at.map(crate::engine::time::Wall::timestamp),
         last_outcome: check.last_outcome,
         last_result: check.last_result.clone(),
-        next_at: check.next.as_ref().filter(|_| input.engine.policy().has_server).map(|alarm| alarm.at_wall.timestamp()),
+        next_at: check.next.as_ref().filter(|_| input.engine.policy().has_server).map(|alarm| input.time_of(alarm)),
         server: input.server.to_owned(),
         newest_record_created: check.newest_record.as_ref().map(|newest| newest.created),
         hold,
@@ -325,7 +347,7 @@ pub(super) fn waiting_for(input: &Input<'_>) -> Vec<Waiting> {
     if !waits {
         return Vec::new();
     }
-    let retry_at = input.engine.model().alarm.as_ref().map(|alarm| alarm.at_wall.timestamp());
+    let retry_at = input.engine.model().alarm.as_ref().map(|alarm| input.time_of(alarm));
     let mut waiting: Vec<Waiting> = soft
         .closed
         .iter()

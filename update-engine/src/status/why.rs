@@ -38,7 +38,7 @@ fn server(input: &Input<'_>) -> WhyEntry {
     let check = &input.engine.model().check;
     let last_at = check.last_at.map(crate::engine::time::Wall::timestamp);
     let has_server = input.engine.policy().has_server;
-    let retry_at = check.next.as_ref().filter(|_| has_server).map(|alarm| alarm.at_wall.timestamp());
+    let retry_at = check.next.as_ref().filter(|_| has_server).map(|alarm| input.time_of(alarm));
     let found = match (&check.hold, &check.last_result) {
         _ if !has_server => entry("server", GateState::Skipped, "no update server is configured"),
         (Some(hold), _) => {
@@ -98,7 +98,7 @@ fn fetch(input: &Input<'_>) -> WhyEntry {
         },
         State::Fetching { plan, .. } => entry("write", GateState::Waiting, format!("slot {} is being written", plan.slot)),
         State::Failed { code, .. } => WhyEntry {
-            retry_at: input.engine.model().alarm.as_ref().map(|alarm| alarm.at_wall.timestamp()),
+            retry_at: input.engine.model().alarm.as_ref().map(|alarm| input.time_of(alarm)),
             ..entry("write", GateState::Waiting, format!("the last attempt failed ({code}): {}", code.meaning()))
         },
         state => reached(state, "write", 1, "every window is written"),
@@ -165,7 +165,14 @@ fn health(input: &Input<'_>) -> WhyEntry {
     match input.state() {
         State::Trial { verdict: Some(reason), .. } => entry("health", GateState::Refused, reason.clone()),
         State::Trial { plan, .. } => on_trial(input, plan),
-        State::Committed { .. } => entry("health", GateState::Passed, "healthy"),
+        State::Committed { plan } => match input.engine.mark_good_error(plan) {
+            None => entry("health", GateState::Passed, "healthy"),
+            Some(error) => WhyEntry {
+                until: view::trial(input).and_then(|trial| trial.deadline_at).map(|at| at.to_string()),
+                retry_at: input.engine.model().alarm.as_ref().map(|alarm| input.time_of(alarm)),
+                ..entry("health", GateState::Waiting, error)
+            },
+        },
         _ => entry("health", GateState::Pending, "after the reboot"),
     }
 }

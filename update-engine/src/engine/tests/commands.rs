@@ -6,8 +6,11 @@ use crate::engine::effect::GateStage;
 use crate::engine::event::{AskAgain, CheckAnswer, Marked, Proof, RebootAccepted};
 use crate::engine::facts::{Content, Facts, PerSlot};
 use crate::engine::policy::Strategy;
+use crate::engine::time::Mono;
 
-use super::host::{BAD, GOOD, Host, SPENT, TRIES, armed, closed, content, fault, in_new_slot, list, offer, policy, table};
+use super::host::{
+    BAD, GOOD, Host, SPENT, TRIES, armed, closed, content, fault, in_new_slot, in_old_slot, list, offer, policy, table,
+};
 use super::words::EVERY_STATE;
 
 fn update() -> Command {
@@ -390,6 +393,53 @@ fn what_was_confirmed_without_a_record_is_nothing_to_roll_back_to() {
     assert_eq!(host.order(Command::Confirm), list("commit"));
     host.commit_done(Ok(()));
     assert_eq!(host.engine.model().committed.b, None);
+}
+
+/// No command may name another one that cannot be obeyed either.
+#[test]
+fn whoever_commands_a_host_whose_trial_has_ended_is_told_what_it_waits_for_and_until_when() {
+    let said = |host: &mut Host, command: Command| match host.command(command).0 {
+        Ok(accepted) => accepted.message,
+        Err(rejected) => rejected.message,
+    };
+    let busy = "1.1.0 is healthy and is being marked good: try again when that is done";
+    let mut host = Host::at("committed");
+    for command in [Command::Rollback, Command::Cancel, update()] {
+        assert_eq!(said(&mut host, command), busy);
+    }
+    assert_eq!(said(&mut host, Command::Confirm), "it is being confirmed already");
+
+    host.commit_done(Err(fault("boot-control")));
+    let facts = Facts { trial_ends: Some(Mono(host.mono + 600_000)), ..host.engine.facts().clone() };
+    for (ends, left) in [(false, ""), (true, "; update-engine-trial leaves it at 12:15 UTC otherwise")] {
+        if ends {
+            host.step(Event::FactsChanged { facts: Box::new(facts.clone()) });
+        }
+        let stuck = format!(
+            "1.1.0 is healthy but could not be marked good (it broke: boot-control): that is tried again at 12:06 UTC{left}"
+        );
+        for command in [Command::Rollback, Command::Cancel, update(), Command::Confirm] {
+            assert_eq!(said(&mut host, command), stuck);
+        }
+    }
+
+    let mut host = Host::at("armed/rebooting");
+    host.restart(|facts| in_old_slot(facts, armed(1)));
+    assert_eq!(host.state(), "rolled-back");
+    for command in [Command::Rollback, Command::Cancel, update()] {
+        assert_eq!(said(&mut host, command), "1.1.0 rolled back, and its slot is being disarmed: try again when that is done");
+    }
+    host.disarmed(Err(fault("boot-control")));
+    let stuck = "1.1.0 rolled back, and its slot is still to be disarmed (a slot could not be disarmed: it broke: boot-control; a lock that \
+                 is held is kept): that is tried again at 12:06 UTC";
+    for command in [Command::Rollback, Command::Cancel, update()] {
+        assert_eq!(said(&mut host, command), stuck);
+    }
+
+    let mut host = Host::at("trial/verdict");
+    for command in [Command::Rollback, Command::Cancel] {
+        assert_eq!(said(&mut host, command), "1.1.0 is unhealthy: the host goes back to 1.0.0 as soon as that can be done");
+    }
 }
 
 #[test]

@@ -240,6 +240,48 @@ fn design_11_2_a_slot_that_the_deadline_unit_marked_bad_is_left_and_not_marked_g
 }
 
 #[test]
+fn design_11_2_a_slot_that_the_deadline_unit_has_left_says_so_also_where_the_daemon_starts_before_the_reboot() {
+    for (attempt, expected) in [(None, "not kept within 600 s"), (Some("another"), "it was marked bad before it had shown")] {
+        let mut host = Host::at("trial");
+        let attempt = attempt.map_or_else(|| host.attempt(), str::to_owned);
+        host.restart(|facts| {
+            in_new_slot(facts, BAD);
+            facts.left = Some(LeftTrial { attempt, why: "it was not kept within 600 s".into() });
+        });
+        assert_eq!(host.state(), "trial/verdict");
+        // The old slot tells what was written down here.
+        host.restart(|facts| in_old_slot(facts, BAD));
+        let message = &host.engine.model().last_error.as_ref().unwrap().message;
+        assert!(host.state() == "rolled-back" && message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn why_a_slot_that_was_healthy_went_back_is_told_by_who_left_it_and_by_what_kept_it_from_being_marked() {
+    let left = "it was not kept within 600 s";
+    let not_marked = "it was healthy but could not be marked good (it broke: boot-control)";
+    for (was_left, error, expected) in [
+        (true, true, format!("{left}; {not_marked}")),
+        (true, false, left.to_owned()),
+        (false, true, format!("{not_marked}, and the loader went back")),
+        (false, false, "power was lost before the slot was marked good, and the loader went back".to_owned()),
+    ] {
+        let mut host = Host::at("committed");
+        let attempt = host.attempt();
+        if error {
+            host.step(Event::CommitDone { attempt: attempt.clone(), result: Err(fault("boot-control")) });
+        }
+        host.restart(|facts| {
+            in_old_slot(facts, BAD);
+            facts.left = was_left.then(|| LeftTrial { attempt, why: left.into() });
+        });
+        assert_eq!(host.state(), "rolled-back");
+        let message = &host.engine.model().last_error.as_ref().unwrap().message;
+        assert!(message.ends_with(&expected), "{message}");
+    }
+}
+
+#[test]
 fn design_11_2_why_the_deadline_unit_left_a_slot_is_told_by_the_old_one() {
     for (attempt, expected) in [(None, "not kept within 600 s"), (Some("another"), "it was marked bad before it had shown")] {
         let mut host = Host::at("armed/rebooting");
@@ -637,6 +679,8 @@ fn design_11_7_a_release_whose_marks_the_loader_clears_is_refused_after_three_re
     // What was not rebooted for is not held against it.
     for state in ["armed/resting", "armed/gates"] {
         let mut host = Host::at(state);
+        let model = Model { asked_reboot: None, ..host.engine.model().clone() };
+        host.engine = Engine::new(model, host.engine.facts().clone(), host.engine.policy().clone());
         host.restart(|facts| in_old_slot(facts, BLANK));
         assert_eq!(host.engine.model().never_shown, None, "{state}");
         let message = &host.engine.model().last_error.as_ref().unwrap().message;
@@ -645,11 +689,31 @@ fn design_11_7_a_release_whose_marks_the_loader_clears_is_refused_after_three_re
 }
 
 #[test]
+fn design_11_7_a_reboot_that_was_asked_for_counts_also_where_the_daemon_is_started_again_before_it_comes() {
+    type ComeUp = fn(&mut Host, u32) -> Vec<String>;
+    let come_up: [ComeUp; 2] = [come_up_untried, come_up_without_marks];
+    for come_up in come_up {
+        let mut host = Host::at("armed/rebooting");
+        host.restart(|_| ());
+        assert_eq!(host.state(), "armed/gates");
+        come_up(&mut host, 2);
+        assert_eq!(host.engine.model().never_shown.as_ref().unwrap().count, 1);
+    }
+    // One that was taken back is not one that was in vain.
+    let mut host = Host::at("armed/rebooting");
+    host.restart(|_| ());
+    host.gates(GateStage::BeforeReboot, vec![closed("hook")]);
+    host.disarmed(Ok(()));
+    host.undrained();
+    assert_eq!((host.state(), host.engine.model().asked_reboot.clone()), ("written", None));
+}
+
+#[test]
 fn design_11_7_a_boot_of_the_old_slot_that_nobody_rebooted_for_is_not_held_against_the_release() {
     for state in ["armed/resting", "armed/gates", "armed/gate-closed", "locked/arming"] {
         let mut host = Host::at(state);
         let twice = Some(NeverShown { sequence: sequence(2), count: 2 });
-        let model = Model { never_shown: twice.clone(), ..host.engine.model().clone() };
+        let model = Model { never_shown: twice.clone(), asked_reboot: None, ..host.engine.model().clone() };
         host.engine = Engine::new(model, host.engine.facts().clone(), host.engine.policy().clone());
         assert_eq!(host.restart(|facts| in_old_slot(facts, armed(TRIES))), list("disarm b"), "{state}");
         assert_eq!((host.state().ends_with("giving-up"), &host.engine.model().never_shown), (true, &twice), "{state}");

@@ -15,7 +15,7 @@ use crate::engine::event::{
     AskAgain, CheckAnswer, Fault, Fetched, Gate, LockGrant, LockRefusal, Marked, Offer, Orphan, Proof, RebootAccepted,
 };
 use crate::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, PerSlot};
-use crate::engine::policy::{LockSettings, Policy, Strategy};
+use crate::engine::policy::{LockSettings, Policy, StartedBy, Strategy};
 use crate::engine::state::{Plan, Source};
 use crate::engine::time::{Mono, Now, Wall};
 use crate::engine::{Effect, Engine, Event, Model};
@@ -114,6 +114,7 @@ pub(crate) fn facts() -> Facts {
         last_words: None,
         rival: None,
         no_deadline: None,
+        trial_ends: None,
         troubles: vec![],
     }
 }
@@ -129,6 +130,7 @@ pub(crate) fn policy(strategy: Strategy, with_lock: bool) -> Policy {
         min_uptime: Duration::ZERO,
         has_server: true,
         stale_after: Duration::from_secs(60 * 86_400),
+        started_by: StartedBy::AnyReboot,
     }
 }
 
