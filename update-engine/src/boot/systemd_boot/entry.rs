@@ -139,8 +139,8 @@ impl EntryText {
 
 /// What orders an entry of others; `None` = it comes after all that have a key.
 pub(super) fn sort_key(text: &str) -> Option<String> {
-    let keys = text.split(ENDS).filter_map(key_and_value).filter(|(key, _)| *key == "sort-key");
-    keys.last().map(|(_, value)| value.to_owned())
+    let mut keys = text.split(ENDS).filter_map(key_and_value).filter(|(key, _)| *key == "sort-key");
+    keys.next_back().map(|(_, value)| value.to_owned())
 }
 
 /// A line as the loader reads it; `None` = it passes it over.
