@@ -541,11 +541,16 @@ mod host {
         let debian = "title Debian\nversion 6.1\nlinux /vmlinuz\ninitrd /initrd.img\n";
         for (name, flags, verb, files) in [
             ("factory", 0b00, DISARM, vec![("os-a.conf", a.as_str())]),
-            ("arm", 0b10, ARM, vec![("os-a.conf", &a), ("os-b.off", &b), ("debian-6.1.conf", debian)]),
+            ("arm", 0b10, ARM, vec![("os-a.conf", &a), ("os-b+0-0.off", &b), ("debian-6.1.conf", debian)]),
             ("on-trial", 0b01, MARK_GOOD, vec![("os-a.conf", &a), ("os-b+2-1.conf", &b)]),
             ("spent", 0b00, DISARM, vec![("os-a.conf", &a), ("os-b+0-3.conf", &b)]),
             ("bad", 0b01, MARK_BAD, vec![("os-a.conf", &a), ("os-b.conf", &b)]),
-            ("cut-short", 0b01, MARK_GOOD, vec![("os-a.conf", &a), ("os-b+1-2.conf", &b), ("os-b.conf", ""), ("os-b.new", &b)]),
+            (
+                "cut-short",
+                0b01,
+                MARK_GOOD,
+                vec![("os-a.conf", &a), ("os-b+1-2.conf", &b), ("os-b.conf", ""), ("os-b+0-0.new", &b)],
+            ),
             ("late", 0b01, MARK_BAD_UNLESS_GOOD, vec![("os-a.conf", &a), ("os-b+1-2.conf", &b)]),
             ("good-in-time", 0b01, MARK_BAD_UNLESS_GOOD, vec![("os-a.conf", &a), ("os-b.conf", &b)]),
             ("none-of-ours", 0b00, DISARM, vec![("os-a.conf", &a), ("os-b+3-0.conf", debian)]),

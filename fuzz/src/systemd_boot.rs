@@ -59,7 +59,10 @@ pub fn entries(data: &[u8]) {
     };
     assert_eq!(others(&written), others(&files), "{:?} changes entries of others", Verb::of(verb));
     for slot in [host.running(), host.other()] {
-        let names: Vec<&String> = written.keys().filter(|name| is_ours(name) && id_of(name) == format!("os-{slot}")).collect();
+        // What was being written, and is none to the loader, stays until this slot changes.
+        let was_coming = |name: &String| name.to_ascii_lowercase().ends_with(".new") && files.contains_key(name);
+        let of_slot = |name: &&String| is_ours(name) && id_of(name) == format!("os-{slot}") && !was_coming(name);
+        let names: Vec<&String> = written.keys().filter(of_slot).collect();
         assert!(names.len() <= 1, "slot {slot} has {names:?}");
         assert!(names.iter().all(|name| name.len() <= 13 || files.contains_key(*name)), "{names:?} take two directory entries");
     }
@@ -70,11 +73,13 @@ fn name_of(path: &Path) -> String {
 }
 
 fn is_ours(name: &str) -> bool {
-    ["os-a", "os-b"].contains(&id_of(name).as_str()) && [".conf", ".off", ".new"].iter().any(|suffix| name.ends_with(suffix))
+    let name = name.to_ascii_lowercase();
+    ["os-a", "os-b"].contains(&id_of(&name).as_str()) && [".conf", ".off", ".new"].iter().any(|suffix| name.ends_with(suffix))
 }
 
+/// To FAT and to the loader capitals are small letters.
 fn id_of(name: &str) -> String {
-    name.parse::<EntryName>().map(|name| name.id).unwrap_or_default()
+    name.to_ascii_lowercase().parse::<EntryName>().map(|name| name.id).unwrap_or_default()
 }
 
 /// What is written again is the same name; what a standing is called says it.
@@ -113,7 +118,11 @@ fn check_text(text: &[u8]) {
         Err(error) => return assert!(error.to_string().chars().count() <= 2 * text.len() + 512, "{error}"),
     };
     assert_eq!(EntryText::parse(entry.to_text().as_bytes()).as_ref(), Ok(&entry));
-    assert!(text.ends_with(entry.own.as_bytes()));
+    // Before it is written anew, too, it has what orders it, and last.
+    let read = as_loader_reads(text);
+    let last = |key: &str| read.iter().rev().find(|(known, _)| known == key).map(|(_, value)| value.trim_matches('"').to_owned());
+    assert_eq!(last("sort-key").as_deref(), Some("ota"), "{entry:?}");
+    assert_eq!(last("version").and_then(|version| version.parse().ok()), Some(entry.armings), "{entry:?}");
     check_as_loader_reads(&entry);
 }
 
@@ -151,7 +160,7 @@ fn as_loader_reads(text: &[u8]) -> Vec<(String, String)> {
 /// Of ours the loader starts the one with tries left, or without a counter, and the highest version; where two have that, it is not said.
 fn check_next(files: &BTreeMap<String, Vec<u8>>, state: &BootState) {
     let mut live: Vec<(bool, u64, &str)> = Vec::new();
-    for (name, text) in files.iter().filter(|(name, _)| is_ours(name) && name.ends_with(".conf")) {
+    for (name, text) in files.iter().filter(|(name, _)| is_ours(name) && name.to_ascii_lowercase().ends_with(".conf")) {
         let Ok(entry) = EntryText::parse(text) else { continue };
         let has_tries = !name.contains("+0-") && !name.contains("+00");
         live.push((has_tries, entry.armings, if id_of(name) == "os-b" { "b" } else { "a" }));

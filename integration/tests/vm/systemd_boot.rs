@@ -28,7 +28,7 @@ fn an_image_without_init_goes_back_after_its_tries() {
 fn a_root_behind_dm_verity_is_kept_and_one_that_is_damaged_is_left() {
     let Some(mut scene) = scene(Loader::SystemdBootVerity) else { return };
     scene.update("2.0.0", 2, Flaw::None);
-    scene.machine.lose_clusters_of("loader/entries", "os-a.new");
+    scene.machine.lose_clusters_of("loader/entries", "os-a+0-0.new");
     scene.machine.lose_clusters_of("ota", "a.efi");
     let mut boot = scene.boot_into("2.0.0", "b");
     assert_eq!(boot.console().matches("Contains a free cluster").count(), 2, "{}", boot.console());

@@ -59,7 +59,7 @@
 //! **Never**: calls the program by a relative path or through a shell, calls `set-state … good` for a slot that was not seen running, or
 //! repeats a change that is in place.
 
-mod control;
+pub(super) mod control;
 pub mod marks;
 mod program;
 mod view;

@@ -1,9 +1,12 @@
 //! The rules of boot control, held against every store that spells a pair, and the partition table, each as the configuration opens it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::custom;
+use super::efi::variables::tests::entry;
+use super::efi::variables::{GLOBAL_VENDOR, Variable};
 use super::grub::Block;
 use super::uboot::{Environment, Layout, Stored};
 use super::{BootControl, BootError, Permit, Standing};
@@ -13,7 +16,7 @@ use crate::slot::rig::{Rig, name, proven};
 use crate::world::World;
 
 /// What each is told in the configuration, where `@` is its folder.
-const CONTROLS: [(&str, &str); 5] = [
+const CONTROLS: [(&str, &str); 8] = [
     ("gpt", ""),
     ("grub", "boot.grub.env = \"@/grubenv\""),
     ("grub", "boot.grub = { env = \"@/grubenv\", variables = \"rauc\" }"),
@@ -23,6 +26,13 @@ const CONTROLS: [(&str, &str); 5] = [
          slots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"",
     ),
     ("u-boot", "boot.u-boot.config = \"@/fw_env.config\""),
+    ("efi", "boot.efi.efivars = \"@/efivars\""),
+    (
+        "rpi-tryboot",
+        "boot.rpi-tryboot.autoboot = \"@/autoboot.txt\"\n\
+         reboot.command = [\"systemctl\", \"reboot\", \"--reboot-argument=0 tryboot\"]",
+    ),
+    ("custom", "boot.custom = { program = \"@/custom/program\", tries = 2 }"),
 ];
 
 /// A factory disk: slot a runs.
@@ -47,6 +57,15 @@ impl Host {
 
     fn control(&self) -> Box<dyn BootControl> {
         self.world.boot_control(&self.rig.disk()).unwrap()
+    }
+
+    /// Slot b is started, by a firmware that takes its one try for it.
+    fn boot_b(&self) {
+        self.rig.boot(1);
+        let folder = self.rig.folder.path();
+        let _not_there = fs::remove_file(variable(folder, "BootNext"));
+        put_variable(folder, "BootCurrent", &[7, 0]);
+        put_tree(folder, 1, 3);
     }
 
     fn arm_b(&self) -> Result<super::BootState, BootError> {
@@ -76,6 +95,35 @@ fn lay_out(folder: &Path) {
     let bytes = Stored { flags: 0, environment }.to_bytes(Layout::Single, 0x1000).unwrap();
     fs::write(folder.join("uboot.env"), bytes).unwrap();
     fs::write(folder.join("fw_env.config"), format!("{}/uboot.env 0 1000\n", folder.display())).unwrap();
+
+    fs::create_dir(folder.join("efivars")).unwrap();
+    for (name, description) in [("Boot0002", "ota-a"), ("Boot0007", "ota-b")] {
+        put_variable(folder, name, &entry(true, description));
+    }
+    put_variable(folder, "BootOrder", &[2, 0, 7, 0]);
+    put_variable(folder, "BootCurrent", &[2, 0]);
+
+    fs::write(folder.join("autoboot.txt"), "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n").unwrap();
+    put_tree(folder, 0, 2);
+
+    fs::create_dir(folder.join("custom")).unwrap();
+    custom::control::tests::lay_out(&folder.join("custom"));
+}
+
+fn variable(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("efivars/{name}-{GLOBAL_VENDOR}"))
+}
+
+fn put_variable(folder: &Path, name: &str, data: &[u8]) {
+    fs::write(variable(folder, name), Variable { attributes: 7, data: data.to_vec() }.to_bytes()).unwrap();
+}
+
+/// What the firmware of a Raspberry Pi says of a boot.
+fn put_tree(folder: &Path, tryboot: u32, partition: u32) {
+    let chosen = folder.join("proc/device-tree/chosen/bootloader");
+    fs::create_dir_all(&chosen).unwrap();
+    fs::write(chosen.join("tryboot"), tryboot.to_be_bytes()).unwrap();
+    fs::write(chosen.join("partition"), partition.to_be_bytes()).unwrap();
 }
 
 fn is_refused<T: std::fmt::Debug>(result: Result<T, BootError>, wanted: &str) -> bool {
@@ -99,8 +147,8 @@ fn rules_r1_r6_r7_and_r8_hold_for_every_control() {
         assert!(is_refused(host.control().disarm(&a, &runs_a), "disarm"), "R6: {of:?}");
         assert_eq!(host.control().read().unwrap(), armed, "what is refused changes nothing: {of:?}");
 
-        // What the loader takes of its tries changes nothing here.
-        host.rig.boot(1);
+        // What other loaders take of its tries changes nothing here.
+        host.boot_b();
         let runs_b = host.rig.running();
         assert!(is_refused(host.control().disarm(&a, &runs_b), "disarm"), "R6: {of:?}");
         let kept = host.control().mark_good(&runs_b).unwrap();

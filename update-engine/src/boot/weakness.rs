@@ -16,6 +16,8 @@ enum Mended {
     ByNextChange,
     /// The same, and whoever brought it about may do so again at each start.
     ForNow,
+    /// The same, where the other slot runs and is good; where this one runs, nothing is updated.
+    FromTheOtherSlot,
     /// Nothing that is done here.
     ByNoChange,
 }
@@ -29,6 +31,11 @@ impl Weakness {
     /// What any change puts right, and somebody else may put wrong again.
     pub fn that_may_return(what: impl Into<String>) -> Self {
         Self { what: what.into(), mended: Mended::ForNow }
+    }
+
+    /// What is wrong with the marks of one slot; `what` says what mends it by hand.
+    pub fn of_a_slot(what: impl Into<String>) -> Self {
+        Self { what: what.into(), mended: Mended::FromTheOtherSlot }
     }
 
     /// What lies in how the host was set up; `what` says what would mend it.
@@ -47,6 +54,9 @@ impl fmt::Display for Weakness {
             }
             Mended::ForNow => {
                 "; the next update puts that right, and what is said again after a reboot somebody else puts wrong each time"
+            }
+            Mended::FromTheOtherSlot => {
+                "; the next update puts that right where the other slot runs and is good, and nothing is updated where this one runs"
             }
             Mended::ByNoChange => "; updates go on, and none of them changes that",
         })

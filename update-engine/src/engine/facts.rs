@@ -211,10 +211,15 @@ impl Facts {
             Standing::Bad => self.why_no_second_trial(running)?,
             Standing::Blank => "it was disarmed, or never armed".to_owned(),
         };
+        let other = running.other();
+        let next = match self.boot.as_ref().and_then(|boot| boot.weakness.as_ref()) {
+            None => format!("the next boot starts slot {other}; from there"),
+            // What is wrong there may be why it runs.
+            Some(weakness) => format!("which slot the next boot starts is not certain ({weakness}). From slot {other}"),
+        };
         let message = format!(
-            "slot {running} runs, and the boot table did not ask for it ({why}): it is not kept, nothing is updated from it, and the \
-             next boot starts slot {next}; from there `updatectl install RELEASE PAYLOAD` brings what is wanted",
-            next = running.other()
+            "slot {running} runs, and the boot table did not ask for it ({why}): it is not kept, nothing is updated from it, and {next} \
+             `updatectl install RELEASE PAYLOAD` brings what is wanted"
         );
         Some(Fault::new(Cause::RunningSlot, message))
     }

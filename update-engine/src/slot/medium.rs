@@ -101,6 +101,18 @@ impl RawFile {
         Ok(Self { file, path: path.to_path_buf(), kind, direct: AtomicBool::new(false) })
     }
 
+    /// All of a small file, from the medium; one of more than `cap` bytes is an error, not a cut.
+    pub(crate) fn read_whole(path: &Path, cap: usize) -> io::Result<Vec<u8>> {
+        let file = Self::open(path, Access::Read)?;
+        let length = usize::try_from(file.size_bytes()?).unwrap_or(usize::MAX);
+        if length > cap {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {cap} bytes")));
+        }
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
     /// Its path as it was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -224,7 +236,7 @@ impl RawFile {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::buffer::AlignedBuf;
     use super::*;
 
@@ -264,7 +276,7 @@ mod tests {
     }
 
     /// Bytes that this thread had fetched from the medium while `read` ran.
-    fn fetched(read: impl FnOnce()) -> u64 {
+    pub(crate) fn fetched(read: impl FnOnce()) -> u64 {
         let count = || {
             let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();
             text.lines().find_map(|line| line.strip_prefix("read_bytes: ")).unwrap().parse::<u64>().unwrap()
@@ -299,6 +311,16 @@ mod tests {
             assert!(from_medium >= LENGTH as u64, "{from_medium} bytes came from the medium");
         }
         assert!(fetched(plain) >= LENGTH as u64, "what was read stays in the page cache");
+    }
+
+    #[test]
+    fn a_small_file_is_read_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"some bytes").unwrap();
+        assert_eq!(RawFile::read_whole(&path, 10).unwrap(), b"some bytes");
+        assert_eq!(RawFile::read_whole(&path, 9).unwrap_err().to_string(), "longer than 9 bytes");
+        assert_eq!(RawFile::read_whole(&folder.path().join("none"), 9).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

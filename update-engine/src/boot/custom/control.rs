@@ -133,7 +133,7 @@ fn malformed(path: PathBuf, error: &MarksError) -> BootError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::boot) mod tests {
     use super::super::program::tests::script;
     use super::*;
     use crate::boot::pair::PairControl;
@@ -165,12 +165,19 @@ esac
         running: &'static str,
     }
 
+    /// The program and its files, as a factory leaves them.
+    pub(in crate::boot) fn lay_out(folder: &std::path::Path) {
+        script(folder, &PROGRAM.replace("HERE", &folder.display().to_string()));
+        for (name, text) in [("primary", "A"), ("left-A", "2"), ("left-B", "2")] {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+    }
+
     impl Rigged {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            script(folder.path(), &PROGRAM.replace("HERE", &folder.path().display().to_string()));
+            lay_out(folder.path());
             let rig = Self { disk: Rig::with_slots_of(8), folder, running: "a" };
-            [("primary", "A"), ("left-A", "2"), ("left-B", "2")].iter().for_each(|(name, text)| rig.put(name, text));
             std::fs::create_dir(rig.state_dir()).unwrap();
             rig
         }

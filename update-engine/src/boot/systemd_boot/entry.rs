@@ -8,6 +8,8 @@ pub(super) const MAX_BYTES: usize = 16 * 1024;
 pub(super) const SORT_KEY: &str = "ota";
 /// What stands between a key and its value.
 const BLANKS: [char; 2] = [' ', '\t'];
+/// What ends a line.
+const ENDS: [char; 2] = ['\n', '\r'];
 
 /// Keys whose value is a file.
 const NAMING: [&str; 5] = ["linux", "uki", "initrd", "devicetree", "devicetree-overlay"];
@@ -74,9 +76,8 @@ impl EntryText {
     pub fn of(own: &[u8], armings: u64) -> Result<Self, EntryError> {
         let own = text(own)?;
         let mut kinds = BTreeSet::new();
-        // As the loader reads lines, which a carriage return ends, too.
-        for (index, line) in own.split(['\n', '\r']).enumerate() {
-            let Some((key, _)) = line.trim_matches(BLANKS).split_once(BLANKS) else { continue };
+        for (index, line) in own.split(ENDS).enumerate() {
+            let Some((key, _)) = key_and_value(line) else { continue };
             kinds.extend(Some(key).filter(|key| matches!(*key, "linux" | "uki")));
             if key == "efi" {
                 return Err(EntryError::NotCounted { line: index + 1, got: line.to_owned() });
@@ -93,36 +94,40 @@ impl EntryText {
         Ok(Self { armings, own: own.to_owned() })
     }
 
-    /// Reads an entry of ours.
+    /// Reads an entry of ours, as the loader does: the lines that order it may stand anywhere, and of two the last one counts. All others are the
+    /// slot's own.
     ///
     /// # Errors
     /// If it is none.
     pub fn parse(bytes: &[u8]) -> Result<Self, EntryError> {
         let whole = text(bytes)?;
-        let mut lines = whole.split_inclusive('\n');
-        let mut next = |line: usize, expected: &'static str, prefix: &str| {
-            let got = lines.next().unwrap_or_default();
-            let value = got.strip_suffix('\n').and_then(|got| got.strip_prefix(prefix)).map(str::to_owned);
-            value.ok_or_else(|| EntryError::Line { line, expected, got: got.trim_end().to_owned() })
-        };
-        let key = next(1, "sort-key ota", "sort-key ")?;
-        if key != SORT_KEY {
-            return Err(EntryError::Line { line: 1, expected: "sort-key ota", got: format!("sort-key {key}") });
+        let (mut key, mut version, mut own) = (None, None, String::new());
+        for (index, line) in whole.split_inclusive(ENDS).enumerate() {
+            match key_and_value(line) {
+                Some(("sort-key", value)) => key = Some((index, line, value)),
+                Some(("version", value)) => version = Some((index, line, value)),
+                _ => own.push_str(line),
+            }
         }
-        let version = next(2, "version NUMBER", "version ")?;
-        let armings = version.parse().map_err(|_| EntryError::Line {
-            line: 2,
-            expected: "version NUMBER",
-            got: format!("version {version}"),
-        })?;
-        Self::of(lines.collect::<String>().as_bytes(), armings)
+        // Where one is missing, what stands in its place.
+        let expected = |found: Option<(usize, &str, &str)>, place: usize, expected: &'static str| {
+            let (index, got) =
+                found.map_or((place, whole.lines().nth(place).unwrap_or_default()), |(index, line, _)| (index, line));
+            EntryError::Line { line: index + 1, expected, got: got.trim_end().to_owned() }
+        };
+        if key.is_none_or(|(_, _, value)| value != SORT_KEY) {
+            return Err(expected(key, 0, "sort-key ota"));
+        }
+        // No sign: to the loader "+7" is another version than "7".
+        let digits = version.map(|(_, _, value)| value).filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
+        let armings = digits.and_then(|digits| digits.parse().ok());
+        Self::of(own.as_bytes(), armings.ok_or_else(|| expected(version, 1, "version NUMBER"))?)
     }
 
     /// The files on the partition that it names.
     pub(super) fn files(&self) -> impl Iterator<Item = &str> {
-        let lines = self.own.split(['\n', '\r']).filter_map(|line| line.trim_matches(BLANKS).split_once(BLANKS));
-        let named = lines.filter(|(key, _)| NAMING.contains(key));
-        named.map(|(_, value)| value.trim_matches(BLANKS))
+        let lines = self.own.split(ENDS).filter_map(key_and_value);
+        lines.filter(|(key, _)| NAMING.contains(key)).map(|(_, value)| value)
     }
 
     /// As it is written.
@@ -134,8 +139,16 @@ impl EntryText {
 
 /// What orders an entry of others; `None` = it comes after all that have a key.
 pub(super) fn sort_key(text: &str) -> Option<String> {
-    let mut lines = text.split(['\n', '\r']).filter_map(|line| line.trim_matches(BLANKS).split_once(BLANKS));
-    lines.find_map(|(key, value)| (key == "sort-key").then(|| value.trim_matches(BLANKS).to_owned()))
+    let mut keys = text.split(ENDS).filter_map(key_and_value).filter(|(key, _)| *key == "sort-key");
+    keys.next_back().map(|(_, value)| value.to_owned())
+}
+
+/// A line as the loader reads it; `None` = it passes it over.
+fn key_and_value(line: &str) -> Option<(&str, &str)> {
+    let line = line.trim_matches(ENDS).trim_matches(BLANKS);
+    let (key, value) = line.split_once(BLANKS).filter(|_| !line.starts_with('#'))?;
+    let value = value.trim_start_matches(BLANKS);
+    Some((key, value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)))
 }
 
 fn text(bytes: &[u8]) -> Result<&str, EntryError> {
@@ -190,6 +203,30 @@ mod tests {
         assert_eq!(error("sort-key debian\nversion 1\n"), "line 1: expected \"sort-key ota\", got \"sort-key debian\"");
         assert_eq!(error("sort-key ota\nversion 6.1\n"), "line 2: expected \"version NUMBER\", got \"version 6.1\"");
         assert_eq!(error("sort-key ota\n"), "line 2: expected \"version NUMBER\", got \"\"");
+        assert_eq!(error("sort-key ota\nversion +7\nlinux /x\n"), "line 2: expected \"version NUMBER\", got \"version +7\"");
+        let twice = "sort-key ota\nversion 1\nlinux /x\n\nsort-key zz\n";
+        assert_eq!(error(twice), "line 5: expected \"sort-key ota\", got \"sort-key zz\"", "the loader takes the last one");
+    }
+
+    #[test]
+    fn an_entry_that_somebody_edited_is_read_as_the_loader_reads_it() {
+        let linux = "title Example 1.1.0\nlinux /ota/b.efi\n";
+        for (edited, own) in [
+            (format!("# mine\nsort-key ota\nversion 7\n{linux}"), format!("# mine\n{linux}")),
+            (format!("{linux}version 7\nsort-key ota\n"), linux.to_owned()),
+            (format!("sort-key zz\nversion 1\n{linux}sort-key  ota \n\tversion\t7"), linux.to_owned()),
+            (format!("sort-key \"ota\"\nversion 07\nsome thing\n{linux}"), format!("some thing\n{linux}")),
+        ] {
+            let read = EntryText::parse(edited.as_bytes()).unwrap();
+            assert_eq!(read, EntryText { armings: 7, own }, "{edited:?}");
+            assert_eq!(EntryText::parse(read.to_text().as_bytes()).unwrap(), read);
+        }
+        let crlf = "sort-key ota\r\nversion 7\r\nlinux /ota/b.efi\r\n";
+        let read = EntryText::parse(crlf.as_bytes()).unwrap();
+        assert_eq!((read.armings, read.files().collect::<Vec<_>>()), (7, vec!["/ota/b.efi"]));
+        let quoted = EntryText::of(b"#linux /ota/a.efi\nlinux \"/ota/b.efi\"\n", 1).unwrap();
+        assert_eq!(quoted.files().collect::<Vec<_>>(), ["/ota/b.efi"]);
+        assert_eq!(sort_key("sort-key aa\nlinux /x\nsort-key zz\n").as_deref(), Some("zz"));
     }
 
     proptest! {
@@ -200,7 +237,9 @@ mod tests {
             let bytes = [format!("sort-key ota\nversion {armings}\nlinux /x\n{own}").as_bytes(), &tail].concat();
             if let Ok(entry) = EntryText::parse(&bytes) {
                 let written = entry.to_text();
-                prop_assert_eq!(written.as_bytes(), bytes.as_slice());
+                let orders_again = own.contains("sort-key ") || own.contains("version ") || tail.iter().any(|byte| b"\n\r".contains(byte));
+                prop_assert!(orders_again || written.as_bytes() == bytes.as_slice());
+                prop_assert_eq!(EntryText::parse(written.as_bytes()), Ok(entry));
             }
         }
     }

@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::entry::{MAX_BYTES, SORT_KEY, sort_key};
-use super::store::{Entries, MAX_ENTRIES};
+use super::entry::{SORT_KEY, sort_key};
+use super::names::EntryName;
+use super::store::{Entries, MAX_ENTRIES, read};
 use crate::boot::{BootError, held};
 use crate::durable;
 
@@ -16,11 +17,14 @@ pub(super) const LOADER: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 /// Words of `loader.conf` that choose an entry. `default @saved` is what was started last: never one that was just armed.
 const CHOOSING: [&str; 2] = ["default", "preferred"];
 /// Variables of the loader that choose an entry, and what removes each.
-pub(super) const CHOOSING_VARIABLES: [(&str, &str); 3] = [
+pub(super) const CHOOSING_VARIABLES: [(&str, &str); 4] = [
+    ("LoaderEntrySysFail", "`bootctl set-sysfail \"\"`"),
     ("LoaderEntryOneShot", "`bootctl set-oneshot \"\"`"),
     ("LoaderEntryPreferred", "`bootctl set-preferred \"\"`, or `chattr -i` and `rm` of its file among the variables,"),
     ("LoaderEntryDefault", "`bootctl set-default \"\"`"),
 ];
+/// The ids of all entries in the order in which the loader had them when it started this host, wherever it found them.
+const ENTRIES: &str = "LoaderEntries";
 /// Bit of `LoaderFeatures`: it counts boots.
 const COUNTS_BOOTS: u64 = 1 << 4;
 
@@ -51,6 +55,25 @@ impl Entries {
         })
     }
 
+    /// What the loader had before ours when it started this host, it has before what is armed now. It knows also the entries and kernel images
+    /// of a partition that is not mounted here (XBOOTLDR). Old versions of the loader do not say it.
+    pub(super) fn check_order(&self) -> Result<(), BootError> {
+        let Some(value) = self.variable(ENTRIES)? else { return Ok(()) };
+        let units: Vec<u16> = value.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+        let first = units.split(|unit| *unit == 0).next().map(String::from_utf16_lossy).unwrap_or_default();
+        let id = id_of(&first);
+        if first.is_empty() || self.slots.iter().any(|slot| self.id(slot) == id) {
+            return Ok(());
+        }
+        let ours: Vec<String> = self.slots.iter().map(|slot| self.id(slot)).collect();
+        Err(BootError::Unsuitable(format!(
+            "the first entry that systemd-boot found when it started this host is {first:?} (its variable {ENTRIES}): expected {}, as it may \
+             start whatever comes before them. `bootctl list` says where it lies, such as loader/entries or EFI/Linux of an XBOOTLDR partition; \
+             remove it, or give it a sort-key behind \"ota\", and reboot",
+            ours.join(" or ")
+        )))
+    }
+
     /// What the loader puts before ours is started whatever is armed.
     pub(super) fn check_others(&self) -> Result<(), BootError> {
         let unsuitable = |path: &Path, why: &str| {
@@ -63,7 +86,7 @@ impl Entries {
         let ours: Vec<String> = self.slots.iter().map(|slot| self.id(slot)).collect();
         for (name, file) in self.names()?.into_iter().filter(|(name, _)| name.is_live() && !ours.contains(&name.id)) {
             let path = self.folder().join(file);
-            let bytes = durable::read_capped(&path, MAX_BYTES as u64).map_err(|error| held::io_error("read", &path, error))?;
+            let bytes = read(&path)?;
             if let Some(key) = sort_key(&String::from_utf8_lossy(&bytes)).filter(|key| key.as_str() <= SORT_KEY) {
                 return Err(unsuitable(&path, &format!("an entry with \"sort-key {key}\" (id {})", name.id)));
             }
@@ -112,4 +135,11 @@ impl Entries {
             Err(error) => Err(held::io_error("read", &path, error)),
         }
     }
+}
+
+/// What stays of an id however often its entry is tried: some versions of the loader have the counter in it, some the suffix.
+fn id_of(listed: &str) -> String {
+    let listed = listed.to_ascii_lowercase();
+    let with_suffix = if listed.ends_with(".conf") { listed } else { format!("{listed}.conf") };
+    with_suffix.parse::<EntryName>().map_or(with_suffix, |name| name.id)
 }

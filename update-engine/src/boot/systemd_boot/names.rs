@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use crate::boot::Standing;
 
+/// Suffix of an entry that is none to the loader.
+pub(super) const OFF: &str = "off";
+
 /// A name that has nothing to do with counting, or that nobody could have counted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected NAME[+LEFT[-DONE]].SUFFIX, got {got:?}")]
@@ -38,7 +41,7 @@ impl EntryName {
     #[must_use]
     pub fn standing_so(id: &str, standing: Standing, tries: u8) -> Option<Self> {
         let (counter, suffix) = match standing {
-            Standing::Blank => (None, "off"),
+            Standing::Blank => return Some(Self::asleep(id, OFF)),
             Standing::Good => (None, "conf"),
             Standing::Pending { tries_left } => {
                 (Some(Counter { left: tries_left, done: tries.saturating_sub(tries_left) }), "conf")
@@ -47,6 +50,12 @@ impl EntryName {
             Standing::Bad => (Some(Counter { left: 0, done: 0 }), "conf"),
         };
         Some(Self { id: id.to_owned(), counter, suffix: suffix.to_owned() })
+    }
+
+    /// A name that is none to the loader. It has a counter because of the "+" in it: what FAT can spell as a short name takes one place in a
+    /// folder, and every other name of ours two.
+    pub(super) fn asleep(id: &str, suffix: &str) -> Self {
+        Self { id: id.to_owned(), counter: Some(Counter { left: 0, done: 0 }), suffix: suffix.to_owned() }
     }
 
     /// Whether the loader reads it.
@@ -122,6 +131,7 @@ mod tests {
             ("os-b+0-3.conf", Standing::Spent),
             ("os-b+0-0.conf", Standing::Bad),
             ("os-b.off", Standing::Blank),
+            ("os-b+0-0.off", Standing::Blank),
         ] {
             assert_eq!((name(text).id.as_str(), name(text).standing()), ("os-b", standing), "{text}");
         }
@@ -130,13 +140,21 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_a_slot_fits_into_one_entry_of_a_fat_folder() {
+    fn every_name_of_a_slot_takes_two_places_of_a_fat_folder_one_for_its_long_name_and_one_for_a_short_one() {
         let standings = [Standing::Blank, Standing::Good, Standing::Spent, Standing::Bad, Standing::Pending { tries_left: 3 }];
         for standing in standings {
             let name = EntryName::standing_so("os-b", standing, 3).unwrap();
-            assert!(name.to_string().len() <= 13, "{name}");
             assert_eq!(name.to_string().parse::<EntryName>().unwrap().standing(), standing);
+            takes_two_places(&name.to_string());
         }
+        takes_two_places(&EntryName::asleep("os-b", "new").to_string());
+    }
+
+    /// A place has room for 13 characters of a long name. None is needed for eight, a dot and three of those that short names have.
+    fn takes_two_places(name: &str) {
+        let (stem, suffix) = name.rsplit_once('.').unwrap();
+        let is_short = stem.len() <= 8 && suffix.len() <= 3 && !name.contains('+');
+        assert!(!is_short && name.len() <= 13, "{name}");
     }
 
     #[test]

@@ -2,22 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::entry::{EntryError, EntryText, MAX_BYTES};
-use super::names::EntryName;
+use super::names::{EntryName, OFF};
 use crate::boot::pair::{Loaded, Pair, PairStore, Rewrite, TRIES};
 use crate::boot::{BootError, Standing, Weakness, held};
 use crate::durable;
 use crate::slot::SlotName;
-use crate::slot::medium::Access;
+use crate::slot::medium::{Access, RawFile};
 
 /// Most files in the folder of entries. More than that nobody chooses from.
 pub(super) const MAX_ENTRIES: usize = 1_000;
 /// Suffix of an entry that is being written.
 const COMING: &str = "new";
-/// Suffix of an entry that is none to the loader.
-const OFF: &str = "off";
+/// What a rehearsal writes.
+const REHEARSAL: &str = "rehearsal\n";
+
 /// The entries of both slots.
 #[derive(Debug)]
 pub(crate) struct Entries {
@@ -96,7 +98,7 @@ impl Entries {
         let (mut whole, mut of_slot) = (Vec::new(), OfSlot::default());
         for (name, file) in names {
             let path = self.folder().join(&file);
-            let bytes = durable::read_capped(&path, MAX_BYTES as u64).map_err(|error| held::io_error("read", &path, error))?;
+            let bytes = read(&path)?;
             match EntryText::parse(&bytes) {
                 Ok(text) => whole.push(Found { name, file, text }),
                 // Nothing is started by an empty one, nor by one that is switched off.
@@ -112,14 +114,16 @@ impl Entries {
         Ok(of_slot)
     }
 
-    /// Names of entries, of ours and of others. One that is no text is nobody's.
+    /// Names of entries, of ours and of others, in small letters: to FAT and to the loader large ones are the same. One that is no text is
+    /// nobody's.
     pub(super) fn names(&self) -> Result<Vec<Listed>, BootError> {
         let folder = self.folder();
         let io = |error| held::io_error("list", &folder, error);
         let mut names = Vec::new();
         for entry in fs::read_dir(&folder).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
-            let listed = name.to_str().and_then(|file| Some((file.parse::<EntryName>().ok()?, file.to_owned())));
+            let listed =
+                name.to_str().and_then(|file| Some((file.to_ascii_lowercase().parse::<EntryName>().ok()?, file.to_owned())));
             names.extend(listed.filter(|(name, _)| name.is_live() || name.suffix == OFF));
             if names.len() > MAX_ENTRIES {
                 return Err(BootError::Malformed {
@@ -160,7 +164,11 @@ impl Entries {
     fn weakness(&self, both: &Both) -> Option<Weakness> {
         let ((_, file), error) = both.0.values().flat_map(|of_slot| &of_slot.broken).next()?;
         let path = self.folder().join(file);
-        Some(Weakness::until_next_change(format!("{} is none of ours, and counts as none: {error}", path.display())))
+        Some(Weakness::of_a_slot(format!(
+            "{} is none of ours, and counts as none here; systemd-boot may start it all the same: {error}. Put it right as that line says, or \
+             remove it where the other slot is good",
+            path.display()
+        )))
     }
 
     /// Gives a slot's entry the name that says how it stands from now on, and returns the version that it has then; 0 of none.
@@ -188,7 +196,7 @@ impl Entries {
 
     fn arm(&self, both: &Both, slot: &SlotName, wanted: &EntryName) -> Result<u64, BootError> {
         let source = self.esp.join(format!("ota/{slot}.entry"));
-        let own = durable::read_capped(&source, MAX_BYTES as u64).map_err(|error| held::io_error("read", &source, error))?;
+        let own = read(&source)?;
         let armings = both.entries().map(|(_, found)| found.text.armings).max().unwrap_or(0).max(1).saturating_add(1);
         let text = EntryText::of(&own, armings).map_err(|error| malformed(&source, &error))?;
         self.check_files(slot, &source, &text)?;
@@ -214,12 +222,11 @@ impl Entries {
 
     /// The loader renames what it counts, and starts an image for ever whose next name is taken.
     fn free_counted_names(&self, both: &Both, slot: &SlotName) -> Result<(), BootError> {
-        if both.files(slot).all(|(name, _)| name.counter.is_none()) {
+        if both.files(slot).all(|(name, _)| !name.is_live() || name.counter.is_none()) {
             return Ok(());
         }
         let Some(found) = both.entry(slot) else { return self.clear(both, slot) };
-        let off = EntryName { id: self.id(slot), counter: None, suffix: OFF.to_owned() };
-        self.replace(both, slot, &off, &found.text)
+        self.replace(both, slot, &EntryName::asleep(&self.id(slot), OFF), &found.text)
     }
 
     /// Puts an entry of this name and text in the place of all that the slot has.
@@ -230,11 +237,18 @@ impl Entries {
     fn replace(&self, both: &Both, slot: &SlotName, wanted: &EntryName, text: &EntryText) -> Result<(), BootError> {
         let file = wanted.to_string();
         if both.entry(slot).is_none_or(|found| found.file != file || found.text != *text) {
-            let coming = EntryName { id: self.id(slot), counter: None, suffix: COMING.to_owned() };
-            self.write(&coming, &text.to_text())?;
+            let (coming, text) = (EntryName::asleep(&self.id(slot), COMING), text.to_text());
+            self.write(&coming, &text)?;
             self.rename(&coming, wanted)?;
+            self.check(wanted, &text)?;
         }
-        both.files(slot).filter(|(_, old)| **old != file).try_for_each(|(_, old)| self.remove(old))
+        both.files(slot).filter(|(_, old)| **old != file && !self.is_same(old, &file)).try_for_each(|(_, old)| self.remove(old))
+    }
+
+    /// One file under two spellings of its name, which FAT takes for one.
+    fn is_same(&self, one: &str, other: &str) -> bool {
+        let inode = |file: &str| fs::metadata(self.folder().join(file)).map(|data| (data.dev(), data.ino())).ok();
+        one.eq_ignore_ascii_case(other) && inode(one) == inode(other)
     }
 
     fn clear(&self, both: &Both, slot: &SlotName) -> Result<(), BootError> {
@@ -257,6 +271,17 @@ impl Entries {
         durable::write_new(&path, text.as_bytes()).map_err(|error| held::io_error("write", &path, error))
     }
 
+    /// Reads it back from the medium, while what it replaces is still there.
+    fn check(&self, name: &EntryName, text: &str) -> Result<(), BootError> {
+        let path = self.path(name);
+        let got = read(&path)?;
+        if got == text.as_bytes() {
+            return Ok(());
+        }
+        let of = |bytes: &[u8]| format!("{} of {:?}", path.display(), String::from_utf8_lossy(bytes));
+        Err(BootError::ReadBack { expected: of(text.as_bytes()), got: of(&got) })
+    }
+
     fn rename(&self, from: &EntryName, to: &EntryName) -> Result<(), BootError> {
         let (from, to) = (self.path(from), self.path(to));
         let renamed = durable::rename(&from, &to);
@@ -268,12 +293,12 @@ impl Entries {
         durable::remove(&path).map_err(|source| held::interrupted(&path, source))
     }
 
-    /// Whether a file can be written and renamed there, without touching an entry.
+    /// Whether a file can be written, renamed and read back there, without touching an entry.
     fn rehearse(&self) -> Result<(), BootError> {
-        let [before, after] =
-            ["x", "y"].map(|tail| EntryName { id: format!("{}-{tail}", self.prefix), counter: None, suffix: COMING.to_owned() });
-        self.write(&before, "rehearsal\n")?;
+        let [before, after] = ["x", "y"].map(|tail| EntryName::asleep(&format!("{}-{tail}", self.prefix), COMING));
+        self.write(&before, REHEARSAL)?;
         self.rename(&before, &after)?;
+        self.check(&after, REHEARSAL)?;
         self.remove(&after.to_string())
     }
 
@@ -329,7 +354,8 @@ impl PairStore for Entries {
     fn check_loader(&self) -> Result<(), BootError> {
         self.check_counting()?;
         self.check_defaults()?;
-        self.check_others()
+        self.check_others()?;
+        self.check_order()
     }
 }
 
@@ -355,6 +381,11 @@ impl Both {
             besides.chain(entry.iter().map(|found| (&found.name, &found.file)))
         })
     }
+}
+
+/// An entry, from the medium.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, BootError> {
+    RawFile::read_whole(path, MAX_BYTES).map_err(|error| held::io_error("read", path, error))
 }
 
 fn malformed(path: &Path, error: &EntryError) -> BootError {
@@ -463,7 +494,7 @@ mod tests {
         }
         assert_eq!((rig.boot(), rig.entries.load().unwrap().pair.standing(&b)), ("a".to_owned(), Standing::Spent));
         rig.change(|pair| pair.disarm(&b, &a)).unwrap();
-        assert_eq!(rig.files(), ["os-a.conf", "os-b.off"]);
+        assert_eq!(rig.files(), ["os-a.conf", "os-b+0-0.off"]);
         rig.change(|pair| pair.arm(&b, &a)).unwrap();
         rig.change(|pair| pair.mark_bad(&b)).unwrap();
         assert_eq!((rig.files(), rig.boot()), (vec!["os-a.conf".to_owned(), "os-b+0-0.conf".to_owned()], "a".to_owned()));
@@ -488,9 +519,13 @@ mod tests {
         let loaded = rig.entries.load().unwrap();
         assert_eq!((loaded.pair.standing(&b), loaded.pair.next()), (Standing::Blank, &a));
         let weakness = loaded.weakness.unwrap().to_string();
-        let words =
-            "os-b+3-0.conf is none of ours, and counts as none: line 1: expected \"sort-key ota\", got \"title somebody's\"";
-        assert!(weakness.contains(words), "{weakness}");
+        for words in [
+            "os-b+3-0.conf is none of ours, and counts as none here; systemd-boot may start it all the same: line 1: expected \"sort-key ota\", \
+             got \"title somebody's\". Put it right",
+            "where the other slot runs and is good",
+        ] {
+            assert!(weakness.contains(words), "{weakness}");
+        }
         // It may be what runs: a test takes nothing away.
         rig.entries.edit(Rewrite::Always, &mut |loaded| Ok(loaded.pair.clone())).unwrap();
         assert_eq!(rig.files(), ["os-a.conf", "os-b+3-0.conf"]);
@@ -501,6 +536,63 @@ mod tests {
         rig.put("os-b+0-3.conf", "linux /x\n");
         rig.change(|pair| pair.arm(&b, &a)).unwrap();
         assert_eq!(rig.files(), ["os-a.conf", "os-b+3-0.conf"]);
+    }
+
+    /// The loader starts it, so it is what counts.
+    #[test]
+    fn an_entry_that_somebody_edited_or_spelled_in_capitals_is_still_that_of_its_slot() {
+        let rig = Rig::new();
+        let (a, b) = (name("a"), name("b"));
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        rig.change(|pair| pair.mark_good(&b)).unwrap();
+        rig.put("os-b.conf", "# by hand\r\ntitle b\r\nversion 2\r\nsort-key ota\r\nlinux /ota/b.efi\r\n");
+        let loaded = rig.entries.load().unwrap();
+        assert_eq!((loaded.pair.standing(&b), loaded.pair.next(), loaded.weakness), (Standing::Good, &b, None));
+        fs::rename(rig.entries.folder().join("os-b.conf"), rig.entries.folder().join("OS-B.CONF")).unwrap();
+        assert_eq!(rig.entries.load().unwrap().pair, loaded.pair);
+        rig.change(|pair| pair.disarm(&a, &b)).unwrap();
+        rig.change(|pair| pair.arm(&a, &b)).unwrap();
+        rig.change(|pair| pair.disarm(&b, &a).mark_good(&a)).unwrap();
+        assert_eq!(rig.files(), ["os-a.conf", "os-b+0-0.off"]);
+        let text = fs::read_to_string(rig.entries.folder().join("os-b+0-0.off")).unwrap();
+        assert!(text.starts_with("sort-key ota\nversion 2\n# by hand\r\n"), "{text:?}");
+    }
+
+    /// As on FAT: the new name and the old one are those of one file.
+    #[test]
+    fn what_has_its_new_name_already_in_other_letters_is_not_removed_by_the_old_one() {
+        let rig = Rig::new();
+        let folder = rig.entries.folder();
+        fs::hard_link(folder.join("os-a.conf"), folder.join("OS-A.conf")).unwrap();
+        assert!(rig.entries.is_same("OS-A.conf", "os-a.conf") && !rig.entries.is_same("OS-A.conf", "os-b.conf"));
+        fs::remove_file(folder.join("OS-A.conf")).unwrap();
+        rig.put("OS-A.conf", "another file\n");
+        assert!(!rig.entries.is_same("OS-A.conf", "os-a.conf"));
+    }
+
+    #[test]
+    fn entries_are_read_from_the_medium_whatever_the_page_cache_holds() {
+        use crate::slot::medium::tests::fetched;
+        let rig = Rig::new();
+        let path = rig.entries.folder().join("os-a.conf");
+        File::open(&path).unwrap().sync_all().unwrap();
+        rig.entries.load().unwrap();
+        if fetched(|| drop(fs::read(&path).unwrap())) == 0 {
+            println!("skipped: the file system of the temporary folder has no medium behind the page cache");
+            return;
+        }
+        assert_eq!(fetched(|| drop(fs::read(&path).unwrap())), 0);
+        assert!(fetched(|| drop(rig.entries.load().unwrap())) > 0);
+    }
+
+    #[test]
+    fn what_reads_back_otherwise_than_it_was_written_is_an_error() {
+        let rig = Rig::new();
+        let name: EntryName = "os-a.conf".parse().unwrap();
+        let error = rig.entries.check(&name, REHEARSAL).unwrap_err();
+        assert!(
+            matches!(&error, BootError::ReadBack { expected, got } if expected.ends_with("rehearsal\\n\"") && got.contains("sort-key ota"))
+        );
     }
 
     #[test]
@@ -519,7 +611,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_has_only_an_empty_entry_has_none() {
-        for file in ["os-b+3-0.conf", "os-b.conf", "os-b.off"] {
+        for file in ["os-b+3-0.conf", "os-b.conf", "os-b+0-0.off"] {
             let rig = Rig::new();
             let (a, b) = (name("a"), name("b"));
             rig.put(file, "");
@@ -538,9 +630,9 @@ mod tests {
         let (a, b) = (name("a"), name("b"));
         let older = "sort-key ota\nversion 1\ntitle b\nlinux /ota/b.efi\n";
         for (old, left) in [
-            (["os-b+0-3.conf", "os-b.off"], vec!["os-a.conf", "os-b.off"]),
-            (["os-b+0-0.conf", "os-b+0-3.conf"], vec!["os-a.conf", "os-b.off"]),
-            (["os-b.conf", "os-b+1-2.conf"], vec!["os-a.conf", "os-b.off"]),
+            (["os-b+0-3.conf", "os-b+0-0.off"], vec!["os-a.conf", "os-b+0-0.off"]),
+            (["os-b+0-0.conf", "os-b+0-3.conf"], vec!["os-a.conf", "os-b+0-0.off"]),
+            (["os-b.conf", "os-b+1-2.conf"], vec!["os-a.conf", "os-b+0-0.off"]),
             (["os-b.conf", "os-b.conf"], vec!["os-a.conf", "os-b.conf"]),
         ] {
             let rig = Rig::new();
@@ -584,10 +676,10 @@ mod tests {
             ("os-b+2-1.conf", armed, "os-b.conf", "", pending),
             ("os-b+2-1.conf", armed, "os-b.conf", armed, Standing::Good),
             ("os-b+2-1.conf", armed, "os-b+0-0.conf", armed, pending),
-            ("os-b+2-1.conf", armed, "os-b.off", "", pending),
-            ("os-b+2-1.conf", armed, "os-b.off", armed, pending),
-            ("os-b.off", older, "os-b+2-1.conf", "", Standing::Blank),
-            ("os-b.off", older, "os-b+2-1.conf", armed, pending),
+            ("os-b+2-1.conf", armed, "os-b+0-0.off", "", pending),
+            ("os-b+2-1.conf", armed, "os-b+0-0.off", armed, pending),
+            ("os-b+0-0.off", older, "os-b+2-1.conf", "", Standing::Blank),
+            ("os-b+0-0.off", older, "os-b+2-1.conf", armed, pending),
             ("os-b.conf", older, "os-b+2-1.conf", armed, pending),
         ];
         for (old, old_text, new, new_text, expected) in cases {
@@ -679,18 +771,41 @@ mod tests {
         rig.put("plain.conf", "title without a key comes last\nlinux /z\n");
         rig.put("debian.off", "sort-key debian\nlinux /z\n");
         rig.entries.check_loader().unwrap();
-        for key in ["debian", "ota"] {
-            rig.put("debian.conf", &format!("title d\n  sort-key\t{key}\nlinux /z\n"));
+        for (file, key) in [("debian.conf", "debian"), ("debian.conf", "ota"), ("debian.Conf", "debian")] {
+            rig.put(file, &format!("title d\nsort-key zz\n  sort-key\t{key}\nlinux /z\n"));
             let error = rig.entries.check_loader().unwrap_err().to_string();
-            assert!(error.contains("debian.conf: expected nothing") && error.contains(&format!("\"sort-key {key}\"")), "{error}");
+            assert!(
+                error.contains(&format!("{file}: expected nothing")) && error.contains(&format!("\"sort-key {key}\"")),
+                "{error}"
+            );
+            fs::remove_file(rig.entries.folder().join(file)).unwrap();
         }
-        fs::remove_file(rig.entries.folder().join("debian.conf")).unwrap();
         fs::create_dir_all(rig.entries.esp.join("EFI/Linux")).unwrap();
         fs::write(rig.entries.esp.join("EFI/Linux/readme.txt"), "").unwrap();
         rig.entries.check_loader().unwrap();
         fs::write(rig.entries.esp.join("EFI/Linux/rescue.EFI"), "").unwrap();
         let error = rig.entries.check_loader().unwrap_err().to_string();
         assert!(error.contains("EFI/Linux/rescue.EFI: expected no kernel image"), "{error}");
+    }
+
+    /// It may lie where nothing is mounted here.
+    #[test]
+    fn what_the_loader_itself_had_before_ours_is_found_before_a_download() {
+        let rig = Rig::new();
+        let listed = |ids: &[&str]| {
+            let units = ids.iter().flat_map(|id| id.encode_utf16().chain([0])).flat_map(u16::to_le_bytes);
+            rig.loader("LoaderEntries", &units.collect::<Vec<_>>());
+        };
+        for first in ["os-a.conf", "os-b", "os-b+3-0.conf", "OS-A.conf"] {
+            listed(&[first, "debian.conf", "auto-reboot-to-firmware-setup"]);
+            rig.entries.check_loader().unwrap();
+        }
+        for first in ["debian-6.1+3-0.conf", "rescue.efi", "auto-windows", "os-c.conf"] {
+            listed(&[first, "os-a.conf"]);
+            let error = rig.entries.check_loader().unwrap_err().to_string();
+            assert!(error.contains(&format!("found when it started this host is {first:?}")), "{error}");
+            assert!(error.contains("expected os-a or os-b") && error.contains("and reboot"), "{error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use manifests::release::SlotName;
 
-use crate::boot::Past;
+use crate::boot::{Past, Weakness};
 use crate::engine::cause::Cause;
 use crate::engine::command::Command;
 use crate::engine::effect::{Effect, GateStage, LockOutcome, Row};
@@ -149,6 +149,13 @@ fn p3_a_slot_that_a_person_started_by_hand_is_not_marked_good_and_nothing_is_upd
         assert_eq!((host.start(vec![]), host.state()), (list(""), "idle"), "{what}");
         let fault = host.engine.facts().started_by_hand().unwrap();
         assert!(fault.message.contains(words) && fault.message.contains("the next boot starts slot a"), "{what}: {fault}");
+        let mut weak = host.engine.facts().clone();
+        weak.boot.as_mut().unwrap().weakness = Some(Weakness::of_a_slot("its entry is none of ours"));
+        let unsure = weak.started_by_hand().unwrap().message;
+        assert!(
+            unsure.contains("starts is not certain (its entry is none of ours;") && !unsure.contains("boot starts slot a"),
+            "{unsure}"
+        );
         assert_eq!(host.refused(Command::Confirm), "not-on-trial", "{what}");
         assert_eq!(host.refused(Command::Rollback), "nothing-to-roll-back-to", "{what}");
         assert_eq!(host.wake(), list("check"), "{what}");
