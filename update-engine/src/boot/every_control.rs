@@ -160,3 +160,18 @@ fn rules_r1_r6_r7_and_r8_hold_for_every_control() {
         assert_eq!(host.control().mark_bad(&runs_b).unwrap(), left, "R7: {of:?}");
     }
 }
+
+/// RAUC's script counts the boot of the only slot that is good, and would start none in the next one.
+#[test]
+fn the_boot_table_is_known_as_it_is_after_a_good_slot_got_its_try_back() {
+    let host = Host::new(CONTROLS[2]);
+    let env = host.rig.folder.path().join("grubenv");
+    let mut block = Block::parse(&fs::read(&env).unwrap()).unwrap();
+    block.set("A_TRY", "1");
+    fs::write(&env, block.to_bytes().unwrap()).unwrap();
+    let facts = host.world.look(None);
+    assert!(facts.boot.as_ref().unwrap().weakness.is_some());
+    let renewed = host.world.renew(&facts).unwrap().unwrap();
+    assert_eq!((renewed.weakness.as_ref(), renewed.next.to_string()), (None, "a".to_owned()));
+    assert_eq!(Some(renewed), host.world.look(None).boot);
+}
