@@ -246,7 +246,7 @@ fn an_armed_host_in_words() {
     let expected = format!(
         "1.1.0 starts from slot b at the next reboot, whoever asks for it.\n\n{HEAD}\
          \x20           b  1.1.0  boots next, armed with 3 tries left, proven\n{TARGET}{REST_OF_IDLE}\
-         \x20 reboot    manual: by a person; the next reboot starts the new slot (rpi-tryboot: one by `updatectl reboot`)\n\
+         \x20 reboot    manual: by a person: `updatectl reboot` starts the new slot\n\
          \x20 attempts  3 committed, 1 rolled back, 0 failed\n"
     );
     assert_eq!(text(&armed()), expected);

@@ -215,7 +215,7 @@ fn strategy(status: &Status) -> String {
     let meaning = match (status.reboot.strategy.as_str(), has_lock) {
         ("immediate", _) => "as soon as the gates are open",
         ("lock", _) => "as soon as the gates are open and the lock is held",
-        ("manual", false) => "by a person; the next reboot starts the new slot (rpi-tryboot: one by `updatectl reboot`)",
+        ("manual", false) => "by a person: `updatectl reboot` starts the new slot",
         ("manual", true) => "by a person, with `updatectl reboot`",
         _ => return printable(&status.reboot.strategy),
     };
