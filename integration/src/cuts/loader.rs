@@ -180,7 +180,9 @@ struct Entry {
 fn systemd_boot(esp: &dyn Files) -> Result<Vec<Candidate>, String> {
     let mut entries = Vec::new();
     for name in esp.names(ENTRIES)? {
-        let Some(stem) = name.strip_suffix(".conf") else { continue };
+        // Whatever letters it has.
+        let halves = name.len().checked_sub(5).and_then(|at| name.split_at_checked(at));
+        let Some((stem, _)) = halves.filter(|(_, suffix)| suffix.eq_ignore_ascii_case(".conf")) else { continue };
         let text = esp.read(&format!("{ENTRIES}/{name}"))?.unwrap_or_default();
         entries.extend(entry(&name, stem, &String::from_utf8_lossy(&text))?);
     }
@@ -203,7 +205,9 @@ fn rank(name: &str) -> (&str, bool, &str) {
 
 /// `None` for one that starts nothing: it is passed over.
 fn entry(name: &str, stem: &str, text: &str) -> Result<Option<Entry>, String> {
-    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).map(str::trim);
+    // Either sign ends a line, and the last value counts.
+    let lines = || text.split(['\n', '\r']).map(str::trim);
+    let value = |key: &str| lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix([' ', '\t'])).last().map(str::trim);
     let (kernel, options) = (value("linux").map(str::to_owned), value("options").map(str::to_owned));
     if kernel.is_none() {
         return Ok(None);

@@ -114,4 +114,15 @@ fn a_damaged_environment_block_starts_what_was_good_last_and_is_mended() {
     boot.wait_off();
     let mut boot = scene.boot_into("3.0.0", "a");
     assert!(boot.ask("head -c 24 /efi/grub/grubenv").1.contains("# GRUB Environment Block"));
+    for name in ["grubenv", "grubenv.ota"] {
+        assert_eq!(boot.ask(&format!("dd if=/dev/zero of=/efi/grub/{name} bs=1024 count=1 conv=notrunc && sync")).0, 0);
+    }
+    boot.order("reboot -f");
+    boot.wait_off();
+    let mut boot = scene.boot("a");
+    assert!(boot.console().contains("grubenv.ota is damaged, too"), "{}", boot.console());
+    boot.wait_status("the way out is shown", |status| {
+        let summary = status["summary"].as_str().unwrap_or_default();
+        summary.contains("grub-editenv /efi/grub/grubenv create")
+    });
 }
