@@ -207,7 +207,7 @@ fn rank(name: &str) -> (&str, bool, &str) {
 fn entry(name: &str, stem: &str, text: &str) -> Result<Option<Entry>, String> {
     // Either sign ends a line, and the last value counts.
     let lines = || text.split(['\n', '\r']).map(str::trim);
-    let value = |key: &str| lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix([' ', '\t'])).last().map(str::trim);
+    let value = |key: &str| lines().rev().find_map(|line| line.strip_prefix(key)?.strip_prefix([' ', '\t'])).map(str::trim);
     let (kernel, options) = (value("linux").map(str::to_owned), value("options").map(str::to_owned));
     if kernel.is_none() {
         return Ok(None);

@@ -575,7 +575,7 @@ mod tests {
         use crate::slot::medium::tests::fetched;
         let rig = Rig::new();
         let path = rig.entries.folder().join("os-a.conf");
-        File::open(&path).unwrap().sync_all().unwrap();
+        fs::File::open(&path).unwrap().sync_all().unwrap();
         let plain = || drop(fs::read(&path).unwrap());
         RawFile::open(&path, Access::Read).unwrap().forget(0, 0);
         if fetched(plain) == 0 {
