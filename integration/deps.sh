@@ -14,7 +14,7 @@ declare -A test_needs=(
 declare -A machine_needs=(
     [qemu-system-x86_64]=qemu-system-x86 [/usr/share/OVMF/OVMF_CODE_4M.fd]=ovmf [/usr/lib/systemd/boot/efi/systemd-bootx64.efi]=systemd-boot-efi
     [/usr/lib/grub/i386-pc/boot.img]=grub-pc-bin [grub-mkimage]=grub-common [mcopy]=mtools [mkfs.vfat]=dosfstools
-    [/usr/lib/u-boot/qemu-x86/u-boot.rom]=u-boot-qemu [busybox]=busybox-static [modprobe]=kmod [strip]=binutils [taskset]=util-linux
+    [/usr/lib/u-boot/qemu-x86/u-boot.rom]=u-boot-qemu [busybox]=busybox-static [modprobe]=kmod [strip]=binutils [taskset]=util-linux [setpriv]=util-linux
 )
 # Depends on the kernel of the day.
 kernel_package=linux-image-cloud-amd64

@@ -10,7 +10,14 @@ cd "$(dirname "$0")/../.."
 only=${1:-}
 top=$PWD
 copy=$(mktemp -d "${TMPDIR:-/tmp}/ota-bugs.XXXXXX")
-trap 'rm -rf "$copy"' EXIT
+running=''
+end() {
+    [[ -z $running ]] || kill "$running" 2>/dev/null
+    wait
+    rm -rf "$copy"
+}
+trap end EXIT
+trap 'exit 130' INT TERM
 if ! git ls-files -z >"$copy/.files" || [[ ! -s $copy/.files ]]; then
     echo "bugs/recorded.sh: git does not list the files of $top: this needs a checkout that is yours" >&2
     exit 1
@@ -19,9 +26,18 @@ tar --null -T "$copy/.files" -cf - | tar -xf - -C "$copy"
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$top/target}/bugs
 caught=0 missed=0 skipped=0
 
+bounded() { # SECONDS COMMAND...
+    local seconds=$1 status; shift
+    (cd "$copy" && exec timeout -k 60 "$seconds" "$@") >"$copy/.log" 2>&1 & running=$!
+    wait "$running"
+    status=$?
+    running=''
+    return "$status"
+}
+
 looked() { # LOADER BOOT: records the copy, looks at every cut, starts BOOT of them; its exit code
-    (cd "$copy" && timeout -k 10 1200 cargo build --quiet --workspace --bins && rm -rf recording &&
-        timeout -k 60 3000 "$CARGO_TARGET_DIR/debug/cuts" --loader "$1" --cuts 0 --boot "$2" --recording recording) >"$copy/.log" 2>&1
+    bounded 1200 cargo build --quiet --workspace --bins && rm -rf "$copy/recording" &&
+        bounded 3000 "$CARGO_TARGET_DIR/debug/cuts" --loader "$1" --cuts 0 --boot "$2" --recording recording
 }
 
 sound() { # LOADER
@@ -87,7 +103,7 @@ bug "the inode that a rename moves is synced before the folder" systemd-boot "bo
 bug "clusters are freed with the name that goes" systemd-boot "which is free" \
     update-engine/src/durable.rs '    let _removed = hold(path);' ''
 
-bug "names of entries may be long" systemd-boot "" \
+bug "names of entries may be long" systemd-boot "what was on the medium is lost" \
     update-engine/src/config/boot.rs \
     '        let fits = (1..=MAX_PREFIX).contains(&prefix.len())' \
     '        let fits = (1..=200).contains(&prefix.len())' \

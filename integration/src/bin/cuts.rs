@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, ValueEnum};
-use integration::cuts::campaign::{Campaign, Counts, Failure, Seen};
+use integration::cuts::campaign::{Campaign, Counts, Seen};
 use integration::cuts::check::Different;
 use integration::cuts::cut::Cut;
 use integration::cuts::recording::{BOOTS, Boot, Recording};
@@ -117,20 +117,22 @@ fn ended_from_outside() -> std::io::Result<Arc<AtomicBool>> {
 }
 
 fn run(campaign: &Campaign, arguments: &Arguments) -> Result<bool, String> {
-    let (mut kinds, mut failures) = (BTreeMap::<String, usize>::new(), Vec::new());
+    let (mut kinds, mut bad) = (BTreeMap::<String, usize>::new(), 0);
+    // At once: whatever ends the run later, it is told.
+    let mut tell_bad = |boot: Boot, cut: &Cut, why: &str| {
+        let recording = arguments.recording.display();
+        println!("BAD  {why}\n     cuts --recording {recording} --replay {}:{cut}", boot + 1);
+        bad += 1;
+    };
     let Counts { cuts, different } = campaign.look_at_all(arguments.cuts, arguments.seed, &mut |boot, cut, seen| match seen {
         Ok(kind) => *kinds.entry(format!("boot {}: {kind}", boot + 1)).or_default() += 1,
-        Err(why) => failures.push(Failure { boot, cut: cut.clone(), why }),
+        Err(why) => tell_bad(boot, cut, &why),
     })?;
     kinds.iter().for_each(|(kind, count)| println!("{count:>8}  {kind}"));
     let started = campaign.start_some(arguments.boot, arguments.seed, &mut |boot, cut, seen| match seen {
         Ok(kind) => println!("started {}:{cut}: {kind}", boot + 1),
-        Err(why) => failures.push(Failure { boot, cut: cut.clone(), why }),
+        Err(why) => tell_bad(boot, cut, &why),
     })?;
-    for Failure { boot, cut, why } in &failures {
-        let recording = arguments.recording.display();
-        println!("BAD  {why}\n     cuts --recording {recording} --replay {}:{cut}", boot + 1);
-    }
     let whole = campaign.check_whole();
     if let Err(why) = &whole {
         println!("BAD  {why}");
@@ -140,10 +142,12 @@ fn run(campaign: &Campaign, arguments: &Arguments) -> Result<bool, String> {
         println!("BAD  no more than {cuts} states could be looked at, {} were asked for", arguments.cuts);
     }
     let Different { esps, states, slots } = different;
-    println!("{esps} different EFI system partitions, {states} state partitions, {slots} contents of slots that may be started");
+    println!(
+        "by what was written to them: {esps} EFI system partitions, {states} state partitions, {slots} slots that may be started"
+    );
     let unseen = if campaign.sees_states().is_err() { ", no state partition looked at" } else { "" };
-    println!("power cuts: {cuts} states looked at, {started} started, {} bad (seed {}){unseen}", failures.len(), arguments.seed);
-    Ok(failures.is_empty() && whole.is_ok() && is_enough)
+    println!("power cuts: {cuts} states looked at, {started} started, {bad} bad (seed {}){unseen}", arguments.seed);
+    Ok(bad == 0 && whole.is_ok() && is_enough)
 }
 
 fn replay(campaign: &Campaign, name: &str, folder: &Path) -> Result<bool, String> {

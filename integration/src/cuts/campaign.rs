@@ -28,19 +28,10 @@ use crate::vm::{Machine, runs};
 const DRAWS_PER_CUT: usize = 20;
 /// How much more often a write is drawn that changes what is read after a cut, than one of a slot that is not started yet.
 const WEIGHT_OF_FINE: usize = 8;
-/// Header and entries of a partition table, of which there is one at each end.
-const TABLE_BYTES: u64 = 33 * 512;
-
-/// A state in which something does not hold.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// In which boot.
-    pub boot: Boot,
-    /// After which cut.
-    pub cut: Cut,
-    /// What.
-    pub why: String,
-}
+/// Random cuts of each boot, at least: among them are those of a torn write beside one that is lost.
+const RANDOM_CUTS: usize = 250;
+/// Boot sector, header and entries of the partition table; at the end of the disk there is no boot sector.
+const TABLE_BYTES: [u64; 2] = [34 * 512, 33 * 512];
 
 /// Rebuilds, looks, starts.
 #[derive(Debug)]
@@ -143,7 +134,8 @@ impl Campaign {
         let mut planned: Planned = changes.iter().enumerate().map(all).collect();
         let places = places_of(&changes);
         let mut count: usize = planned.iter().map(HashSet::len).sum();
-        for _ in 0..least.saturating_mul(DRAWS_PER_CUT) {
+        let least = least.max(count + RANDOM_CUTS);
+        for _ in 0..least.saturating_sub(count).saturating_mul(DRAWS_PER_CUT) {
             if count >= least || places.is_empty() {
                 break;
             }
@@ -195,7 +187,8 @@ impl Campaign {
         if self.is_over.load(Ordering::Relaxed) { Err("it was ended from outside".to_owned()) } else { Ok(()) }
     }
 
-    /// Starts so many states, drawn from all boots, no cut twice, under the real loader.
+    /// Starts so many states, drawn from all boots, no cut twice, under the real loader. Says how many of them were: one in which something
+    /// does not hold is not.
     ///
     /// # Errors
     /// If a disk cannot be rebuilt, or there are not so many.
@@ -206,6 +199,7 @@ impl Campaign {
             let wanted = (count + BOOTS - 1 - boot) / BOOTS;
             drawn.extend(self.draw_starts(boot, wanted, &mut dice)?.into_iter().map(|cut| (boot, cut)));
         }
+        let started = AtomicUsize::new(0);
         // All starts of one update ask one server, which offers that.
         for update in 0..UPDATES {
             let drawn: Vec<_> = drawn.iter().filter(|(boot, _)| update_of(*boot) == update).cloned().collect();
@@ -213,14 +207,15 @@ impl Campaign {
             let next = AtomicUsize::new(0);
             let (found, told) = mpsc::channel::<(Boot, Cut, Seen)>();
             thread::scope(|scope| {
-                let worker = |found: mpsc::Sender<(Boot, Cut, Seen)>| scope.spawn(|| self.start_drawn(&drawn, &next, found));
+                let worker =
+                    |found: mpsc::Sender<(Boot, Cut, Seen)>| scope.spawn(|| self.start_drawn(&drawn, &next, &started, found));
                 let running: Vec<_> = (0..workers()).map(|_| worker(found.clone())).collect();
                 drop(found);
                 told.into_iter().for_each(|(boot, cut, seen)| tell(boot, &cut, seen));
                 running.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked".to_owned())?)
             })?;
         }
-        Ok(drawn.len())
+        Ok(started.into_inner())
     }
 
     fn draw_starts(&self, boot: Boot, count: usize, dice: &mut Dice) -> Result<HashSet<Cut>, String> {
@@ -243,6 +238,7 @@ impl Campaign {
         &self,
         drawn: &[(Boot, Cut)],
         next: &AtomicUsize,
+        started: &AtomicUsize,
         found: mpsc::Sender<(Boot, Cut, Seen)>,
     ) -> Result<(), String> {
         let folder = fast_folder()?;
@@ -250,7 +246,10 @@ impl Campaign {
         while let Some((boot, cut)) = drawn.get(next.fetch_add(1, Ordering::Relaxed)) {
             self.check_wanted()?;
             let (first, seen) = self.rebuild(*boot, cut, &disk)?;
-            let seen = seen.and_then(|_| self.start_alone(*boot, &disk, first.as_ref()));
+            let seen = seen.and_then(|_| {
+                started.fetch_add(1, Ordering::Relaxed);
+                self.start_alone(*boot, &disk, first.as_ref())
+            });
             found.send((*boot, cut.clone(), seen)).map_err(|error| error.to_string())?;
         }
         Ok(())
@@ -336,7 +335,7 @@ impl Campaign {
             Ok(entry.start..entry.start + entry.length)
         };
         let length = fs::metadata(&base).map_err(|error| error.to_string())?.len();
-        let tables = [0..TABLE_BYTES, length - TABLE_BYTES..length];
+        let tables = [0..TABLE_BYTES[0], length - TABLE_BYTES[1]..length];
         Ok(Layout { esp: range("esp")?, slots: [range("root-a")?, range("root-b")?], state: range("state")?, tables })
     }
 

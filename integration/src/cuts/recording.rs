@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use manifests::release::SlotName;
+use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -31,6 +32,8 @@ pub const BOOTS: usize = 2 * UPDATES;
 const FACTS: &str = "recording.json";
 /// Memory that is a file system: rebuilding a disk writes more than it reads.
 const FAST: &str = "/dev/shm";
+/// What a few rebuilt disks may take there.
+const FAST_BYTES: u64 = 2 << 30;
 
 /// Which boot of the recording a cut is in, from 0.
 pub type Boot = usize;
@@ -230,8 +233,8 @@ fn record(folder: &Path, loader: Loader, sources_sha256: String) -> Result<(), S
         if fua.trim() != "1" {
             return Err(format!("the guest's disk does not take FUA ({fua:?}), which is how its log is read"));
         }
-        // What was said has to be on the medium: nothing is flushed for the occasion.
-        boot.power_cut();
+        // What was said has to be on the medium: the guest flushes nothing for the occasion.
+        boot.power_cut_logged();
         check_whole(folder, 2 * update + 1)?;
     }
     let acknowledged = scene.events().iter().flat_map(|body| told_in(body)).collect();
@@ -253,9 +256,8 @@ fn entries_in(log: &Path) -> Result<usize, String> {
 /// What the logs up to that of this boot make of the disk before is the disk that the machine has.
 fn check_whole(folder: &Path, boot: Boot) -> Result<(), String> {
     let words = |error: io::Error| error.to_string();
-    let scratch = fast_folder()?;
-    let rebuilt = scratch.path().join("disk.img");
-    fs::copy(folder.join("base.img"), &rebuilt).map_err(words)?;
+    let rebuilt = folder.join("rebuilt.img");
+    copy(&fs::File::open(folder.join("base.img")).map_err(words)?, &rebuilt).map_err(words)?;
     for log in (0..=boot).map(|boot| log_in(folder, boot)) {
         let log = WriteLog::open(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         let mut disk = Disk::new(&rebuilt, log).map_err(words)?;
@@ -274,7 +276,7 @@ fn check_whole(folder: &Path, boot: Boot) -> Result<(), String> {
         }
         at += now as u64;
     }
-    Ok(())
+    fs::remove_file(&rebuilt).map_err(words)
 }
 
 /// What a recording depends on: the guest's programs, this one (which holds the loader's script and the guest's configuration), the
@@ -320,12 +322,13 @@ fn unhex(text: &str) -> [u8; 32] {
     bytes
 }
 
-/// A folder for disks that are rebuilt.
+/// A folder for disks that are rebuilt: in memory, where there is room enough.
 ///
 /// # Errors
-/// If there is no room for one.
+/// If none can be made.
 pub fn fast_folder() -> Result<TempDir, String> {
-    let made = if Path::new(FAST).is_dir() { tempfile::tempdir_in(FAST) } else { tempfile::tempdir() };
+    let room = statvfs(FAST).map_or(0, |space| space.blocks_available().saturating_mul(space.fragment_size()));
+    let made = if room >= FAST_BYTES { tempfile::tempdir_in(FAST) } else { tempfile::tempdir() };
     made.map_err(|error| error.to_string())
 }
 

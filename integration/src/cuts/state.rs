@@ -16,6 +16,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -228,9 +229,10 @@ impl StateMount {
             self.mend()?;
             mounted().map_err(|error| format!("the state partition cannot be mounted, and e2fsck does not help: {error}"))
         })?;
-        let seen = look_at(&self.point().join(FOLDER), running, table, earlier);
+        // Also after a panic: the next partition is written where this one is mounted from.
+        let seen = catch_unwind(AssertUnwindSafe(|| look_at(&self.point().join(FOLDER), running, table, earlier)));
         self.unmount().map_err(|error| format!("the state partition stays mounted: {error}"))?;
-        seen
+        seen.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// A program that another thread starts holds our files open until it has become itself.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::disk::{self, Loader, SLOT_BYTES};
@@ -18,7 +19,7 @@ use crate::hostsim::gpt::Gpt;
 use crate::rig::ReleaseImage;
 
 /// Longest wait for anything. An emulated machine on a busy host takes ten times what it takes on an idle one.
-const PATIENCE: Duration = Duration::from_secs(480);
+pub(super) const PATIENCE: Duration = Duration::from_secs(480);
 
 /// Room for all that is written in one boot; only what is used takes any.
 const LOG_BYTES: u64 = 4 << 30;
@@ -182,8 +183,9 @@ impl Machine {
     fn start(&mut self, disk: &[&str]) -> Running {
         self.boots += 1;
         let (console, agent) = (self.dir.join(format!("console-{}", self.boots)), self.dir.join(format!("agent-{}", self.boots)));
-        let mut qemu = Command::new("taskset");
-        qemu.args(["--cpu-list", &one_processor(), "qemu-system-x86_64"]);
+        // It ends with whoever started it, however that ends.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "taskset", "--cpu-list", &one_processor(), "qemu-system-x86_64"]);
         qemu.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-display", "none", "-monitor", "none"]);
         qemu.args(["-m", &self.system.memory_mib.to_string()]);
         qemu.args(["-nodefaults", "-no-reboot"]);
@@ -252,6 +254,16 @@ impl Running {
     pub fn power_cut(mut self) -> String {
         self.end();
         self.console()
+    }
+
+    /// The same of a boot that is recorded: QEMU stops the guest at once, and writes down what was under way before it ends.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn power_cut_logged(self) -> String {
+        let qemu = Pid::from_raw(i32::try_from(self.qemu.id()).unwrap());
+        kill(qemu, Signal::SIGTERM).unwrap();
+        self.wait_off()
     }
 
     /// Runs a command in the guest, once that is up; its output, and how it ended.

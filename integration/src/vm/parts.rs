@@ -15,9 +15,10 @@ pub(super) const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/sha
 /// The loader.
 pub(super) const SYSTEMD_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 /// What makes and runs every machine.
-const OF_ALL: [Needed; 10] = [
+const OF_ALL: [Needed; 11] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("taskset", "util-linux"),
+    ("setpriv", "util-linux"),
     ("sgdisk", "gdisk"),
     ("mke2fs", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),

@@ -1,12 +1,16 @@
 //! A machine, its publisher and its server.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::path::Path;
+
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use server_mock::{Answer, Mock, Script};
 use tempfile::TempDir;
 
+use super::machine::PATIENCE;
 use super::{Flaw, HOST, Loader, Machine, Parts, Running, image, keys_of};
 use crate::rig::{APP_ID, BOARD, Publisher, ReleaseImage, Spec};
 
@@ -58,7 +62,7 @@ impl Scene {
     /// If something of it cannot be made.
     pub fn for_recording(loader: Loader, dir: &Path) -> Result<Self, String> {
         let reboots = format!("command = [\"sh\", \"-c\", \"echo {TOLD_TO_REBOOT}; sleep 5; reboot -f\"]\n");
-        let scene = Self::configured(loader, dir, &reboots)?;
+        let scene = Self::served(loader, dir, &reboots, RECORDED_PORTS)?;
         if loader != Loader::GrubBios {
             scene.machine.put_on_esp("loader/entries", &entries_of_others());
         }
@@ -73,9 +77,16 @@ impl Scene {
     /// # Panics
     /// If something of it cannot be made.
     pub fn configured(loader: Loader, dir: &Path, more: &str) -> Result<Self, String> {
+        Self::served(loader, dir, more, 0..1)
+    }
+
+    /// The same, with a server on one of these ports; 0 is any that is free.
+    fn served(loader: Loader, dir: &Path, more: &str, mut ports: Range<u16>) -> Result<Self, String> {
         let parts = Parts::find(loader)?;
         let publisher = Publisher::new(&dir.join("files"));
-        let mock = Mock::start(Script::serving(&publisher.files).answer(Answer::no_update())).unwrap();
+        let script = Script::serving(&publisher.files).answer(Answer::no_update());
+        let start = |port| Mock::start_on(script.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok();
+        let mock = ports.find_map(start).ok_or("the server finds no port that is free")?;
         let factory = images(&parts, loader, &publisher, "1.0.0", Flaw::None);
         let machine = Machine::new(dir, loader, &factory, &(config(&mock, loader) + more));
         Ok(Self { machine, loader, publisher, parts, mock, factory, _dir: None })
@@ -155,6 +166,18 @@ impl Scene {
         self.events().join("\n")
     }
 
+    /// Waits until the server has taken a report with these words.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn wait_report(&self, words: &str) {
+        let began = Instant::now();
+        while !self.reports().contains(words) {
+            assert!(began.elapsed() < PATIENCE, "no report says {words:?}: {}", self.reports());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// The same, each for itself.
     #[must_use]
     pub fn events(&self) -> Vec<String> {
@@ -177,6 +200,10 @@ fn images(parts: &Parts, loader: Loader, publisher: &Publisher, version: &str, f
     let more = loader.more_images(parts, version, &root);
     [vec![ReleaseImage { name: "root", slot: None, bytes: root }], more].concat()
 }
+
+/// Where the server of a recording listens, and later that of each disk which is started from it: ports that nobody is given who takes
+/// any (`net.ipv4.ip_local_port_range`).
+const RECORDED_PORTS: Range<u16> = 21_000..22_000;
 
 /// How a guest reboots.
 pub const REBOOTS: &str = "command = [\"reboot\", \"-f\"]\n";

@@ -24,6 +24,16 @@ fn bad_images_are_left_and_the_reason_is_shown_and_reported() {
 }
 
 #[test]
+fn an_image_without_a_daemon_is_left_at_its_deadline() {
+    scenario::an_image_without_a_daemon_is_left_at_its_deadline(Loader::GrubBios);
+}
+
+#[test]
+fn an_image_that_hangs_goes_back_after_its_tries() {
+    scenario::an_image_that_hangs_goes_back_after_its_tries(Loader::GrubBios);
+}
+
+#[test]
 fn an_image_without_init_goes_back_after_its_tries() {
     scenario::an_image_without_init_goes_back_after_its_tries(Loader::GrubBios);
 }
