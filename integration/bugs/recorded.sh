@@ -100,6 +100,14 @@ bug "the inode that a rename moves is synced before the folder" systemd-boot "bo
     File::open(to)?.sync_all()' '    File::open(to)?.sync_all()?;
     to.parent().map_or(Ok(()), sync_folder)'
 
+bug "a new file is written before the table that has its clusters" systemd-boot "which is free" \
+    update-engine/src/durable.rs '    path.parent().map_or(Ok(()), sync_folder)?;
+    file.sync_all()' '    file.sync_all()?;
+    path.parent().map_or(Ok(()), sync_folder)'
+
+bug "a file is cut short in its place" systemd-boot "by its entry, and" \
+    update-engine/src/slot/esp.rs '    if file.metadata()?.len() > length {' '    if file.metadata()?.len() > u64::MAX - 1 {'
+
 bug "clusters are freed with the name that goes" systemd-boot "which is free" \
     update-engine/src/durable.rs '    let _removed = hold(path);' ''
 

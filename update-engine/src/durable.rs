@@ -23,7 +23,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = folder.join(name);
     write_new(&beside, bytes).and_then(|()| rename(&beside, path)).inspect_err(|_| {
         // It may not be there, or the disk may refuse that, too: then the next one overwrites it.
-        let _removed = fs::remove_file(&beside);
+        let _removed = remove(&beside);
     })
 }
 

@@ -121,7 +121,7 @@ pub async fn run(
     Ok(Installed { written, bytes_downloaded: sources.downloaded(), bytes_reused, bytes_written })
 }
 
-async fn make_places(slot: InactiveSlot) -> Result<Arc<InactiveSlot>, InstallError> {
+async fn make_places(mut slot: InactiveSlot) -> Result<Arc<InactiveSlot>, InstallError> {
     let made = aside(move || slot.make_places().map(|()| Arc::new(slot)));
     made.await?.map_err(InstallError::Disk)
 }

@@ -123,32 +123,33 @@ pub(super) fn device_at(mount_point: &Path) -> io::Result<DeviceId> {
     Ok(DeviceId::from_dev(std::fs::metadata(mount_point)?.dev()))
 }
 
-/// Makes the file, empty, if there is none. What is there stays as it is, as long as it can be read: a power cut may leave a file whose
-/// chain of clusters ends before its length does, which nothing can start, and no write mends.
+/// Makes the file, empty, if there is none. What is there stays as it is.
 pub(super) fn create(file: &Path) -> io::Result<()> {
-    create_unless(file, read_through)
-}
-
-fn create_unless(file: &Path, reads: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;
     }
     let flags = (OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW).bits();
-    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(file);
-    match reads(&open()?) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => {
-            durable::remove(file)?;
-            open().map(drop)
-        }
-        read => read,
+    OpenOptions::new().write(true).create(true).truncate(false).custom_flags(flags).open(file).map(drop)
+}
+
+/// Whether a file can become one of this length as it is. On vfat it can only become longer: the clusters of one that is cut short are
+/// free on the medium while its entry still has them. And it has to be whole: a power cut may leave one whose clusters end before its
+/// length does, which no write mends.
+pub(super) fn can_become(file: &Path, length: u64) -> io::Result<bool> {
+    can_become_if(File::open(file)?, length, |mut file| io::copy(&mut file, &mut io::sink()).map(drop))
+}
+
+fn can_become_if(file: File, length: u64, reads: impl Fn(File) -> io::Result<()>) -> io::Result<bool> {
+    if file.metadata()?.len() > length {
+        return Ok(false);
+    }
+    match reads(file) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => Ok(false),
+        read => read.map(|()| true),
     }
 }
 
-fn read_through(mut file: &File) -> io::Result<()> {
-    io::copy(&mut file, &mut io::sink()).map(drop)
-}
-
-/// Gives the file its length and has its name and its place on the medium.
+/// Gives a file that is not longer its length, and has its name and its place on the medium.
 pub(super) fn set_length(file: &File, path: &Path, length: u64) -> io::Result<()> {
     if file.metadata()?.len() != length {
         file.set_len(length)?;
@@ -197,7 +198,7 @@ mod tests {
         create(&file).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"there");
         let opened = OpenOptions::new().write(true).open(&file).unwrap();
-        for length in [9, 3] {
+        for length in [9, 30] {
             set_length(&opened, &file, length).unwrap();
             assert_eq!(Room::of(&file, dir.path()).unwrap().length, length);
         }
@@ -205,22 +206,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_made_anew_and_every_other_error_is_one() {
+    fn a_file_that_is_longer_or_cannot_be_read_cannot_become_what_is_wanted() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("b.efi");
-        let fails = |errno: i32| move |_: &File| Err(io::Error::from_raw_os_error(errno));
         std::fs::write(&file, b"there").unwrap();
-        assert_eq!(create_unless(&file, fails(nix::libc::ENOMEM)).unwrap_err().raw_os_error(), Some(nix::libc::ENOMEM));
-        assert_eq!(std::fs::read(&file).unwrap(), b"there");
-        create_unless(&file, fails(nix::libc::EIO)).unwrap();
-        assert_eq!(std::fs::read(&file).unwrap(), b"");
+        for (length, can) in [(4, false), (5, true), (6, true)] {
+            assert_eq!(can_become(&file, length).unwrap(), can, "{length}");
+        }
+        let fails = |errno: i32| can_become_if(File::open(&file).unwrap(), 6, |_| Err(io::Error::from_raw_os_error(errno)));
+        assert!(!fails(nix::libc::EIO).unwrap());
+        assert_eq!(fails(nix::libc::ENOMEM).unwrap_err().raw_os_error(), Some(nix::libc::ENOMEM));
     }
 
     /// The kernel's own answer to a read of what is not there.
     #[test]
-    fn what_is_read_through_tells_of_an_error_in_it() {
-        assert_eq!(read_through(&File::open("/proc/self/mem").unwrap()).unwrap_err().raw_os_error(), Some(nix::libc::EIO));
-        read_through(&File::open("/proc/self/stat").unwrap()).unwrap();
+    fn a_file_is_read_to_its_end() {
+        assert!(!can_become(Path::new("/proc/self/mem"), 5).unwrap());
+        assert!(can_become(Path::new("/proc/self/stat"), 5).unwrap());
     }
 
     #[test]

@@ -192,10 +192,6 @@ impl OpenImage {
             lock_region(target, &file, purpose)?;
         }
         let base = target.range().start;
-        // A slot that does not lie on block boundaries of its file cannot be transferred directly.
-        if base.is_multiple_of(ALIGNMENT as u64) && slot_size.is_multiple_of(512) {
-            file.try_direct();
-        }
         let opened = Self {
             target: target.clone(),
             file,
@@ -206,6 +202,7 @@ impl OpenImage {
             lost: AtomicBool::new(false),
             spare: Mutex::new(Vec::new()),
         };
+        opened.try_direct();
         // A file that is about to be written gets its length later, and may be empty until then.
         if !is_file || purpose != Purpose::Write {
             opened.check_length()?;
@@ -231,15 +228,27 @@ impl OpenImage {
     }
 
     /// Makes its place as large as the image. Only a file on the ESP is not that from the start.
-    pub(super) fn make_place(&self) -> Result<(), SlotError> {
+    pub(super) fn make_place(&mut self) -> Result<(), SlotError> {
         if !self.is_file() {
             return Ok(());
         }
-        let path = self.file.path();
-        esp::set_length(self.file.file(), path, self.image_size)
-            .map_err(durable::in_words)
-            .map_err(|e| SlotError::io(format!("make room for {} bytes in", self.image_size), path, e))?;
+        let (path, size) = (self.file.path().to_path_buf(), self.image_size);
+        let words = |error| SlotError::io(format!("make room for {size} bytes in"), &path, durable::in_words(error));
+        if !esp::can_become(&path, size).map_err(words)? {
+            durable::remove(&path).and_then(|()| esp::create(&path)).map_err(words)?;
+            self.file = RawFile::open(&path, Access::WriteExclusive).map_err(words)?;
+            lock_region(&self.target, &self.file, Purpose::Write)?;
+            self.try_direct();
+        }
+        esp::set_length(self.file.file(), &path, size).map_err(words)?;
         self.probe()
+    }
+
+    /// A slot that does not lie on block boundaries of its file cannot be transferred directly.
+    fn try_direct(&self) {
+        if self.base.is_multiple_of(ALIGNMENT as u64) && self.slot_size.is_multiple_of(512) {
+            self.file.try_direct();
+        }
     }
 
     /// Finds out with one read whether transfers are direct, so that it is known from the start.

@@ -79,8 +79,8 @@ impl InactiveSlot {
     ///
     /// # Errors
     /// [`SlotError::Io`] if there is no room any more.
-    pub fn make_places(&self) -> Result<(), SlotError> {
-        self.held.images.iter().try_for_each(OpenImage::make_place)
+    pub fn make_places(&mut self) -> Result<(), SlotError> {
+        self.held.images.iter_mut().try_for_each(OpenImage::make_place)
     }
 
     /// Writes verified bytes of an image at their place. Several threads may do so at once.
@@ -281,7 +281,7 @@ mod tests {
         for length in [9000, 5120, 9000] {
             let disk = Disk::discover(&spec).unwrap();
             let before = std::fs::read(kernel("b")).ok();
-            let slot = InactiveSlot::open(&disk, &name("b"), &disk.running_slot().unwrap(), &sizes(length as u64)).unwrap();
+            let mut slot = InactiveSlot::open(&disk, &name("b"), &disk.running_slot().unwrap(), &sizes(length as u64)).unwrap();
             assert_eq!(std::fs::read(kernel("b")).unwrap(), before.unwrap_or_default(), "not a byte changes before");
             slot.make_places().unwrap();
             for (number, bytes) in image[..length].chunks(4096).enumerate() {

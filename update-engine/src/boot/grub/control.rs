@@ -213,7 +213,7 @@ fn mend_length(file: &RawFile, length: usize) -> io::Result<()> {
         return Ok(());
     }
     file.file().set_len(BLOCK_BYTES as u64)?;
-    file.file().sync_all()
+    crate::durable::settle(file.file(), file.path())
 }
 
 #[cfg(test)]
