@@ -5,6 +5,7 @@ use std::time::Duration;
 use manifests::release::SlotName;
 use tokio::sync::watch;
 
+use crate::boot::Standing;
 use crate::daemon::{Shared, lock, now};
 use crate::deadline::Trial;
 use crate::durable;
@@ -80,11 +81,13 @@ pub(super) async fn probe_and_tell(shared: &Shared, plan: &Plan, probe: &Probe) 
 
 /// Whoever armed the slot had a floor, and wrote the trial down before. Where neither is there, and the boot table says that something was
 /// armed, this image does not see the state of its host: kept, it would never know its floor again, nor end the attempt, nor give its lock
-/// back. A journal alone may be lost (design 11.1).
+/// back. A journal alone may be lost (design 11.1). Where no other slot can be booted there is nothing to go back to, and what armed this one
+/// may have been the factory, which has no state: leaving it would only spend its tries.
 fn state(world: &World, slot: SlotName, kind: Kind, facts: &Facts) -> Result<(), String> {
     let folder = &world.settings().state_dir;
+    let has_way_back = facts.standing(slot.other()).is_some_and(Standing::is_bootable);
     let is_missing = || matches!((FloorFile::load(folder), Trial::load(folder)), (Ok(None), Ok(None)));
-    if kind != Kind::Found || !matches!(facts.floor, FloorFacts::Lost { .. }) || !is_missing() {
+    if kind != Kind::Found || !has_way_back || !matches!(facts.floor, FloorFacts::Lost { .. }) || !is_missing() {
         return Ok(());
     }
     Err(format!(
@@ -207,6 +210,18 @@ mod tests {
         let trial =
             Trial { slot: SlotName::B, version: "1.1.0".into(), attempt: "one".into(), deadline: Duration::from_secs(600) };
         deadline::write_down(&trial, world.settings()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_first_image_on_trial_by_the_marks_of_its_factory_is_kept_without_a_state_where_nothing_else_can_be_booted() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
+        for other in [host::BLANK, host::SPENT, host::BAD, host::armed(1)] {
+            let mut facts = lost();
+            facts.boot.as_mut().unwrap().standing.a = other;
+            let reason = unhealthy(&world, Kind::Found, facts, SHORT).await;
+            assert_eq!(is_of_state(&reason), other.is_bootable(), "{other}: {reason}");
+        }
     }
 
     #[tokio::test]
