@@ -164,7 +164,7 @@ impl OpenImage {
             return Err(refused(target, &why));
         }
         if let (Purpose::Write, Place::File { file, .. }) = (purpose, &target.place) {
-            let made = esp::create(file).map_err(durable::in_words);
+            let made = esp::create(file).map_err(|error| durable::in_words(error, file));
             made.map_err(|e| SlotError::io(format!("make a file of slot {}", target.slot), file, e))?;
         }
         check_kind(target, Kind::of_path(target.place.path()))?;
@@ -237,7 +237,7 @@ impl OpenImage {
         }
         let path = self.file.path();
         esp::set_length(self.file.file(), path, self.image_size)
-            .map_err(durable::in_words)
+            .map_err(|error| durable::in_words(error, path))
             .map_err(|e| SlotError::io(format!("make room for {} bytes in", self.image_size), path, e))?;
         self.probe()
     }
