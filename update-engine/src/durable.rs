@@ -11,8 +11,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
+
+use nix::sys::statfs::{FsType, MSDOS_SUPER_MAGIC, statfs};
 
 /// Replaces `path` with `bytes`: writes beside it, syncs, renames over it, syncs the folder. Readers see the old or the new
 /// file, never a mixture; after a return the new one survives a power cut. What could not be finished takes no room.
@@ -77,19 +79,28 @@ pub fn read_capped(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The same error; one that a person can mend with the words for that.
-///
-/// Linux mounts a FAT read-only from the moment at which it finds damage, such as a file that a power cut left between its folder and the
-/// table of clusters; nothing that is written there afterwards gets through, and no later mount mends it.
-pub fn in_words(error: io::Error) -> io::Error {
+/// The same error of this path; one that a person can mend with the words for that.
+pub fn in_words(error: io::Error, path: &Path) -> io::Error {
     if error.raw_os_error() != Some(nix::libc::EROFS) {
         return error;
     }
-    io::Error::new(
-        io::ErrorKind::ReadOnlyFilesystem,
-        "its file system is mounted read-only; the kernel does that to a FAT on which it finds damage, as a power cut may leave it \
-         (`dmesg`): `umount` it, `fsck.fat -a` its device and mount it again, or reboot a host that checks it before it mounts it",
-    )
+    let meaning = match path.metadata() {
+        Ok(found) if found.file_type().is_block_device() => "the device takes no writes",
+        _ => of_read_only(path.ancestors().find_map(|place| statfs(place).ok()).map(|found| found.filesystem_type())),
+    };
+    io::Error::new(error.kind(), format!("{meaning} ({error})"))
+}
+
+/// Linux mounts a FAT read-only from the moment at which it finds damage, such as a file that a power cut left between its folder and the
+/// table of clusters; nothing that is written there afterwards gets through, and no later mount mends it.
+fn of_read_only(kind: Option<FsType>) -> &'static str {
+    if kind == Some(MSDOS_SUPER_MAGIC) {
+        "its file system is mounted read-only: either `fstab` has `ro` for it, or the kernel has found damage on this FAT, as a power cut \
+         may leave it (`dmesg`): then `umount` it, `fsck.fat -a` its device and mount it again, or reboot a host that checks it before it \
+         mounts it"
+    } else {
+        "its file system is mounted read-only: remount it read-write (`mount -o remount,rw`), and look into `fstab` and `dmesg` for why it is not"
+    }
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -101,6 +112,7 @@ mod tests {
     use std::path::PathBuf;
     use std::process::Command;
 
+    use nix::sys::statfs::EXT4_SUPER_MAGIC;
     use tempfile::TempDir;
 
     use super::*;
@@ -192,9 +204,23 @@ mod tests {
 
     #[test]
     fn a_file_system_that_is_mounted_read_only_is_said_with_what_to_do() {
-        let words = in_words(io::Error::from_raw_os_error(nix::libc::EROFS));
-        assert_eq!(words.kind(), io::ErrorKind::ReadOnlyFilesystem);
-        assert!(words.to_string().contains("mounted read-only") && words.to_string().contains("fsck.fat -a"), "{words}");
-        assert_eq!(in_words(io::Error::from_raw_os_error(nix::libc::ENOSPC)).raw_os_error(), Some(nix::libc::ENOSPC));
+        let dir = tempfile::tempdir().unwrap();
+        // What is to be made is not there yet.
+        for path in [dir.path().to_owned(), dir.path().join("folder/file")] {
+            let words = in_words(io::Error::from_raw_os_error(nix::libc::EROFS), &path);
+            assert_eq!(words.kind(), io::ErrorKind::ReadOnlyFilesystem);
+            assert_eq!(
+                words.to_string(),
+                "its file system is mounted read-only: remount it read-write (`mount -o remount,rw`), and look into `fstab` and `dmesg` \
+                 for why it is not (Read-only file system (os error 30))"
+            );
+            let full = in_words(io::Error::from_raw_os_error(nix::libc::ENOSPC), &path);
+            assert_eq!(full.raw_os_error(), Some(nix::libc::ENOSPC));
+        }
+        for other in [None, Some(EXT4_SUPER_MAGIC)] {
+            assert!(!of_read_only(other).contains("FAT"));
+        }
+        let words = of_read_only(Some(MSDOS_SUPER_MAGIC));
+        assert!(words.contains("mounted read-only") && words.contains("`ro`") && words.contains("fsck.fat -a"), "{words}");
     }
 }

@@ -9,15 +9,18 @@
 //! 4. the same again after the settle time, and not before the host has been up for its least time;
 //! 5. `health/wanted.d` is run; what fails there is a warning, as is what the daemon itself found and only wants to be said.
 //!
-//! A required check that fails is tried again until the deadline: services need time to come up, and an image that is really
-//! bad is still bad then. Promises: an answer comes by the deadline (plus the seconds it takes to kill a hook), and it is
+//! A required check that fails is tried again until the deadline, but for a built-in one that nothing can change: services and mounts
+//! need time to come up, and an image that is really bad is still bad then. Promises: an answer comes by the deadline (plus the seconds it takes to kill a hook), and it is
 //! *healthy* only if every required check was seen to succeed, twice. Never: takes a missing answer for health.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::hooks::{self, AfterFailure, HookContext, Program, TimeLimit};
 
@@ -49,10 +52,50 @@ pub struct Probe {
     pub hook_timeout: Duration,
     /// Who knows about services.
     pub services: Services,
-    /// Built-in required checks, by name, with what they said.
-    pub built_in: Vec<(String, Result<(), String>)>,
+    /// Built-in required checks, asked in this order.
+    pub built_in: Vec<BuiltIn>,
     /// What built-in wanted checks found.
     pub warnings: Vec<String>,
+}
+
+/// A required check that the daemon brings along.
+#[derive(Clone)]
+pub struct BuiltIn {
+    name: String,
+    check: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Asking again cannot change what it says.
+    is_final: bool,
+}
+
+impl BuiltIn {
+    /// Asked once, when all before it have succeeded: nothing that happens later changes what it says.
+    pub fn once(name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        let said = OnceLock::new();
+        let check = Arc::new(move || said.get_or_init(&check).clone());
+        Self { name: name.to_owned(), check, is_final: true }
+    }
+
+    /// Asked in each round until the deadline: what it looks for may come late.
+    pub fn each_round(name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self { name: name.to_owned(), check: Arc::new(check), is_final: false }
+    }
+
+    async fn ask(&self, deadline: Instant) -> Result<(), Failure> {
+        let check = self.check.clone();
+        let words = match timeout_at(deadline, spawn_blocking(move || check())).await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(words))) => words,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer by the deadline".to_owned(),
+        };
+        Err(Failure { is_final: self.is_final, ..Failure::new(format!("{}: {words}", self.name)) })
+    }
+}
+
+impl fmt::Debug for BuiltIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuiltIn").field("name", &self.name).field("is_final", &self.is_final).finish_non_exhaustive()
+    }
 }
 
 /// Who is asked whether the boot is complete, and about failed services where there are no health hooks.
@@ -184,8 +227,8 @@ async fn settled(
 }
 
 async fn required(probe: &Probe, deadline: Instant) -> Result<(), Failure> {
-    if let Some((name, Err(words))) = probe.built_in.iter().find(|(_, result)| result.is_err()) {
-        return Err(Failure { is_final: true, ..Failure::new(format!("{name}: {words}")) });
+    for check in &probe.built_in {
+        check.ask(deadline).await?;
     }
     hooks_or_units(probe, deadline).await?;
     boot_complete(&probe.services, deadline).await

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::sync::watch;
-use update_engine::health::{Health, Probe, Services, probe};
+use update_engine::health::{BuiltIn, Health, Probe, Services, probe};
 use update_engine::hooks::HookContext;
 
 struct Host {
@@ -26,7 +26,7 @@ struct Host {
     deadline: Duration,
     settle: Duration,
     kept_after: Duration,
-    built_in: Vec<(String, Result<(), String>)>,
+    built_in: Vec<BuiltIn>,
 }
 
 impl Host {
@@ -240,8 +240,8 @@ fn a_required_hook_that_others_can_change_is_unhealthy_and_not_run() {
 fn design_11_4_a_built_in_check_that_failed_is_unhealthy_at_once() {
     let mut host = Host::new().deadline(Duration::from_secs(300));
     host.built_in = vec![
-        ("floor".into(), Ok(())),
-        ("keyring".into(), Err("the image's own keys do not accept the release that installed it".into())),
+        BuiltIn::once("floor", || Ok(())),
+        BuiltIn::once("keyring", || Err("the image's own keys do not accept the release that installed it".into())),
     ];
     let started = Instant::now();
     assert_eq!(host.probe(), unhealthy("keyring: the image's own keys do not accept the release that installed it", ""));

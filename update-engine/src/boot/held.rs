@@ -49,12 +49,12 @@ pub(crate) fn folder(path: &Path, access: Access) -> Result<HeldFolder, BootErro
 }
 
 pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> BootError {
-    BootError::Io { action, path: path.to_path_buf(), source: durable::in_words(source) }
+    BootError::Io { action, path: path.to_path_buf(), source: durable::in_words(source, path) }
 }
 
 /// A write, a rename or a flush failed half-way.
 pub(crate) fn interrupted(path: &Path, source: io::Error) -> BootError {
-    BootError::Interrupted { path: path.to_path_buf(), source: durable::in_words(source) }
+    BootError::Interrupted { path: path.to_path_buf(), source: durable::in_words(source, path) }
 }
 
 /// Waits a bounded time for the lock (`flock`) of an open file: shared for reading, else exclusive.

@@ -5,31 +5,22 @@ use std::time::Duration;
 use manifests::release::SlotName;
 use tokio::sync::watch;
 
-use crate::daemon::{Shared, blocking, lock, now};
+use crate::boot::Standing;
+use crate::daemon::{Shared, lock, now};
 use crate::deadline::Trial;
 use crate::durable;
 use crate::engine::Event;
 use crate::engine::event::Probing;
-use crate::engine::facts::FloorFacts;
+use crate::engine::facts::{Facts, FloorFacts};
 use crate::engine::policy::millis;
 use crate::engine::state::{Kind, Plan};
 use crate::floor::FloorFile;
-use crate::health::{self, Health, Probe, Services};
+use crate::health::{self, BuiltIn, Health, Probe, Services};
 use crate::world::{World, chain};
 
 /// Probes health within its deadline. A slot that is healthy sooner is kept after that time. What is known to be wrong with it, and no
 /// reason to leave it, is said with what the host owner's wanted checks find.
 pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration, warnings: Vec<String>) -> Event {
-    let (world, slot, kind, facts) = (shared.world.clone(), plan.slot, plan.kind, shared.facts());
-    let built_in = blocking(move || {
-        vec![
-            ("state of the host".to_owned(), state(&world, slot, kind, &facts.floor)),
-            ("keys of the new image".to_owned(), keys(&world, slot, kind)),
-            ("identity of the host".to_owned(), identity(&world)),
-            ("slots of the host".to_owned(), world.ground().map(drop).map_err(|fault| fault.message)),
-        ]
-    })
-    .await;
     let settings = &shared.settings;
     let probe = Probe {
         hooks_dir: settings.reboot.hooks_dir.clone(),
@@ -39,7 +30,7 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration, war
         kept_after,
         hook_timeout: settings.health.hook_timeout,
         services: Services::of_host(&settings.sysroot),
-        built_in,
+        built_in: built_in(&shared, &plan),
         warnings,
     };
     let result = match probe_and_tell(&shared, &plan, &probe).await {
@@ -55,6 +46,18 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration, war
         }
     };
     Event::Health { attempt: plan.attempt, result }
+}
+
+fn built_in(shared: &Shared, plan: &Plan) -> Vec<BuiltIn> {
+    let (world, slot, kind, facts) = (shared.world.clone(), plan.slot, plan.kind, shared.facts());
+    let [keyed, identified, grounded] = [world.clone(), world.clone(), world.clone()];
+    vec![
+        // A mount may come late. The others look into the same folder, so it is asked first.
+        BuiltIn::each_round("state of the host", move || state(&world, slot, kind, &facts)),
+        BuiltIn::once("keys of the new image", move || keys(&keyed, slot, kind)),
+        BuiltIn::once("identity of the host", move || identity(&identified)),
+        BuiltIn::once("slots of the host", move || grounded.ground().map(drop).map_err(|fault| fault.message)),
+    ]
 }
 
 /// The engine hears when the probe ends, and what fails meanwhile.
@@ -78,11 +81,13 @@ pub(super) async fn probe_and_tell(shared: &Shared, plan: &Plan, probe: &Probe) 
 
 /// Whoever armed the slot had a floor, and wrote the trial down before. Where neither is there, and the boot table says that something was
 /// armed, this image does not see the state of its host: kept, it would never know its floor again, nor end the attempt, nor give its lock
-/// back. A journal alone may be lost (design 11.1).
-fn state(world: &World, slot: SlotName, kind: Kind, floor: &FloorFacts) -> Result<(), String> {
+/// back. A journal alone may be lost (design 11.1). Where no other slot can be booted there is nothing to go back to, and what armed this one
+/// may have been the factory, which has no state: leaving it would only spend its tries.
+fn state(world: &World, slot: SlotName, kind: Kind, facts: &Facts) -> Result<(), String> {
     let folder = &world.settings().state_dir;
-    let is_missing = matches!((FloorFile::load(folder), Trial::load(folder)), (Ok(None), Ok(None)));
-    if kind != Kind::Found || !matches!(floor, FloorFacts::Lost { .. }) || !is_missing {
+    let has_way_back = facts.standing(slot.other()).is_some_and(Standing::is_bootable);
+    let is_missing = || matches!((FloorFile::load(folder), Trial::load(folder)), (Ok(None), Ok(None)));
+    if kind != Kind::Found || !has_way_back || !matches!(facts.floor, FloorFacts::Lost { .. }) || !is_missing() {
         return Ok(());
     }
     Err(format!(
@@ -123,22 +128,27 @@ fn identity(world: &World) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use manifests::keyring::SecretKey;
     use manifests::version::{Sequence, Version};
 
     use super::*;
     use crate::deadline;
-    use crate::engine::facts::{Facts, Floor};
+    use crate::engine::facts::Floor;
     use crate::engine::state::Target;
     use crate::engine::tests::host;
     use crate::engine::time::Wall;
     use crate::fetch::{Fetcher, Options};
     use crate::world::tests::world_that_trusts;
 
-    const LOST: FloorFacts = FloorFacts::Lost { image: Sequence::ZERO };
+    /// Slot a is good, b is on trial, and no floor is there.
+    fn lost() -> Facts {
+        Facts { boot: Some(host::table(host::armed(2))), floor: FloorFacts::Lost { image: Sequence::ZERO }, ..host::facts() }
+    }
 
-    /// Why slot b is not kept, on a host without a disk.
-    async fn unhealthy(world: &World, kind: Kind, floor: FloorFacts) -> String {
+    /// Why slot b is not kept by this deadline, on a host without a disk.
+    async fn unhealthy(world: &World, kind: Kind, facts: Facts, deadline: Duration) -> String {
         let target = Target {
             slot: SlotName::B,
             version: Version::parse("1.1.0").unwrap(),
@@ -147,8 +157,11 @@ mod tests {
         };
         let plan = Plan::without_payload("one".into(), kind, target, "1.0.0".into(), Wall(0));
         let (events, mut told) = tokio::sync::mpsc::channel(16);
-        let facts = Facts { floor, ..host::facts() };
-        let shared = Shared::new(world.clone(), Fetcher::new(Options::default()).unwrap(), events, facts);
+        let mut shared = Shared::new(world.clone(), Fetcher::new(Options::default()).unwrap(), events, facts);
+        let mut settings = (**world.settings()).clone();
+        settings.health.deadline = deadline;
+        settings.health.settle = Duration::ZERO;
+        shared.settings = Arc::new(settings);
         let telling = tokio::spawn(async move { while told.recv().await.is_some() {} });
         let event = health(shared, plan, Duration::ZERO, Vec::new()).await;
         telling.await.unwrap();
@@ -158,13 +171,21 @@ mod tests {
         }
     }
 
+    /// Long enough for one round.
+    const SHORT: Duration = Duration::from_millis(200);
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn is_of_state(reason: &str) -> bool {
+        reason.starts_with("state of the host")
+    }
+
     #[tokio::test]
     async fn an_image_that_does_not_mount_the_state_of_its_host_is_not_kept() {
         let dir = tempfile::tempdir().unwrap();
         let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
         let state_dir = world.settings().state_dir.clone();
         assert_eq!(
-            unhealthy(&world, Kind::Found, LOST).await,
+            unhealthy(&world, Kind::Found, lost(), SHORT).await,
             format!(
                 "state of the host: slot b was armed by a host whose state is not what is mounted at {}: expected the floor and the trial \
                  that were written down there, found neither; the image has to mount the same file system there as the other slot does",
@@ -173,17 +194,46 @@ mod tests {
         );
 
         // Design 11.1: a journal that was lost says nothing of the rest, nor does a disk as from the factory.
-        let known = FloorFacts::Known(Floor::default());
-        let others = |reason: String| assert!(!reason.starts_with("state of the host"), "{reason}");
-        others(unhealthy(&world, Kind::Found, known).await);
-        others(unhealthy(&world, Kind::Update, LOST).await);
-        let trial =
-            Trial { slot: SlotName::B, version: "1.1.0".into(), attempt: "one".into(), deadline: Duration::from_secs(600) };
-        deadline::write_down(&trial, world.settings()).unwrap();
-        others(unhealthy(&world, Kind::Found, LOST).await);
+        let others = |reason: String| assert!(!is_of_state(&reason), "{reason}");
+        let known = Facts { floor: FloorFacts::Known(Floor::default()), ..lost() };
+        others(unhealthy(&world, Kind::Found, known, LONG).await);
+        others(unhealthy(&world, Kind::Update, lost(), LONG).await);
+        write_down(&world);
+        others(unhealthy(&world, Kind::Found, lost(), LONG).await);
         deadline::forget(&state_dir).unwrap();
         // One that cannot be read is there.
         std::fs::write(state_dir.join("floor"), "nonsense").unwrap();
-        others(unhealthy(&world, Kind::Found, LOST).await);
+        others(unhealthy(&world, Kind::Found, lost(), LONG).await);
+    }
+
+    fn write_down(world: &World) {
+        let trial =
+            Trial { slot: SlotName::B, version: "1.1.0".into(), attempt: "one".into(), deadline: Duration::from_secs(600) };
+        deadline::write_down(&trial, world.settings()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_first_image_on_trial_by_the_marks_of_its_factory_is_kept_without_a_state_where_nothing_else_can_be_booted() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
+        for other in [host::BLANK, host::SPENT, host::BAD, host::armed(1)] {
+            let mut facts = lost();
+            facts.boot.as_mut().unwrap().standing.a = other;
+            let reason = unhealthy(&world, Kind::Found, facts, SHORT).await;
+            assert_eq!(is_of_state(&reason), other.is_bootable(), "{other}: {reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_state_whose_mount_comes_late_is_waited_for_until_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
+        let mounted = async {
+            tokio::time::sleep(SHORT).await;
+            write_down(&world);
+        };
+        let (reason, ()) = tokio::join!(unhealthy(&world, Kind::Found, lost(), LONG), mounted);
+        // A host without a disk is not kept for its slots, once its state is seen.
+        assert!(reason.starts_with("slots of the host"), "{reason}");
     }
 }

@@ -15,6 +15,7 @@ use crate::control;
 use crate::daemon::{Daemon, End, Ended, blocking, now, signals};
 use crate::engine::cause::Cause;
 use crate::engine::event::Orphan;
+use crate::engine::facts::Facts;
 use crate::engine::policy::{LockSettings, Policy, StartedBy, Strategy};
 use crate::engine::{Engine, Model};
 use crate::fetch::{Fetcher, Options};
@@ -100,16 +101,12 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
     let channel = model.channel.clone();
     let (look, looking) = (world.clone(), world.clone());
     let can_write = !journal.is_stand_in();
-    let mut facts = blocking(move || {
+    let facts = blocking(move || {
         let facts = looking.look(channel.as_deref());
         if can_write { looking.look_for_last_words(facts) } else { facts }
     })
     .await;
-    let (renews, seen) = (world.clone(), facts.clone());
-    match blocking(move || renews.renew(&seen)).await {
-        Ok(renewed) => facts.boot = renewed.or(facts.boot),
-        Err(fault) => tracing::error!(code = %fault.code, "the tries of the running slot could not be given back: {fault}"),
-    }
+    let facts = give_tries_back(&world, facts).await;
     if can_write {
         let first_facts = facts.clone();
         let founded = move || look.found_floor(&first_facts).and_then(|()| look.raise_floor(&first_facts));
@@ -133,6 +130,16 @@ async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::
     close(serving).await;
     drop(only_one);
     Ok(ended)
+}
+
+/// What is known of the world once the running slot, if it is good, has its tries back: the boot table is another one then.
+async fn give_tries_back(world: &World, mut facts: Facts) -> Facts {
+    let (world, seen) = (world.clone(), facts.clone());
+    match blocking(move || world.renew(&seen)).await {
+        Ok(renewed) => facts.boot = renewed.or(facts.boot),
+        Err(fault) => tracing::error!(code = %fault.code, "the tries of the running slot could not be given back: {fault}"),
+    }
+    facts
 }
 
 /// The socket is gone afterwards: another run opens it anew.
@@ -252,7 +259,33 @@ mod tests {
     use manifests::keyring::SecretKey;
 
     use super::*;
+    use crate::boot::grub::Block;
+    use crate::slot::rig::Rig;
     use crate::world::tests::world_that_trusts;
+
+    /// RAUC's script has counted the boot of the only slot that is good, and would start none in the next one.
+    #[tokio::test]
+    async fn the_engine_begins_with_the_boot_table_as_it_is_after_a_good_slot_got_its_try_back() {
+        let rig = Rig::with_slots_of(8);
+        let folder = rig.folder.path();
+        let mut block = Block::empty();
+        [("ORDER", "A B"), ("A_OK", "1"), ("A_TRY", "1"), ("B_OK", "0"), ("B_TRY", "0")]
+            .iter()
+            .for_each(|(name, value)| block.set(name, value));
+        std::fs::write(folder.join("grubenv"), block.to_bytes().unwrap()).unwrap();
+        let text = "state_dir = \"@/state\"\nsysroot = \"@\"\nserver.app_id = \"x\"\ndisk.device = \"@/disk.img\"\n\
+                    slots.a.root = \"partlabel:root-a\"\nslots.b.root = \"partlabel:root-b\"\nboot.control = \"grub\"\n\
+                    boot.grub = { env = \"@/grubenv\", variables = \"rauc\" }\n";
+        let source = config::Source::new("test", text.replace('@', &folder.display().to_string()));
+        let settings = config::parse(&[source]).unwrap();
+        let records = Records::open(&settings.state_dir).unwrap();
+        let world = World::new(Arc::new(settings), records);
+        let seen = world.look(None);
+        assert!(seen.boot.as_ref().unwrap().weakness.is_some(), "{:?}", seen.boot);
+        let facts = give_tries_back(&world, seen).await;
+        assert_eq!(facts.boot.as_ref().unwrap().weakness, None);
+        assert_eq!(facts.boot, world.look(None).boot);
+    }
 
     #[tokio::test]
     async fn a_state_folder_that_another_daemon_has_is_not_opened_by_one_that_waits_for_it() {

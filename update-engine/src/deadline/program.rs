@@ -120,12 +120,18 @@ pub enum DeadlineError {
 /// # Errors
 /// If the deadline has passed and it cannot be seen what is on trial, or the host cannot be rebooted.
 pub fn watch(places: &Places, patience: Watch) -> Result<Ended, DeadlineError> {
+    let stuck = Stuck::watch();
+    watch_beside(places, patience, |task, was_on_trial| task.wind(&stuck, was_on_trial))
+}
+
+/// The clock is wound before each look, which may never end, and again as soon as one has shown that it is on trial: the next may be the one
+/// that does not end.
+fn watch_beside(places: &Places, patience: Watch, mut wind: impl FnMut(&Task, bool)) -> Result<Ended, DeadlineError> {
     let mut log = OnceEach::default();
     let mut was_on_trial = false;
-    let stuck = Stuck::watch();
     loop {
         let task = Task::find(places, &mut log);
-        task.wind(&stuck, was_on_trial);
+        wind(&task, was_on_trial);
         let looked = task.look();
         match &looked {
             Ok(Looked::NothingOnTrial) => return Ok(Ended::NothingOnTrial),
@@ -133,7 +139,7 @@ pub fn watch(places: &Places, patience: Watch) -> Result<Ended, DeadlineError> {
             Ok(Looked::Good(_)) => return Ok(Ended::NothingOnTrial),
             Ok(Looked::OnTrial { .. }) => {
                 was_on_trial = true;
-                task.wind(&stuck, was_on_trial);
+                wind(&task, was_on_trial);
             }
             Ok(Looked::Unclear) => {}
             Ok(Looked::Unseen { why, .. }) => log.warn(why),
@@ -1071,6 +1077,30 @@ mod tests {
         assert!(matches!(own, Task::Own { .. }));
         assert_eq!((own.deadline_on(Mode::Host, false), own.deadline_on(Mode::Host, true)), (None, deadline));
         assert_eq!(own.deadline_on(Mode::Image, true), None);
+    }
+
+    #[test]
+    fn the_clock_that_asks_no_disk_is_wound_as_soon_as_a_look_has_shown_that_it_is_on_trial() {
+        let host = Host::without_state(600);
+        let places = Places { state_dir: host.settings.state_dir.clone(), config: host.rig.folder.path().join("config.toml") };
+        let mut wound = Vec::new();
+        let ended =
+            watch_beside(&places, HASTE, |task, was_on_trial| wound.push(task.deadline_on(Mode::Host, was_on_trial))).unwrap();
+        assert!(matches!(ended, Ended::Left(_)), "{ended:?}");
+        // In the same round: what comes after the look asks the disk as well.
+        assert_eq!(wound, [None, Some(Duration::from_secs(600))]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_any_more_stops_the_clock_only_of_a_host_that_was_not_seen_on_trial() {
+        let stuck = Stuck::watch();
+        let late = Some(Duration::from_secs(1 << 40));
+        stuck.on_trial_until(late);
+        let blind = Task::Blind { trial: None, why: "config.toml: not there".to_owned() };
+        blind.wind(&stuck, true);
+        assert_eq!(stuck.known(), late);
+        blind.wind(&stuck, false);
+        assert_eq!(stuck.known(), None);
     }
 
     /// As long as no mark was written, the flag names the slot that is left.

@@ -48,6 +48,12 @@ impl Stuck {
         let deadline = deadline.map(|deadline| deadline.max(self.began));
         self.deadline_s.store(deadline.map_or(NONE, |deadline| deadline.as_secs()), Ordering::Relaxed);
     }
+
+    /// Until when it is on trial, as far as it was told.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> Option<Duration> {
+        Some(self.deadline_s.load(Ordering::Relaxed)).filter(|known| *known != NONE).map(Duration::from_secs)
+    }
 }
 
 impl Drop for Stuck {

@@ -339,8 +339,9 @@ impl Engine {
             State::Committed { plan } => match self.mark_good_error(plan) {
                 None => format!("{} is healthy and is being marked good: try again when that is done", plan.version),
                 Some(error) => {
-                    let left =
-                        self.left_at(now).map(|left_at| format!("; update-engine-trial leaves it at {} otherwise", at(left_at)));
+                    let left = self
+                        .left_at(now)
+                        .map(|left_at| format!("; update-engine-trial reboots the host at {} otherwise", at(left_at)));
                     format!("{} is {error}: that {again}{}", plan.version, left.unwrap_or_default())
                 }
             },

@@ -164,7 +164,7 @@ impl OpenImage {
             return Err(refused(target, &why));
         }
         if let (Purpose::Write, Place::File { file, .. }) = (purpose, &target.place) {
-            let made = esp::create(file).map_err(durable::in_words);
+            let made = esp::create(file).map_err(|error| durable::in_words(error, file));
             made.map_err(|e| SlotError::io(format!("make a file of slot {}", target.slot), file, e))?;
         }
         check_kind(target, Kind::of_path(target.place.path()))?;
@@ -233,7 +233,7 @@ impl OpenImage {
             return Ok(());
         }
         let (path, size) = (self.file.path().to_path_buf(), self.image_size);
-        let words = |error| SlotError::io(format!("make room for {size} bytes in"), &path, durable::in_words(error));
+        let words = |error| SlotError::io(format!("make room for {size} bytes in"), &path, durable::in_words(error, &path));
         if !esp::can_become(&path, size).map_err(words)? {
             durable::remove(&path).and_then(|()| esp::create(&path)).map_err(words)?;
             self.file = RawFile::open(&path, Access::WriteExclusive).map_err(words)?;

@@ -444,9 +444,7 @@ fn after_boot(input: &Input<'_>) -> String {
             format!("needs attention: {message}; its health is checked again {again}; {}", running(input))
         }
         (State::Committed { plan }, Some((message, again))) => {
-            let left = input.engine.left_at(&input.now).map(|at| moment(input, input.wall_at(at)));
-            let left =
-                left.map(|at| format!(", and if it is not good by {at}, update-engine-trial leaves it for {}", plan.way_back()));
+            let left = input.engine.left_at(&input.now).map(|at| left_unless_good(input, plan, at));
             format!("needs attention: {message}; tried again {again}{}; {}", left.unwrap_or_default(), running(input))
         }
         (_, Some((message, again))) => format!("needs attention: {message}; tried again {again}; {}", running(input)),
@@ -481,6 +479,18 @@ fn after_boot(input: &Input<'_>) -> String {
             format!("{version} is healthy: it is being marked good; then the update is done")
         }
     }
+}
+
+/// What follows where it cannot be marked good for so long. Then it can most likely not be marked bad either, and only the loader's count
+/// brings the other slot back, unless any reboot does that does not ask for this one.
+fn left_unless_good(input: &Input<'_>, plan: &Plan, at: Mono) -> String {
+    let (at, slot, back) = (moment(input, input.wall_at(at)), plan.slot, plan.way_back());
+    let once = match (input.engine.policy().started_by, tries(input, plan)) {
+        (StartedBy::OurReboot, _) => String::new(),
+        (StartedBy::AnyReboot, None) => format!(" once slot {slot} can be marked bad"),
+        (StartedBy::AnyReboot, Some(tries)) => format!(" once slot {slot} can be marked bad, or its tries are spent ({tries})"),
+    };
+    format!(", and if it is not good by {at}, update-engine-trial reboots the host, which goes back to {back}{once}")
 }
 
 /// What fails, where something does; until when it may; and what follows.

@@ -286,8 +286,22 @@ fn a_trial_that_update_engine_trial_ends_sooner_than_the_daemon_says_when_in_eve
     host.commit_done(Err(fault("boot-control")));
     assert_says(
         &mut host,
-        "Needs attention: 1.1.0 is healthy but could not be marked good (it broke: boot-control); tried again in 64 s (at 12:06 UTC), and if it is not good by 12:09 UTC, update-engine-trial leaves it for 1.0.0; 1.1.0 runs from slot b.",
+        "Needs attention: 1.1.0 is healthy but could not be marked good (it broke: boot-control); tried again in 64 s (at 12:06 UTC), and if it is not good by 12:09 UTC, update-engine-trial reboots the host, which goes back to 1.0.0 once slot b can be marked bad, or its tries are spent (2 tries left); 1.1.0 runs from slot b.",
     );
+    // Where any reboot goes back, and where nothing is known of tries.
+    let (model, facts) = (host.engine.model().clone(), host.engine.facts().clone());
+    for (started_by, standing, ends) in [
+        (StartedBy::OurReboot, armed(2), "reboots the host, which goes back to 1.0.0;"),
+        (StartedBy::AnyReboot, SPENT, "once slot b can be marked bad, or its tries are spent (its last try);"),
+        (StartedBy::AnyReboot, BLANK, "once slot b can be marked bad;"),
+    ] {
+        let policy = Policy { started_by, ..host.engine.policy().clone() };
+        let mut host =
+            Host::from(model.clone(), Facts { boot: Some(crate::engine::tests::host::table(standing)), ..facts.clone() }, policy);
+        host.commit_done(Err(fault("boot-control")));
+        let said = document(&mut host).summary;
+        assert!(said.contains(ends), "{said}");
+    }
     let shown = document(&mut host);
     assert_contract(&serde_json::to_value(&shown).unwrap());
     let error = "healthy but could not be marked good (it broke: boot-control)";

@@ -411,7 +411,7 @@ fn whoever_commands_a_host_whose_trial_has_ended_is_told_what_it_waits_for_and_u
 
     host.commit_done(Err(fault("boot-control")));
     let facts = Facts { trial_ends: Some(Mono(host.mono + 600_000)), ..host.engine.facts().clone() };
-    for (ends, left) in [(false, ""), (true, "; update-engine-trial leaves it at 12:15 UTC otherwise")] {
+    for (ends, left) in [(false, ""), (true, "; update-engine-trial reboots the host at 12:15 UTC otherwise")] {
         if ends {
             host.step(Event::FactsChanged { facts: Box::new(facts.clone()) });
         }
