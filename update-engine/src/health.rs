@@ -347,6 +347,8 @@ fn bounded(found: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     /// By another process: a file that this one has open for writing while a neighbour forks cannot be executed.
@@ -416,6 +418,43 @@ mod tests {
         let asked = Probe { warnings: vec!["nobody counts".to_owned()], ..asking(folder.path(), "exit 0") };
         let health = probe(&asked, &watch::channel(None).0).await;
         assert_eq!(health, Health::Healthy { warnings: vec!["nobody counts".to_owned()] });
+    }
+
+    #[tokio::test]
+    async fn a_built_in_check_is_asked_in_its_turn_and_again_only_if_that_may_help() {
+        let folder = tempfile::tempdir().unwrap();
+        let asks = Arc::new(AtomicU32::new(0));
+        let (late, counted) = (asks.clone(), Arc::new(AtomicU32::new(0)));
+        let counts = counted.clone();
+        let built_in = vec![
+            BuiltIn::each_round("state", move || match late.fetch_add(1, Ordering::Relaxed) {
+                0 => Err("not mounted".to_owned()),
+                _ => Ok(()),
+            }),
+            BuiltIn::once("keys", move || {
+                counts.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }),
+        ];
+        let asked = Probe { deadline: Duration::from_secs(4), built_in, ..asking(folder.path(), "exit 0") };
+        assert_eq!(probe(&asked, &watch::channel(None).0).await, Health::Healthy { warnings: Vec::new() });
+        // Before and after the settle time; what is asked once was not asked before the state was seen.
+        assert_eq!((asks.load(Ordering::Relaxed), counted.load(Ordering::Relaxed)), (3, 1));
+
+        let unhealthy = |health| match health {
+            Health::Unhealthy { reason, .. } => reason,
+            Health::Healthy { .. } => panic!("healthy"),
+        };
+        let (latest, began) = (watch::channel(None).0, Instant::now());
+        let built_in = vec![BuiltIn::once("keys", || Err("none".to_owned()))];
+        assert_eq!(unhealthy(probe(&Probe { built_in, ..asked.clone() }, &latest).await), "keys: none");
+        assert!(began.elapsed() < asked.deadline);
+        let built_in = vec![BuiltIn::each_round("disk", || {
+            std::thread::sleep(Duration::from_secs(2));
+            Ok(())
+        })];
+        let held = Probe { deadline: Duration::from_millis(300), built_in, ..asked };
+        assert_eq!(unhealthy(probe(&held, &latest).await), "disk: no answer by the deadline");
     }
 
     #[test]
