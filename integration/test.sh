@@ -108,14 +108,16 @@ for name in sorted(names - set(sys.argv[1:])):
 }
 
 cuts() { # NAME LOADER: an update of a virtual machine, recorded; every disk that a power cut could have left
-    local name=$1 at=$SECONDS status=0 out verdict recording
+    local name=$1 at=$SECONDS status=0 out verdict recording kept
     out=$(mktemp "$log/XXXXXX")
-    recording=${TMPDIR:-/tmp}/ota-recording-$2
-    rm -rf "$recording"
+    recording=$log/recording-$2
     run "$out" "${CARGO_TARGET_DIR:-target}/debug/cuts" --loader "$2" --cuts 10000 --boot 5 --recording "$recording" || status=$?
-    # Of a bad one the cuts that were found can be played again.
-    ((status != 0 && status != 3)) || rm -rf "$recording"
     sed 's/^/    /' "$out"
+    # Of a bad one the cuts that were found can be played again.
+    if ((status != 0 && status != 3)) && kept=$(mktemp -d "${TMPDIR:-/tmp}/ota-recording.XXXXXX") && mv "$recording" "$kept/"; then
+        echo "    its recording is kept: cuts --recording $kept/recording-$2 --replay …"
+    fi
+    rm -rf "$recording"
     verdict=$(tail -n1 "$out")
     case $status in
     0)

@@ -2,46 +2,20 @@
 # Plants bugs that only a disk can show, one at a time, in a copy of the tree: a machine is built with each, updated while every write
 # is recorded, and `cuts` has to find a power cut after which a promise does not hold. It takes some minutes for each bug.
 #
-# First the tree as it is: no power cut may be bad there.
+# Before all of them the tree as it is: no power cut may be bad there.
 #
 #   recorded.sh [BUG]      all bugs, or one
 set -uo pipefail
-cd "$(dirname "$0")/../.."
-only=${1:-}
-top=$PWD
-copy=$(mktemp -d "${TMPDIR:-/tmp}/ota-bugs.XXXXXX")
-running=''
-end() {
-    [[ -z $running ]] || kill "$running" 2>/dev/null
-    wait
-    rm -rf "$copy"
-}
-trap end EXIT
-trap 'exit 130' INT TERM
-if ! git ls-files -z >"$copy/.files" || [[ ! -s $copy/.files ]]; then
-    echo "bugs/recorded.sh: git does not list the files of $top: this needs a checkout that is yours" >&2
-    exit 1
-fi
-tar --null -T "$copy/.files" -cf - | tar -xf - -C "$copy"
+source "$(dirname "$0")/common.sh"
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$top/target}/bugs
-caught=0 missed=0 skipped=0
 
-bounded() { # SECONDS COMMAND...
-    local seconds=$1 status; shift
-    (cd "$copy" && exec timeout -k 60 "$seconds" "$@") >"$copy/.log" 2>&1 & running=$!
-    wait "$running"
-    status=$?
-    running=''
-    return "$status"
-}
-
-looked() { # LOADER BOOT: records the copy, looks at every cut, starts BOOT of them; its exit code
-    bounded 1200 cargo build --quiet --workspace --bins && rm -rf "$copy/recording" &&
-        bounded 3000 "$CARGO_TARGET_DIR/debug/cuts" --loader "$1" --cuts 0 --boot "$2" --recording recording
+looked() { # LOADER: records the copy, and looks at every cut; its exit code
+    bounded 1200 "$copy" "$copy/.log" cargo build --quiet --workspace --bins && rm -rf "$copy/recording" &&
+        bounded 3000 "$copy" "$copy/.log" "$CARGO_TARGET_DIR/debug/cuts" --loader "$1" --cuts 0 --boot 0 --recording recording
 }
 
 sound() { # LOADER
-    looked "$1" 0
+    looked "$1"
     case $? in
     0) echo "no bug planted, $1: $(tail -n1 "$copy/.log")" ;;
     3) echo "no bug planted, $1: skipped" ;;
@@ -63,7 +37,7 @@ bug() { # NAME LOADER WORDS (FILE FIND REPLACE)...: WORDS stand in what `cuts` s
         shift 3
     done
     if ((planted)); then
-        looked "$loader" 0
+        looked "$loader"
         judge "$name" $? "$words"
     else
         echo "planted bug \"$name\": cannot be planted"
@@ -88,8 +62,8 @@ judge() { # NAME EXIT-CODE WORDS
     fi
 }
 
-sound grub
-sound systemd-boot
+[[ -n $only ]] || sound grub
+[[ -n $only ]] || sound systemd-boot
 
 bug "a rename is not synced with the inode that it moves" systemd-boot "what was on the medium is lost" \
     update-engine/src/durable.rs '    to.parent().map_or(Ok(()), sync_folder)?;

@@ -7,39 +7,15 @@
 # A bug is planted by replacing lines of the source; a line that is not found exactly once is an error, so that the list stays
 # true. The copy shares the target folder of its dependencies, not of the workspace's own crates.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
-only=${1:-}
-top=$PWD
-copy=$(mktemp -d "${TMPDIR:-/tmp}/ota-bugs.XXXXXX")
-running=''
-end() {
-    [[ -z $running ]] || kill "$running" 2>/dev/null
-    wait
-    rm -rf "$copy"
-}
-trap end EXIT
-trap 'exit 130' INT TERM
-if ! git ls-files -z >"$copy/.files" || [[ ! -s $copy/.files ]]; then
-    echo "bugs/run.sh: git does not list the files of $top: this needs a checkout that is yours" >&2
-    exit 1
-fi
-tar --null -T "$copy/.files" -cf - | tar -xf - -C "$copy"
+source "$(dirname "$0")/common.sh"
 bugs_target=${CARGO_TARGET_DIR:-$top/target}/bugs
-caught=0 missed=0 skipped=0
-
-bounded() { # FOLDER OUT COMMAND...
-    local folder=$1 out=$2; shift 2
-    (cd "$folder" && exec timeout -k 10 1200 "$@") >"$out" 2>&1 & running=$!
-    wait "$running"
-    running=''
-}
 
 bug() { # NAME CRATE TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "--test PROGRAM"
     local name=$1 crate=$2 target=$3 test=$4 files=() planted=1; shift 4
     [[ -z $only || $only == "$name" ]] || return 0
     # The tree's own tests are built already, for the whole workspace.
     # shellcheck disable=SC2086 # two words
-    bounded "$top" "$copy/.sound" cargo test --quiet --workspace $target -- --exact "$test" --show-output
+    bounded 1200 "$top" "$copy/.sound" cargo test --quiet --workspace $target -- --exact "$test" --show-output
     while (($# > 0)); do
         cp "$copy/$1" "$copy/$1.original"
         files+=("$1")
@@ -48,7 +24,7 @@ bug() { # NAME CRATE TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "-
     done
     if ((planted)); then
         # shellcheck disable=SC2086
-        bounded "$copy" "$copy/.log" env CARGO_TARGET_DIR="$bugs_target" cargo test -p "$crate" $target -- --exact "$test" --show-output
+        bounded 1200 "$copy" "$copy/.log" env CARGO_TARGET_DIR="$bugs_target" cargo test -p "$crate" $target -- --exact "$test" --show-output
         judge "$name" "$test"
     else
         echo "planted bug \"$name\": cannot be planted"
