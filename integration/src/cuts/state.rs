@@ -25,6 +25,7 @@ use std::time::Duration;
 use manifests::omaha::{Event as Told, Request};
 use manifests::release::SlotName;
 use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
@@ -223,6 +224,7 @@ impl StateMount {
         earlier: usize,
     ) -> Result<StateSeen, String> {
         self.take(disk, range).map_err(|error| format!("state partition: {error}"))?;
+        self.forget().map_err(|error| format!("what the kernel remembers of {}: {error}", self.device.display()))?;
         let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let mounted = || mount(Some(&self.device), &self.point(), Some("ext4"), flags, None::<&str>);
         mounted().or_else(|_| {
@@ -254,6 +256,12 @@ impl StateMount {
             Some(0..=2) => Ok(()),
             code => Err(format!("e2fsck ended with {code:?}: {}", String::from_utf8_lossy(&output.stdout))),
         }
+    }
+
+    /// Drops what the kernel remembers of the partition before. It does so by itself at the last close of a device, which an unmount is not
+    /// where others have it open: `losetup --find` opens every one.
+    fn forget(&self) -> io::Result<()> {
+        posix_fadvise(File::open(&self.device)?, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from)
     }
 
     /// Takes over what is not zero; the rest of the file is given back to the memory that it is.
@@ -494,10 +502,53 @@ const fn policy() -> Policy {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout, reason = "a test that cannot be run says so")]
 mod tests {
+    use std::fs;
+    use std::thread::spawn;
+
     use manifests::version::Sequence;
+    use update_engine::boot::{Past, Standing};
 
     use super::*;
+    use crate::cuts::recording::fast_folder;
+
+    /// A partition with the daemon's folder on it, or without.
+    fn partition(scratch: &Path, with_folder: bool) -> File {
+        let content = scratch.join("content");
+        fs::create_dir(&content).unwrap();
+        if with_folder {
+            fs::create_dir(content.join(FOLDER)).unwrap();
+        }
+        let image = scratch.join(format!("{with_folder}.img"));
+        let made = Command::new("mkfs.ext4").arg("-q").arg("-d").arg(&content).arg(&image).arg("16M").status().unwrap();
+        assert!(made.success());
+        fs::remove_dir_all(content).unwrap();
+        File::open(image).unwrap()
+    }
+
+    #[test]
+    fn a_partition_is_looked_at_as_it_is_though_others_have_the_device_open() {
+        let looks = spawn(|| {
+            let scratch = tempfile::tempdir().unwrap();
+            let [without, with] = [false, true].map(|with_folder| partition(scratch.path(), with_folder));
+            let mount = match StateMount::new(fast_folder().unwrap(), 16 << 20) {
+                Ok(mount) => mount,
+                Err(why) => {
+                    println!("skipped: {why}");
+                    return;
+                }
+            };
+            let _open = File::open(&mount.device).unwrap();
+            let standing = PerSlot { a: Standing::Good, b: Standing::Bad };
+            let table = BootTable { standing, next: SlotName::A, past: Past::NothingMarked, tries: 3, weakness: None };
+            for (disk, is_there) in [(&without, false), (&with, true), (&without, false)] {
+                let seen = mount.look(disk, &(0..16 << 20), SlotName::A, &table, 0).unwrap();
+                assert_eq!(seen.started.is_some(), is_there);
+            }
+        });
+        looks.join().unwrap();
+    }
 
     fn seen(floor: Option<u64>, had_journal: bool) -> StateSeen {
         let floor = floor.map(|floor| Floor { floor: Sequence::ZERO, highest: Sequence::new(floor).unwrap() });
