@@ -176,9 +176,15 @@ layer "L0 tests" cargo test --quiet --workspace --no-run
 golden=(--test omaha_samples --test omaha_codes --test omaha_rules --test omaha_properties --test omaha_hostile)
 of_their_own=(omaha_samples omaha_codes omaha_rules omaha_properties omaha_hostile main_job attacks verbs slot_block_devices kill vm fuzz_corpus)
 others=$(programs "${of_their_own[@]}") || { echo "integration/test.sh: its list of test programs is wrong"; exit 1; }
-# shellcheck disable=SC2086 # words
-tests "L1 units, properties, rules" --lib --bins $others -- --skip engine::tests:: --skip boot::gpt:: \
-    --skip durable::
+waiting() {
+    # shellcheck disable=SC2086 # words
+    tests "L1 whole crates: commands, protocols, stores, clocks" $others
+    tests "L3 the main job and the attacks, with the real programs" --test main_job --test attacks
+    tests "L3 every verb, with the real programs" --test verbs
+    tests "kill: killed at any moment, with the real programs" --test kill
+}
+beside waiting
+tests "L1 units, properties, rules" --lib --bins -- --skip engine::tests:: --skip boot::gpt:: --skip durable::
 tests "L1 examples in the documentation" --doc
 tests "L2 every state of the engine: error in it, killed in it, random worlds" --lib -- engine::tests::
 tests "L3 Omaha: golden samples, hostile input" "${golden[@]}"
@@ -186,17 +192,11 @@ tests "L5 the boot table: codec, and every crash state of its ordered write" --l
 tests "L6 real parts: loop devices, disks that lie" --test slot_block_devices
 tests "L6 small files: what is on the medium when power is cut" --lib -- durable::
 tests "L8 seeds of the fuzz targets" --test fuzz_corpus
-real_programs() {
-    tests "L3 the main job and the attacks, with the real programs" --test main_job --test attacks
-    tests "L3 every verb, with the real programs" --test verbs
-    tests "kill: killed at any moment, with the real programs" --test kill
-}
 # Machines wait for their deadlines, too: twice as many of them as there are processors.
 machines() {
     tests "L7 virtual machines: updates, failures and power cuts under GRUB and systemd-boot" \
         --test vm -- --test-threads="$((2 * $(nproc)))" --skip debian::
 }
-beside real_programs
 beside machines
 cuts "L7 power cuts under GRUB" grub
 cuts "L7 power cuts under systemd-boot" systemd-boot

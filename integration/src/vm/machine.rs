@@ -315,13 +315,14 @@ impl Running {
     pub fn wait_status(&mut self, what: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         let began = Instant::now();
         loop {
+            let asked = Instant::now();
             let (_, answer) = self.updatectl("status --json");
             let status = serde_json::from_str(&answer).unwrap_or_default();
             if wanted(&status) {
                 return status;
             }
             assert!(began.elapsed() < PATIENCE, "{what}: {status:#}\n{}", self.console());
-            std::thread::sleep(Duration::from_millis(200));
+            pause_after(asked);
         }
     }
 
@@ -339,13 +340,14 @@ impl Running {
             if self.qemu.try_wait().map_err(|error| error.to_string())?.is_some() {
                 return Ok((false, self.console()));
             }
+            let asked = Instant::now();
             if let Some(answer) = self.try_ask(&format!("{} status --json", self.updatectl)) {
                 if serde_json::from_str(&answer).is_ok_and(|status| wanted(&status)) {
                     return Ok((true, self.console()));
                 }
                 last = answer;
             }
-            std::thread::sleep(Duration::from_millis(300));
+            pause_after(asked);
         }
         Err(format!("it does not rest; its last status: {last}; its console:\n{}", self.console()))
     }
@@ -377,6 +379,11 @@ impl Running {
         let _ended_already = self.qemu.kill();
         let _reaped = self.qemu.wait();
     }
+}
+
+/// Between two questions: an emulated guest that does nothing but answer gets nothing else done.
+fn pause_after(asked: Instant) {
+    std::thread::sleep((2 * asked.elapsed()).clamp(Duration::from_millis(200), Duration::from_secs(2)));
 }
 
 /// The processors that this process may use, one after the other.
