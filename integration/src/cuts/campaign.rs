@@ -1,6 +1,6 @@
 //! All that is done with a recording: its disks are rebuilt, looked at, started.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use manifests::release::SlotName;
 use server_mock::{Answer, Mock, Script};
 
 use super::check::{Checker, Demands, Different, First, Layout, Looked};
@@ -17,8 +18,10 @@ use super::control::Control;
 use super::cut::{Change, Cut, Dice, epochs, random, systematic};
 use super::disk::Disk;
 use super::loader::Progress;
+use super::log::{Entry, WriteLog};
 use super::recording::{
-    BOOTS, Boot, Recording, UPDATES, VERSIONS, copy, end_of, fast_folder, running_in, sequence_of, target_of, update_of,
+    Acknowledged, BOOTS, Boot, Recording, UPDATES, VERSIONS, copy, end_of, fast_folder, running_in, sequence_of, target_of,
+    update_of,
 };
 use super::state::StateMount;
 use crate::hostsim::gpt::Gpt;
@@ -75,7 +78,7 @@ impl Campaign {
     }
 
     /// Checks that the recording is one of two updates: with all that was written in its first boot each is armed, with all of its second
-    /// one it is kept; and that nothing was ever written to the partition tables and to the slot that ran (P2).
+    /// one it is kept; and that nothing was ever written to the partition tables, to the loader's partition and to the slot that ran (P2).
     ///
     /// # Errors
     /// What does not hold.
@@ -83,10 +86,13 @@ impl Campaign {
         let layout = self.layout()?;
         for boot in 0..BOOTS {
             let (_folder, mut disk) = self.recording.disk_of(boot)?;
-            let own = layout.slots[usize::from(running_in(boot) == manifests::release::SlotName::B)].clone();
-            let forbidden = [layout.tables[0].clone(), layout.tables[1].clone(), own];
+            let own = layout.slots[usize::from(running_in(boot) == SlotName::B)].clone();
+            let forbidden = [layout.fixed.as_slice(), &[own]].concat();
             if let Some(touched) = disk.first_write_in(&forbidden) {
-                return Err(format!("boot {}: a partition table or the slot that ran was written at {touched:?}", boot + 1));
+                let boot = boot + 1;
+                return Err(format!(
+                    "boot {boot}: a partition table, the loader or the slot that ran was written at {touched:?}"
+                ));
             }
             let last = disk.epochs().saturating_sub(1);
             disk.advance_to(last).map_err(|error| error.to_string())?;
@@ -97,6 +103,36 @@ impl Campaign {
                 return Err(format!(
                     "the recording is of no update: expected {expected:?} at the end of boot {boot}, got {got:?}"
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that what looks at disks finds what cannot be missed: a disk that lost, in the boots in which a slot is armed, all that was
+    /// written to that slot, to the state, or to the loader's files, of a machine that never asked for a flush.
+    ///
+    /// # Errors
+    /// What is not found.
+    pub fn check_itself(&self) -> Result<(), String> {
+        let layout = self.layout()?;
+        for boot in (0..BOOTS).filter(|boot| end_of(*boot) == Progress::Trial) {
+            let target = layout.slots[usize::from(target_of(update_of(boot)) == SlotName::B)].clone();
+            let state = self.blind.is_none().then(|| ("the state partition", layout.state.clone()));
+            // Without a look at the state nobody knows that it is behind.
+            let esp = self.blind.is_none().then(|| ("the EFI system partition", layout.esp.clone()));
+            for (what, lost) in [Some(("the slot that is armed", target)), state, esp].into_iter().flatten() {
+                let (_folder, mut disk) = self.recording.disk_without_flushes(boot)?;
+                let cut = disk.all_but(0, &lost);
+                let mut checker = self.checker(boot)?;
+                match check(&mut checker, &mut disk, &cut) {
+                    Err(_) if checker.broken().is_none() => {}
+                    other => {
+                        let boot = boot + 1;
+                        return Err(format!(
+                            "the checker is blind: of boot {boot} all was lost that was written to {what}: {other:?}"
+                        ));
+                    }
+                }
             }
         }
         Ok(())
@@ -177,6 +213,9 @@ impl Campaign {
             for cut in cuts {
                 self.check_wanted()?;
                 let seen = check(&mut checker, &mut disk, cut);
+                if let Some(why) = checker.broken() {
+                    return Err(why.to_owned());
+                }
                 found.send((cut.clone(), seen)).map_err(|error| error.to_string())?;
             }
         }
@@ -268,6 +307,9 @@ impl Campaign {
         disk.advance_to(cut.epoch).map_err(words)?;
         let mut checker = self.checker(boot)?;
         let seen = check(&mut checker, &mut disk, cut);
+        if let Some(why) = checker.broken() {
+            return Err(why.to_owned());
+        }
         let first = checker.first(&mut disk, cut).ok();
         disk.after(cut, |_, file| copy(file, to)).map_err(words)?.map_err(words)?;
         Ok((first, seen))
@@ -323,8 +365,24 @@ impl Campaign {
             update: update_of(boot),
             highest: sequence_of(update_of(boot)),
             said: earlier.chain([(begun, end_of(boot))]).collect(),
-            acknowledged: self.recording.acknowledged().iter().cloned().collect(),
+            acknowledged: self.acknowledged(boot, &log),
         })
+    }
+
+    /// What the server has acknowledged until the end of a boot, by the epoch from which on it had. What it took twice counts from the first
+    /// time on.
+    fn acknowledged(&self, boot: Boot, log: &WriteLog) -> HashMap<String, usize> {
+        let from = |known: &Acknowledged| {
+            let is_before =
+                |entry: &Entry| !matches!(entry, Entry::Write { data_at, length, .. } if data_at + length > known.log_bytes);
+            let before = log.entries.iter().take_while(|entry| is_before(entry)).count();
+            if known.boot < boot { 0 } else { epochs(&log.entries[..before]).len() - 1 }
+        };
+        let mut acknowledged = HashMap::new();
+        for known in self.recording.acknowledged().iter().filter(|known| known.boot <= boot) {
+            acknowledged.entry(known.report.clone()).or_insert_with(|| from(known));
+        }
+        acknowledged
     }
 
     fn layout(&self) -> Result<Layout, String> {
@@ -335,8 +393,8 @@ impl Campaign {
             Ok(entry.start..entry.start + entry.length)
         };
         let length = fs::metadata(&base).map_err(|error| error.to_string())?.len();
-        let tables = [0..TABLE_BYTES[0], length - TABLE_BYTES[1]..length];
-        Ok(Layout { esp: range("esp")?, slots: [range("root-a")?, range("root-b")?], state: range("state")?, tables })
+        let fixed = [0..TABLE_BYTES[0], length - TABLE_BYTES[1]..length, range("bios")?];
+        Ok(Layout { esp: range("esp")?, slots: [range("root-a")?, range("root-b")?], state: range("state")?, fixed })
     }
 
     fn checker(&self, boot: Boot) -> Result<Checker, String> {
@@ -351,7 +409,8 @@ impl Campaign {
         };
         let loader = self.recording.loader();
         let control = Control::new(loader, fast_folder()?)?;
-        Ok(Checker::new(control, loader, layout, self.recording.signed(), self.demands(boot)?, mount))
+        let base = fs::File::open(self.recording.base()).map_err(|error| error.to_string())?;
+        Checker::new(control, loader, layout, self.recording.signed(), self.demands(boot)?, mount, &base)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What has to hold of every disk that a power cut leaves.
 //!
 //! 1. The files of the EFI system partition hold what their names say: no two share a cluster, and none lies in clusters that are free.
+//!    What is neither boot state nor a slot's is as it was, and nothing else is there (P1: entries of others, loader, its configuration).
 //! 2. The loader finds a slot to start, and what it would start is a complete signed image: root, and kernel and command line where those
 //!    are files of their own (P1). It is the slot that is updated, or the one that the update began from.
 //! 3. A slot on trial has a complete good one behind it, which is the other one (P8); and no slot that is marked good is anything else
@@ -10,11 +11,12 @@
 //! 5. The daemon's own reading of the same files: see [`super::control`] (P1).
 //! 6. The state partition: see [`super::state`] (P3, P7, P11).
 //!
-//! That nothing was ever written to the partition tables and to the slot that runs (P2) is seen in the log alone
+//! That nothing was ever written to the partition tables, to the loader's partition and to the slot that runs (P2) is seen in the log alone
 //! ([`super::campaign::Campaign::check_whole`]).
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
@@ -27,8 +29,8 @@ use super::cut::Cut;
 use super::disk::{Disk, Trace};
 use super::fat::Fat;
 use super::loader::{Candidate, Progress, candidates};
-use super::state::{StateMount, StateSeen, Step, check_agrees, check_is_kept, check_nothing_is_lost};
-use crate::vm::Loader;
+use super::state::{StateMount, StateSeen, Step, Unseen, check_agrees, check_is_kept, check_nothing_is_lost};
+use crate::vm::{ENTRY_PREFIX, Loader};
 
 /// Read at once.
 const PIECE: usize = 1 << 20;
@@ -60,8 +62,8 @@ pub struct Layout {
     pub slots: [Range<u64>; 2],
     /// The state partition.
     pub state: Range<u64>,
-    /// Both copies of the partition table, to which neither loader nor daemon writes here.
-    pub tables: [Range<u64>; 2],
+    /// Both copies of the partition table, and the loader's own partition, to which neither loader nor daemon writes here.
+    pub fixed: [Range<u64>; 3],
 }
 
 /// What the loader has to start first.
@@ -73,9 +75,11 @@ pub struct First {
     pub progress: Progress,
 }
 
-/// What was looked at: what was written to the EFI system partition, to the state partition and to each slot.
+/// What was looked at: what was written to the disk, to the EFI system partition, to the state partition and to each slot.
 #[derive(Clone, Debug, Default)]
 pub struct Looked {
+    /// By their [`Disk::trace`]s, of which there are too many to keep.
+    disks: HashSet<u64>,
     esps: HashSet<Trace>,
     states: HashSet<Trace>,
     slots: HashSet<(usize, Trace)>,
@@ -84,6 +88,8 @@ pub struct Looked {
 /// How many of each there were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Different {
+    /// Disks as a whole.
+    pub disks: usize,
     /// EFI system partitions.
     pub esps: usize,
     /// State partitions.
@@ -100,6 +106,7 @@ impl Different {
             sets.flatten().collect::<HashSet<T>>().len()
         }
         Self {
+            disks: count(looked.iter().map(|looked| &looked.disks)),
             esps: count(looked.iter().map(|looked| &looked.esps)),
             states: count(looked.iter().map(|looked| &looked.states)),
             slots: count(looked.iter().map(|looked| &looked.slots)),
@@ -109,6 +116,7 @@ impl Different {
 
 impl std::ops::AddAssign for Different {
     fn add_assign(&mut self, more: Self) {
+        self.disks += more.disks;
         self.esps += more.esps;
         self.states += more.states;
         self.slots += more.slots;
@@ -139,8 +147,8 @@ pub struct Demands {
     pub highest: u64,
     /// From which epoch on the machine had said how far it is.
     pub said: Vec<(usize, Progress)>,
-    /// What the update server has acknowledged in the end, as in [`super::state::Memory::outbox`].
-    pub acknowledged: HashSet<String>,
+    /// What the update server has acknowledged, as in [`super::state::Memory::outbox`], and from which epoch on it had.
+    pub acknowledged: HashMap<String, usize>,
 }
 
 /// What is on the medium for certain before an epoch, as far as it holds: where it does not, the cut that keeps nothing shows it.
@@ -169,6 +177,11 @@ pub struct Checker {
     mount: Option<StateMount>,
     states: HashMap<(Trace, String), Result<StateSeen, String>>,
     before: Option<Before>,
+    disks: HashSet<u64>,
+    /// Files of the ESP that stay as they are.
+    fixed: Vec<EspFile>,
+    /// Why no more can be looked at here.
+    broken: Option<String>,
 }
 
 /// What the loader would do.
@@ -179,8 +192,10 @@ struct Start {
 }
 
 impl Checker {
-    /// For disks of this layout that this loader starts, on which only these releases may stand: the old one and the new one.
-    #[must_use]
+    /// For disks of this layout that this loader starts, on which only these releases may stand, and which began as `base`.
+    ///
+    /// # Errors
+    /// If that cannot be read.
     pub fn new(
         control: Control,
         loader: Loader,
@@ -188,8 +203,15 @@ impl Checker {
         releases: Vec<Signed>,
         demands: Demands,
         mount: Option<StateMount>,
-    ) -> Self {
-        Self {
+        base: &File,
+    ) -> Result<Self, String> {
+        let mut fixed = Vec::new();
+        for (path, bytes) in Fat::open(base, layout.esp.start)?.walk(u64::MAX)? {
+            if !changes(&path) {
+                fixed.push((path, bytes?));
+            }
+        }
+        Ok(Self {
             loader,
             layout,
             releases,
@@ -201,7 +223,16 @@ impl Checker {
             mount,
             states: HashMap::new(),
             before: None,
-        }
+            disks: HashSet::new(),
+            fixed,
+            broken: None,
+        })
+    }
+
+    /// Why nothing can be looked at here any more: what was said of the last cut is no finding.
+    #[must_use]
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
     }
 
     /// What the machine would do, in a few words that are the same for cuts of one kind.
@@ -212,6 +243,9 @@ impl Checker {
         if self.before.as_ref().is_none_or(|before| before.epoch != cut.epoch) {
             self.before = Some(self.look_before(disk, cut)?);
         }
+        let mut hasher = DefaultHasher::new();
+        disk.trace(cut, &(0..u64::MAX)).hash(&mut hasher);
+        self.disks.insert(hasher.finish());
         disk.after(cut, |disk, file| self.look(disk, cut, file)).map_err(|error| error.to_string())?
     }
 
@@ -219,6 +253,7 @@ impl Checker {
     #[must_use]
     pub fn into_looked(self) -> Looked {
         Looked {
+            disks: self.disks,
             esps: self.esps.into_keys().collect(),
             states: self.states.into_keys().map(|(trace, _)| trace).collect(),
             slots: self.roots.into_keys().collect(),
@@ -278,7 +313,7 @@ impl Checker {
         let Some(state) = self.state_of(disk, cut, file)? else { return Ok(words) };
         if let Some(Before { state: Some(before), untold, .. }) = &self.before {
             check_nothing_is_lost(before, &state, &|(id, words)| {
-                !untold.contains(id) && self.demands.acknowledged.contains(words)
+                !untold.contains(id) && self.demands.acknowledged.get(words).is_some_and(|from| cut.epoch >= *from)
             })?;
         }
         // The floor rises once a slot is marked good, and before anything is said of that.
@@ -294,7 +329,8 @@ impl Checker {
         }
         check_agrees(progress, &state)?;
         let engine = state.started.map_or_else(|| "no state yet".to_owned(), |started| started.words);
-        Ok(format!("{words}; engine: {engine}"))
+        let checked = if state.was_checked { "; state partition after e2fsck -y" } else { "" };
+        Ok(format!("{words}; engine: {engine}{checked}"))
     }
 
     fn said(&self, epoch: usize) -> Option<Progress> {
@@ -319,7 +355,14 @@ impl Checker {
         if let Some(known) = self.states.get(&key) {
             return known.clone().map(Some);
         }
-        let seen = mount.look(file, &self.layout.state, running, &table, self.demands.update);
+        let seen = match mount.look(file, &self.layout.state, running, &table, self.demands.update) {
+            Ok(seen) => Ok(seen),
+            Err(Unseen::Bad(why)) => Err(why),
+            Err(Unseen::Here(why)) => {
+                self.broken = Some(why.clone());
+                return Err(why);
+            }
+        };
         self.states.insert(key, seen.clone());
         seen.map(Some)
     }
@@ -337,6 +380,7 @@ impl Checker {
     fn read_esp(&mut self, file: &File) -> Result<Esp, String> {
         let esp = Fat::open(file, self.layout.esp.start)?;
         esp.check_clusters()?;
+        self.check_fixed(&esp)?;
         let found = candidates(self.loader, &esp)?;
         let table = files_of(&esp).and_then(|files| self.control.examine(&files, &found));
         let mut kernel = |path: &String| -> Result<[u8; 32], String> {
@@ -346,6 +390,21 @@ impl Checker {
         let entry =
             |candidate: Candidate| Ok(Entry { kernel: candidate.kernel.as_ref().map(&mut kernel).transpose()?, candidate });
         Ok(Esp { entries: found.into_iter().map(entry).collect::<Result<_, String>>()?, table })
+    }
+
+    fn check_fixed(&self, esp: &Fat<'_>) -> Result<(), String> {
+        for (path, bytes) in &self.fixed {
+            match esp.read(path)? {
+                None => return Err(format!("{path} is gone, which is none of ours")),
+                Some(found) if found != *bytes => return Err(format!("{path} was changed, which is none of ours")),
+                Some(_) => {}
+            }
+        }
+        let is_known = |path: &String| changes(path) || self.fixed.iter().any(|(known, _)| known == path);
+        match esp.paths()?.iter().find(|path| !is_known(path)) {
+            Some(path) => Err(format!("{path} was not there, and is none of ours")),
+            None => Ok(()),
+        }
     }
 
     fn digest_of_kernel(&mut self, bytes: Vec<u8>) -> [u8; 32] {
@@ -394,6 +453,14 @@ impl Checker {
         }
         Ok(None)
     }
+}
+
+/// A file of the ESP that the update or the boot loader may change: boot state, and what belongs to a slot. And what `fsck.fat -a` makes of
+/// clusters that were in no file any more.
+fn changes(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    let is_found = path.starts_with("fsck") && path.ends_with(".rec");
+    is_found || ["grub/grubenv", "ota/", &format!("loader/entries/{ENTRY_PREFIX}-")].iter().any(|ours| path.starts_with(ours))
 }
 
 /// What the loader makes of these candidates, each with the release that it starts in whole, or why it starts none, in this update.

@@ -157,15 +157,21 @@ impl Disk {
         groups
     }
 
-    /// What the bytes of a range depend on after this cut: the last epoch that wrote there before, and the writes of the cut that did. Two
-    /// cuts with the same answer have the same bytes there.
+    /// What the bytes of a range depend on after this cut: the last epoch of which all writes there are, and the writes of the cut. Two cuts
+    /// with the same answer have the same bytes there.
     #[must_use]
     pub fn trace(&self, cut: &Cut, range: &Range<u64>) -> Trace {
         let meets = |index: &usize| meet(&self.range(*index), range);
-        let before = (0..cut.epoch).rev().find(|epoch| self.epochs[*epoch].iter().any(meets));
-        let kept = self.epochs[cut.epoch].iter().enumerate().filter(|(place, index)| cut.kept[*place] && meets(index));
         let torn = |place: usize| cut.torn.as_ref().filter(|torn| torn.write == place).map(|torn| torn.missing.clone());
-        Trace { before, kept: kept.map(|(place, index)| (*index, torn(place))).collect() }
+        let there = self.epochs[cut.epoch].iter().enumerate().filter(|(_, index)| meets(index));
+        let (kept, lost): (Vec<_>, Vec<_>) = there.partition(|(place, _)| cut.kept[*place]);
+        let kept: Vec<_> = kept.into_iter().map(|(place, index)| (*index, torn(place))).collect();
+        // As before the first write of the next epoch.
+        if !kept.is_empty() && lost.is_empty() && kept.iter().all(|(_, torn)| torn.is_none()) {
+            return Trace { whole: Some(cut.epoch), kept: Vec::new() };
+        }
+        let whole = (0..cut.epoch).rev().find(|epoch| self.epochs[*epoch].iter().any(meets));
+        Trace { whole, kept }
     }
 
     /// The first write of the log that touches one of these ranges: where on the disk.
@@ -173,6 +179,12 @@ impl Disk {
     pub fn first_write_in(&self, forbidden: &[Range<u64>]) -> Option<Range<u64>> {
         let ranges = (0..self.log.entries.len()).map(|index| self.range(index));
         ranges.into_iter().find(|range| forbidden.iter().any(|forbidden| meet(range, forbidden)))
+    }
+
+    /// The cut of an epoch that loses what touches this range, and nothing else.
+    #[must_use]
+    pub fn all_but(&self, epoch: usize, range: &Range<u64>) -> Cut {
+        Cut { epoch, kept: self.epochs[epoch].iter().map(|index| !meet(&self.range(*index), range)).collect(), torn: None }
     }
 
     fn range(&self, index: usize) -> Range<u64> {
@@ -205,7 +217,7 @@ fn meet(one: &Range<u64>, other: &Range<u64>) -> bool {
 /// See [`Disk::trace`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Trace {
-    before: Option<usize>,
+    whole: Option<usize>,
     kept: Vec<(usize, Option<Vec<Range<u64>>>)>,
 }
 
@@ -281,6 +293,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn all_of_an_epoch_is_nothing_of_the_next_one_and_any_other_cut_is_another() {
+        let (_dir, disk) = disk(&[(0, 4), (8, 2), (9, 2), (20, 1)], &[2]);
+        let all = 0..LENGTH;
+        let cut = |epoch, kept: &[bool]| Cut { epoch, kept: kept.to_vec(), torn: None };
+        let (one, next) = (cut(0, &[true, true]), cut(1, &[false, false]));
+        assert_eq!(disk.trace(&one, &all), disk.trace(&next, &all));
+        let torn = Cut { torn: Some(Torn { write: 0, missing: vec![1..2, 3..4] }), ..one.clone() };
+        for other in [torn, cut(0, &[true, false]), cut(0, &[false, false]), cut(1, &[true, false]), cut(1, &[true, true])] {
+            assert_ne!(disk.trace(&one, &all), disk.trace(&other, &all), "{other}");
+        }
+        // What was not written there makes no difference there.
+        let there = 20 * SECTOR..21 * SECTOR;
+        assert_eq!(disk.trace(&cut(1, &[true, false]), &there), disk.trace(&cut(0, &[false, false]), &there));
     }
 
     #[test]

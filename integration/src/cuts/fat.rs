@@ -3,14 +3,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 /// Most folders that are walked through.
 const MAX_FOLDERS: usize = 1_000;
 /// Longest chain that is followed.
-const MAX_CLUSTERS: usize = 100_000;
+const MAX_CLUSTERS: u64 = 100_000;
 const ENTRY: usize = 32;
 const LONG_NAME: u8 = 0x0F;
+/// In the number of the piece that ends a long name, which stands first.
+const LAST_PIECE: u8 = 0x40;
 const VOLUME: u8 = 0x08;
 const FOLDER: u8 = 0x10;
 const DELETED: u8 = 0xE5;
@@ -119,16 +122,34 @@ impl<'a> Fat<'a> {
     /// # Errors
     /// If a folder cannot be read, or there are too many of them.
     pub fn walk(&self, most: u64) -> Result<Vec<Held>, String> {
-        let (mut found, mut folders) = (Vec::<Held>::new(), vec![String::new()]);
+        let mut found = Vec::<Held>::new();
+        for (path, item) in self.items()? {
+            if !item.is_folder && item.size <= most && !found.iter().any(|(known, _)| *known == path) {
+                found.push((path, self.content(&item)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The paths of all files.
+    ///
+    /// # Errors
+    /// If a folder cannot be read, or there are too many of them.
+    pub fn paths(&self) -> Result<Vec<String>, String> {
+        Ok(self.items()?.into_iter().filter(|(_, item)| !item.is_folder).map(|(path, _)| path).collect())
+    }
+
+    /// All that stands in any folder, by its path.
+    fn items(&self) -> Result<Vec<(String, Item)>, String> {
+        let (mut found, mut folders) = (Vec::new(), vec![String::new()]);
         for _ in 0..MAX_FOLDERS {
             let Some(folder) = folders.pop() else { return Ok(found) };
             for item in self.list(&folder)?.unwrap_or_default() {
                 let path = if folder.is_empty() { item.name.clone() } else { format!("{folder}/{}", item.name) };
                 if item.is_folder {
-                    folders.push(path);
-                } else if item.size <= most && !found.iter().any(|(known, _)| *known == path) {
-                    found.push((path, self.content(&item)));
+                    folders.push(path.clone());
                 }
+                found.push((path, item));
             }
         }
         Err("its folders have no end".to_owned())
@@ -157,22 +178,15 @@ impl<'a> Fat<'a> {
     /// # Errors
     /// Which file has none of its own.
     pub fn check_clusters(&self) -> Result<(), String> {
-        let (mut owners, mut folders) = (HashMap::<u32, String>::new(), vec![String::new()]);
-        for _ in 0..MAX_FOLDERS {
-            let Some(folder) = folders.pop() else { return Ok(()) };
-            for item in self.list(&folder)?.unwrap_or_default() {
-                let path = if folder.is_empty() { item.name.clone() } else { format!("{folder}/{}", item.name) };
-                for cluster in self.clusters_of(&item).map_err(|why| format!("{path}: {why}"))? {
-                    if let Some(other) = owners.insert(cluster, path.clone()) {
-                        return Err(format!("{path} and {other} both lie in cluster {cluster}"));
-                    }
-                }
-                if item.is_folder {
-                    folders.push(path);
+        let mut owners = HashMap::<u32, String>::new();
+        for (path, item) in self.items()? {
+            for cluster in self.clusters_of(&item).map_err(|why| format!("{path}: {why}"))? {
+                if let Some(other) = owners.insert(cluster, path.clone()) {
+                    return Err(format!("{path} and {other} both lie in cluster {cluster}"));
                 }
             }
         }
-        Err("its folders have no end".to_owned())
+        Ok(())
     }
 
     /// The clusters of a file by its table, as many as its size takes; of a folder, all of them.
@@ -184,7 +198,7 @@ impl<'a> Fat<'a> {
             if cluster < 2 || after == 0 {
                 return Err(format!("it lies in cluster {cluster}, which is free"));
             }
-            if clusters.len() > MAX_CLUSTERS {
+            if clusters.len() as u64 > MAX_CLUSTERS {
                 return Err("its chain of clusters has no end".to_owned());
             }
             clusters.push(cluster);
@@ -204,21 +218,29 @@ impl<'a> Fat<'a> {
 
     /// As much of a chain as is wanted: firmware and loaders look no further either.
     fn chain(&self, first: u32, wanted: usize) -> Result<Vec<u8>, String> {
-        let (mut bytes, mut cluster) = (Vec::new(), first);
-        for _ in 0..MAX_CLUSTERS {
+        let wanted = u64::try_from(wanted).unwrap_or(u64::MAX).div_ceil(self.cluster_bytes).max(1);
+        // Clusters in a row, which are read at once.
+        let (mut runs, mut count, mut next) = (Vec::<Range<u32>>::new(), 0, Some(first));
+        while let Some(cluster) = next.filter(|_| count < wanted) {
             if cluster < 2 {
                 return Err(format!("a chain of clusters leads to number {cluster}"));
             }
-            bytes.extend(self.bytes(self.data_at + u64::from(cluster - 2) * self.cluster_bytes, self.cluster_bytes)?);
-            if bytes.len() >= wanted {
-                return Ok(bytes);
+            if count >= MAX_CLUSTERS {
+                return Err("a chain of clusters has no end".to_owned());
             }
-            match self.next(cluster)? {
-                Some(next) => cluster = next,
-                None => return Ok(bytes),
+            match runs.last_mut() {
+                Some(run) if run.end == cluster => run.end += 1,
+                _ => runs.push(cluster..cluster + 1),
             }
+            count += 1;
+            next = if count < wanted { self.next(cluster)? } else { None };
         }
-        Err("a chain of clusters has no end".to_owned())
+        let mut bytes = Vec::new();
+        for run in runs {
+            let at = self.data_at + u64::from(run.start - 2) * self.cluster_bytes;
+            bytes.append(&mut self.bytes(at, u64::from(run.end - run.start) * self.cluster_bytes)?);
+        }
+        Ok(bytes)
     }
 
     fn next(&self, cluster: u32) -> Result<Option<u32>, String> {
@@ -245,17 +267,24 @@ impl<'a> Fat<'a> {
     }
 }
 
+/// Some of a long name.
+struct Piece {
+    number: u8,
+    checksum: u8,
+    units: [u16; 13],
+}
+
 /// The entries of a folder, long names put together.
 fn items(folder: &[u8]) -> Vec<Item> {
-    let (mut found, mut long) = (Vec::new(), Vec::<(u8, [u16; 13])>::new());
+    let (mut found, mut long) = (Vec::new(), Vec::<Piece>::new());
     for entry in folder.chunks_exact(ENTRY) {
         match (entry[0], entry[11]) {
             (0, _) => break,
             (DELETED, _) => long.clear(),
-            (number, LONG_NAME) => long.push((number & 0x1F, units_of(entry))),
+            (number, LONG_NAME) => long.push(Piece { number, checksum: entry[13], units: units_of(entry) }),
             (_, attributes) if attributes & VOLUME != 0 => long.clear(),
             (_, attributes) => {
-                let name = long_name(&mut long).unwrap_or_else(|| short_name(entry));
+                let name = long_name(&mut long, checksum(&entry[..11])).unwrap_or_else(|| short_name(entry));
                 let half = |at: usize| u32::from(u16::from_le_bytes([entry[at], entry[at + 1]]));
                 let size = u64::from(half(28) | half(30) << 16);
                 if name != "." && name != ".." {
@@ -274,12 +303,21 @@ fn units_of(entry: &[u8]) -> [u16; 13] {
     units
 }
 
-/// The pieces stand from the last to the first.
-fn long_name(pieces: &mut Vec<(u8, [u16; 13])>) -> Option<String> {
+/// The pieces stand from the last, which is marked, to the first, and belong to the short name behind them.
+fn long_name(pieces: &mut Vec<Piece>, checksum: u8) -> Option<String> {
     let pieces = std::mem::take(pieces);
-    let is_whole = !pieces.is_empty() && pieces.iter().rev().zip(1..).all(|((number, _), expected)| *number == expected);
-    let units: Vec<u16> = pieces.iter().rev().flat_map(|(_, units)| *units).take_while(|unit| *unit != 0).collect();
+    let is_whole = !pieces.is_empty()
+        && pieces.iter().enumerate().rev().zip(1..).all(|((index, piece), number)| {
+            let expected = if index == 0 { number | LAST_PIECE } else { number };
+            piece.number == expected && piece.checksum == checksum
+        });
+    let units: Vec<u16> = pieces.iter().rev().flat_map(|piece| piece.units).take_while(|unit| *unit != 0).collect();
     if is_whole { String::from_utf16(&units).ok() } else { None }
+}
+
+/// Of a short name, in the pieces of its long one.
+fn checksum(short: &[u8]) -> u8 {
+    short.iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte))
 }
 
 fn short_name(entry: &[u8]) -> String {

@@ -117,6 +117,13 @@ impl WriteLog {
         Ok(Self { file, entries })
     }
 
+    /// The same of a guest that never asked for a flush.
+    #[must_use]
+    pub fn without_flushes(mut self) -> Self {
+        self.entries.retain(|entry| *entry != Entry::Flush);
+        self
+    }
+
     /// The bytes of a write.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod control;
 pub mod cut;
 pub mod disk;
 pub mod fat;
+pub mod lengths;
 pub mod loader;
 pub mod log;
 pub mod recording;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use manifests::release::SlotName;
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 
 use super::check::Signed;
 use super::disk::Disk;
+use super::lengths::{Lengths, Watch};
 use super::loader::Progress;
 use super::log::WriteLog;
 use super::sparse;
@@ -80,7 +82,18 @@ struct Facts {
     /// Entries of the log of each boot when the machine said how far its update is: that it is told to reboot, or that it is kept.
     said: Vec<usize>,
     /// What the update server took.
-    acknowledged: Vec<String>,
+    acknowledged: Vec<Acknowledged>,
+}
+
+/// A report that the update server took.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Acknowledged {
+    /// As in [`super::state::Memory::outbox`].
+    pub report: String,
+    /// In which boot.
+    pub boot: Boot,
+    /// So many bytes of the log of that boot, at least, had been written by then.
+    pub log_bytes: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -155,7 +168,7 @@ impl Recording {
 
     /// What its server took.
     #[must_use]
-    pub fn acknowledged(&self) -> &[String] {
+    pub fn acknowledged(&self) -> &[Acknowledged] {
         &self.facts.acknowledged
     }
 
@@ -191,6 +204,18 @@ impl Recording {
     /// # Errors
     /// If it cannot be rebuilt.
     pub fn disk_of(&self, boot: Boot) -> Result<(TempDir, Disk), String> {
+        self.disk_with(boot, self.log(boot)?)
+    }
+
+    /// The same of a machine that never asked for a flush in that boot.
+    ///
+    /// # Errors
+    /// If it cannot be rebuilt.
+    pub fn disk_without_flushes(&self, boot: Boot) -> Result<(TempDir, Disk), String> {
+        self.disk_with(boot, self.log(boot)?.without_flushes())
+    }
+
+    fn disk_with(&self, boot: Boot, log: WriteLog) -> Result<(TempDir, Disk), String> {
         let words = |error: io::Error| error.to_string();
         let folder = fast_folder()?;
         let file = folder.path().join("disk.img");
@@ -199,7 +224,7 @@ impl Recording {
             let mut disk = Disk::new(&file, self.log(earlier)?).map_err(words)?;
             disk.advance_to(disk.epochs()).map_err(words)?;
         }
-        let disk = Disk::new(&file, self.log(boot)?).map_err(words)?;
+        let disk = Disk::new(&file, log).map_err(words)?;
         Ok((folder, disk))
     }
 }
@@ -214,18 +239,21 @@ fn record(folder: &Path, loader: Loader, sources_sha256: String) -> Result<(), S
     fs::copy(scene.machine.disk(), folder.join("base.img")).map_err(|error| error.to_string())?;
     let words = |error: io::Error| error.to_string();
     let mut releases = vec![release_of(VERSIONS[0], scene.factory()).map_err(words)?];
-    let mut said = Vec::new();
+    let (mut said, mut lengths) = (Vec::new(), Vec::new());
     for update in 0..UPDATES {
         let version = VERSIONS[update + 1];
         let images = scene.publish(version, sequence_of(update + 1), Flaw::None);
         releases.push(release_of(version, &images).map_err(words)?);
         let log = log_in(folder, 2 * update);
+        let watch = Watch::of(&log);
         let mut boot = scene.machine.boot_recorded(&log);
         boot.wait_for(TOLD_TO_REBOOT);
         said.push(entries_in(&log)?);
         boot.wait_off();
+        lengths.push(watch.end().map_err(words)?);
         check_whole(folder, 2 * update)?;
         let log = log_in(folder, 2 * update + 1);
+        let watch = Watch::of(&log);
         let mut boot = scene.machine.boot_recorded(&log);
         boot.wait_status(&format!("{version} is kept"), runs(version, &target_of(update).to_string()));
         said.push(entries_in(&log)?);
@@ -235,12 +263,20 @@ fn record(folder: &Path, loader: Loader, sources_sha256: String) -> Result<(), S
         }
         // What was said has to be on the medium: the guest flushes nothing for the occasion.
         boot.power_cut_logged();
+        lengths.push(watch.end().map_err(words)?);
         check_whole(folder, 2 * update + 1)?;
     }
-    let acknowledged = scene.events().iter().flat_map(|body| told_in(body)).collect();
+    let acknowledged = scene.events().into_iter().flat_map(|(time, body)| acknowledged(&lengths, time, &body)).collect();
     let facts = Facts { loader: loader.name().to_owned(), sources_sha256, server: scene.server(), releases, said, acknowledged };
     let text = serde_json::to_vec_pretty(&facts).map_err(|error| error.to_string())?;
     fs::write(folder.join(FACTS), text).map_err(|error| error.to_string())
+}
+
+/// The reports of a request that the update server took at that time.
+fn acknowledged(lengths: &[Lengths], time: Timestamp, body: &str) -> Vec<Acknowledged> {
+    let place = lengths.iter().enumerate().rev().find_map(|(boot, lengths)| Some((boot, lengths.at(time)?)));
+    let (boot, log_bytes) = place.unwrap_or_default();
+    told_in(body).into_iter().map(|report| Acknowledged { report, boot, log_bytes }).collect()
 }
 
 /// The sequence number of `VERSIONS[index]`.

@@ -35,6 +35,14 @@ pub fn copy(from: &File, range: &Range<u64>, to: &File, to_at: u64) -> io::Resul
     Ok(())
 }
 
+/// How much of a file comes before its first hole.
+///
+/// # Errors
+/// If that cannot be asked.
+pub fn first_hole(file: &File) -> io::Result<u64> {
+    u64::try_from(lseek(file, 0, Whence::SeekHole)?).map_err(io::Error::other)
+}
+
 /// The next part of a range that is no hole.
 fn data_in(file: &File, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
     if range.is_empty() {

@@ -1,10 +1,10 @@
 //! What has to hold of the state partition that a power cut leaves.
 //!
-//! The file system is checked where it cannot be mounted as it is, and mounted, which replays its journal, as the next boot would; then it is
-//! looked at as the daemon looks at it:
+//! The file system is checked where it cannot be mounted as it is, as a boot checks it that cannot ask anybody, and mounted, which replays its journal, as the next boot would; then it is looked at as the daemon looks at it:
 //!
 //! 1. the floor can be read, is not lost, not below what was on the medium before, and not below what was kept ([`check_is_kept`]; P3, P11);
-//! 2. the trial that was written down can be read;
+//! 2. what was written down of a trial can be read, and names the slot that is on trial, with what the new image needs to be judged and to
+//!    be left: the record of its slot, the configuration that armed it, who the host was ([`check_agrees`]; P8);
 //! 3. the daemon's journal opens, and is not set aside;
 //! 4. what it remembers is no less than what was on the medium before ([`check_nothing_is_lost`]): attempts, how they ended, what servers
 //!    are to be told, what each slot held healthily, what is refused, and how far the attempt under way has come (P7, P11);
@@ -13,7 +13,7 @@
 //!    disarms, marks bad nor reboots before it has looked;
 //! 6. what it is at then is what the loader has it at ([`check_agrees`]).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -30,7 +30,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 use update_engine::config::{Source, parse};
-use update_engine::deadline::{Left, Trial};
+use update_engine::deadline::{Left, Trial, settings_of_trial};
 use update_engine::engine::facts::{BootTable, Content, Facts, Floor, FloorFacts, Identity, PerSlot};
 use update_engine::engine::policy::{Policy, StartedBy, Strategy};
 use update_engine::engine::state::{Kind, State};
@@ -44,6 +44,7 @@ use update_engine::world::World;
 
 use super::loader::Progress;
 use super::sparse;
+use crate::vm::MACHINE_ID;
 
 /// The daemon's folder on the partition.
 const FOLDER: &str = "update-engine";
@@ -61,14 +62,42 @@ pub struct StateMount {
 /// What a state partition says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateSeen {
+    /// The slot that runs, as the loader would have it.
+    pub running: SlotName,
     /// The floor; `None` = there is no file of it yet.
     pub floor: Option<Floor>,
     /// The daemon had a journal of its own already.
     pub had_journal: bool,
     /// What is in that.
     pub memory: Memory,
+    /// What lies beside it.
+    pub beside: Beside,
     /// What the engine makes of it at its start; `None` = the daemon has no folder yet.
     pub started: Option<Started>,
+    /// The file system had to be checked before it could be mounted.
+    pub was_checked: bool,
+}
+
+/// What the daemon writes beside its journal.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Beside {
+    /// The releases of both slots, by their records.
+    pub records: [Option<String>; 2],
+    /// Slot and attempt that are on trial.
+    pub trial: Option<(SlotName, String)>,
+    /// The configuration that armed it can be read.
+    pub has_settings: bool,
+    /// Who this host was when its slot was armed.
+    pub identity: Option<String>,
+}
+
+/// Why a state partition could not be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// It is not as it has to be.
+    Bad(String),
+    /// The machine that looks is at fault: nothing is said of the partition.
+    Here(String),
 }
 
 /// What an engine is at after its start.
@@ -78,6 +107,8 @@ pub struct Started {
     pub memory: Memory,
     /// In a few words.
     pub words: String,
+    /// The release of the attempt under way.
+    pub release: Option<String>,
     /// It asks for the health of what runs, or for it to be marked good.
     pub judges: bool,
     /// The attempt is one that the journal did not know.
@@ -197,7 +228,7 @@ impl StateMount {
         let path = scratch.path().join("state.img");
         let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(words)?;
         file.set_len(length).map_err(words)?;
-        std::fs::create_dir(scratch.path().join("mounted")).map_err(words)?;
+        fs::create_dir(scratch.path().join("mounted")).map_err(words)?;
         let output = Command::new("losetup").args(["--find", "--show"]).arg(&path).output().map_err(words)?;
         if !output.status.success() {
             return Err(format!("no loop device: {}", String::from_utf8_lossy(&output.stderr).trim()));
@@ -214,7 +245,7 @@ impl StateMount {
     /// updates.
     ///
     /// # Errors
-    /// What does not hold.
+    /// What does not hold, or why that cannot be said.
     pub fn look(
         &self,
         disk: &File,
@@ -222,19 +253,26 @@ impl StateMount {
         running: SlotName,
         table: &BootTable,
         earlier: usize,
-    ) -> Result<StateSeen, String> {
-        self.take(disk, range).map_err(|error| format!("state partition: {error}"))?;
-        self.forget().map_err(|error| format!("what the kernel remembers of {}: {error}", self.device.display()))?;
-        let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let mounted = || mount(Some(&self.device), &self.point(), Some("ext4"), flags, None::<&str>);
-        mounted().or_else(|_| {
-            self.mend()?;
-            mounted().map_err(|error| format!("the state partition cannot be mounted, and e2fsck does not help: {error}"))
-        })?;
+    ) -> Result<StateSeen, Unseen> {
+        let here = |error: &dyn std::fmt::Display| Unseen::Here(format!("state partitions cannot be looked at here: {error}"));
+        self.take(disk, range).and_then(|()| self.forget()).map_err(|error| here(&error))?;
+        let was_checked = self.mount()?;
         // Also after a panic: the next partition is written where this one is mounted from.
         let seen = catch_unwind(AssertUnwindSafe(|| look_at(&self.point().join(FOLDER), running, table, earlier)));
-        self.unmount().map_err(|error| format!("the state partition stays mounted: {error}"))?;
-        seen.unwrap_or_else(|panic| resume_unwind(panic))
+        self.unmount().map_err(|error| here(&format_args!("{} stays mounted: {error}", self.device.display())))?;
+        let seen = seen.unwrap_or_else(|panic| resume_unwind(panic));
+        seen.map(|seen| StateSeen { was_checked, ..seen }).map_err(Unseen::Bad)
+    }
+
+    /// Whether it had to be checked before: half of a superblock, which is two sectors, can be on the medium, and is mended from a copy.
+    fn mount(&self) -> Result<bool, Unseen> {
+        let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let mounted = || mount(Some(&self.device), &self.point(), Some("ext4"), flags, None::<&str>);
+        let Err(before) = mounted() else { return Ok(false) };
+        self.check_file_system()
+            .map_err(|why| Unseen::Bad(format!("the state partition cannot be mounted ({before}): {why}")))?;
+        let after = |error| Unseen::Bad(format!("the state partition cannot be mounted ({before}), nor after e2fsck: {error}"));
+        mounted().map(|()| true).map_err(after)
     }
 
     /// A program that another thread starts holds our files open until it has become itself.
@@ -248,13 +286,13 @@ impl StateMount {
         umount2(&self.point(), MntFlags::empty())
     }
 
-    /// As every host does before it mounts one: half of a superblock, which is two sectors, can be on the medium, and is mended from a copy.
-    fn mend(&self) -> Result<(), String> {
+    /// As a boot does that cannot ask anybody.
+    fn check_file_system(&self) -> Result<(), String> {
         let output = Command::new("e2fsck").arg("-y").arg(&self.device).output().map_err(|error| format!("e2fsck: {error}"))?;
         // 1 and 2: errors were corrected.
         match output.status.code() {
             Some(0..=2) => Ok(()),
-            code => Err(format!("e2fsck ended with {code:?}: {}", String::from_utf8_lossy(&output.stdout))),
+            code => Err(format!("e2fsck -y ended with {code:?}: {}", String::from_utf8_lossy(&output.stdout))),
         }
     }
 
@@ -314,8 +352,21 @@ pub fn check_nothing_is_lost(
             Err(format!("the floor has sunk from {before:?} to {after:?}"))
         }
         _ if before.had_journal && !after.had_journal => Err("the daemon's journal is gone".to_owned()),
-        _ => check_nothing_is_forgotten(&before.memory, &after.memory, may_be_gone),
+        _ => check_nothing_is_forgotten(&before.memory, &after.memory, may_be_gone)
+            .and_then(|()| check_records_are_kept(before, after)),
     }
+}
+
+/// A record goes when its slot is written, which only an attempt does that has not proven it yet.
+fn check_records_are_kept(before: &StateSeen, after: &StateSeen) -> Result<(), String> {
+    let is_proven = before.memory.step >= Step::Proven && before.memory.plan == after.memory.plan;
+    let lost = before.beside.records.iter().zip(&after.beside.records).zip([SlotName::A, SlotName::B]);
+    for ((before_it, after_it), slot) in lost {
+        if before_it.is_some() && before_it != after_it && (is_proven || slot == before.running) {
+            return Err(format!("the record of slot {slot} was {before_it:?} and is {after_it:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn check_nothing_is_forgotten(
@@ -380,20 +431,50 @@ pub fn check_agrees(progress: Progress, seen: &StateSeen) -> Result<(), String> 
         Progress::Kept => (Step::Committed..=Step::Kept).contains(&step) && was >= Step::Committed,
     };
     // The slot of an attempt that is known is never one that was only found.
-    if agrees && !started.is_found && seen.memory.attempts.len() == started.memory.attempts.len() {
-        return Ok(());
+    if !agrees || started.is_found || seen.memory.attempts.len() != started.memory.attempts.len() {
+        let words = &started.words;
+        return Err(format!(
+            "the loader is at {progress:?}, the journal at {was:?}, the engine after its start at {step:?} ({words})"
+        ));
     }
-    let words = &started.words;
-    Err(format!("the loader is at {progress:?}, the journal at {was:?}, the engine after its start at {step:?} ({words})"))
+    if progress == Progress::Trial { check_trial(&seen.beside, started) } else { Ok(()) }
+}
+
+/// Checks what the new image, and whoever leaves it, needs beside the journal.
+fn check_trial(beside: &Beside, started: &Started) -> Result<(), String> {
+    let Beside { records, trial, has_settings, identity } = beside;
+    let Some((slot, attempt)) = trial else { return Err("a slot is on trial, and none is written down to be".to_owned()) };
+    if started.memory.plan.as_ref() != Some(attempt) {
+        return Err(format!("attempt {:?} is on trial, and {attempt} is written down to be", started.memory.plan));
+    }
+    let record = &records[usize::from(*slot == SlotName::B)];
+    if *record != started.release {
+        return Err(format!("slot {slot} is on trial with {:?}, and its record is {record:?}", started.release));
+    }
+    if !has_settings {
+        return Err("the configuration that armed the slot on trial cannot be read".to_owned());
+    }
+    match identity.as_deref() {
+        Some(MACHINE_ID) => Ok(()),
+        other => Err(format!("the host on trial is {MACHINE_ID}, and was written down as {other:?}")),
+    }
 }
 
 fn look_at(folder: &Path, running: SlotName, table: &BootTable, earlier: usize) -> Result<StateSeen, String> {
-    let had_journal = std::fs::metadata(folder.join("journal.db")).is_ok_and(|data| data.len() > 1);
+    let had_journal = fs::metadata(folder.join("journal.db")).is_ok_and(|data| data.len() > 1);
     if !folder.is_dir() {
-        return Ok(StateSeen { floor: None, had_journal, memory: Memory::default(), started: None });
+        return Ok(StateSeen {
+            running,
+            floor: None,
+            had_journal,
+            memory: Memory::default(),
+            beside: Beside::default(),
+            started: None,
+            was_checked: false,
+        });
     }
     let floor = FloorFile::load(folder).map_err(|error| format!("floor: {error}"))?.map(|file| file.floor);
-    Trial::load(folder).map_err(|error| format!("trial: {error}"))?;
+    let beside = beside(folder)?;
     Left::load(folder).map_err(|error| format!("trial that was left: {error}"))?;
     let facts = facts(folder, running, table)?;
     let (memory, first) = start(folder, &facts, "1", earlier)?;
@@ -404,7 +485,23 @@ fn look_at(folder: &Path, running: SlotName, table: &BootTable, earlier: usize) 
     if first.words != second.words || first.memory != second.memory {
         return Err(format!("a second start finds another state: first {first:?}, then {second:?}"));
     }
-    Ok(StateSeen { floor, had_journal, memory, started: Some(first) })
+    Ok(StateSeen { running, floor, had_journal, memory, beside, started: Some(first), was_checked: false })
+}
+
+fn beside(folder: &Path) -> Result<Beside, String> {
+    let trial = Trial::load(folder).map_err(|error| format!("trial: {error}"))?;
+    let records = Records::of(folder);
+    let identity = match fs::read_to_string(folder.join("identity")) {
+        Ok(identity) => Some(identity.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(format!("identity: {error}")),
+    };
+    Ok(Beside {
+        records: [SlotName::A, SlotName::B].map(|slot| records.slot_record(slot).map(|(_, digest)| digest.to_string())),
+        trial: trial.map(|trial| (trial.slot, trial.attempt)),
+        has_settings: settings_of_trial(folder).is_ok(),
+        identity,
+    })
 }
 
 /// Starts an engine from the journal, and writes down what it made of it: what the journal held before, and what it is at.
@@ -429,6 +526,7 @@ fn start(folder: &Path, facts: &Facts, boot: &str, earlier: usize) -> Result<(Me
     let started = Started {
         memory: Memory::of(&journal, engine.model(), earlier)?,
         words: words(engine.model()),
+        release: engine.model().state.plan().map(|plan| plan.digest.to_string()),
         judges: effects.iter().any(|effect| matches!(effect, Effect::Health(_) | Effect::Commit(_))),
         is_found: engine.model().state.plan().is_some_and(|plan| plan.kind == Kind::Found),
     };
@@ -552,7 +650,8 @@ mod tests {
 
     fn seen(floor: Option<u64>, had_journal: bool) -> StateSeen {
         let floor = floor.map(|floor| Floor { floor: Sequence::ZERO, highest: Sequence::new(floor).unwrap() });
-        StateSeen { floor, had_journal, memory: Memory::default(), started: None }
+        let (memory, beside) = (Memory::default(), Beside::default());
+        StateSeen { running: SlotName::A, floor, had_journal, memory, beside, started: None, was_checked: false }
     }
 
     fn is_told((_, words): &(i64, String)) -> bool {
@@ -582,6 +681,21 @@ mod tests {
             plan: Some("one".into()),
             step: Step::Armed,
         }
+    }
+
+    /// What lies beside it.
+    fn beside() -> Beside {
+        Beside {
+            records: [Some("old".into()), Some("new".into())],
+            trial: Some((SlotName::B, "one".into())),
+            has_settings: true,
+            identity: Some(MACHINE_ID.into()),
+        }
+    }
+
+    /// An engine that started from that.
+    fn started(memory: Memory) -> Started {
+        Started { memory, words: String::new(), release: Some("new".into()), judges: true, is_found: false }
     }
 
     fn lost(change: impl FnOnce(&mut Memory)) -> String {
@@ -627,8 +741,9 @@ mod tests {
     fn an_engine_that_is_elsewhere_than_the_loader_is_found() {
         let agrees = |progress, was, is, judges| {
             let at = |step| Memory { step, ..memory() };
-            let started = Started { memory: at(is), words: String::new(), judges, is_found: false };
-            check_agrees(progress, &StateSeen { memory: at(was), started: Some(started), ..seen(None, true) }).is_ok()
+            let started = Started { judges, ..started(at(is)) };
+            check_agrees(progress, &StateSeen { memory: at(was), beside: beside(), started: Some(started), ..seen(None, true) })
+                .is_ok()
         };
         assert!(agrees(Progress::Before, Step::Proven, Step::Written, false));
         assert!(agrees(Progress::Before, Step::Locked, Step::Written, false));
@@ -657,15 +772,51 @@ mod tests {
     }
 
     #[test]
+    fn a_trial_without_what_the_new_image_needs_is_found() {
+        let lacks = |change: &dyn Fn(&mut Beside)| {
+            let mut beside = beside();
+            change(&mut beside);
+            let memory = Memory { step: Step::Trial, ..memory() };
+            let seen = StateSeen { memory: memory.clone(), beside, started: Some(started(memory)), ..seen(None, true) };
+            check_agrees(Progress::Trial, &seen).err().unwrap_or_default()
+        };
+        assert_eq!(lacks(&|_| {}), "");
+        assert!(lacks(&|beside| beside.trial = None).contains("none is written down"));
+        assert!(lacks(&|beside| beside.trial = Some((SlotName::B, "two".into()))).contains("two is written down"));
+        assert!(lacks(&|beside| beside.records[1] = None).contains("its record is None"));
+        assert!(lacks(&|beside| beside.records[1] = Some("old".into())).contains("its record is Some(\"old\")"));
+        assert!(lacks(&|beside| beside.has_settings = false).contains("configuration"));
+        assert!(lacks(&|beside| beside.identity = None).contains("written down as None"));
+        assert_eq!(lacks(&|beside| beside.records[0] = None), "", "nobody asks for it");
+    }
+
+    #[test]
+    fn a_record_that_goes_though_its_slot_is_not_written_is_found() {
+        let at = |step| StateSeen { memory: Memory { step, ..memory() }, beside: beside(), ..seen(None, true) };
+        let lost = |slot: usize, step| {
+            let mut after = at(step);
+            after.beside.records[slot] = None;
+            compare(&at(step), &after).is_err()
+        };
+        assert!(compare(&at(Step::Armed), &at(Step::Armed)).is_ok());
+        assert!(lost(0, Step::None) && lost(0, Step::Armed), "slot a runs");
+        assert!(!lost(1, Step::Fetching) && lost(1, Step::Proven) && lost(1, Step::Armed));
+    }
+
+    #[test]
     fn an_attempt_that_was_only_found_is_found_out() {
-        let started = |is_found, more| {
+        let with = |is_found, more| {
             let mut memory = Memory { step: Step::Trial, ..memory() };
             memory.attempts.extend(more);
-            Started { memory, words: String::new(), judges: true, is_found }
+            Started { is_found, ..started(memory) }
         };
-        let check =
-            |started| check_agrees(Progress::Trial, &StateSeen { memory: memory(), started: Some(started), ..seen(None, true) });
-        assert!(check(started(false, None)).is_ok());
-        assert!(check(started(true, None)).is_err() && check(started(false, Some(("two".into(), None)))).is_err());
+        let check = |started| {
+            check_agrees(
+                Progress::Trial,
+                &StateSeen { memory: memory(), beside: beside(), started: Some(started), ..seen(None, true) },
+            )
+        };
+        assert!(check(with(false, None)).is_ok());
+        assert!(check(with(true, None)).is_err() && check(with(false, Some(("two".into(), None)))).is_err());
     }
 }

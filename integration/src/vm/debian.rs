@@ -232,7 +232,7 @@ impl Images {
         }
         file(root, "etc/update-engine/config.d/10-host.toml", &self.config);
         fs::remove_file(root.join("etc/machine-id")).unwrap();
-        file(root, "etc/machine-id", MACHINE_ID);
+        file(root, "etc/machine-id", &format!("{MACHINE_ID}\n"));
         let release = fs::read_to_string(root.join("usr/lib/os-release")).unwrap();
         file(root, "usr/lib/os-release", &format!("{release}IMAGE_VERSION={version}\n"));
         fs::create_dir_all(root.join("efi")).unwrap();

@@ -31,6 +31,7 @@ pub use disk::{Loader, SLOT_BYTES};
 pub use machine::{Machine, Running};
 pub use parts::Parts;
 pub use scene::{REBOOTS, Scene, TOLD_TO_REBOOT, runs};
+pub(crate) use tree::MACHINE_ID;
 pub use tree::{Flaw, GUEST_PROGRAMS, image, keys_of};
 
 /// The address at which a guest finds the servers of its test.

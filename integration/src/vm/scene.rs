@@ -6,6 +6,7 @@ use std::path::Path;
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde_json::Value;
 use server_mock::{Answer, Mock, Script};
 use tempfile::TempDir;
@@ -163,7 +164,7 @@ impl Scene {
     /// All requests with events that the server took.
     #[must_use]
     pub fn reports(&self) -> String {
-        self.events().join("\n")
+        self.events().into_iter().map(|(_, body)| body).collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until the server has taken a report with these words.
@@ -178,11 +179,11 @@ impl Scene {
         }
     }
 
-    /// The same, each for itself.
+    /// The same, each for itself, and when it had come.
     #[must_use]
-    pub fn events(&self) -> Vec<String> {
+    pub fn events(&self) -> Vec<(Timestamp, String)> {
         let taken = self.mock.recorded().into_iter().filter(|request| request.status == Some(200));
-        taken.map(|request| request.body).filter(|body| body.contains("<event ")).collect()
+        taken.map(|request| (request.at, request.body)).filter(|(_, body)| body.contains("<event ")).collect()
     }
 }
 

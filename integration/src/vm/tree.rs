@@ -15,7 +15,7 @@ use crate::rig::{Publisher, program};
 /// The programs of this workspace that are in an image.
 pub const GUEST_PROGRAMS: [&str; 3] = ["update-engined", "updatectl", "update-engine-trial"];
 /// Who every guest is.
-pub(super) const MACHINE_ID: &str = "e0f3745b108f471cbd4883c6fbed8cdd\n";
+pub(crate) const MACHINE_ID: &str = "e0f3745b108f471cbd4883c6fbed8cdd";
 
 /// What is wrong with an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +177,7 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
     put(root, "etc/modules-in-order", &names.join("\n"));
     let slot_cfg = format!("linux16 /boot/vmlinuz root=PARTUUID=$ota_partuuid ro $ota_args quiet loglevel=3 {KERNEL_OPTIONS}\n");
     put(root, "boot/slot.cfg", &slot_cfg);
-    put(root, "etc/machine-id", MACHINE_ID);
+    put(root, "etc/machine-id", &format!("{MACHINE_ID}\n"));
     put(root, "etc/os-release", &format!("ID=test\nIMAGE_VERSION={version}\n"));
     keys.iter().for_each(|(name, text)| put(root, &format!("usr/share/update-engine/keys/{name}"), text));
     if flaw != Flaw::NoInit {
