@@ -2,7 +2,7 @@
 # All tests, from cheap to dear; each layer prints one line, and the last line counts them all.
 #
 #   integration/test.sh            everything this machine can run; what it cannot is counted as skipped, with the reason
-#   integration/test.sh systems    whole operating systems in virtual machines, which take as long as all the rest
+#   integration/test.sh systems    more virtual machines, which take as long as all the rest: rarer faults, a whole Debian with systemd
 #
 # A test that needs root, a loop device or a tool prints "skipped: why" and returns; those lines are counted here. One that
 # leaves out a part of itself prints "partly skipped: why": it is shown, and counts as what it asserted.
@@ -165,7 +165,9 @@ summary() {
 
 if [[ ${1:-} == systems ]]; then
     layer "programs" cargo build --quiet --workspace --bins
-    tests "L7 a whole Debian with systemd, under systemd-boot" --test vm -- debian::
+    # Machines wait for their deadlines, too: twice as many of them as there are processors.
+    tests "L7 virtual machines: rarer faults, and a whole Debian with systemd" \
+        --test vm -- --test-threads="$((2 * $(nproc)))" debian:: rare::
     summary
     exit
 fi
@@ -196,10 +198,9 @@ tests "L2 every state of the engine: error in it, killed in it, random worlds" -
 tests "L3 Omaha: golden samples, hostile input" "${golden[@]}"
 tests "L5 the boot table: codec, and every crash state of its ordered write" --lib -- boot::gpt::
 tests "L8 seeds of the fuzz targets" --test fuzz_corpus
-# Machines wait for their deadlines, too: twice as many of them as there are processors.
 machines() {
     tests "L7 virtual machines: updates, failures and power cuts under GRUB and systemd-boot" \
-        --test vm -- --test-threads="$((2 * $(nproc)))" --skip debian::
+        --test vm -- --test-threads="$((2 * $(nproc)))" --skip debian:: --skip rare::
 }
 beside machines
 cuts "L7 power cuts under GRUB" grub

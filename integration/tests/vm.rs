@@ -6,6 +6,8 @@
 mod debian;
 #[path = "vm/grub.rs"]
 mod grub;
+#[path = "vm/rare/mod.rs"]
+mod rare;
 #[path = "vm/scenario.rs"]
 mod scenario;
 #[path = "vm/systemd_boot.rs"]

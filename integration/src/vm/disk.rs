@@ -127,7 +127,7 @@ const ROOT_GUIDS: [(&str, &str); 2] =
     [("root-a", "7c1a5a0e-6f5e-4f7a-9c37-0d3f5b1f000a"), ("root-b", "7c1a5a0e-6f5e-4f7a-9c37-0d3f5b1f000b")];
 
 /// What every kernel is told, besides where its root is.
-pub(super) const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 nokaslr mitigations=off random.trust_cpu=on cryptomgr.notests \
+pub(super) const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 fsck.repair=yes nokaslr mitigations=off random.trust_cpu=on cryptomgr.notests \
 tsc=reliable no_timer_check init=/sbin/init";
 
 /// A slot's entry, as its publisher writes it. Its command line is shown by the kernel (level 5), which says what was started.

@@ -137,14 +137,13 @@ impl Scene {
         boot
     }
 
-    /// From 1.0.0 in slot a to the reboot into slot b.
+    /// From 1.0.0 in slot a, which is offered this release at once, to the reboot into slot b.
     ///
     /// # Panics
     /// If it does not come to that.
     pub fn update(&mut self, version: &str, sequence: u64, flaw: Flaw) {
-        let boot = self.boot_into("1.0.0", "a");
         self.publish(version, sequence, flaw);
-        boot.wait_off();
+        self.boot("a").wait_off();
     }
 
     /// Offers what lies in the folder under this name from now on.

@@ -59,14 +59,13 @@ fn loses_power(scene: &mut Scene, moment: Moment) {
 /// Unhealthy, then one whose kernel panics; after each of them 1.0.0 runs and says why.
 pub(crate) fn bad_images_are_left_and_the_reason_is_shown_and_reported(loader: Loader) {
     let Some(mut scene) = scene(loader) else { return };
-    let boot = scene.boot_into("1.0.0", "a");
-    scene.publish("2.0.0", 2, Flaw::Unhealthy);
-    boot.wait_off();
+    scene.update("2.0.0", 2, Flaw::Unhealthy);
     scene.boot("b").wait_off();
     let boot = goes_back(&mut scene, "2.0.0", "the service is down");
     scene.wait_report("the service is down");
-    tries(&mut scene, boot, Flaw::Panics, "3.0.0", 3);
-    drop(goes_back(&mut scene, "3.0.0", "it did not come up"));
+    scene.publish("3.0.0", 3, Flaw::Panics);
+    boot.wait_off();
+    spends_its_tries(&mut scene, "3.0.0");
 }
 
 pub(crate) fn an_image_that_hangs_goes_back_after_its_tries(loader: Loader) {
@@ -79,9 +78,8 @@ pub(crate) fn an_image_without_init_goes_back_after_its_tries(loader: Loader) {
 
 fn never_comes_up(loader: Loader, flaw: Flaw) {
     let Some(mut scene) = scene(loader) else { return };
-    let boot = scene.boot_into("1.0.0", "a");
-    tries(&mut scene, boot, flaw, "2.0.0", 2);
-    drop(goes_back(&mut scene, "2.0.0", "it did not come up"));
+    scene.update("2.0.0", 2, flaw);
+    spends_its_tries(&mut scene, "2.0.0");
 }
 
 pub(crate) fn an_image_without_a_daemon_is_left_at_its_deadline(loader: Loader) {
@@ -92,13 +90,12 @@ pub(crate) fn an_image_without_a_daemon_is_left_at_its_deadline(loader: Loader) 
     drop(goes_back(&mut scene, "2.0.0", "update-engine-trial left it"));
 }
 
-/// From 1.0.0, which runs, to the last try of an image that does not come up.
-fn tries(scene: &mut Scene, boot: Running, flaw: Flaw, version: &str, sequence: u64) {
-    scene.publish(version, sequence, flaw);
-    boot.wait_off();
+/// What does not come up in slot b is tried three times.
+fn spends_its_tries(scene: &mut Scene, version: &str) {
     for _ in 0..3 {
         scene.boot("b").wait_off();
     }
+    drop(goes_back(scene, version, "it did not come up"));
 }
 
 /// 1.0.0 runs again, and says why.
