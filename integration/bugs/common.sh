@@ -1,9 +1,15 @@
 # What both scripts that plant bugs begin with: a copy of all that git knows, which is gone however they end. It is sourced, with the
-# name of a bug or none; it gives $top, $copy, $only and the counts.
+# name of a bug or none; it gives $top, $copy, $only and the counts, plants and takes back.
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck disable=SC2034 # for those who source this
 only=${1:-} top=$PWD caught=0 missed=0 skipped=0
-copy=$(mktemp -d "${TMPDIR:-/tmp}/ota-bugs.XXXXXX")
+# Always in the same place: cargo keeps what it builds by the place of its source.
+mkdir -p "${CARGO_TARGET_DIR:=$top/target}"
+export CARGO_TARGET_DIR
+copy=$CARGO_TARGET_DIR/planted
+exec {lock}>"$CARGO_TARGET_DIR/planted.lock"
+flock -n "$lock" || { echo "$0: bugs are being planted in $copy already" >&2; exit 1; }
+rm -rf "$copy" && mkdir "$copy" || exit 1
 running=''
 end() {
     [[ -z $running ]] || kill "$running" 2>/dev/null
@@ -25,4 +31,29 @@ bounded() { # SECONDS FOLDER OUT COMMAND...: its exit code
     status=$?
     running=''
     return "$status"
+}
+
+plant() { # NAME (FILE FIND REPLACE)...: its exit code; `take_back` undoes it
+    local name=$1 status=0; shift
+    files=()
+    while (($# > 0)); do
+        # Several lines of one file may be replaced.
+        [[ -e $copy/$1.original ]] || { cp "$copy/$1" "$copy/$1.original" && files+=("$1"); }
+        "$top/integration/bugs/plant.py" "$copy/$1" "$2" "$3" || status=1
+        shift 3
+    done
+    if ((status != 0)); then
+        echo "planted bug \"$name\": cannot be planted"
+        missed=$((missed + 1))
+    fi
+    return "$status"
+}
+
+take_back() {
+    local file
+    for file in "${files[@]}"; do
+        mv "$copy/$file.original" "$copy/$file"
+        # As it is now: cargo goes by the time of a file, and the one that it built was newer.
+        touch "$copy/$file"
+    done
 }

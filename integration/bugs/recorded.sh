@@ -7,7 +7,6 @@
 #   recorded.sh [BUG]      all bugs, or one
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$top/target}/bugs
 
 looked() { # LOADER: records the copy, and looks at every cut; its exit code
     bounded 1200 "$copy" "$copy/.log" cargo build --quiet --workspace --bins && rm -rf "$copy/recording" &&
@@ -28,22 +27,13 @@ sound() { # LOADER
 }
 
 bug() { # NAME LOADER WORDS (FILE FIND REPLACE)...: WORDS stand in what `cuts` says of it
-    local name=$1 loader=$2 words=$3 files=() planted=1; shift 3
+    local name=$1 loader=$2 words=$3; shift 3
     [[ -z $only || $only == "$name" ]] || return 0
-    while (($# > 0)); do
-        # Several lines of one file may be replaced.
-        [[ -e $copy/$1.original ]] || { cp "$copy/$1" "$copy/$1.original" && files+=("$1"); }
-        "$top/integration/bugs/plant.py" "$copy/$1" "$2" "$3" || planted=0
-        shift 3
-    done
-    if ((planted)); then
+    if plant "$name" "$@"; then
         looked "$loader"
         judge "$name" $? "$words"
-    else
-        echo "planted bug \"$name\": cannot be planted"
-        missed=$((missed + 1))
     fi
-    for file in "${files[@]}"; do mv "$copy/$file.original" "$copy/$file"; done
+    take_back
 }
 
 judge() { # NAME EXIT-CODE WORDS
@@ -100,6 +90,22 @@ bug "a slot is not disarmed before it is written" grub "is no complete signed im
     '    let _slot = slot;
     let state = control.read().map_err(|error| boot_fault(&error))?;
     let becomes'
+
+bug "the record of a slot is written without a sync" grub "and its record is" \
+    update-engine/src/records.rs \
+    '        let path = self.slot_path(slot);
+        durable::replace(&path, bytes)' \
+    '        let path = self.slot_path(slot);
+        std::fs::write(&path, bytes)'
+
+bug "a report is forgotten before it is sent" grub "no server was ever told" \
+    update-engine/src/daemon/mod.rs \
+    '            let work = async move {
+                let result = outbox::deliver(&shared, &row.message, &row.attempt).await;' \
+    '            let _early = self.journal.delivered(row.id);
+            let work = async move {
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                let result = outbox::deliver(&shared, &row.message, &row.attempt).await;'
 
 bug "small files are replaced without a sync" grub "floor: " \
     update-engine/src/durable.rs '    to.parent().map_or(Ok(()), sync_folder)?;

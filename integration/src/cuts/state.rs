@@ -107,6 +107,8 @@ pub struct Started {
     pub memory: Memory,
     /// In a few words.
     pub words: String,
+    /// All else that it keeps, but times and what it knows of checks.
+    pub rest: String,
     /// The release of the attempt under way.
     pub release: Option<String>,
     /// It asks for the health of what runs, or for it to be marked good.
@@ -482,7 +484,7 @@ fn look_at(folder: &Path, running: SlotName, table: &BootTable, earlier: usize) 
     if found != first.memory {
         return Err(format!("what an engine wrote down is not what the next one finds: {:?}, then {found:?}", first.memory));
     }
-    if first.words != second.words || first.memory != second.memory {
+    if (&first.words, &first.memory, &first.rest) != (&second.words, &second.memory, &second.rest) {
         return Err(format!("a second start finds another state: first {first:?}, then {second:?}"));
     }
     Ok(StateSeen { running, floor, had_journal, memory, beside, started: Some(first), was_checked: false })
@@ -526,6 +528,7 @@ fn start(folder: &Path, facts: &Facts, boot: &str, earlier: usize) -> Result<(Me
     let started = Started {
         memory: Memory::of(&journal, engine.model(), earlier)?,
         words: words(engine.model()),
+        rest: rest(engine.model()),
         release: engine.model().state.plan().map(|plan| plan.digest.to_string()),
         judges: effects.iter().any(|effect| matches!(effect, Effect::Health(_) | Effect::Commit(_))),
         is_found: engine.model().state.plan().is_some_and(|plan| plan.kind == Kind::Found),
@@ -537,6 +540,12 @@ fn words(model: &Model) -> String {
     let committed = [&model.committed.a, &model.committed.b].map(|slot| if slot.is_some() { 'c' } else { '-' });
     let refused = model.refusals.len();
     format!("{}, kept {}{}, {refused} refused", model.state.word(), committed[0], committed[1])
+}
+
+fn rest(model: &Model) -> String {
+    let Model { pause, failures, never_shown, asked_reboot, bad_boots, refusals, ended, committed, warnings, channel, .. } =
+        model;
+    format!("{:?}", (pause, failures, never_shown, asked_reboot, bad_boots, refusals, ended, committed, warnings, channel))
 }
 
 /// What the daemon would find on this disk.
@@ -695,7 +704,7 @@ mod tests {
 
     /// An engine that started from that.
     fn started(memory: Memory) -> Started {
-        Started { memory, words: String::new(), release: Some("new".into()), judges: true, is_found: false }
+        Started { memory, words: String::new(), rest: String::new(), release: Some("new".into()), judges: true, is_found: false }
     }
 
     fn lost(change: impl FnOnce(&mut Memory)) -> String {
