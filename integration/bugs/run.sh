@@ -27,7 +27,7 @@ bug() { # NAME TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "--test 
 
 ask() { # TARGET TEST OUT
     # shellcheck disable=SC2086 # two words
-    bounded 1200 "$copy" "$3" cargo test --quiet --workspace $1 -- --exact "$2" --show-output
+    bounded 1200 "$copy" "$3" cargo test --workspace $1 -- --exact "$2" --show-output
 }
 
 judge() { # NAME TEST
