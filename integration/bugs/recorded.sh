@@ -83,7 +83,7 @@ bug "a file is cut short in its place" systemd-boot "by its entry, and" \
     update-engine/src/slot/esp.rs '    if file.metadata()?.len() > length {' '    if file.metadata()?.len() > u64::MAX - 1 {'
 
 bug "clusters are freed with the name that goes" systemd-boot "which is free" \
-    update-engine/src/durable.rs '    let _removed = hold(path);' ''
+    update-engine/src/durable.rs '    let _removed = hold(path)?;' ''
 
 bug "names of entries may be long" systemd-boot "what was on the medium is lost" \
     update-engine/src/config/boot.rs \
