@@ -4,10 +4,11 @@
 //! and is written with the file), and its clusters in the table. Between two flushes a disk may keep any of them without the others. So
 //! they are flushed one after the other, in an order in which no name ever leads to clusters that are free or another file's:
 //!
-//! - what is new or longer: the table (with the folder), then the file ([`settle`]);
+//! - what is new: the table (with the folder), then the file ([`settle`]);
 //! - what goes: the name, and the clusters are freed afterwards, because the file is held open until then ([`remove`], [`rename`]).
 //!
-//! What a cut leaves then is a cluster that belongs to nobody.
+//! What a cut leaves then is a cluster that belongs to nobody. A file that is on the medium becomes neither longer nor shorter there: another
+//! one takes its place.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -37,7 +38,7 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     settle(&file, path)
 }
 
-/// Has a file that is new, or has become longer, on the medium with its name.
+/// Has a file that is new on the medium with its name, and with the length that it was given since.
 pub fn settle(file: &File, path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_folder)?;
     file.sync_all()
