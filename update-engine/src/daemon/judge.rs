@@ -15,7 +15,7 @@ use crate::engine::facts::{Facts, FloorFacts};
 use crate::engine::policy::millis;
 use crate::engine::state::{Kind, Plan};
 use crate::floor::FloorFile;
-use crate::health::{self, BuiltIn, Health, Probe, Services};
+use crate::health::{self, BuiltIn, Health, Probe, Services, Turn};
 use crate::world::{World, chain};
 
 /// Probes health within its deadline. A slot that is healthy sooner is kept after that time. What is known to be wrong with it, and no
@@ -48,16 +48,20 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration, war
     Event::Health { attempt: plan.attempt, result }
 }
 
+/// Of the built-in checks, one each, for all trials that this run of the daemon probes.
+pub(super) type Turns = [Turn; 4];
+
 fn built_in(shared: &Shared, plan: &Plan) -> Vec<BuiltIn> {
     let (world, slot, kind, facts) = (shared.world.clone(), plan.slot, plan.kind, shared.facts());
     let [keyed, identified, grounded] = [world.clone(), world.clone(), world.clone()];
-    vec![
+    let checks = [
         // A mount may come late. The others look into the same folder, so it is asked first.
         BuiltIn::each_round("state of the host", move || state(&world, slot, kind, &facts)),
         BuiltIn::once("keys of the new image", move || keys(&keyed, slot, kind)),
         BuiltIn::once("identity of the host", move || identity(&identified)),
         BuiltIn::once("slots of the host", move || grounded.ground().map(drop).map_err(|fault| fault.message)),
-    ]
+    ];
+    checks.into_iter().zip(&shared.health_turns).map(|(check, turn)| check.in_turn(turn)).collect()
 }
 
 /// The engine hears when the probe ends, and what fails meanwhile.
