@@ -37,7 +37,10 @@ use crate::os_release;
 use crate::records::Records;
 use crate::slot::{self, Disk, DiskSpec, Location, Mode, RunningSlot, SlotError, SlotSpec};
 
+mod state_folder;
 mod units;
+
+pub use state_folder::StateFolder;
 
 /// Longest small file of the system that is read (`os-release`, `machine-id`, `boot_id`).
 const MAX_SMALL_FILE_BYTES: u64 = 64 * 1024;
@@ -47,6 +50,8 @@ const MAX_SMALL_FILE_BYTES: u64 = 64 * 1024;
 pub struct World {
     settings: Arc<Settings>,
     records: Records,
+    /// Of whoever keeps a journal.
+    state_folder: Option<Arc<StateFolder>>,
 }
 
 /// The disk and the slot that runs, as found a moment ago.
@@ -61,7 +66,23 @@ pub struct Ground {
 impl World {
     /// A look at the machine these settings describe.
     pub const fn new(settings: Arc<Settings>, records: Records) -> Self {
-        Self { settings, records }
+        Self { settings, records, state_folder: None }
+    }
+
+    /// The same, for whoever has a journal in this folder.
+    #[must_use]
+    pub fn with_journal_in(self, folder: StateFolder) -> Self {
+        Self { state_folder: Some(Arc::new(folder)), ..self }
+    }
+
+    /// The state that is looked up by its path is that of the journal.
+    pub fn state_is_that_of_the_journal(&self) -> Result<(), Fault> {
+        self.state_folder.as_ref().map_or(Ok(()), |folder| folder.check())
+    }
+
+    /// Something has been seen to be another state than that of the journal.
+    pub fn has_left_its_journal(&self) -> bool {
+        self.state_folder.as_ref().is_some_and(|folder| folder.was_left())
     }
 
     /// The settings.
@@ -117,6 +138,9 @@ impl World {
         if let Some(disk) = &disk {
             note(state_on_no_slot(&self.settings, disk), &mut troubles);
         }
+        // One that cannot be looked up is said by whoever needs what is in it.
+        let own = self.state_is_that_of_the_journal();
+        note(own.or_else(|fault| if self.has_left_its_journal() { Err(fault) } else { Ok(()) }), &mut troubles);
         let identity = self.identity(channel, &mut troubles);
         // A floor that cannot be read hides the revoked keys, too; it is said once, below.
         note(
@@ -175,7 +199,7 @@ impl World {
         let Ok(Some(trial)) = deadline::Trial::load(state_dir) else { return facts };
         let Some(armed_at) = deadline::Trial::written_at(state_dir) else { return facts };
         let was_tried = facts.standing(trial.slot).is_some_and(|standing| facts.was_tried(standing));
-        if facts.running != Some(trial.slot.other()) || !was_tried || facts.state_is_on_a_slot().is_some() {
+        if facts.running != Some(trial.slot.other()) || !was_tried || facts.state_is_elsewhere().is_some() {
             return facts;
         }
         kernel_log::keep_left_behind(&self.settings, &trial.attempt, armed_at);
@@ -223,7 +247,7 @@ impl World {
     /// Makes the floor file of a host that never had one and was never updated.
     pub fn found_floor(&self, facts: &Facts) -> Result<(), Fault> {
         let fault = |error: FloorError| Fault::new(Cause::StateDir, error.to_string());
-        if let Some(trouble) = facts.state_is_on_a_slot() {
+        if let Some(trouble) = facts.state_is_elsewhere() {
             return Err(Fault::new(trouble.code.clone(), trouble.message.clone()));
         }
         let none = FloorFile::load(&self.settings.state_dir).map_err(fault)?.is_none();
@@ -240,7 +264,7 @@ impl World {
         let state_dir = &self.settings.state_dir;
         let fault = |error: FloorError| Fault::new(Cause::StateDir, error.to_string());
         // Only who runs can say whether its record still counts.
-        if facts.is_blind() || facts.state_is_on_a_slot().is_some() {
+        if facts.is_blind() || facts.state_is_elsewhere().is_some() {
             return Ok(());
         }
         // Lost, and with it what it said: only `adopt` may begin a new one. One that cannot be read is a trouble of its own, which

@@ -88,6 +88,8 @@ pub(super) async fn probe_and_tell(shared: &Shared, plan: &Plan, probe: &Probe) 
 /// back. A journal alone may be lost (design 11.1). Where no other slot can be booted there is nothing to go back to, and what armed this one
 /// may have been the factory, which has no state: leaving it would only spend its tries.
 fn state(world: &World, slot: SlotName, kind: Kind, facts: &Facts) -> Result<(), String> {
+    // The daemon begins anew with what is there now: it says nothing of this trial.
+    world.state_is_that_of_the_journal().map_err(|fault| fault.message)?;
     let folder = &world.settings().state_dir;
     let has_way_back = facts.standing(slot.other()).is_some_and(Standing::is_bootable);
     let is_missing = || matches!((FloorFile::load(folder), Trial::load(folder)), (Ok(None), Ok(None)));
