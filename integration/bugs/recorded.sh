@@ -70,10 +70,10 @@ bug "a new file is written before the table that has its clusters" systemd-boot 
     path.parent().map_or(Ok(()), sync_folder)'
 
 bug "a file is cut short in its place" systemd-boot "by its entry, and" \
-    update-engine/src/slot/esp.rs '    if file.metadata()?.len() > length {' '    if file.metadata()?.len() > u64::MAX - 1 {'
+    update-engine/src/slot/open.rs '        if self.file.size_bytes().map_err(words)? != size {' '        if self.file.size_bytes().map_err(words)? > u64::MAX - 1 {'
 
 bug "clusters are freed with the name that goes" systemd-boot "which is free" \
-    update-engine/src/durable.rs '    let _removed = hold(path);' ''
+    update-engine/src/durable.rs '    let _removed = hold(path)?;' ''
 
 bug "names of entries may be long" systemd-boot "what was on the medium is lost" \
     update-engine/src/config/boot.rs \

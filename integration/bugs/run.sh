@@ -120,6 +120,12 @@ bug "a slot is not flushed before it is armed" "--test slot_block_devices" \
             image.flush()?;' \
     '            clean_tail(image)?;'
 
+bug "a file on the ESP becomes shorter or longer in its place" --lib \
+    slot::writer::tests::a_file_on_the_esp_is_made_anew_for_another_length_once_the_slot_is_disarmed \
+    update-engine/src/slot/open.rs \
+    '        if self.file.size_bytes().map_err(words)? != size {' \
+    '        if self.file.size_bytes().map_err(words)? > u64::MAX - 1 {'
+
 bug "names of entries may be long" "--test config_files" \
     every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got \
     update-engine/src/config/boot.rs \

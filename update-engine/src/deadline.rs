@@ -32,8 +32,12 @@
 //! believes what others than root could have written (design 11.16): then it goes by the image's own configuration, as if nothing was there.
 
 mod files;
+mod leave;
 mod program;
 mod stuck;
+mod task;
+#[cfg(test)]
+mod tests;
 
 pub use files::{Left, Trial, TrialError, forget, settings_of_trial, write_down};
 pub(crate) use stuck::suspended_for;

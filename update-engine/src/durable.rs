@@ -4,10 +4,11 @@
 //! and is written with the file), and its clusters in the table. Between two flushes a disk may keep any of them without the others. So
 //! they are flushed one after the other, in an order in which no name ever leads to clusters that are free or another file's:
 //!
-//! - what is new or longer: the table (with the folder), then the file ([`settle`]);
+//! - what is new: the table (with the folder), then the file ([`settle`]);
 //! - what goes: the name, and the clusters are freed afterwards, because the file is held open until then ([`remove`], [`rename`]).
 //!
-//! What a cut leaves then is a cluster that belongs to nobody.
+//! What a cut leaves then is a cluster that belongs to nobody. A file that is on the medium becomes neither longer nor shorter there: another
+//! one takes its place.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -37,22 +38,26 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     settle(&file, path)
 }
 
-/// Has a file that is new, or has become longer, on the medium with its name.
+/// Has a file that is new on the medium with its name, and with the length that it was given since.
 pub fn settle(file: &File, path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_folder)?;
     file.sync_all()
 }
 
-/// While this is there, the clusters of the file that was at this place are not freed, whatever becomes of its name.
-fn hold(path: &Path) -> Option<File> {
+/// While this is there, the clusters of the file that was at this place are not freed, whatever becomes of its name. `None` = there was
+/// none. One that cannot be held must not go: its clusters would be freed with its name.
+fn hold(path: &Path) -> io::Result<Option<File>> {
     let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
-    OpenOptions::new().read(true).custom_flags(flags).open(path).ok()
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        held => held.map(Some),
+    }
 }
 
 /// Renames a file, durably, within its folder. On vfat it is the file's inode that says under its new name where its bytes are, so both are
 /// synced: the folder first, for two names of the same bytes would lose them with either of the names.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    let _replaced = hold(to);
+    let _replaced = hold(to)?;
     fs::rename(from, to)?;
     to.parent().map_or(Ok(()), sync_folder)?;
     File::open(to)?.sync_all()
@@ -60,7 +65,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Removes a file, durably; a file that is not there is fine.
 pub fn remove(path: &Path) -> io::Result<()> {
-    let _removed = hold(path);
+    let _removed = hold(path)?;
     match fs::remove_file(path) {
         Ok(()) => path.parent().map_or(Ok(()), sync_folder),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -200,6 +205,37 @@ mod tests {
         grown.set_len(5000).unwrap();
         settle(&grown, &file).unwrap();
         assert_eq!(medium.after_a_cut("file").map(|bytes| bytes.len()), Some(5000));
+    }
+
+    /// In a process of its own, in which no file can be opened any more.
+    #[test]
+    fn a_file_that_cannot_be_held_is_neither_removed_nor_replaced() {
+        const NAME: &str = "durable::tests::a_file_that_cannot_be_held_is_neither_removed_nor_replaced";
+        const FOLDER: &str = "OTA_TEST_FOLDER";
+        let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else {
+            let dir = tempfile::tempdir().unwrap();
+            let mut again = Command::new("sh");
+            again.args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\" --nocapture"]).arg(std::env::current_exe().unwrap());
+            let output = again.arg(NAME).env(FOLDER, dir.path()).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        };
+        let [old, new] = ["old", "new"].map(|name| folder.join(name));
+        fs::write(&old, "old").unwrap();
+        fs::write(&new, "new").unwrap();
+        let mut open = Vec::new();
+        let full = loop {
+            match File::open(&old) {
+                Ok(file) => open.push(file),
+                Err(error) => break error.raw_os_error(),
+            }
+        };
+        let errors = [remove(&old), rename(&new, &old)].map(|done| done.unwrap_err().raw_os_error());
+        drop(open);
+        assert_eq!((errors, full), ([full, full], Some(nix::libc::EMFILE)));
+        assert_eq!([&old, &new].map(|path| fs::read(path).unwrap()), [b"old", b"new"]);
+        remove(&folder.join("none")).unwrap();
     }
 
     #[test]

@@ -11,14 +11,16 @@
 //!
 //! A required check that fails is tried again until the deadline, but for a built-in one that nothing can change: services and mounts
 //! need time to come up, and an image that is really bad is still bad then. Promises: an answer comes by the deadline (plus the seconds it takes to kill a hook), and it is
-//! *healthy* only if every required check was seen to succeed, twice. Never: takes a missing answer for health.
+//! *healthy* only if every required check was seen to succeed, twice; once, where nothing that happens later changes what it says
+//! ([`BuiltIn::once`]). However long a disk hangs, and however often it is probed, one question of each built-in check waits for it
+//! (P10, [`Turn`]). Never: takes a missing answer for health.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -65,6 +67,18 @@ pub struct BuiltIn {
     check: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// Asking again cannot change what it says.
     is_final: bool,
+    turn: Turn,
+}
+
+/// Whoever asks waits for it: a question that hangs is joined by no other. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Turn(Arc<Mutex<()>>);
+
+impl Turn {
+    /// Waits until nobody has it.
+    pub(crate) async fn take(&self) -> OwnedMutexGuard<()> {
+        self.0.clone().lock_owned().await
+    }
 }
 
 impl BuiltIn {
@@ -72,17 +86,31 @@ impl BuiltIn {
     pub fn once(name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
         let said = OnceLock::new();
         let check = Arc::new(move || said.get_or_init(&check).clone());
-        Self { name: name.to_owned(), check, is_final: true }
+        Self { name: name.to_owned(), check, is_final: true, turn: Turn::default() }
     }
 
     /// Asked in each round until the deadline: what it looks for may come late.
     pub fn each_round(name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
-        Self { name: name.to_owned(), check: Arc::new(check), is_final: false }
+        Self { name: name.to_owned(), check: Arc::new(check), is_final: false, turn: Turn::default() }
+    }
+
+    /// The same, asked in this turn: that of whoever asks the same disk in another probe.
+    #[must_use]
+    pub fn in_turn(self, turn: &Turn) -> Self {
+        Self { turn: turn.clone(), ..self }
     }
 
     async fn ask(&self, deadline: Instant) -> Result<(), Failure> {
         let check = self.check.clone();
-        let words = match timeout_at(deadline, spawn_blocking(move || check())).await {
+        let answer = async {
+            let turn = self.turn.take().await;
+            let ask = move || {
+                let _until_it_answers = turn;
+                check()
+            };
+            spawn_blocking(ask).await
+        };
+        let words = match timeout_at(deadline, answer).await {
             Ok(Ok(Ok(()))) => return Ok(()),
             Ok(Ok(Err(words))) => words,
             Ok(Err(error)) => error.to_string(),
@@ -455,6 +483,34 @@ mod tests {
         })];
         let held = Probe { deadline: Duration::from_millis(300), built_in, ..asked };
         assert_eq!(unhealthy(probe(&held, &latest).await), "disk: no answer by the deadline");
+    }
+
+    #[tokio::test]
+    async fn a_built_in_check_that_never_answers_is_asked_once_however_often_it_is_probed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (turn, begun) = (Turn::default(), Arc::new(AtomicU32::new(0)));
+        let (answer, hangs) = std::sync::mpsc::channel::<()>();
+        let hangs = Arc::new(std::sync::Mutex::new(hangs));
+        let asked = asking(folder.path(), "exit 0");
+        let within = |deadline: Duration| {
+            let (begins, hangs) = (begun.clone(), hangs.clone());
+            let disk = BuiltIn::each_round("disk", move || {
+                begins.fetch_add(1, Ordering::Relaxed);
+                hangs.lock().unwrap().recv().map_or(Ok(()), |()| Err("it was told something".to_owned()))
+            });
+            Probe { deadline, built_in: vec![disk.in_turn(&turn)], ..asked.clone() }
+        };
+        for _ in 0..2 {
+            match probe(&within(Duration::from_millis(500)), &watch::channel(None).0).await {
+                Health::Unhealthy { reason, .. } => assert_eq!(reason, "disk: no answer by the deadline"),
+                Health::Healthy { .. } => panic!("healthy"),
+            }
+        }
+        drop(answer);
+        let health = probe(&within(Duration::from_secs(30)), &watch::channel(None).0).await;
+        assert_eq!(health, Health::Healthy { warnings: Vec::new() });
+        // One that hung, and both of the last probe.
+        assert_eq!(begun.load(Ordering::Relaxed), 3);
     }
 
     #[test]

@@ -37,6 +37,11 @@ use crate::os_release;
 use crate::records::Records;
 use crate::slot::{self, Disk, DiskSpec, Location, Mode, RunningSlot, SlotError, SlotSpec};
 
+mod state_folder;
+mod units;
+
+pub use state_folder::StateFolder;
+
 /// Longest small file of the system that is read (`os-release`, `machine-id`, `boot_id`).
 const MAX_SMALL_FILE_BYTES: u64 = 64 * 1024;
 
@@ -45,6 +50,8 @@ const MAX_SMALL_FILE_BYTES: u64 = 64 * 1024;
 pub struct World {
     settings: Arc<Settings>,
     records: Records,
+    /// Of whoever keeps a journal.
+    state_folder: Option<Arc<StateFolder>>,
 }
 
 /// The disk and the slot that runs, as found a moment ago.
@@ -59,7 +66,23 @@ pub struct Ground {
 impl World {
     /// A look at the machine these settings describe.
     pub const fn new(settings: Arc<Settings>, records: Records) -> Self {
-        Self { settings, records }
+        Self { settings, records, state_folder: None }
+    }
+
+    /// The same, for whoever has a journal in this folder.
+    #[must_use]
+    pub fn with_journal_in(self, folder: StateFolder) -> Self {
+        Self { state_folder: Some(Arc::new(folder)), ..self }
+    }
+
+    /// The state that is looked up by its path is that of the journal.
+    pub fn state_is_that_of_the_journal(&self) -> Result<(), Fault> {
+        self.state_folder.as_ref().map_or(Ok(()), |folder| folder.check())
+    }
+
+    /// Something has been seen to be another state than that of the journal.
+    pub fn has_left_its_journal(&self) -> bool {
+        self.state_folder.as_ref().is_some_and(|folder| folder.was_left())
     }
 
     /// The settings.
@@ -115,6 +138,9 @@ impl World {
         if let Some(disk) = &disk {
             note(state_on_no_slot(&self.settings, disk), &mut troubles);
         }
+        // One that cannot be looked up is said by whoever needs what is in it.
+        let own = self.state_is_that_of_the_journal();
+        note(own.or_else(|fault| if self.has_left_its_journal() { Err(fault) } else { Ok(()) }), &mut troubles);
         let identity = self.identity(channel, &mut troubles);
         // A floor that cannot be read hides the revoked keys, too; it is said once, below.
         note(
@@ -124,7 +150,7 @@ impl World {
         let slots = PerSlot { a: self.content(SlotName::A, running), b: self.content(SlotName::B, running) };
         let floor = self.floor(running, boot.as_ref().filter(|_| running.is_some()), &slots, &mut troubles);
         let image_mode = disk.as_ref().map_or_else(|| self.mode(), Disk::mode) == Mode::Image;
-        let no_deadline = no_deadline(&self.settings);
+        let no_deadline = units::no_deadline(&self.settings);
         let is_kept = !image_mode && no_deadline.is_none();
         Facts {
             image_mode,
@@ -137,7 +163,7 @@ impl World {
             floor,
             left: self.left_trial(),
             last_words: self.last_words(),
-            rival: rival(&self.settings),
+            rival: units::rival(&self.settings),
             trial_ends: running
                 .filter(|_| is_kept)
                 .and_then(|running| trial_ends(&self.settings, running, deadline::suspended_for())),
@@ -173,7 +199,7 @@ impl World {
         let Ok(Some(trial)) = deadline::Trial::load(state_dir) else { return facts };
         let Some(armed_at) = deadline::Trial::written_at(state_dir) else { return facts };
         let was_tried = facts.standing(trial.slot).is_some_and(|standing| facts.was_tried(standing));
-        if facts.running != Some(trial.slot.other()) || !was_tried || facts.state_is_on_a_slot().is_some() {
+        if facts.running != Some(trial.slot.other()) || !was_tried || facts.state_is_elsewhere().is_some() {
             return facts;
         }
         kernel_log::keep_left_behind(&self.settings, &trial.attempt, armed_at);
@@ -221,7 +247,7 @@ impl World {
     /// Makes the floor file of a host that never had one and was never updated.
     pub fn found_floor(&self, facts: &Facts) -> Result<(), Fault> {
         let fault = |error: FloorError| Fault::new(Cause::StateDir, error.to_string());
-        if let Some(trouble) = facts.state_is_on_a_slot() {
+        if let Some(trouble) = facts.state_is_elsewhere() {
             return Err(Fault::new(trouble.code.clone(), trouble.message.clone()));
         }
         let none = FloorFile::load(&self.settings.state_dir).map_err(fault)?.is_none();
@@ -238,7 +264,7 @@ impl World {
         let state_dir = &self.settings.state_dir;
         let fault = |error: FloorError| Fault::new(Cause::StateDir, error.to_string());
         // Only who runs can say whether its record still counts.
-        if facts.is_blind() || facts.state_is_on_a_slot().is_some() {
+        if facts.is_blind() || facts.state_is_elsewhere().is_some() {
             return Ok(());
         }
         // Lost, and with it what it said: only `adopt` may begin a new one. One that cannot be read is a trouble of its own, which
@@ -586,78 +612,11 @@ const fn remedy(cause: &Cause) -> Option<&'static str> {
     }
 }
 
-/// systemd's own service for boot counting marks an entry good as soon as the boot is complete: the trial would be over before it
-/// began. Its generator asks for it in every boot that is counted.
-fn rival(settings: &Settings) -> Option<String> {
-    const SERVICE: &str = "systemd-bless-boot.service";
-    let generators = ["usr/lib/systemd/system-generators", "lib/systemd/system-generators"];
-    let has_generator =
-        generators.iter().any(|folder| settings.under_sysroot(folder).join("systemd-bless-boot-generator").exists());
-    let is_masked = ["etc/systemd/system", "run/systemd/system"].iter().any(|folder| {
-        let unit = settings.under_sysroot(folder).join(SERVICE);
-        std::fs::read_link(unit).is_ok_and(|target| target == Path::new("/dev/null"))
-    });
-    let is_rival = matches!(settings.boot, BootSettings::SystemdBoot(_)) && has_generator && !is_masked;
-    is_rival.then(|| {
-        format!(
-            "{SERVICE} is not masked: it keeps a new slot as soon as the boot is complete, whatever the health checks say; the images \
-             have to mask it (`systemctl mask {SERVICE}`)"
-        )
-    })
-}
-
-/// Most entries that are looked at in a folder of units.
-const MAX_UNITS: usize = 4096;
-
-/// A trial whose daemon does not run is ended by a unit of its own. Under systemd nothing starts it where it is not installed, nothing asks
-/// for it, or it is masked. Elsewhere nobody knows how it is started.
-fn no_deadline(settings: &Settings) -> Option<String> {
-    const UNIT: &str = "update-engine-trial.service";
-    // In the order in which they count (systemd.unit(5)).
-    const FOLDERS: [&str; 5] = [
-        "etc/systemd/system",
-        "run/systemd/system",
-        "usr/local/lib/systemd/system",
-        "usr/lib/systemd/system",
-        "lib/systemd/system",
-    ];
-    if !settings.under_sysroot("run/systemd/system").is_dir() {
-        return None;
-    }
-    let folders = FOLDERS.map(|folder| settings.under_sysroot(folder));
-    let unit = folders.iter().map(|folder| folder.join(UNIT)).find(|unit| unit.symlink_metadata().is_ok());
-    let how = match unit {
-        None => "is not installed",
-        Some(unit) if is_masked(&unit) => "is masked",
-        Some(_) if !folders.iter().any(|folder| is_asked_for(folder, UNIT)) => "is not enabled",
-        Some(_) => return None,
-    };
-    Some(format!(
-        "{UNIT} {how}: an image whose daemon does not come up is then left by nothing until somebody reboots the host; the images have to \
-         bring and enable it (`systemctl enable {UNIT}`)"
-    ))
-}
-
 /// As [`deadline`] goes by it: the longer one of both images' deadlines, and the time in which the host was suspended does not count.
 fn trial_ends(settings: &Settings, running: SlotName, suspended: Duration) -> Option<Mono> {
     let trial = deadline::Trial::load(&settings.state_dir).ok()?.filter(|trial| trial.slot == running)?;
     let deadline = trial.deadline.max(settings.trial_deadline());
     Some(Mono(millis(deadline.saturating_add(suspended))))
-}
-
-/// A link to nowhere, or an empty file.
-fn is_masked(unit: &Path) -> bool {
-    let is_link_to_null = std::fs::read_link(unit).is_ok_and(|target| target == Path::new("/dev/null"));
-    is_link_to_null || unit.symlink_metadata().is_ok_and(|data| data.is_file() && data.len() == 0)
-}
-
-/// Some other unit wants or requires it.
-fn is_asked_for(folder: &Path, unit: &str) -> bool {
-    let Ok(entries) = std::fs::read_dir(folder) else { return false };
-    entries.take(MAX_UNITS).flatten().any(|entry| {
-        let asks = entry.path().extension().is_some_and(|kind| kind == "wants" || kind == "requires");
-        asks && entry.path().join(unit).symlink_metadata().is_ok()
-    })
 }
 
 fn is_block_device(path: &Path) -> bool {
@@ -694,7 +653,7 @@ pub(crate) mod tests {
     }
 
     /// As little as it takes, where `@` is the folder of the host.
-    const SYSTEMD_BOOT: &str = "boot.control = \"systemd-boot\"\nboot.systemd-boot.esp = \"@/efi\"\n\
+    pub(super) const SYSTEMD_BOOT: &str = "boot.control = \"systemd-boot\"\nboot.systemd-boot.esp = \"@/efi\"\n\
                                 slots.a.entry = \"esp:/ota/{slot}.entry\"\nslots.b.entry = \"esp:/ota/{slot}.entry\"";
 
     fn floor(world: &World, table: &BootTable) -> (FloorFacts, Vec<Trouble>) {
@@ -901,60 +860,6 @@ pub(crate) mod tests {
         for control in [rpi, "boot.control = \"custom\"\nboot.custom.program = \"/p\""] {
             assert_eq!(said(control, host::armed(host::TRIES), SlotName::B), None, "{control}");
         }
-    }
-
-    #[test]
-    fn where_systemd_would_keep_a_new_slot_by_itself_that_is_said_until_it_is_masked() {
-        let dir = tempfile::tempdir().unwrap();
-        let plain = world(dir.path());
-        let of_loader = SYSTEMD_BOOT.replace('@', &dir.path().display().to_string());
-        let boot = crate::config::Source::new("boot", of_loader);
-        let usual = crate::config::Source::new("usual", plain.settings().to_toml().unwrap());
-        let settings = crate::config::parse(&[usual, boot]).unwrap();
-        assert_eq!(rival(&settings), None);
-        let link = |folder: &str, to: &str| {
-            let folder = dir.path().join(folder);
-            std::fs::create_dir_all(&folder).unwrap();
-            std::os::unix::fs::symlink(to, folder.join("systemd-bless-boot.service")).unwrap();
-        };
-        let generators = dir.path().join("usr/lib/systemd/system-generators");
-        std::fs::create_dir_all(&generators).unwrap();
-        std::fs::write(generators.join("systemd-bless-boot-generator"), "").unwrap();
-        assert!(rival(&settings).unwrap().starts_with("systemd-bless-boot.service is not masked"));
-        assert_eq!(rival(plain.settings()), None, "other loaders' slots are none of its");
-        link("etc/systemd/system", "/dev/null");
-        assert_eq!(rival(&settings), None);
-    }
-
-    #[test]
-    fn under_systemd_a_deadline_that_nothing_starts_is_said_until_it_is_enabled() {
-        let dir = tempfile::tempdir().unwrap();
-        let world = world(dir.path());
-        let said = || no_deadline(world.settings());
-        let how = |word: &str| said().unwrap().starts_with(&format!("update-engine-trial.service {word}: "));
-        let unit = |folder: &str| dir.path().join(folder).join("update-engine-trial.service");
-        let link = |folder: &str, to: &str| {
-            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
-            std::os::unix::fs::symlink(to, unit(folder)).unwrap();
-        };
-        assert_eq!(said(), None, "systemd does not run it");
-        std::fs::create_dir_all(dir.path().join("run/systemd/system")).unwrap();
-        assert!(how("is not installed"), "{:?}", said());
-        std::fs::create_dir_all(dir.path().join("usr/lib/systemd/system")).unwrap();
-        std::fs::write(unit("usr/lib/systemd/system"), "[Service]\n").unwrap();
-        assert!(how("is not enabled"), "{:?}", said());
-        for (folder, to) in [
-            ("etc/systemd/system/sysinit.target.wants", "/usr/lib/systemd/system/update-engine-trial.service"),
-            ("usr/lib/systemd/system/basic.target.requires", "../update-engine-trial.service"),
-        ] {
-            link(folder, to);
-            assert_eq!(said(), None, "{folder}");
-            link("etc/systemd/system", "/dev/null");
-            assert!(how("is masked"), "{:?}", said());
-            std::fs::remove_file(unit("etc/systemd/system")).unwrap();
-            std::fs::remove_file(unit(folder)).unwrap();
-        }
-        assert!(world.look(None).no_deadline.is_some());
     }
 
     #[test]

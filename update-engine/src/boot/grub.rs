@@ -16,7 +16,10 @@
 //! The copy is brought up to date after the block, when a slot becomes primary: read alone it names a slot that was good. A block that is
 //! damaged is read from the copy, said as a weakness, and mended by the next change.
 //!
-//! **Never**: creates the block, changes the length of one that is whole, or touches variables of others.
+//! A block of another length, which somebody else has made, cannot be mended in its place: the next change puts a new file there, and has
+//! the copy say what was good before. Where a power cut leaves no block meanwhile, the copy is read.
+//!
+//! **Never**: creates the block where there is none, replaces one of 1024 bytes, or touches variables of others.
 
 pub mod block;
 mod control;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::BootError;
 use crate::durable;
-use crate::slot::medium::{Access, RawFile};
+use crate::slot::medium::{Access, Kind, RawFile};
 
 /// udev holds the lock of a disk for an instant; a program that holds one longer is named as the reason.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -29,10 +29,19 @@ impl Deref for Held {
 
 /// Opens a store and waits a bounded time for its lock (`flock`). Transfers go past the page cache where that is possible.
 pub(crate) fn open(path: &Path, access: Access) -> Result<Held, BootError> {
-    let file = RawFile::open(path, access).map_err(|source| io_error("open", path, source))?;
-    lock(file.file(), path, access)?;
-    file.try_direct();
-    Ok(Held(file))
+    let began = Instant::now();
+    loop {
+        let file = RawFile::open(path, access).map_err(|source| io_error("open", path, source))?;
+        lock(file.file(), path, access)?;
+        // Whoever had the lock before may have put another file in its place.
+        if Kind::of_path(path).map_err(|source| io_error("look up", path, source))? == file.kind() {
+            file.try_direct();
+            return Ok(Held(file));
+        }
+        if began.elapsed() >= LOCK_WAIT {
+            return Err(BootError::Busy { path: path.to_path_buf(), waited_s: LOCK_WAIT.as_secs() });
+        }
+    }
 }
 
 /// A folder whose files nobody else who asks for its lock changes. The lock ends with it.
@@ -73,5 +82,27 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), BootE
             }
             Err(TryLockError::Error(error)) => return Err(io_error("lock", path, error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_replaced_while_its_lock_is_waited_for_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        std::fs::write(&path, "old").unwrap();
+        let held = open(&path, Access::Write).unwrap();
+        let waiting = thread::scope(|scope| {
+            let waiting = scope.spawn(|| open(&path, Access::Write).unwrap().size_bytes().unwrap());
+            // Long enough for it to wait for the old one.
+            thread::sleep(10 * LOCK_POLL);
+            durable::replace(&path, b"the new one").unwrap();
+            drop(held);
+            waiting.join().unwrap()
+        });
+        assert_eq!(waiting, 11);
     }
 }

@@ -15,7 +15,7 @@ use crate::engine::facts::{Facts, FloorFacts};
 use crate::engine::policy::millis;
 use crate::engine::state::{Kind, Plan};
 use crate::floor::FloorFile;
-use crate::health::{self, BuiltIn, Health, Probe, Services};
+use crate::health::{self, BuiltIn, Health, Probe, Services, Turn};
 use crate::world::{World, chain};
 
 /// Probes health within its deadline. A slot that is healthy sooner is kept after that time. What is known to be wrong with it, and no
@@ -48,16 +48,20 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration, war
     Event::Health { attempt: plan.attempt, result }
 }
 
+/// Of the built-in checks, one each, for all trials that this run of the daemon probes.
+pub(super) type Turns = [Turn; 4];
+
 fn built_in(shared: &Shared, plan: &Plan) -> Vec<BuiltIn> {
     let (world, slot, kind, facts) = (shared.world.clone(), plan.slot, plan.kind, shared.facts());
     let [keyed, identified, grounded] = [world.clone(), world.clone(), world.clone()];
-    vec![
-        // A mount may come late. The others look into the same folder, so it is asked first.
+    let checks = [
+        // A mount may come late, of the state as well as of the ESP. The next two look into the state, too, so it is asked first.
         BuiltIn::each_round("state of the host", move || state(&world, slot, kind, &facts)),
         BuiltIn::once("keys of the new image", move || keys(&keyed, slot, kind)),
         BuiltIn::once("identity of the host", move || identity(&identified)),
-        BuiltIn::once("slots of the host", move || grounded.ground().map(drop).map_err(|fault| fault.message)),
-    ]
+        BuiltIn::each_round("slots of the host", move || grounded.ground().map(drop).map_err(|fault| fault.message)),
+    ];
+    checks.into_iter().zip(&shared.health_turns).map(|(check, turn)| check.in_turn(turn)).collect()
 }
 
 /// The engine hears when the probe ends, and what fails meanwhile.
@@ -84,6 +88,8 @@ pub(super) async fn probe_and_tell(shared: &Shared, plan: &Plan, probe: &Probe) 
 /// back. A journal alone may be lost (design 11.1). Where no other slot can be booted there is nothing to go back to, and what armed this one
 /// may have been the factory, which has no state: leaving it would only spend its tries.
 fn state(world: &World, slot: SlotName, kind: Kind, facts: &Facts) -> Result<(), String> {
+    // The daemon begins anew with what is there now: it says nothing of this trial.
+    world.state_is_that_of_the_journal().map_err(|fault| fault.message)?;
     let folder = &world.settings().state_dir;
     let has_way_back = facts.standing(slot.other()).is_some_and(Standing::is_bootable);
     let is_missing = || matches!((FloorFile::load(folder), Trial::load(folder)), (Ok(None), Ok(None)));
@@ -134,21 +140,38 @@ mod tests {
     use manifests::version::{Sequence, Version};
 
     use super::*;
+    use crate::config::{Source, parse};
     use crate::deadline;
     use crate::engine::facts::Floor;
     use crate::engine::state::Target;
     use crate::engine::tests::host;
     use crate::engine::time::Wall;
     use crate::fetch::{Fetcher, Options};
-    use crate::world::tests::world_that_trusts;
+    use crate::slot::rig::Rig;
+    use crate::world::tests::{world, world_that_trusts};
 
     /// Slot a is good, b is on trial, and no floor is there.
     fn lost() -> Facts {
         Facts { boot: Some(host::table(host::armed(2))), floor: FloorFacts::Lost { image: Sequence::ZERO }, ..host::facts() }
     }
 
-    /// Why slot b is not kept by this deadline, on a host without a disk.
-    async fn unhealthy(world: &World, kind: Kind, facts: Facts, deadline: Duration) -> String {
+    fn shared(world: &World, facts: Facts, deadline: Duration) -> (Shared, tokio::sync::mpsc::Receiver<Event>) {
+        let (events, told) = tokio::sync::mpsc::channel(16);
+        let mut shared = Shared::new(world.clone(), Fetcher::new(Options::default()).unwrap(), events, facts);
+        let mut settings = (**world.settings()).clone();
+        settings.health.deadline = deadline;
+        settings.health.settle = Duration::ZERO;
+        shared.settings = Arc::new(settings);
+        (shared, told)
+    }
+
+    /// Whether slot b is kept by this deadline, or why not.
+    async fn judged(world: &World, kind: Kind, facts: Facts, deadline: Duration) -> Result<Vec<String>, String> {
+        let (shared, told) = shared(world, facts, deadline);
+        judged_by(shared, told, kind).await
+    }
+
+    async fn judged_by(shared: Shared, mut told: tokio::sync::mpsc::Receiver<Event>, kind: Kind) -> Result<Vec<String>, String> {
         let target = Target {
             slot: SlotName::B,
             version: Version::parse("1.1.0").unwrap(),
@@ -156,33 +179,33 @@ mod tests {
             digest: host::digest(2),
         };
         let plan = Plan::without_payload("one".into(), kind, target, "1.0.0".into(), Wall(0));
-        let (events, mut told) = tokio::sync::mpsc::channel(16);
-        let mut shared = Shared::new(world.clone(), Fetcher::new(Options::default()).unwrap(), events, facts);
-        let mut settings = (**world.settings()).clone();
-        settings.health.deadline = deadline;
-        settings.health.settle = Duration::ZERO;
-        shared.settings = Arc::new(settings);
         let telling = tokio::spawn(async move { while told.recv().await.is_some() {} });
         let event = health(shared, plan, Duration::ZERO, Vec::new()).await;
         telling.await.unwrap();
         match event {
-            Event::Health { result: Err(reason), .. } => reason,
+            Event::Health { result, .. } => result,
             other => panic!("{other:?}"),
         }
     }
 
-    /// Long enough for one round.
-    const SHORT: Duration = Duration::from_millis(200);
+    /// Why an image without any key is not kept: what its state does not fail by, that ends it at once.
+    async fn unhealthy(world: &World, kind: Kind, facts: Facts, deadline: Duration) -> String {
+        judged(world, kind, facts, deadline).await.unwrap_err()
+    }
+
+    /// Waited for to its end: of a machine that does much else one round still comes to an end in it.
+    const SHORT: Duration = Duration::from_secs(2);
     const LONG: Duration = Duration::from_secs(60);
 
     fn is_of_state(reason: &str) -> bool {
+        assert!(reason.starts_with("state of the host") || reason.starts_with("keys of the new image"), "{reason}");
         reason.starts_with("state of the host")
     }
 
     #[tokio::test]
     async fn an_image_that_does_not_mount_the_state_of_its_host_is_not_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
+        let world = world(dir.path());
         let state_dir = world.settings().state_dir.clone();
         assert_eq!(
             unhealthy(&world, Kind::Found, lost(), SHORT).await,
@@ -215,11 +238,12 @@ mod tests {
     #[tokio::test]
     async fn the_first_image_on_trial_by_the_marks_of_its_factory_is_kept_without_a_state_where_nothing_else_can_be_booted() {
         let dir = tempfile::tempdir().unwrap();
-        let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
+        let world = world(dir.path());
         for other in [host::BLANK, host::SPENT, host::BAD, host::armed(1)] {
             let mut facts = lost();
             facts.boot.as_mut().unwrap().standing.a = other;
-            let reason = unhealthy(&world, Kind::Found, facts, SHORT).await;
+            let deadline = if other.is_bootable() { SHORT } else { LONG };
+            let reason = unhealthy(&world, Kind::Found, facts, deadline).await;
             assert_eq!(is_of_state(&reason), other.is_bootable(), "{other}: {reason}");
         }
     }
@@ -227,13 +251,41 @@ mod tests {
     #[tokio::test]
     async fn a_state_whose_mount_comes_late_is_waited_for_until_the_deadline() {
         let dir = tempfile::tempdir().unwrap();
-        let world = world_that_trusts(dir.path(), &SecretKey::from_seed(&[1; 32]));
+        let world = world(dir.path());
         let mounted = async {
-            tokio::time::sleep(SHORT).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
             write_down(&world);
         };
         let (reason, ()) = tokio::join!(unhealthy(&world, Kind::Found, lost(), LONG), mounted);
-        // A host without a disk is not kept for its slots, once its state is seen.
-        assert!(reason.starts_with("slots of the host"), "{reason}");
+        assert!(!is_of_state(&reason), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn an_esp_whose_mount_comes_late_is_waited_for_until_the_deadline() {
+        let rig = Rig::with_slots_of(16);
+        rig.boot(1);
+        let plain = world_that_trusts(rig.folder.path(), &SecretKey::from_seed(&[1; 32]));
+        let on_esp = "slots.a.kernel = \"esp:/ota/{slot}.efi\"\nslots.b.kernel = \"esp:/ota/{slot}.efi\"\ndisk.esp = \"/efi\"";
+        let usual = Source::new("usual", plain.settings().to_toml().unwrap());
+        let settings = parse(&[usual, Source::new("esp", on_esp)]).unwrap();
+        let world = World::new(Arc::new(settings), plain.records().clone());
+        let known = Facts { floor: FloorFacts::Known(Floor::default()), ..lost() };
+        let reason = judged(&world, Kind::Found, known.clone(), SHORT).await.unwrap_err();
+        assert!(reason.starts_with("slots of the host: "), "{reason}");
+        let mounted = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            std::fs::create_dir(rig.folder.path().join("efi")).unwrap();
+        };
+        let (result, ()) = tokio::join!(judged(&world, Kind::Found, known, LONG), mounted);
+        assert_eq!(result, Ok(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_question_of_an_earlier_probe_that_hangs_is_joined_by_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, told) = shared(&world(dir.path()), lost(), SHORT);
+        let _hangs = shared.health_turns[0].take().await;
+        let reason = judged_by(shared, told, Kind::Update).await.unwrap_err();
+        assert_eq!(reason, "state of the host: no answer by the deadline");
     }
 }

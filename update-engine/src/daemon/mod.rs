@@ -88,7 +88,7 @@ struct Daemon {
 enum End {
     /// With the daemon.
     Whole(Ended),
-    /// The state folder can be used now, or turned out to lie on a slot: everything starts from what is there.
+    /// The state folder can be used now, is another one by now, or turned out to lie on a slot: everything starts from what is there.
     Anew,
 }
 
@@ -98,6 +98,8 @@ struct Work {
     cancel: Arc<AtomicBool>,
     /// Of its hooks, as far as they can be stopped.
     hooks: Option<Stopper>,
+    /// It changes nothing, and what it has started ends with it.
+    only_looks: bool,
     handle: JoinHandle<()>,
 }
 
@@ -186,6 +188,9 @@ impl Daemon {
         let mut works = std::mem::take(&mut self.works);
         for work in &works {
             work.stop();
+            if work.only_looks {
+                work.handle.abort();
+            }
         }
         let all_ended = async {
             for work in &mut works {
@@ -206,7 +211,7 @@ impl Daemon {
 
     /// One step of the engine, journalled, then its effects.
     fn step(&mut self, event: Event) {
-        if self.is_on_a_slot(&event) {
+        if self.is_of_another_state(&event) {
             self.ended = Some(End::Anew);
             return;
         }
@@ -228,8 +233,12 @@ impl Daemon {
         }
     }
 
-    /// The disk was found only now, and the state folder lies on one of its slots: what was taken for the journal is none.
-    fn is_on_a_slot(&self, event: &Event) -> bool {
+    /// What was taken for the journal is none, because the disk was found only now and the state folder lies on one of its slots; or it is not
+    /// that of the state folder any more, because something was mounted there. No answer of a work counts then.
+    fn is_of_another_state(&self, event: &Event) -> bool {
+        if self.shared.world.has_left_its_journal() {
+            return true;
+        }
         let (Event::Started { facts, .. }
         | Event::Checked { facts, .. }
         | Event::FactsChanged { facts }
@@ -238,7 +247,7 @@ impl Daemon {
         else {
             return false;
         };
-        !self.journal.is_stand_in() && facts.state_is_on_a_slot().is_some()
+        !self.journal.is_stand_in() && facts.state_is_elsewhere().is_some()
     }
 
     /// What follows every change of the engine. A journal that cannot be written is tried again by the clock, not by every event.
@@ -341,6 +350,9 @@ impl Daemon {
                 let uncounted = shared.world.uncounted_boot(self.engine.facts(), plan.slot);
                 let warnings = Vec::from_iter(uncounted);
                 self.spawn_for("the health check", &plan.clone(), judge::health(shared, plan, kept_after, warnings));
+                if let Some(work) = self.works.last_mut() {
+                    work.only_looks = true;
+                }
             }
             Effect::Stop(attempt) => self.stop(&attempt),
             Effect::Row(row) => self.waiting.rows.push(row),
@@ -356,7 +368,7 @@ impl Daemon {
     /// Until it has ended, so that it can be stopped.
     fn keep(&mut self, attempt: Option<String>, cancel: Arc<AtomicBool>, handle: JoinHandle<()>) {
         self.works.retain(|work| !work.handle.is_finished());
-        self.works.push(Work { attempt, cancel, hooks: None, handle });
+        self.works.push(Work { attempt, cancel, hooks: None, only_looks: false, handle });
     }
 
     fn drain(&mut self, plan: Plan) {

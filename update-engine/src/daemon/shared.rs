@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::config::Settings;
+use crate::daemon::judge;
 use crate::daemon::look::Looker;
 use crate::daemon::reboot::RebootCommand;
 use crate::daemon::slots::Tokens;
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) slot_turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) reboot_command: Arc<RebootCommand>,
     pub(super) looker: Arc<Looker>,
+    pub(super) health_turns: judge::Turns,
     grant: Arc<Mutex<Option<Grant>>>,
     facts: Arc<Mutex<Facts>>,
     read_back: Arc<Mutex<PerSlot<Option<ReadBack>>>>,
@@ -51,6 +53,7 @@ impl Shared {
             slot_turn: Arc::default(),
             reboot_command: Arc::default(),
             looker: Arc::default(),
+            health_turns: judge::Turns::default(),
             grant: Arc::default(),
             facts: Arc::new(Mutex::new(facts)),
             read_back: Arc::default(),

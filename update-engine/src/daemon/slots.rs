@@ -1,7 +1,8 @@
 //! Everything that touches a slot or the boot table: disarm, write, read back, arm, mark.
 //!
 //! Each work finds the disk and the running slot anew, and hands on what it earned through [`Tokens`]: a written slot to the
-//! read-back, a proven one to the arming. Tokens live in memory only; after a restart they are earned again.
+//! read-back, a proven one to the arming. Tokens live in memory only; after a restart they are earned again. No mark is written by a journal
+//! that is not that of the state folder any more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -232,6 +233,7 @@ pub(super) async fn arm(shared: Shared, plan: Plan) -> Event {
         let permit = permit(&shared, &plan)?;
         tracing::info!(attempt = plan.attempt, slot = %plan.slot, %permit, "arming");
         let ground = shared.world.ground()?;
+        shared.world.state_is_that_of_the_journal()?;
         remember_identity(&shared)?;
         write_trial_down(&shared, &plan)?;
         let armed = shared.world.boot_control(&ground.disk)?.arm(proven, permit, &ground.running);
@@ -283,6 +285,7 @@ fn forget_trial(world: &World) {
 pub(super) async fn disarm(shared: Shared, slot: SlotName) -> Event {
     let result = blocking(move || {
         let ground = shared.world.ground()?;
+        shared.world.state_is_that_of_the_journal()?;
         let name = disk_name(slot, &ground.disk)?;
         let table = table_of(shared.world.boot_control(&ground.disk)?.disarm(&name, &ground.running))?;
         forget_trial(&shared.world);
@@ -297,6 +300,7 @@ pub(super) async fn mark_bad(shared: Shared, plan: Plan) -> Event {
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
         let ground = runs(shared.world.ground_for_marks()?, &plan)?;
+        shared.world.state_is_that_of_the_journal()?;
         table_of(shared.world.boot_control(&ground.disk)?.mark_bad(&ground.running))
     })
     .await;
@@ -309,6 +313,7 @@ pub(super) async fn commit(shared: Shared, plan: Plan, channel: Option<String>) 
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
         let ground = running_on(&shared.world, &plan)?;
+        shared.world.state_is_that_of_the_journal()?;
         let marked = shared.world.boot_control(&ground.disk)?.mark_good(&ground.running);
         let mut facts = shared.world.look(channel.as_deref());
         match marked {
@@ -364,6 +369,7 @@ mod tests {
     use crate::fetch::{Fetcher, Options};
     use crate::floor::FloorFile;
     use crate::slot::InactiveSlot;
+    use crate::world::StateFolder;
 
     const WINDOW: usize = 256 << 10;
     use crate::world::tests::world_that_trusts;
@@ -468,6 +474,43 @@ mod tests {
         std::fs::remove_dir(in_the_way).unwrap();
         marked().await.floor.unwrap();
         assert_eq!(FloorFile::load(state_dir).unwrap().unwrap().floor.highest, plan.sequence);
+    }
+
+    #[tokio::test]
+    async fn no_mark_is_written_by_a_journal_that_something_was_mounted_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut shared, plan) = host_with(dir.path(), &[0; 8192]);
+        let state_dir = shared.settings.state_dir.clone();
+        shared.world = shared.world.clone().with_journal_in(StateFolder::open(&state_dir).unwrap());
+        let runs = Plan { slot: SlotName::A, ..plan.clone() };
+        assert_eq!(prove(&shared, &plan, &AtomicBool::default(), &|_| {}).unwrap(), Proof::Equal);
+        let disk = || std::fs::read(&shared.settings.disk.device).unwrap();
+        let before = disk();
+        std::fs::rename(&state_dir, dir.path().join("below")).unwrap();
+        std::fs::create_dir(&state_dir).unwrap();
+        let refused = [
+            match arm(shared.clone(), plan.clone()).await {
+                Event::Armed { result, .. } => result.unwrap_err(),
+                other => panic!("{other:?}"),
+            },
+            match commit(shared.clone(), runs.clone(), None).await {
+                Event::CommitDone { result, .. } => result.unwrap_err(),
+                other => panic!("{other:?}"),
+            },
+            match mark_bad(shared.clone(), runs).await {
+                Event::MarkedBad { result, .. } => result.unwrap_err(),
+                other => panic!("{other:?}"),
+            },
+            match disarm(shared.clone(), SlotName::B).await {
+                Event::Disarmed { result } => result.unwrap_err(),
+                other => panic!("{other:?}"),
+            },
+            disarm_before_writing(&shared.world, &plan, &shared.world.ground().unwrap()).unwrap_err(),
+        ];
+        for fault in refused {
+            assert!(fault.code == Cause::StateDir && fault.message.contains("another folder"), "{fault}");
+        }
+        assert!(disk() == before && shared.world.has_left_its_journal());
     }
 
     /// What comes of a check of this record, read from a file.

@@ -22,7 +22,7 @@ use crate::fetch::{Fetcher, Options};
 use crate::hooks;
 use crate::journal::{Journal, JournalError};
 use crate::records::{Records, RecordsError};
-use crate::world::{self, World};
+use crate::world::{self, StateFolder, World};
 
 /// A daemon that is going down lets go of its lock within this time.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -67,7 +67,8 @@ pub enum StartError {
 /// Runs the daemon until it is stopped or the host reboots.
 ///
 /// A state folder that cannot be used (full, read-only, not mounted, on a slot) is no reason to be silent: the daemon says so in `status`,
-/// begins nothing, and leaves a slot that is on trial after a while; once the folder can be used, everything starts anew.
+/// begins nothing, and leaves a slot that is on trial after a while; once the folder can be used, everything starts anew. So it does when
+/// another folder takes its place, as when the state is mounted late: by the journal of the one before nothing is kept, armed or marked.
 pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
     let settings = Arc::new(loaded.settings);
     let Ok(mut stop) = signals() else { return Ok(Ended::Stopped) };
@@ -83,21 +84,30 @@ pub async fn run(loaded: Loaded) -> Result<Ended, StartError> {
     }
 }
 
-async fn run_once(settings: Arc<Settings>, files: &[PathBuf], asked: &mut mpsc::Receiver<()>) -> Result<End, StartError> {
+pub(super) async fn run_once(
+    settings: Arc<Settings>,
+    files: &[PathBuf],
+    asked: &mut mpsc::Receiver<()>,
+) -> Result<End, StartError> {
     let made = make_state_dir(&settings);
     trust(&settings, files)?;
-    let lock = match made {
-        Ok(()) => lock_state_dir(&settings.state_dir).await,
+    let held = match made {
+        Ok(()) => hold_state_dir(&settings.state_dir).await,
         Err(error) => Err(error),
     };
-    let (State { records, journal, model, orphans }, only_one) = match lock {
-        Ok(lock) => (State::open(&settings.state_dir).or_else(|error| State::without(&settings.state_dir, &error))?, Some(lock)),
+    let (State { records, journal, model, orphans }, held) = match held {
+        Ok(held) => (State::open(&settings.state_dir).or_else(|error| State::without(&settings.state_dir, &error))?, Some(held)),
         Err(error @ (StartError::StateDir { .. } | StartError::StateOnSlot(_))) => {
             (State::without(&settings.state_dir, &error)?, None)
         }
         Err(error) => return Err(error),
     };
+    let (folder, only_one) = held.unzip();
     let world = World::new(settings.clone(), records);
+    let world = match folder {
+        Some(folder) if !journal.is_stand_in() => world.with_journal_in(folder),
+        _ => world,
+    };
     let channel = model.channel.clone();
     let (look, looking) = (world.clone(), world.clone());
     let can_write = !journal.is_stand_in();
@@ -180,6 +190,7 @@ impl State {
 pub(super) async fn can_start_anew(settings: Arc<Settings>, has_state_lock: bool) -> bool {
     let opened = move || {
         make_state_dir(&settings)?;
+        let _folder = open_state_dir(&settings.state_dir)?;
         let _only_one = if has_state_lock { None } else { Some(try_lock_state_dir(&settings.state_dir)?) };
         State::open(&settings.state_dir).map(drop)
     };
@@ -229,6 +240,16 @@ fn trust(settings: &Settings, files: &[PathBuf]) -> Result<(), StartError> {
     let words = |error: &crate::config::trust::TrustError| world::chain(error);
     check_trust(&settings.trust_targets(files), nix::unistd::geteuid().as_raw())
         .map_err(|problems| StartError::Trust(problems.iter().map(words).collect::<Vec<_>>().join("; ")))
+}
+
+/// The folder itself before anything in it: what is mounted there from now on is noticed.
+async fn hold_state_dir(state_dir: &Path) -> Result<(StateFolder, File), StartError> {
+    let folder = open_state_dir(state_dir)?;
+    Ok((folder, lock_state_dir(state_dir).await?))
+}
+
+fn open_state_dir(state_dir: &Path) -> Result<StateFolder, StartError> {
+    StateFolder::open(state_dir).map_err(|source| StartError::StateDir { path: state_dir.to_owned(), source })
 }
 
 /// One daemon for one state folder.

@@ -1,5 +1,7 @@
 //! The loop with a real journal, in a world without a disk.
 
+mod late_state;
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use locksmith::client::{BaseUrl, Grant, Ticket};

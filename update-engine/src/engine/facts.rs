@@ -240,8 +240,8 @@ impl Facts {
         }
     }
 
-    /// The state folder lies on a slot: what is there is no state, and nothing is written to it.
-    pub fn state_is_on_a_slot(&self) -> Option<&Trouble> {
+    /// The state folder lies on a slot, or is another one than that of the journal: what is there is not its state, and nothing is written to it.
+    pub fn state_is_elsewhere(&self) -> Option<&Trouble> {
         self.troubles.iter().find(|trouble| trouble.code == Cause::StateDir)
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Both slots share that file system, so a file belongs to a slot by its name alone: [`EspPath`] has `{slot}` in it, and the running
 //! slot's files are never opened for writing (P2). Unlike a partition, such a file need not be there, and is as long as its image: it
-//! is made empty when its slot is opened for writing, and gets its length once the slot is disarmed, before which
-//! not a byte of it changes.
+//! is made empty when its slot is opened for writing. Once the slot is disarmed, before which not a byte of it changes, one of another
+//! length is made anew; only one that has the length of its image is written in its place.
 //!
 //! Never: writes to a partition that is not mounted, or is not one of the configured disk.
 
@@ -132,24 +132,13 @@ pub(super) fn create(file: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create(true).truncate(false).custom_flags(flags).open(file).map(drop)
 }
 
-/// Whether a file can become one of this length as it is. On vfat it can only become longer: the clusters of one that is cut short are
-/// free on the medium while its entry still has them. And it has to be whole: a power cut may leave one whose clusters end before its
-/// length does, which no write mends.
-pub(super) fn can_become(file: &Path, length: u64) -> io::Result<bool> {
-    can_become_if(File::open(file)?, length, |mut file| io::copy(&mut file, &mut io::sink()).map(drop))
+/// Makes the file anew, empty, in the place of one that is there.
+pub(super) fn make_anew(file: &Path) -> io::Result<()> {
+    durable::remove(file)?;
+    create(file)
 }
 
-fn can_become_if(file: File, length: u64, reads: impl Fn(File) -> io::Result<()>) -> io::Result<bool> {
-    if file.metadata()?.len() > length {
-        return Ok(false);
-    }
-    match reads(file) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => Ok(false),
-        read => read.map(|()| true),
-    }
-}
-
-/// Gives a file that is not longer its length, and has its name and its place on the medium.
+/// Gives an empty file its length; it, or one that has that length, is on the medium then, with its name and its place.
 pub(super) fn set_length(file: &File, path: &Path, length: u64) -> io::Result<()> {
     if file.metadata()?.len() != length {
         file.set_len(length)?;
@@ -189,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_made_once_and_gets_its_length() {
+    fn a_file_is_made_once_and_gets_its_length_when_it_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ota/b.efi");
         assert_eq!(Room::of(&file, dir.path()).unwrap().length, 0);
@@ -197,32 +186,13 @@ mod tests {
         std::fs::write(&file, b"there").unwrap();
         create(&file).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"there");
+        make_anew(&file).unwrap();
         let opened = OpenOptions::new().write(true).open(&file).unwrap();
-        for length in [9, 30] {
-            set_length(&opened, &file, length).unwrap();
-            assert_eq!(Room::of(&file, dir.path()).unwrap().length, length);
+        for _ in 0..2 {
+            set_length(&opened, &file, 30).unwrap();
+            assert_eq!(std::fs::read(&file).unwrap(), [0; 30]);
         }
         assert!(Room::of(&file, dir.path()).unwrap().taken >= 512);
-    }
-
-    #[test]
-    fn a_file_that_is_longer_or_cannot_be_read_cannot_become_what_is_wanted() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("b.efi");
-        std::fs::write(&file, b"there").unwrap();
-        for (length, can) in [(4, false), (5, true), (6, true)] {
-            assert_eq!(can_become(&file, length).unwrap(), can, "{length}");
-        }
-        let fails = |errno: i32| can_become_if(File::open(&file).unwrap(), 6, |_| Err(io::Error::from_raw_os_error(errno)));
-        assert!(!fails(nix::libc::EIO).unwrap());
-        assert_eq!(fails(nix::libc::ENOMEM).unwrap_err().raw_os_error(), Some(nix::libc::ENOMEM));
-    }
-
-    /// The kernel's own answer to a read of what is not there.
-    #[test]
-    fn a_file_is_read_to_its_end() {
-        assert!(!can_become(Path::new("/proc/self/mem"), 5).unwrap());
-        assert!(can_become(Path::new("/proc/self/stat"), 5).unwrap());
     }
 
     #[test]

@@ -228,14 +228,19 @@ impl OpenImage {
     }
 
     /// Makes its place as large as the image. Only a file on the ESP is not that from the start.
+    ///
+    /// One of another length is made anew, and not a byte of it is read. On vfat the clusters of one that is cut short are free on the medium
+    /// while its entry still has them. One of any other length may be what a power cut left, with fewer clusters than that length takes: whoever
+    /// reads past them has the kernel mount the partition read-only. The price: what such a file holds already is fetched again.
     pub(super) fn make_place(&mut self) -> Result<(), SlotError> {
         if !self.is_file() {
             return Ok(());
         }
         let (path, size) = (self.file.path().to_path_buf(), self.image_size);
         let words = |error| SlotError::io(format!("make room for {size} bytes in"), &path, durable::in_words(error, &path));
-        if !esp::can_become(&path, size).map_err(words)? {
-            durable::remove(&path).and_then(|()| esp::create(&path)).map_err(words)?;
+        if self.file.size_bytes().map_err(words)? != size {
+            esp::make_anew(&path).map_err(words)?;
+            // The old one is let go with this: from now on its clusters are free.
             self.file = RawFile::open(&path, Access::WriteExclusive).map_err(words)?;
             lock_region(&self.target, &self.file, Purpose::Write)?;
             self.try_direct();

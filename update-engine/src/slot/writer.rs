@@ -236,6 +236,9 @@ fn zero(image: &OpenImage, range: Range<u64>) -> Result<(), SlotError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::super::rig::{Rig, Window, image, name};
     use super::*;
     use crate::boot::gpt::fixture::DiskBuilder;
@@ -271,18 +274,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_on_the_esp_is_made_and_gets_its_length_once_the_slot_is_disarmed() {
+    fn a_file_on_the_esp_is_made_anew_for_another_length_once_the_slot_is_disarmed() {
         let (rig, spec) = with_kernels();
         let kernel = |slot: &str| rig.folder.path().join(format!("efi/ota/{slot}.efi"));
         std::fs::create_dir(rig.folder.path().join("efi/ota")).unwrap();
         std::fs::write(kernel("a"), b"running").unwrap();
         let sizes = |kernel: u64| [("root", 4096), ("kernel", kernel)];
         let image: Vec<u8> = (0..9000_u32).map(|n| n.to_le_bytes()[0]).collect();
-        for length in [9000, 5120, 9000] {
+        for length in [9000, 5120, 9000, 9000] {
             let disk = Disk::discover(&spec).unwrap();
-            let before = std::fs::read(kernel("b")).ok();
+            let before = std::fs::read(kernel("b")).unwrap_or_default();
             let mut slot = InactiveSlot::open(&disk, &name("b"), &disk.running_slot().unwrap(), &sizes(length as u64)).unwrap();
-            assert_eq!(std::fs::read(kernel("b")).unwrap(), before.unwrap_or_default(), "not a byte changes before");
+            assert_eq!(std::fs::read(kernel("b")).unwrap(), before, "not a byte changes before");
+            let mut old = std::fs::File::open(kernel("b")).unwrap();
             slot.make_places().unwrap();
             for (number, bytes) in image[..length].chunks(4096).enumerate() {
                 slot.write_window("kernel", &Window { offset: number as u64 * 4096, bytes }).unwrap();
@@ -290,6 +294,11 @@ mod tests {
             slot.finish().unwrap();
             assert_eq!(std::fs::read(kernel("b")).unwrap(), &image[..length]);
             assert_eq!(std::fs::read(kernel("a")).unwrap(), b"running");
+            // It became neither shorter nor longer in its place.
+            let (mut kept, is_same) = (Vec::new(), old.metadata().unwrap().ino() == kernel("b").metadata().unwrap().ino());
+            old.read_to_end(&mut kept).unwrap();
+            assert!(kept == before, "of {} bytes for {length}", before.len());
+            assert_eq!(is_same, before.len() == length, "of {} bytes for {length}", before.len());
         }
         let disk = Disk::discover(&spec).unwrap();
         let again = Reopened::open(&disk, &name("b"), &disk.running_slot().unwrap(), &sizes(5120));

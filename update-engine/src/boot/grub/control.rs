@@ -109,6 +109,18 @@ impl GrubEnv {
         .map_err(|source| held::interrupted(&self.copy, source))
     }
 
+    /// GRUB reads a block of any length, and its tools make none but of this one. On vfat a file must become neither shorter nor longer in its
+    /// place, or its entry leads past its clusters after a power cut. A link to the block stays: GRUB may know the block by its own name.
+    fn replace(&self, before: &Pair, bytes: &[u8; BLOCK_BYTES]) -> Result<(), BootError> {
+        // A power cut may leave no block while it is replaced: then the loader reads the copy.
+        self.bring_copy_up_to_date(before)?;
+        let replaced = self.env.canonicalize().and_then(|block| crate::durable::replace(&block, bytes));
+        replaced.map_err(|source| held::interrupted(&self.env, source))?;
+        // The new file has a lock of its own, and somebody may have been there first.
+        let file = self.open(Access::Write)?;
+        self.bring_copy_up_to_date(&self.load_from(&file)?.0.pair)
+    }
+
     fn open(&self, access: Access) -> Result<Held, BootError> {
         let file = held::open(&self.env, access)?;
         let kind = fstatfs(file.file()).map_err(|error| held::io_error("look up the file system of", &self.env, error.into()))?;
@@ -143,9 +155,12 @@ impl PairStore for GrubEnv {
             let used = before.iter().rposition(|&byte| byte != b'#').map_or(0, |last| last + 1);
             return Err(BootError::Malformed { path: self.env.clone(), why: BlockError::TooLong { got: used }.to_string() });
         }
+        if before.len() != BLOCK_BYTES {
+            self.replace(&loaded.pair, &bytes)?;
+            return Ok(pair);
+        }
         if rewrite == Rewrite::Always || before != bytes {
-            let written = write_in_place(&file, &bytes).and_then(|()| mend_length(&file, before.len()));
-            written.map_err(|source| held::interrupted(&self.env, source))?;
+            write_in_place(&file, &bytes).map_err(|source| held::interrupted(&self.env, source))?;
         }
         self.bring_copy_up_to_date(&pair)?;
         Ok(pair)
@@ -205,15 +220,6 @@ fn write_in_place(file: &RawFile, bytes: &[u8; BLOCK_BYTES]) -> io::Result<()> {
     buffer.as_mut_slice()[..BLOCK_BYTES].copy_from_slice(bytes);
     file.write_all_at(&buffer.as_slice()[..BLOCK_BYTES], 0)?;
     file.flush()
-}
-
-/// GRUB reads a block of any length, and its tools make none but of this one.
-fn mend_length(file: &RawFile, length: usize) -> io::Result<()> {
-    if length == BLOCK_BYTES {
-        return Ok(());
-    }
-    file.file().set_len(BLOCK_BYTES as u64)?;
-    crate::durable::settle(file.file(), file.path())
 }
 
 #[cfg(test)]
@@ -320,20 +326,45 @@ mod tests {
 
     /// GRUB reads it, and so what it says counts: a slot on trial, too.
     #[test]
-    fn a_block_of_another_length_is_read_said_and_mended() {
+    fn a_block_of_another_length_is_read_said_and_replaced() {
         for length in [200, 512, 1023, 1025, 4096] {
             let rig = Rig::fresh();
             let (a, b) = (name("a"), name("b"));
             rig.change(|pair| pair.arm(&b, &a)).unwrap();
             let mut bytes = rig.bytes();
             bytes.resize(length, b'#');
-            std::fs::write(rig.folder.path().join("grubenv"), bytes).unwrap();
+            let path = rig.folder.path().join("grubenv");
+            std::fs::write(&path, &bytes).unwrap();
             let loaded = rig.env.load().unwrap();
             assert!(loaded.weakness.unwrap().to_string().contains(&format!("has {length} bytes, expected 1024")));
             assert_eq!(loaded.pair.next(), &b, "{length}");
+            let (mut old, mut kept) = (std::fs::File::open(path).unwrap(), Vec::new());
             rig.change(|pair| pair.boot().1.mark_good(&b)).unwrap();
             assert_eq!((rig.env.load().unwrap().weakness, rig.bytes().len(), rig.pair().next()), (None, BLOCK_BYTES, &b));
+            std::io::Read::read_to_end(&mut old, &mut kept).unwrap();
+            assert!(kept == bytes, "it was written in its place, of {length} bytes");
         }
+    }
+
+    /// As where a distribution has its block on the ESP, and a link to it in `/boot`.
+    #[test]
+    fn a_block_behind_a_link_is_replaced_where_it_lies_and_its_copy_is_there_before() {
+        let mut rig = Rig::fresh();
+        let (a, b) = (name("a"), name("b"));
+        let link = rig.folder.path().join("link");
+        std::os::unix::fs::symlink("grubenv", &link).unwrap();
+        rig.env.env.clone_from(&link);
+        let short = &Block::empty().to_bytes().unwrap()[..600];
+        std::fs::write(&link, short).unwrap();
+        // Nothing can be put in its place.
+        let in_the_way = rig.folder.path().join("grubenv.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        rig.change(|pair| pair.arm(&b, &a)).unwrap_err();
+        assert_eq!((rig.bytes().as_slice(), rig.env.copy_pair().is_some()), (short, true));
+        std::fs::remove_dir(in_the_way).unwrap();
+        rig.change(|pair| pair.arm(&b, &a)).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!((rig.bytes().len(), rig.pair().next()), (BLOCK_BYTES, &b));
     }
 
     #[test]

@@ -1,0 +1,141 @@
+//! A state that is mounted late: the daemon of an image on trial has begun in the empty folder below.
+
+use std::path::{Path, PathBuf};
+
+use manifests::release::Envelope;
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::config::Settings;
+use crate::deadline::{self, Trial};
+use crate::engine::tests::host::record;
+use crate::world::StateFolder;
+
+/// A host that has armed slot b under a lock, and runs it now. Its state lies beside the folder that it is to be mounted at.
+struct LateHost {
+    rig: slot::rig::Rig,
+    settings: Arc<Settings>,
+    state: PathBuf,
+}
+
+impl LateHost {
+    fn new(lock_url: String) -> Self {
+        let (rig, key) = (slot::rig::Rig::with_slots_of(16), SecretKey::from_seed(&[1; 32]));
+        let folder = rig.folder.path();
+        let world = world_that_trusts(folder, &key);
+        let mut settings = (**world.settings()).clone();
+        settings.health.settle = Duration::ZERO;
+        settings.reboot.hooks_dir = folder.join("hooks");
+        settings.reboot.command = vec!["touch".into(), folder.join("rebooted").display().to_string()];
+        settings.socket = folder.join("socket");
+        std::fs::create_dir_all(folder.join("proc/sys/kernel/random")).unwrap();
+        std::fs::write(folder.join("proc/sys/kernel/random/boot_id"), "boot-1\n").unwrap();
+
+        let mut envelope = Envelope::unsigned(&record(2)).unwrap();
+        envelope.sign(&key).unwrap();
+        world.records().keep_offer(envelope.digest(), &envelope.to_bytes()).unwrap();
+        world.records().slot_holds(SlotName::B, envelope.digest()).unwrap();
+        let plan = Plan { digest: envelope.digest(), ..with_claim(lock_url, true) };
+        let trial = Trial {
+            slot: plan.slot,
+            version: plan.version.to_string(),
+            attempt: plan.attempt.clone(),
+            deadline: Duration::from_secs(600),
+        };
+        deadline::write_down(&trial, &settings).unwrap();
+        FloorFile::default().store(&settings.state_dir).unwrap();
+        let row = Row::Open(plan.clone());
+        let state = State::Armed { plan, old_slot: SlotName::A, boot_id: "boot-0".into(), step: ArmedStep::Rebooting };
+        let (mut journal, _) = Journal::open(&settings.state_dir, now().wall).unwrap();
+        journal.commit(&Model { state, ..Model::default() }, &[&row], now().wall).unwrap();
+        drop(journal);
+
+        let (disk, running) = (rig.disk(), rig.running());
+        let mut control = GptControl::new(&disk).unwrap();
+        control.mark_good(&running).unwrap();
+        control.arm(slot::rig::proven(&disk, &running), Permit::no_lock_configured(), &running).unwrap();
+        rig.boot(1);
+        let state = folder.join("partition");
+        std::fs::rename(&settings.state_dir, &state).unwrap();
+        Self { rig, settings: Arc::new(settings), state }
+    }
+
+    /// The folder below stays, as it does under a mount.
+    fn mount(&self) -> PathBuf {
+        let below = self.rig.folder.path().join("below");
+        std::fs::rename(&self.settings.state_dir, &below).unwrap();
+        std::fs::rename(&self.state, &self.settings.state_dir).unwrap();
+        below
+    }
+
+    fn attempts_in(state_dir: &Path) -> Vec<(String, Option<String>)> {
+        let (journal, _) = Journal::open(state_dir, now().wall).unwrap();
+        journal.history().unwrap().into_iter().map(|attempt| (attempt.id, attempt.outcome)).collect()
+    }
+
+    /// Waits until `status` says this.
+    async fn says(&self, words: &str) {
+        let asked = std::time::Instant::now();
+        loop {
+            let said = self.status().await.unwrap_or_else(|error| error.to_string());
+            if said.contains(words) {
+                return;
+            }
+            assert!(asked.elapsed() < Duration::from_secs(20), "not within 20 s: {words}: {said}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn status(&self) -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(&self.settings.socket).await?;
+        stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_whose_state_is_mounted_under_a_running_daemon_is_kept_and_gives_its_lock_back() {
+    let (url, mut asked) = lock_server().await;
+    let host = LateHost::new(url);
+    let (stop, mut stopped) = mpsc::channel(1);
+    let mounted = async {
+        host.says("state of the host: slot b was armed by a host whose state is not what is mounted at").await;
+        host.mount()
+    };
+    let first = tokio::time::timeout(Duration::from_secs(20), start::run_once(host.settings.clone(), &[], &mut stopped));
+    let (ended, below) = tokio::join!(first, mounted);
+    assert_eq!(ended.expect("it goes on by the journal below the mount").unwrap(), End::Anew);
+
+    let until_kept = async {
+        let request =
+            tokio::time::timeout(Duration::from_secs(20), asked.recv()).await.expect("the lock is not given back").unwrap();
+        assert!(
+            request.starts_with("POST /v1/steady-state") && request.contains(r#""attempt":"5d1c","outcome":"ok""#),
+            "{request}"
+        );
+        stop.send(()).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(start::run_once(host.settings.clone(), &[], &mut stopped), until_kept);
+    assert_eq!(ended.unwrap(), End::Whole(Ended::Stopped));
+    assert_eq!(LateHost::attempts_in(&host.settings.state_dir), [("5d1c".to_owned(), Some("committed".to_owned()))]);
+    assert!(LateHost::attempts_in(&below).iter().all(|(id, outcome)| id != "5d1c" && outcome.is_none()));
+    assert!(!host.rig.folder.path().join("rebooted").exists());
+}
+
+#[tokio::test]
+async fn a_daemon_at_rest_begins_anew_with_its_first_look_after_its_state_was_mounted() {
+    let super::Rig { mut daemon, handle: _handle, _dir: dir } = rig(Model::default(), policy());
+    let state_dir = daemon.shared.settings.state_dir.clone();
+    daemon.shared.world = daemon.shared.world.clone().with_journal_in(StateFolder::open(&state_dir).unwrap());
+    daemon.start(Effect::Look);
+    let event = daemon.events.recv().await.unwrap();
+    daemon.step(event);
+    assert_eq!(daemon.ended, None);
+    std::fs::rename(&state_dir, dir.path().join("below")).unwrap();
+    std::fs::create_dir(&state_dir).unwrap();
+    daemon.start(Effect::Look);
+    until(&mut daemon, "it has looked", |daemon| daemon.ended.is_some()).await;
+    assert_eq!(daemon.ended, Some(End::Anew));
+}
