@@ -3,13 +3,9 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck disable=SC2034 # for those who source this
 only=${1:-} top=$PWD caught=0 missed=0 skipped=0
-# Always in the same place: cargo keeps what it builds by the place of its source.
-mkdir -p "${CARGO_TARGET_DIR:=$top/target}"
-export CARGO_TARGET_DIR
-copy=$CARGO_TARGET_DIR/planted
-exec {lock}>"$CARGO_TARGET_DIR/planted.lock"
-flock -n "$lock" || { echo "$0: bugs are being planted in $copy already" >&2; exit 1; }
-rm -rf "$copy" && mkdir "$copy" || exit 1
+copy=$(mktemp -d "${TMPDIR:-/tmp}/ota-bugs.XXXXXX")
+# Not where the tree's own programs are: cargo would take those with a bug for them.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$top/target}/bugs
 running=''
 end() {
     [[ -z $running ]] || kill "$running" 2>/dev/null
@@ -22,7 +18,8 @@ if ! git ls-files -z >"$copy/.files" || [[ ! -s $copy/.files ]]; then
     echo "$0: git does not list the files of $top: this needs a checkout that is yours" >&2
     exit 1
 fi
-tar --null -T "$copy/.files" -cf - | tar -xf - -C "$copy"
+# As new: what was built of an earlier copy, with a bug, would else be taken for this one's.
+tar --null -T "$copy/.files" -cf - | tar -xmf - -C "$copy"
 
 bounded() { # SECONDS FOLDER OUT COMMAND...: its exit code
     local seconds=$1 folder=$2 out=$3 status; shift 3

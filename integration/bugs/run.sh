@@ -6,28 +6,28 @@
 #   run.sh [BUG]      all bugs, or one
 #
 # A bug is planted by replacing lines of the source; a line that is not found exactly once is an error, so that the list stays
-# true. The copy shares what is built of dependencies.
+# true.
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
 
 # In two rounds, so that little is built twice: first every test without its bug, then with it.
-bug() { # NAME TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "--test PROGRAM"
-    local name=$1 target=$2 test=$3; shift 3
+bug() { # NAME CRATE TARGET TEST (FILE FIND REPLACE)...: TARGET is "--lib" or "--test PROGRAM"
+    local name=$1 crate=$2 target=$3 test=$4; shift 4
     [[ -z $only || $only == "$name" ]] || return 0
     if [[ $round == sound ]]; then
-        ask "$target" "$test" "$copy/.sound.$test"
+        ask "$crate" "$target" "$test" "$copy/.sound.$test"
     else
         if plant "$name" "$@"; then
-            ask "$target" "$test" "$copy/.log"
+            ask "$crate" "$target" "$test" "$copy/.log"
             judge "$name" "$test"
         fi
         take_back
     fi
 }
 
-ask() { # TARGET TEST OUT
+ask() { # CRATE TARGET TEST OUT
     # shellcheck disable=SC2086 # two words
-    bounded 1200 "$copy" "$3" cargo test --workspace $1 -- --exact "$2" --show-output
+    bounded 1200 "$copy" "$4" cargo test -p "$1" $2 -- --exact "$3" --show-output
 }
 
 judge() { # NAME TEST
@@ -50,7 +50,7 @@ judge() { # NAME TEST
 }
 
 bugs() {
-bug "a window is written before it is verified" "--test install_faults" \
+bug "a window is written before it is verified" update-engine "--test install_faults" \
     a_byte_that_is_wrong_everywhere_ends_the_install_with_image_window_offset_and_digests \
     update-engine/src/install/pool.rs \
     '        match Verified::check(&self.release, frame.image(), frame.windows(), &self.output) {' \
@@ -70,25 +70,25 @@ bug "a window is written before it is verified" "--test install_faults" \
         }
         match Verified::check(&self.release, frame.image(), frame.windows(), &self.output) {'
 
-bug "every window counts as verified" --lib \
+bug "every window counts as verified" payload --lib \
     apply::tests::no_changed_byte_of_a_blob_yields_bytes_that_differ_from_the_record \
     payload/src/window.rs \
     '        if wrong.is_empty() && len > 0 { Ok(found) } else { Err(Mismatch { wrong, window_size, found }) }' \
     '        if len > 0 { Ok(found) } else { Err(Mismatch { wrong, window_size, found }) }'
 
-bug "one key counts twice" --lib \
+bug "one key counts twice" manifests --lib \
     keyring::tests::one_key_counts_once_however_often_it_signs \
     manifests/src/keyring.rs \
     '            if !signers.contains(id) {' \
     '            if !signers.is_empty() || signers.is_empty() {'
 
-bug "a missing floor is read as 0" --lib \
+bug "a missing floor is read as 0" update-engine --lib \
     world::tests::design_11_3_a_missing_floor_is_0_only_on_a_host_that_was_never_updated \
     update-engine/src/world.rs \
     '            Ok(None) => FloorFacts::Lost { image },' \
     '            Ok(None) => FloorFacts::Known(Floor { floor: image, highest: image }),'
 
-bug "read-back through the page cache" "--test slot_block_devices" \
+bug "read-back through the page cache" update-engine "--test slot_block_devices" \
     a_proof_reads_the_medium_and_not_the_page_cache \
     update-engine/src/slot/medium.rs \
     '        let granted = self.set_direct_flag(true).is_ok();' \
@@ -96,56 +96,56 @@ bug "read-back through the page cache" "--test slot_block_devices" \
     update-engine/src/slot/sweep.rs '    image.forget_cache()?;' '' \
     update-engine/src/slot/writer.rs '            image.forget_cache()?;' ''
 
-bug "armed before it was read back" --lib \
+bug "armed before it was read back" update-engine --lib \
     engine::tests::lifecycle::p4_a_slot_that_was_written_is_read_back_before_anything_is_asked_or_armed \
     update-engine/src/engine/installing.rs \
     '                effects.extend(self.resume_written());' \
     '                if let State::Written { plan, .. } = self.model.state.clone() { effects.extend(self.proven(plan, now)); }'
 
-bug "the lock is given back before health is known" --lib \
+bug "the lock is given back before health is known" update-engine --lib \
     engine::tests::lifecycle::p6_the_lock_is_given_back_when_the_new_slot_is_marked_good_and_not_before_its_health_is_known \
     update-engine/src/engine/trial.rs \
     '                None => vec![Effect::Health(plan)],' \
     '                None => { let mut all = self.end_attempt(&plan, Outcome::Committed, None); all.push(Effect::Health(plan)); all }'
 
-bug "the primary table is written before the backup is safe" --lib \
+bug "the primary table is written before the backup is safe" update-engine --lib \
     boot::gpt::write::tests::every_crash_state_of_the_ordered_write_reads_as_before_or_as_after \
     update-engine/src/boot/gpt/write.rs \
     '        if self.steps.len() > before {' '        if self.steps.len() > before + 1000 {'
 
-bug "a slot is not flushed before it is armed" "--test slot_block_devices" \
+bug "a slot is not flushed before it is armed" update-engine "--test slot_block_devices" \
     a_slot_is_flushed_before_it_counts_as_written \
     update-engine/src/slot/writer.rs \
     '            clean_tail(image)?;
             image.flush()?;' \
     '            clean_tail(image)?;'
 
-bug "a file on the ESP becomes shorter or longer in its place" --lib \
+bug "a file on the ESP becomes shorter or longer in its place" update-engine --lib \
     slot::writer::tests::a_file_on_the_esp_is_made_anew_for_another_length_once_the_slot_is_disarmed \
     update-engine/src/slot/open.rs \
     '        if self.file.size_bytes().map_err(words)? != size {' \
     '        if self.file.size_bytes().map_err(words)? > u64::MAX - 1 {'
 
-bug "names of entries may be long" "--test config_files" \
+bug "names of entries may be long" update-engine "--test config_files" \
     every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got \
     update-engine/src/config/boot.rs \
     '        let fits = (1..=MAX_PREFIX).contains(&prefix.len())' \
     '        let fits = (1..=200).contains(&prefix.len())'
 
-bug "a slot that is marked good comes before one that is armed" --lib \
+bug "a slot that is marked good comes before one that is armed" update-engine --lib \
     boot::pair::tests::only_what_was_armed_becomes_the_primary_by_being_marked_good \
     update-engine/src/boot/pair.rs \
     '        if before.is_on_trial() || before == Standing::Bad || !self.standing(&self.primary).is_good() {' \
     '        if before.is_on_trial() || before == Standing::Bad || self.standing(&self.primary).is_good() {'
 
-bug "a rename is not synced" --lib \
+bug "a rename is not synced" update-engine --lib \
     durable::tests::what_is_replaced_renamed_or_removed_is_so_after_a_power_cut \
     update-engine/src/durable.rs \
     '    to.parent().map_or(Ok(()), sync_folder)?;
     File::open(to)?.sync_all()' \
     '    Ok(())'
 
-bug "the environment block is truncated before it is written" --lib \
+bug "the environment block is truncated before it is written" update-engine --lib \
     boot::grub::control::tests::the_block_is_written_in_place \
     update-engine/src/boot/grub/control.rs \
     '    file.write_all_at(&buffer.as_slice()[..BLOCK_BYTES], 0)?;
