@@ -73,7 +73,7 @@ bug "a file is cut short in its place" systemd-boot "by its entry, and" \
     update-engine/src/slot/open.rs '        if self.file.size_bytes().map_err(words)? != size {' '        if self.file.size_bytes().map_err(words)? > u64::MAX - 1 {'
 
 bug "clusters are freed with the name that goes" systemd-boot "which is free" \
-    update-engine/src/durable.rs '    let _removed = hold(path)?;' ''
+    update-engine/src/durable.rs '    let removed = hold(path)?;' '    let removed = None;'
 
 bug "names of entries may be long" systemd-boot "what was on the medium is lost" \
     update-engine/src/config/boot.rs \

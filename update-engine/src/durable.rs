@@ -7,7 +7,8 @@
 //! - what is new: the table (with the folder), then the file ([`settle`]);
 //! - what goes: the name, and the clusters are freed afterwards, because the file is held open until then ([`remove`], [`rename`]).
 //!
-//! What a cut leaves then is a cluster that belongs to nobody. A file that is on the medium becomes neither longer nor shorter there: another
+//! What a cut between the two leaves is clusters that belong to nobody, which `fsck` saves as a file that nobody removes: so they are freed,
+//! durably, at once. A file that is on the medium becomes neither longer nor shorter there: another
 //! one takes its place.
 
 use std::fs::{self, File, OpenOptions};
@@ -57,20 +58,31 @@ fn hold(path: &Path) -> io::Result<Option<File>> {
 /// Renames a file, durably, within its folder. On vfat it is the file's inode that says under its new name where its bytes are, so both are
 /// synced: the folder first, for two names of the same bytes would lose them with either of the names.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    let _replaced = hold(to)?;
+    let replaced = hold(to)?;
     fs::rename(from, to)?;
     to.parent().map_or(Ok(()), sync_folder)?;
-    File::open(to)?.sync_all()
+    File::open(to)?.sync_all()?;
+    free(replaced, to)
 }
 
 /// Removes a file, durably; a file that is not there is fine.
 pub fn remove(path: &Path) -> io::Result<()> {
-    let _removed = hold(path)?;
+    let removed = hold(path)?;
     match fs::remove_file(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync_folder),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+        Ok(()) => path.parent().map_or(Ok(()), sync_folder)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
     }
+    free(removed, path)
+}
+
+/// Lets go of a file whose name is gone from the medium: on vfat the table says only now that its clusters are free, and is flushed with the
+/// folder. Others keep that in a journal.
+fn free(held: Option<File>, path: &Path) -> io::Result<()> {
+    let Some(held) = held else { return Ok(()) };
+    drop(held);
+    let folder = path.parent().unwrap_or(path);
+    if statfs(folder)?.filesystem_type() == MSDOS_SUPER_MAGIC { sync_folder(folder) } else { Ok(()) }
 }
 
 /// Reads a file of at most `cap` bytes; a longer one is an error, not a cut.
