@@ -142,8 +142,8 @@ bug "a rename is not synced" update-engine --lib \
     durable::tests::what_is_replaced_renamed_or_removed_is_so_after_a_power_cut \
     update-engine/src/durable.rs \
     '    to.parent().map_or(Ok(()), sync_folder)?;
-    File::open(to)?.sync_all()' \
-    '    Ok(())'
+    File::open(to)?.sync_all()?;' \
+    ''
 
 bug "the environment block is truncated before it is written" update-engine --lib \
     boot::grub::control::tests::the_block_is_written_in_place \

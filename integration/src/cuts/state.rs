@@ -269,7 +269,8 @@ impl StateMount {
     /// Whether it had to be checked before: half of a superblock, which is two sectors, can be on the medium, and is mended from a copy.
     fn mount(&self) -> Result<bool, Unseen> {
         let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let mounted = || mount(Some(&self.device), &self.point(), Some("ext4"), flags, None::<&str>);
+        // Nothing is to survive here.
+        let mounted = || mount(Some(&self.device), &self.point(), Some("ext4"), flags, Some("nobarrier"));
         let Err(before) = mounted() else { return Ok(false) };
         self.check_file_system()
             .map_err(|why| Unseen::Bad(format!("the state partition cannot be mounted ({before}): {why}")))?;

@@ -17,7 +17,7 @@ use std::process::Command;
 use manifests::release::SlotName;
 
 use super::initrd;
-use super::parts::{OVMF, Parts, SYSTEMD_BOOT, output, tool};
+use super::parts::{KERNEL_OPTIONS, OVMF, Parts, SYSTEMD_BOOT, output, tool};
 use super::tree::give_to_root;
 use crate::hostsim::gpt::Gpt;
 use crate::rig::{ReleaseImage, tree_of};
@@ -125,10 +125,6 @@ pub(crate) const ENTRY_PREFIX: &str = "os";
 /// Identities of the root partitions: the kernel's command line names them, and it is part of what is signed.
 const ROOT_GUIDS: [(&str, &str); 2] =
     [("root-a", "7c1a5a0e-6f5e-4f7a-9c37-0d3f5b1f000a"), ("root-b", "7c1a5a0e-6f5e-4f7a-9c37-0d3f5b1f000b")];
-
-/// What every kernel is told, besides where its root is.
-pub(super) const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 fsck.repair=yes nokaslr mitigations=off random.trust_cpu=on cryptomgr.notests \
-tsc=reliable no_timer_check init=/sbin/init";
 
 /// A slot's entry, as its publisher writes it. Its command line is shown by the kernel (level 5), which says what was started.
 fn entry(version: &str, slot: SlotName, root_hash: Option<&str>) -> String {

@@ -37,6 +37,10 @@ const MODULES: [&str; 7] = ["virtio_pci", "virtio_net", "vfat", "nls_cp437", "nl
 /// What its initrd loads before, where the root is behind dm-verity.
 const VERITY_MODULES: [&str; 1] = ["dm_verity"];
 
+/// What every kernel is told, besides where its root is.
+pub(super) const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 fsck.repair=yes nokaslr mitigations=off random.trust_cpu=on cryptomgr.notests \
+tsc=reliable no_timer_check init=/sbin/init";
+
 /// What machines are made of.
 #[derive(Clone, Debug)]
 pub struct Parts {

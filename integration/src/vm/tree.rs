@@ -8,8 +8,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use super::SLOT_BYTES;
-use super::disk::KERNEL_OPTIONS;
-use super::parts::{Parts, output, tool};
+use super::parts::{KERNEL_OPTIONS, Parts, output, tool};
 use crate::rig::{Publisher, program};
 
 /// The programs of this workspace that are in an image.
@@ -60,11 +59,19 @@ echo "guest: up, $(cat /proc/cmdline)"
 update-engine-trial --config /state/config.toml --state-dir /state/update-engine &
 update-engined --config /state/config.toml &
 stty -F /dev/ttyS1 raw -echo
-exec 3<>/dev/ttyS1
-printf '\n@@ 0 @@\n' >&3
-while read -r line <&3; do
-    sh -c "$line" >&3 2>&1 3>&-
-    printf '\n@@ %s @@\n' "$?" >&3
+# Not in this shell: whoever is orphaned becomes its child, and a child that ends while it reads has it forget what it has read of a line.
+agent() {
+    exec 3<>/dev/ttyS1
+    printf '\n@@ 0 @@\n' >&3
+    while read -r line <&3; do
+        sh -c "$line" >&3 2>&1 3>&-
+        printf '\n@@ %s @@\n' "$?" >&3
+    done
+}
+agent &
+while :; do
+    wait
+    sleep 1
 done
 "#;
 
@@ -175,7 +182,7 @@ fn lay_out(root: &Path, parts: &Parts, version: &str, keys: &[(String, String)],
     });
     let names: Vec<String> = names.collect();
     put(root, "etc/modules-in-order", &names.join("\n"));
-    let slot_cfg = format!("linux16 /boot/vmlinuz root=PARTUUID=$ota_partuuid ro $ota_args quiet loglevel=3 {KERNEL_OPTIONS}\n");
+    let slot_cfg = format!("linux16 /boot/vmlinuz root=PARTUUID=$ota_partuuid ro $ota_args loglevel=5 {KERNEL_OPTIONS}\n");
     put(root, "boot/slot.cfg", &slot_cfg);
     put(root, "etc/machine-id", &format!("{MACHINE_ID}\n"));
     put(root, "etc/os-release", &format!("ID=test\nIMAGE_VERSION={version}\n"));
