@@ -75,6 +75,11 @@ bug "a file is cut short in its place" systemd-boot "by its entry, and" \
 bug "clusters are freed with the name that goes" systemd-boot "which is free" \
     update-engine/src/durable.rs '    let removed = hold(path)?;' '    let removed = None;'
 
+bug "what is freed is not flushed" systemd-boot "is in no file of the ESP" \
+    update-engine/src/durable.rs \
+    '    if statfs(folder)?.filesystem_type() == MSDOS_SUPER_MAGIC { sync_folder(folder) } else { Ok(()) }' \
+    '    statfs(folder).map(|_| ()).map_err(io::Error::from)'
+
 bug "names of entries may be long" systemd-boot "what was on the medium is lost" \
     update-engine/src/config/boot.rs \
     '        let fits = (1..=MAX_PREFIX).contains(&prefix.len())' \
@@ -122,4 +127,5 @@ bug "the environment block is truncated before it is written" grub "what was on 
     file.flush()'
 
 echo "$caught caught, $missed missed, $skipped skipped"
+[[ -z $only ]] || ((caught + missed + skipped)) || { echo "$0: there is no bug \"$only\"" >&2; exit 2; }
 ((missed == 0))

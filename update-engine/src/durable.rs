@@ -62,7 +62,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     to.parent().map_or(Ok(()), sync_folder)?;
     File::open(to)?.sync_all()?;
-    free(replaced, to)
+    replaced.map_or(Ok(()), |replaced| free(replaced, to))
 }
 
 /// Removes a file, durably; a file that is not there is fine.
@@ -73,13 +73,12 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }
-    free(removed, path)
+    removed.map_or(Ok(()), |removed| free(removed, path))
 }
 
-/// Lets go of a file whose name is gone from the medium: on vfat the table says only now that its clusters are free, and is flushed with the
-/// folder. Others keep that in a journal.
-fn free(held: Option<File>, path: &Path) -> io::Result<()> {
-    let Some(held) = held else { return Ok(()) };
+/// Lets go of a file that was at this place, and whose name is gone from the medium: on vfat the table says only now that its clusters are
+/// free, and is flushed with the folder. Others keep that in a journal. Whoever has the file open beside this must call it last.
+pub(crate) fn free<T>(held: T, path: &Path) -> io::Result<()> {
     drop(held);
     let folder = path.parent().unwrap_or(path);
     if statfs(folder)?.filesystem_type() == MSDOS_SUPER_MAGIC { sync_folder(folder) } else { Ok(()) }

@@ -20,12 +20,11 @@ use super::disk::Disk;
 use super::loader::Progress;
 use super::log::{Entry, WriteLog};
 use super::recording::{
-    Acknowledged, BOOTS, Boot, Recording, UPDATES, VERSIONS, copy, end_of, fast_folder, running_in, sequence_of, target_of,
-    update_of,
+    BOOTS, Boot, Place, Recording, UPDATES, VERSIONS, copy, end_of, fast_folder, running_in, sequence_of, target_of, update_of,
 };
 use super::state::StateMount;
 use crate::hostsim::gpt::Gpt;
-use crate::vm::{Machine, runs};
+use crate::vm::{LockService, Machine, runs};
 
 /// Draws that may be cuts which are planned already, for each one wanted.
 const DRAWS_PER_CUT: usize = 20;
@@ -239,10 +238,10 @@ impl Campaign {
             drawn.extend(self.draw_starts(boot, wanted, &mut dice)?.into_iter().map(|cut| (boot, cut)));
         }
         let started = AtomicUsize::new(0);
-        // All starts of one update ask one server, which offers that.
+        // All starts of one update ask the same servers, of which one offers that.
         for update in 0..UPDATES {
             let drawn: Vec<_> = drawn.iter().filter(|(boot, _)| update_of(*boot) == update).cloned().collect();
-            let _server = self.server(update)?;
+            let _servers = self.servers(update)?;
             let next = AtomicUsize::new(0);
             let (found, told) = mpsc::channel::<(Boot, Cut, Seen)>();
             thread::scope(|scope| {
@@ -315,12 +314,12 @@ impl Campaign {
         Ok((first, seen))
     }
 
-    /// Starts the machine with this disk until it rests, with the server it had; the disk is changed by that.
+    /// Starts the machine with this disk until it rests, with the servers it had; the disk is changed by that.
     ///
     /// # Errors
     /// If it does not do what it has to, with its console.
     pub fn start(&self, boot: Boot, disk: &Path, first: Option<&First>) -> Seen {
-        let _server = self.server(update_of(boot))?;
+        let _servers = self.servers(update_of(boot))?;
         self.start_alone(boot, disk, first)
     }
 
@@ -349,9 +348,11 @@ impl Campaign {
         Err(format!("{version} does not run from {target} after {most} boots"))
     }
 
-    fn server(&self, update: usize) -> Result<Mock, String> {
+    fn servers(&self, update: usize) -> Result<(Mock, LockService), String> {
         let script = Script::serving(self.recording.files()).answer(Answer::update(VERSIONS[update + 1]));
-        Mock::start_on(script, self.recording.server()).map_err(|error| error.to_string())
+        let mock = Mock::start_on(script, self.recording.server()).map_err(|error| error.to_string())?;
+        let lock = self.recording.lock();
+        Ok((mock, LockService::start(lock).map_err(|error| format!("a lock service at {lock}: {error}"))?))
     }
 
     /// What the machine had said in a boot, by the epochs from which on it had, and what it may have forgotten.
@@ -366,21 +367,16 @@ impl Campaign {
             highest: sequence_of(update_of(boot)),
             said: earlier.chain([(begun, end_of(boot))]).collect(),
             acknowledged: self.acknowledged(boot, &log),
+            locked: epoch_of(self.recording.locked(update_of(boot)), boot, &log),
         })
     }
 
-    /// What the server has acknowledged until the end of a boot, by the epoch from which on it had. What it took twice counts from the first
-    /// time on.
+    /// What the servers have acknowledged until the end of a boot, by the epoch from which on they had. What one took twice counts from the
+    /// first time on.
     fn acknowledged(&self, boot: Boot, log: &WriteLog) -> HashMap<String, usize> {
-        let from = |known: &Acknowledged| {
-            let is_before =
-                |entry: &Entry| !matches!(entry, Entry::Write { data_at, length, .. } if data_at + length > known.log_bytes);
-            let before = log.entries.iter().take_while(|entry| is_before(entry)).count();
-            if known.boot < boot { 0 } else { epochs(&log.entries[..before]).len() - 1 }
-        };
         let mut acknowledged = HashMap::new();
-        for known in self.recording.acknowledged().iter().filter(|known| known.boot <= boot) {
-            acknowledged.entry(known.report.clone()).or_insert_with(|| from(known));
+        for known in self.recording.acknowledged().iter().filter(|known| known.place.boot <= boot) {
+            acknowledged.entry(known.report.clone()).or_insert_with(|| epoch_of(known.place, boot, log));
         }
         acknowledged
     }
@@ -412,6 +408,13 @@ impl Campaign {
         let base = fs::File::open(self.recording.base()).map_err(|error| error.to_string())?;
         Checker::new(control, loader, layout, self.recording.signed(), self.demands(boot)?, mount, &base)
     }
+}
+
+/// The epoch of a boot at this moment of the recording, or its first one.
+fn epoch_of(place: Place, boot: Boot, log: &WriteLog) -> usize {
+    let is_before = |entry: &Entry| !matches!(entry, Entry::Write { data_at, length, .. } if data_at + length > place.log_bytes);
+    let before = log.entries.iter().take_while(|entry| is_before(entry)).count();
+    if place.boot < boot { 0 } else { epochs(&log.entries[..before]).len() - 1 }
 }
 
 fn disk_epochs(recording: &Recording, boot: Boot) -> Result<usize, String> {

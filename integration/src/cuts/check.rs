@@ -2,6 +2,7 @@
 //!
 //! 1. The files of the EFI system partition hold what their names say: no two share a cluster, and none lies in clusters that are free.
 //!    What is neither boot state nor a slot's is as it was, and nothing else is there (P1: entries of others, loader, its configuration).
+//!    No cluster belongs to nobody for longer than a few flushes.
 //! 2. The loader finds a slot to start, and what it would start is a complete signed image: root, and kernel and command line where those
 //!    are files of their own (P1). It is the slot that is updated, or the one that the update began from.
 //! 3. A slot on trial has a complete good one behind it, which is the other one (P8); and no slot that is marked good is anything else
@@ -9,7 +10,8 @@
 //! 4. No update that was armed, and none that was kept, is lost by a cut that comes later; nor is one of which the machine had said that
 //!    it is.
 //! 5. The daemon's own reading of the same files: see [`super::control`] (P1).
-//! 6. The state partition: see [`super::state`] (P3, P7, P11).
+//! 6. Nothing is armed before the lock service has the host down as one that reboots (P4).
+//! 7. The state partition: see [`super::state`] (P3, P4, P7, P11).
 //!
 //! That nothing was ever written to the partition tables, to the loader's partition and to the slot that runs (P2) is seen in the log alone
 //! ([`super::campaign::Campaign::check_whole`]).
@@ -19,6 +21,7 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use manifests::release::SlotName;
 use sha2::{Digest as _, Sha256};
@@ -36,6 +39,9 @@ use crate::vm::{ENTRY_PREFIX, Loader};
 const PIECE: usize = 1 << 20;
 /// Longest file of the ESP that the daemon's boot control is shown: kernels and loaders are none of its business.
 const MAX_ESP_FILE: u64 = 64 << 10;
+
+/// Flushes for which clusters of the ESP may belong to nobody.
+const MAX_EPOCHS_LOST: usize = 8;
 
 /// What a file is called that is being written: whatever it holds is written again.
 const IN_WRITING: &str = ".new";
@@ -134,6 +140,8 @@ struct Entry {
 #[derive(Clone, Debug)]
 struct Esp {
     entries: Vec<Entry>,
+    /// Clusters that are taken, and in no file.
+    lost: Arc<[u32]>,
     /// What the daemon finds after the boot that the loader would make, or what does not hold of that.
     table: Result<BootTable, String>,
 }
@@ -147,8 +155,10 @@ pub struct Demands {
     pub highest: u64,
     /// From which epoch on the machine had said how far it is.
     pub said: Vec<(usize, Progress)>,
-    /// What the update server has acknowledged, as in [`super::state::Memory::outbox`], and from which epoch on it had.
+    /// What the servers have acknowledged, as in [`super::state::Memory::outbox`], and from which epoch on they had.
     pub acknowledged: HashMap<String, usize>,
+    /// From which epoch on the lock service knew that the host is about to reboot.
+    pub locked: usize,
 }
 
 /// What is on the medium for certain before an epoch, as far as it holds: where it does not, the cut that keeps nothing shows it.
@@ -177,6 +187,8 @@ pub struct Checker {
     mount: Option<StateMount>,
     states: HashMap<(Trace, String), Result<StateSeen, String>>,
     before: Option<Before>,
+    /// Since which epoch a cluster of the ESP was in no file at the beginning of each that was looked at.
+    lost: HashMap<u32, usize>,
     disks: HashSet<u64>,
     /// Files of the ESP that stay as they are.
     fixed: Vec<EspFile>,
@@ -223,6 +235,7 @@ impl Checker {
             mount,
             states: HashMap::new(),
             before: None,
+            lost: HashMap::new(),
             disks: HashSet::new(),
             fixed,
             broken: None,
@@ -287,6 +300,7 @@ impl Checker {
         let that = |kept| Cut { epoch: cut.epoch, kept: vec![kept; cut.kept.len()], torn: None };
         let (nothing, all) = (that(false), that(true));
         let before = disk.after(&nothing, |disk, file| {
+            self.note_lost(disk, &nothing, file);
             let progress = self.start(disk, &nothing, file).ok().map(|start| start.progress);
             (progress, self.state_of(disk, &nothing, file).ok().flatten())
         });
@@ -305,11 +319,15 @@ impl Checker {
         if let Some(before) = before.filter(|before| progress < *before) {
             return Err(format!("what was on the medium is lost: it was at {before:?}, and {words}"));
         }
+        if progress > Progress::Before && cut.epoch < self.demands.locked {
+            return Err(format!("the lock service did not know yet that the host reboots, and {words}"));
+        }
         let said = self.said(cut.epoch);
         if let Some(said) = said.filter(|said| progress < *said) {
             return Err(format!("what the machine had said is lost: it was at {said:?}, and {words}"));
         }
         self.esp_of(disk, cut, file)?.table.map_err(|why| format!("boot control: {why}; {words}"))?;
+        self.check_lost(cut.epoch)?;
         let Some(state) = self.state_of(disk, cut, file)? else { return Ok(words) };
         if let Some(Before { state: Some(before), untold, .. }) = &self.before {
             check_nothing_is_lost(before, &state, &|(id, words)| {
@@ -333,6 +351,25 @@ impl Checker {
         Ok(format!("{words}; engine: {engine}{checked}"))
     }
 
+    fn note_lost(&mut self, disk: &Disk, nothing: &Cut, file: &File) {
+        let lost = self.esp_of(disk, nothing, file).map(|esp| esp.lost).unwrap_or_default();
+        self.lost.retain(|cluster, _| lost.binary_search(cluster).is_ok());
+        lost.iter().for_each(|cluster| {
+            self.lost.entry(*cluster).or_insert(nothing.epoch);
+        });
+    }
+
+    /// Clusters belong to nobody between the flush after which no name leads to them any more, or none does yet, and the one that follows it
+    /// at once; of others on the same disk a few may come between.
+    fn check_lost(&self, epoch: usize) -> Result<(), String> {
+        match self.lost.iter().filter(|(_, since)| epoch - **since > MAX_EPOCHS_LOST).min() {
+            Some((cluster, since)) => {
+                Err(format!("cluster {cluster} is in no file of the ESP, and was in none since epoch {since}"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn said(&self, epoch: usize) -> Option<Progress> {
         self.demands.said.iter().filter(|(from, _)| *from <= epoch).map(|(_, progress)| *progress).max()
     }
@@ -348,7 +385,7 @@ impl Checker {
     }
 
     fn state_of(&mut self, disk: &Disk, cut: &Cut, file: &File) -> Result<Option<StateSeen>, String> {
-        let Esp { entries, table } = self.esp_of(disk, cut, file)?;
+        let Esp { entries, table, .. } = self.esp_of(disk, cut, file)?;
         let (Some(mount), Some(first), Ok(table)) = (&self.mount, entries.first(), table) else { return Ok(None) };
         let running = if first.candidate.slot == 'b' { SlotName::B } else { SlotName::A };
         let key = (disk.trace(cut, &self.layout.state), format!("{running} {table:?}"));
@@ -389,7 +426,7 @@ impl Checker {
         };
         let entry =
             |candidate: Candidate| Ok(Entry { kernel: candidate.kernel.as_ref().map(&mut kernel).transpose()?, candidate });
-        Ok(Esp { entries: found.into_iter().map(entry).collect::<Result<_, String>>()?, table })
+        Ok(Esp { entries: found.into_iter().map(entry).collect::<Result<_, String>>()?, lost: esp.lost()?.into(), table })
     }
 
     fn check_fixed(&self, esp: &Fat<'_>) -> Result<(), String> {

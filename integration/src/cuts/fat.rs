@@ -1,7 +1,7 @@
 //! Reading FAT12, FAT16 and FAT32 as firmware and boot loaders do: what stands in a folder, what a file holds. For disks that were
 //! rebuilt after a power cut, of which there are too many to ask a program about each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -29,6 +29,8 @@ pub struct Fat<'a> {
     root: Root,
     data_at: u64,
     kind: Kind,
+    /// Clusters that there are; the first one has number 2.
+    clusters: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +93,9 @@ impl<'a> Fat<'a> {
         };
         let mut table = vec![0; usize::try_from(fat_sectors * sector).map_err(|error| error.to_string())?];
         disk.read_exact_at(&mut table, start + reserved * sector).map_err(|error| error.to_string())?;
-        Ok(Self { disk, start, cluster_bytes: per_cluster * sector, table, root, data_at: start + before_data * sector, kind })
+        let clusters = u32::try_from(clusters).map_err(|error| error.to_string())?;
+        let (cluster_bytes, data_at) = (per_cluster * sector, start + before_data * sector);
+        Ok(Self { disk, start, cluster_bytes, table, root, data_at, kind, clusters })
     }
 
     /// What a file holds; `None` if it is not there.
@@ -187,6 +191,27 @@ impl<'a> Fat<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The clusters that are taken, and in no file and no folder, ascending: whoever checks the file system makes files of them that nobody
+    /// removes.
+    ///
+    /// # Errors
+    /// If a folder cannot be read.
+    pub fn lost(&self) -> Result<Vec<u32>, String> {
+        let root = if let Root::Cluster(first) = self.root { Some(first) } else { None };
+        let firsts = self.items()?.into_iter().map(|(_, item)| item.first).chain(root);
+        let mut owned = HashSet::new();
+        for first in firsts {
+            let mut next = Some(first);
+            // One that is there already is in a chain that was followed, or closes a circle.
+            while let Some(cluster) = next.filter(|cluster| *cluster >= 2 && owned.insert(*cluster)) {
+                next = self.next(cluster)?;
+            }
+        }
+        let is_taken = |cluster: &u32| self.entry(*cluster).map(|value| value != 0);
+        let all = (2..self.clusters.saturating_add(2)).filter(|cluster| !owned.contains(cluster));
+        all.filter_map(|cluster| is_taken(&cluster).map(|taken| taken.then_some(cluster)).transpose()).collect()
     }
 
     /// The clusters of a file by its table, as many as its size takes; of a folder, all of them.
@@ -399,6 +424,21 @@ mod tests {
         assert!(put(1, b"OS-B    CON", 5, 1).unwrap_err().contains("os-b.con: it lies in cluster 5, which is free"));
         assert!(put(1, b"OS-B    CON", 4, 513).unwrap_err().contains("os-b.con: it has 513 bytes"));
         assert!(put(1, b"OS-B    CON", 3, 1).unwrap_err().contains("os-b.con and os-a.con both lie in cluster 3"));
+
+        let lost = |files: &[(&[u8; 11], u8)]| {
+            let mut bytes = std::fs::read(&image).unwrap();
+            bytes[2 * 512..3 * 512].fill(0);
+            for (entry, (name, first)) in files.iter().enumerate() {
+                let at = 2 * 512 + entry * 32;
+                bytes[at..at + 11].copy_from_slice(*name);
+                bytes[at + 26] = *first;
+            }
+            std::fs::write(&image, &bytes).unwrap();
+            Fat::open(&File::open(&image).unwrap(), 0).unwrap().lost()
+        };
+        assert_eq!(lost(&[(b"OS-A    CON", 2), (b"OS-B    CON", 4)]), Ok(vec![]));
+        assert_eq!(lost(&[(b"OS-A    CON", 2)]), Ok(vec![4]));
+        assert_eq!(lost(&[(b"OS-A    CON", 0)]), Ok(vec![2, 3, 4]));
     }
 
     #[test]

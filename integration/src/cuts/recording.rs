@@ -20,9 +20,9 @@ use super::lengths::{Lengths, Watch};
 use super::loader::Progress;
 use super::log::WriteLog;
 use super::sparse;
-use super::state::told_in;
+use super::state::{release_told, told_in};
 use crate::rig::{ReleaseImage, program};
-use crate::vm::{Flaw, GUEST_PROGRAMS, Loader, Parts, Scene, TOLD_TO_REBOOT, runs};
+use crate::vm::{Answered, Ask, Flaw, GUEST_PROGRAMS, Loader, Parts, Scene, TOLD_TO_REBOOT, runs};
 
 /// What the machine runs at first, and what it is updated to, one after the other.
 pub const VERSIONS: [&str; UPDATES + 1] = ["1.0.0", "2.0.0", "3.0.0"];
@@ -78,18 +78,28 @@ struct Facts {
     loader: String,
     sources_sha256: String,
     server: SocketAddr,
+    lock: SocketAddr,
     releases: Vec<Release>,
     /// Entries of the log of each boot when the machine said how far its update is: that it is told to reboot, or that it is kept.
     said: Vec<usize>,
-    /// What the update server took.
+    /// What the servers took.
     acknowledged: Vec<Acknowledged>,
+    /// The lock service knew that the host was about to reboot, once for each update.
+    locked: Vec<Place>,
 }
 
-/// A report that the update server took.
+/// Something that a server took.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Acknowledged {
     /// As in [`super::state::Memory::outbox`].
     pub report: String,
+    /// When.
+    pub place: Place,
+}
+
+/// A moment of a recording.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
     /// In which boot.
     pub boot: Boot,
     /// So many bytes of the log of that boot, at least, had been written by then.
@@ -136,7 +146,7 @@ impl Recording {
         let file = folder.join(FACTS);
         let text = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let facts: Facts = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", file.display()))?;
-        if facts.said.len() != BOOTS || facts.releases.len() != VERSIONS.len() {
+        if facts.said.len() != BOOTS || facts.releases.len() != VERSIONS.len() || facts.locked.len() != UPDATES {
             return Err(format!("{}: expected {BOOTS} boots and {} releases", file.display(), VERSIONS.len()));
         }
         Ok(Self { folder: folder.to_owned(), facts })
@@ -154,6 +164,18 @@ impl Recording {
         self.facts.server
     }
 
+    /// Where its lock service listened.
+    #[must_use]
+    pub const fn lock(&self) -> SocketAddr {
+        self.facts.lock
+    }
+
+    /// When the lock service knew that the host was about to reboot for an update.
+    #[must_use]
+    pub fn locked(&self, update: usize) -> Place {
+        self.facts.locked[update]
+    }
+
     /// What its server gave out.
     #[must_use]
     pub fn files(&self) -> PathBuf {
@@ -166,7 +188,7 @@ impl Recording {
         self.folder.join("base.img")
     }
 
-    /// What its server took.
+    /// What its servers took.
     #[must_use]
     pub fn acknowledged(&self) -> &[Acknowledged] {
         &self.facts.acknowledged
@@ -266,17 +288,37 @@ fn record(folder: &Path, loader: Loader, sources_sha256: String) -> Result<(), S
         lengths.push(watch.end().map_err(words)?);
         check_whole(folder, 2 * update + 1)?;
     }
-    let acknowledged = scene.events().into_iter().flat_map(|(time, body)| acknowledged(&lengths, time, &body)).collect();
-    let facts = Facts { loader: loader.name().to_owned(), sources_sha256, server: scene.server(), releases, said, acknowledged };
+    let lock = scene.lock().ok_or("a machine that is recorded asks for a lock")?;
+    let answered = lock.answered();
+    let events = scene.events().into_iter().map(|(time, body)| (time, told_in(&body)));
+    let released = answered.iter().filter(|yes| yes.ask == Ask::Release).map(|yes| (yes.at, vec![release_told(&yes.attempt)]));
+    let told = events.chain(released).flat_map(|(time, reports)| reports.into_iter().map(move |report| (time, report)));
+    let acknowledged = told.map(|(time, report)| Acknowledged { report, place: place_of(&lengths, time) }).collect();
+    let facts = Facts {
+        loader: loader.name().to_owned(),
+        sources_sha256,
+        server: scene.server(),
+        lock: lock.addr(),
+        releases,
+        said,
+        acknowledged,
+        locked: locked(&answered, &lengths)?,
+    };
     let text = serde_json::to_vec_pretty(&facts).map_err(|error| error.to_string())?;
     fs::write(folder.join(FACTS), text).map_err(|error| error.to_string())
 }
 
-/// The reports of a request that the update server took at that time.
-fn acknowledged(lengths: &[Lengths], time: Timestamp, body: &str) -> Vec<Acknowledged> {
-    let place = lengths.iter().enumerate().rev().find_map(|(boot, lengths)| Some((boot, lengths.at(time)?)));
-    let (boot, log_bytes) = place.unwrap_or_default();
-    told_in(body).into_iter().map(|report| Acknowledged { report, boot, log_bytes }).collect()
+fn place_of(lengths: &[Lengths], time: Timestamp) -> Place {
+    let place = lengths.iter().enumerate().rev().find_map(|(boot, lengths)| Some(Place { boot, log_bytes: lengths.at(time)? }));
+    place.unwrap_or_default()
+}
+
+/// When the service had a host of each update down as one that is about to reboot, for the first time.
+fn locked(answered: &[Answered], lengths: &[Lengths]) -> Result<Vec<Place>, String> {
+    let mut known = answered.iter().filter(|yes| yes.ask == Ask::Reboot).map(|yes| place_of(lengths, yes.at));
+    let in_boot = |boot: Boot| known.find(|place| place.boot == boot);
+    let locked: Option<Vec<Place>> = (0..UPDATES).map(|update| 2 * update).map(in_boot).collect();
+    locked.ok_or_else(|| format!("expected the lock service to be told of each reboot, it was asked {answered:?}"))
 }
 
 /// The sequence number of `VERSIONS[index]`.

@@ -130,6 +130,8 @@ pub struct Memory {
     pub refused: Vec<String>,
     /// The attempt under way.
     pub plan: Option<String>,
+    /// It holds the lock, as far as it knows.
+    pub is_locked: bool,
     /// How far the update that is recorded has come.
     pub step: Step,
 }
@@ -169,7 +171,8 @@ impl Memory {
         let committed = [&model.committed.a, &model.committed.b].map(|slot| slot.as_ref().map(|slot| slot.digest.to_string()));
         let refused = model.refusals.iter().map(|refusal| refusal.digest.to_string()).collect();
         let plan = model.state.plan().map(|plan| plan.attempt.clone());
-        let mut memory = Self { attempts, outbox, committed, refused, plan, step: Step::None };
+        let is_locked = model.state.plan().and_then(|plan| plan.claim.as_ref()).is_some_and(|claim| claim.granted);
+        let mut memory = Self { attempts, outbox, committed, refused, plan, is_locked, step: Step::None };
         memory.step = memory.step_of(&model.state, earlier);
         Ok(memory)
     }
@@ -208,9 +211,15 @@ pub fn told_in(body: &str) -> Vec<String> {
     apps.iter().flat_map(|app| &app.events).map(word_of).collect()
 }
 
+/// What the lock service is told when a lock is given back, in the words of [`Memory::outbox`].
+#[must_use]
+pub fn release_told(attempt: &str) -> String {
+    format!("release of {attempt}")
+}
+
 fn told_by(row: &OutboxRow) -> String {
     match &row.message {
-        Message::Release { .. } => format!("release of {}", row.attempt),
+        Message::Release { .. } => release_told(&row.attempt),
         Message::Report(report) => told_in(&event_request(&nobody(), report).write()).join(", "),
     }
 }
@@ -428,8 +437,10 @@ pub fn check_agrees(progress: Progress, seen: &StateSeen) -> Result<(), String> 
     let agrees = match progress {
         // What was not armed is proven again before anything is done with it, and nothing is judged.
         Progress::Before => step <= Step::Written && was <= Step::Locked && !started.judges,
-        // It was written down that it is armed before it was, and the attempt goes on.
-        Progress::Trial => (Step::Trial..=Step::Committed).contains(&step) && was >= Step::Locked && started.judges,
+        // It was written down that it is armed, and that the lock is held, before it was, and the attempt goes on (P4).
+        Progress::Trial => {
+            (Step::Trial..=Step::Committed).contains(&step) && was >= Step::Locked && seen.memory.is_locked && started.judges
+        }
         // It was written down that it is healthy before it was marked good.
         Progress::Kept => (Step::Committed..=Step::Kept).contains(&step) && was >= Step::Committed,
     };
@@ -437,7 +448,8 @@ pub fn check_agrees(progress: Progress, seen: &StateSeen) -> Result<(), String> 
     if !agrees || started.is_found || seen.memory.attempts.len() != started.memory.attempts.len() {
         let words = &started.words;
         return Err(format!(
-            "the loader is at {progress:?}, the journal at {was:?}, the engine after its start at {step:?} ({words})"
+            "the loader is at {progress:?}, the journal at {was:?} (lock: {}), the engine after its start at {step:?} ({words})",
+            seen.memory.is_locked
         ));
     }
     if progress == Progress::Trial { check_trial(&seen.beside, started) } else { Ok(()) }
@@ -689,6 +701,7 @@ mod tests {
             committed: [Some("old".into()), None],
             refused: vec!["bad".into()],
             plan: Some("one".into()),
+            is_locked: true,
             step: Step::Armed,
         }
     }
@@ -766,6 +779,10 @@ mod tests {
                 && agrees(Progress::Trial, Step::Committed, Step::Committed, true)
         );
         assert!(!agrees(Progress::Trial, Step::Proven, Step::Trial, true), "armed before it was written down");
+        let unlocked = Memory { is_locked: false, step: Step::Armed, ..memory() };
+        let seen_unlocked =
+            StateSeen { memory: unlocked, beside: beside(), started: Some(started(memory())), ..seen(None, true) };
+        assert!(check_agrees(Progress::Trial, &seen_unlocked).unwrap_err().contains("lock: false"), "armed without the lock");
         assert!(
             !agrees(Progress::Trial, Step::Armed, Step::GivenUp, false)
                 && !agrees(Progress::Trial, Step::Kept, Step::Kept, false)

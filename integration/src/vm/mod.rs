@@ -20,6 +20,7 @@
 mod debian;
 mod disk;
 mod initrd;
+mod lock;
 mod machine;
 mod parts;
 mod scene;
@@ -28,6 +29,7 @@ mod tree;
 pub use debian::{Addition, DebianScene};
 pub(crate) use disk::ENTRY_PREFIX;
 pub use disk::{Loader, SLOT_BYTES};
+pub use lock::{Answered, Ask, LockService};
 pub use machine::{Machine, Running};
 pub use parts::Parts;
 pub use scene::{REBOOTS, Scene, TOLD_TO_REBOOT, runs};

@@ -12,7 +12,7 @@ use server_mock::{Answer, Mock, Script};
 use tempfile::TempDir;
 
 use super::machine::PATIENCE;
-use super::{Flaw, HOST, Loader, Machine, Parts, Running, image, keys_of};
+use super::{Flaw, HOST, Loader, LockService, Machine, Parts, Running, image, keys_of};
 use crate::rig::{APP_ID, BOARD, Publisher, ReleaseImage, Spec};
 
 /// A machine that runs 1.0.0 from slot a, and the server it asks.
@@ -23,6 +23,8 @@ pub struct Scene {
     publisher: Publisher,
     parts: Parts,
     mock: Mock,
+    /// Of a machine that is recorded.
+    lock: Option<LockService>,
     factory: Vec<ReleaseImage>,
     /// Of a scene that is in no folder of somebody else's.
     _dir: Option<TempDir>,
@@ -53,8 +55,8 @@ impl Scene {
         Self::configured(loader, dir, REBOOTS)
     }
 
-    /// The same, for a recording of all that is written to its disk: it says that it is told to reboot some time before it does
-    /// ([`TOLD_TO_REBOOT`]), and under systemd-boot others have entries as well, behind ours.
+    /// The same, for a recording of all that is written to its disk: it asks for a lock before it reboots, says that it is told to reboot
+    /// some time before it does ([`TOLD_TO_REBOOT`]), and under systemd-boot others have entries as well, behind ours.
     ///
     /// # Errors
     /// Where machines cannot be had.
@@ -62,8 +64,15 @@ impl Scene {
     /// # Panics
     /// If something of it cannot be made.
     pub fn for_recording(loader: Loader, dir: &Path) -> Result<Self, String> {
-        let reboots = format!("command = [\"sh\", \"-c\", \"echo {TOLD_TO_REBOOT}; sleep 5; reboot -f\"]\n");
-        let scene = Self::served(loader, dir, &reboots, RECORDED_PORTS)?;
+        let mut ports = RECORDED_PORTS;
+        let lock =
+            ports.find_map(|port| LockService::start_on(port).ok()).ok_or("the lock service finds no port that is free")?;
+        let more = format!(
+            "command = [\"sh\", \"-c\", \"echo {TOLD_TO_REBOOT}; sleep 5; reboot -f\"]\nstrategy = \"lock\"\nretry_s = 2\n[reboot.lock]\n\
+             backend = \"fleetlock\"\nurl = \"http://{HOST}:{}/\"\ngroup = \"recorded\"\n",
+            lock.addr().port()
+        );
+        let scene = Self { lock: Some(lock), ..Self::served(loader, dir, &more, ports)? };
         if loader != Loader::GrubBios {
             scene.machine.put_on_esp("loader/entries", &entries_of_others());
         }
@@ -90,13 +99,19 @@ impl Scene {
         let mock = ports.find_map(start).ok_or("the server finds no port that is free")?;
         let factory = images(&parts, loader, &publisher, "1.0.0", Flaw::None);
         let machine = Machine::new(dir, loader, &factory, &(config(&mock, loader) + more));
-        Ok(Self { machine, loader, publisher, parts, mock, factory, _dir: None })
+        Ok(Self { machine, loader, publisher, parts, mock, lock: None, factory, _dir: None })
     }
 
     /// Where the server of the machine listens.
     #[must_use]
     pub fn server(&self) -> SocketAddr {
         self.mock.addr()
+    }
+
+    /// The lock service that it asks, if it asks one.
+    #[must_use]
+    pub const fn lock(&self) -> Option<&LockService> {
+        self.lock.as_ref()
     }
 
     /// What slot a held when the machine was made.
@@ -201,7 +216,7 @@ fn images(parts: &Parts, loader: Loader, publisher: &Publisher, version: &str, f
     [vec![ReleaseImage { name: "root", slot: None, bytes: root }], more].concat()
 }
 
-/// Where the server of a recording listens, and later that of each disk which is started from it: ports that nobody is given who takes
+/// Where the servers of a recording listen, and later those of each disk which is started from it: ports that nobody is given who takes
 /// any (`net.ipv4.ip_local_port_range`).
 const RECORDED_PORTS: Range<u16> = 21_000..22_000;
 

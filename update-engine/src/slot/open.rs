@@ -240,9 +240,10 @@ impl OpenImage {
         let words = |error| SlotError::io(format!("make room for {size} bytes in"), &path, durable::in_words(error, &path));
         if self.file.size_bytes().map_err(words)? != size {
             esp::make_anew(&path).map_err(words)?;
-            // The old one is let go with this: from now on its clusters are free.
-            self.file = RawFile::open(&path, Access::WriteExclusive).map_err(words)?;
-            lock_region(&self.target, &self.file, Purpose::Write)?;
+            let new = RawFile::open(&path, Access::WriteExclusive).map_err(words)?;
+            lock_region(&self.target, &new, Purpose::Write)?;
+            // The old one was held open by this until now.
+            durable::free(std::mem::replace(&mut self.file, new), &path).map_err(words)?;
             self.try_direct();
         }
         esp::set_length(self.file.file(), &path, size).map_err(words)?;

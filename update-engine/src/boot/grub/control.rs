@@ -111,13 +111,15 @@ impl GrubEnv {
 
     /// GRUB reads a block of any length, and its tools make none but of this one. On vfat a file must become neither shorter nor longer in its
     /// place, or its entry leads past its clusters after a power cut. A link to the block stays: GRUB may know the block by its own name.
-    fn replace(&self, before: &Pair, bytes: &[u8; BLOCK_BYTES]) -> Result<(), BootError> {
+    fn replace(&self, old: Held, before: &Pair, bytes: &[u8; BLOCK_BYTES]) -> Result<(), BootError> {
         // A power cut may leave no block while it is replaced: then the loader reads the copy.
         self.bring_copy_up_to_date(before)?;
-        let replaced = self.env.canonicalize().and_then(|block| crate::durable::replace(&block, bytes));
-        replaced.map_err(|source| held::interrupted(&self.env, source))?;
+        let interrupted = |source| held::interrupted(&self.env, source);
+        let block = self.env.canonicalize().map_err(interrupted)?;
+        crate::durable::replace(&block, bytes).map_err(interrupted)?;
         // The new file has a lock of its own, and somebody may have been there first.
         let file = self.open(Access::Write)?;
+        crate::durable::free(old, &block).map_err(interrupted)?;
         self.bring_copy_up_to_date(&self.load_from(&file)?.0.pair)
     }
 
@@ -156,7 +158,7 @@ impl PairStore for GrubEnv {
             return Err(BootError::Malformed { path: self.env.clone(), why: BlockError::TooLong { got: used }.to_string() });
         }
         if before.len() != BLOCK_BYTES {
-            self.replace(&loaded.pair, &bytes)?;
+            self.replace(file, &loaded.pair, &bytes)?;
             return Ok(pair);
         }
         if rewrite == Rewrite::Always || before != bytes {
