@@ -25,8 +25,9 @@ pub(super) const CHOOSING_VARIABLES: [(&str, &str); 4] = [
 ];
 /// The ids of all entries in the order in which the loader had them when it started this host, wherever it found them.
 const ENTRIES: &str = "LoaderEntries";
-/// Bit of `LoaderFeatures`: it counts boots.
+/// Bits of `LoaderFeatures`: it counts boots (since version 240), and orders entries by their sort-key and version (since 251).
 const COUNTS_BOOTS: u64 = 1 << 4;
+const KNOWS_SORT_KEYS: u64 = 1 << 8;
 
 impl Entries {
     /// What others told the loader to start comes before what ours are called.
@@ -110,15 +111,19 @@ impl Entries {
         Ok(())
     }
 
-    /// A loader that was not systemd-boot, or one that does not count, would start a new slot for ever.
-    pub(super) fn check_counting(&self) -> Result<(), BootError> {
+    /// A loader that was not systemd-boot, or one that does not count, would start a new slot for ever. One that knows no sort-key starts the
+    /// entry whose name comes last, whatever is armed.
+    pub(super) fn check_features(&self) -> Result<(), BootError> {
         let features = self.variable("LoaderFeatures")?;
         let bits = features.and_then(|value| value.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes));
         match bits {
-            Some(bits) if bits & COUNTS_BOOTS != 0 => Ok(()),
-            Some(_) => {
-                Err(BootError::Unsuitable("this systemd-boot does not count boots: expected version 240 or newer".to_owned()))
+            Some(bits) if bits & COUNTS_BOOTS == 0 => {
+                Err(BootError::Unsuitable("this systemd-boot does not count boots: expected version 251 or newer".to_owned()))
             }
+            Some(bits) if bits & KNOWS_SORT_KEYS == 0 => Err(BootError::Unsuitable(
+                "this systemd-boot knows no sort-key, by which entries are ordered: expected version 251 or newer".to_owned(),
+            )),
+            Some(_) => Ok(()),
             None => Err(BootError::Unsuitable(format!(
                 "this host was not started by systemd-boot: {} has no variable LoaderFeatures",
                 self.efivars.display()

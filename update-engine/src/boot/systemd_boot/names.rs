@@ -116,6 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config;
 
     fn name(text: &str) -> EntryName {
         text.parse().unwrap()
@@ -142,12 +143,30 @@ mod tests {
     #[test]
     fn every_name_of_a_slot_takes_two_places_of_a_fat_folder_one_for_its_long_name_and_one_for_a_short_one() {
         let standings = [Standing::Blank, Standing::Good, Standing::Spent, Standing::Bad, Standing::Pending { tries_left: 3 }];
-        for standing in standings {
-            let name = EntryName::standing_so("os-b", standing, 3).unwrap();
-            assert_eq!(name.to_string().parse::<EntryName>().unwrap().standing(), standing);
-            takes_two_places(&name.to_string());
+        let prefixes = ["o", "os", "osx", "a-name-that-is-longer"].map(|prefix| prefix_of(prefix).ok());
+        assert_eq!(prefixes[..2], [Some("o".to_owned()), Some("os".to_owned())], "what a configuration may say");
+        for id in prefixes.into_iter().flatten().map(|prefix| format!("{prefix}-b")) {
+            for standing in standings {
+                let name = EntryName::standing_so(&id, standing, 3).unwrap();
+                assert_eq!(name.to_string().parse::<EntryName>().unwrap().standing(), standing);
+                takes_two_places(&name.to_string());
+            }
+            takes_two_places(&EntryName::asleep(&id, "new").to_string());
         }
-        takes_two_places(&EntryName::asleep("os-b", "new").to_string());
+    }
+
+    fn prefix_of(prefix: &str) -> Result<String, config::ConfigError> {
+        let slot = |name| format!("[slots.{name}]\nroot = \"partlabel:{name}\"\nentry = \"esp:/ota/{{slot}}.entry\"\n");
+        let text = format!(
+            "server.app_id = \"x\"\ndisk.device = \"/dev/vda\"\nboot.control = \"systemd-boot\"\nboot.systemd-boot.prefix = \"{prefix}\"\n{}{}",
+            slot("a"),
+            slot("b")
+        );
+        let settings = config::parse(&[config::Source::new("config.toml", &text)])?;
+        match settings.boot {
+            config::BootSettings::SystemdBoot(settings) => Ok(settings.prefix),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// A place has room for 13 characters of a long name. None is needed for eight, a dot and three of those that short names have.

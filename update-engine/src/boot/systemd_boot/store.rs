@@ -352,7 +352,7 @@ impl PairStore for Entries {
     }
 
     fn check_loader(&self) -> Result<(), BootError> {
-        self.check_counting()?;
+        self.check_features()?;
         self.check_defaults()?;
         self.check_others()?;
         self.check_order()
@@ -421,7 +421,7 @@ mod tests {
             let entries = Entries::new(esp, efivars, "os".to_owned(), ["a", "b"].map(name), files);
             let rig = Self { folder, entries };
             rig.put("os-a.conf", "sort-key ota\nversion 1\ntitle a\nlinux /ota/a.efi\n");
-            rig.loader("LoaderFeatures", &0x7F_u64.to_le_bytes());
+            rig.loader("LoaderFeatures", &0x7FF_u64.to_le_bytes());
             rig
         }
 
@@ -731,6 +731,8 @@ mod tests {
         let rig = Rig::new();
         rig.loader("LoaderFeatures", &0xF_u64.to_le_bytes());
         assert!(rig.entries.check_loader().unwrap_err().to_string().contains("does not count boots"));
+        rig.loader("LoaderFeatures", &0xFF_u64.to_le_bytes());
+        assert!(rig.entries.check_loader().unwrap_err().to_string().contains("knows no sort-key"), "systemd-boot 250");
         fs::remove_dir_all(&rig.entries.efivars).unwrap();
         assert!(rig.entries.check_loader().unwrap_err().to_string().contains("was not started by systemd-boot"));
     }
