@@ -4,17 +4,19 @@
 set -euo pipefail
 
 # program or file => Debian package that brings it
-declare -A build_needs=([cc]=gcc [/usr/include/stdio.h]=libc6-dev)
+# (cargo's own messages are read by python3.)
+declare -A build_needs=([cc]=gcc [/usr/include/stdio.h]=libc6-dev [python3]=python3)
 # What tests run besides the programs of this workspace, and what the other targets of the Makefile call.
 declare -A test_needs=(
     [git]=git [curl]=curl [mke2fs]=e2fsprogs [debugfs]=e2fsprogs [debootstrap]=debootstrap [losetup]=mount [partx]=util-linux
-    [sgdisk]=gdisk [zstd]=zstd [python3]=python3 [fw_setenv]=libubootenv-tool [veritysetup]=cryptsetup-bin
+    [sgdisk]=gdisk [zstd]=zstd [fw_setenv]=libubootenv-tool [veritysetup]=cryptsetup-bin
 )
 # What virtual machines are made of.
 declare -A machine_needs=(
     [qemu-system-x86_64]=qemu-system-x86 [/usr/share/OVMF/OVMF_CODE_4M.fd]=ovmf [/usr/lib/systemd/boot/efi/systemd-bootx64.efi]=systemd-boot-efi
+    [/usr/lib/systemd/boot/efi/linuxx64.efi.stub]=systemd-boot-efi
     [/usr/lib/grub/i386-pc/boot.img]=grub-pc-bin [grub-mkimage]=grub-common [mcopy]=mtools [mkfs.vfat]=dosfstools
-    [/usr/lib/u-boot/qemu-x86/u-boot.rom]=u-boot-qemu [busybox]=busybox-static [modprobe]=kmod [strip]=binutils [taskset]=util-linux [setpriv]=util-linux
+    [/usr/lib/u-boot/qemu-x86/u-boot.rom]=u-boot-qemu [busybox]=busybox-static [modprobe]=kmod [strip]=binutils [objcopy]=binutils [taskset]=util-linux [setpriv]=util-linux
 )
 # Depends on the kernel of the day.
 kernel_package=linux-image-cloud-amd64

@@ -17,7 +17,7 @@ use std::process::Command;
 use manifests::release::SlotName;
 
 use super::initrd;
-use super::parts::{KERNEL_OPTIONS, OVMF, Parts, SYSTEMD_BOOT, output, tool};
+use super::parts::{KERNEL_OPTIONS, OVMF, Parts, STUB, SYSTEMD_BOOT, output, tool};
 use super::tree::give_to_root;
 use crate::hostsim::gpt::Gpt;
 use crate::rig::{ReleaseImage, tree_of};
@@ -35,7 +35,8 @@ pub enum Loader {
     GrubBios,
     /// systemd-boot, started by UEFI firmware. The kernel and the entry of a slot are files on the ESP.
     SystemdBoot,
-    /// The same, with an initrd that opens the root by dm-verity: hash trees have partitions of their own, entries the root hash.
+    /// The same, with an initrd that opens the root by dm-verity: hash trees have partitions of their own, entries the root hash. The kernel is
+    /// a unified image.
     SystemdBootVerity,
 }
 
@@ -61,7 +62,7 @@ impl Loader {
         let entry = |slot| image("entry", Some(slot), entry(version, slot, hash.as_deref()).into_bytes());
         let mut kernel = fs::read(&parts.kernel).unwrap();
         kernel.resize(kernel.len() + padding(version), 0);
-        let kernel = image("kernel", None, kernel);
+        let kernel = image("kernel", None, if self == Self::SystemdBootVerity { unified(&kernel, version) } else { kernel });
         let mut images = vec![kernel, entry(SlotName::A), entry(SlotName::B)];
         if let Some(tree) = tree {
             images.push(image("verity", None, tree.bytes));
@@ -117,6 +118,22 @@ fn padding(version: &str) -> usize {
         "2.0.0" => 16 << 10,
         _ => 0,
     }
+}
+
+/// A kernel as a program of the firmware: the stub of systemd, which starts what is in its sections. The command line and the initrd are the
+/// entry's.
+fn unified(kernel: &[u8], version: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    fs::write(file("linux"), kernel).unwrap();
+    fs::write(file("osrel"), format!("ID=guest\nIMAGE_VERSION={version}\n")).unwrap();
+    let mut join = tool("objcopy");
+    for (section, address) in [("osrel", "0x20000"), ("linux", "0x2000000")] {
+        join.arg(format!("--add-section=.{section}={}", file(section).display()));
+        join.arg(format!("--change-section-vma=.{section}={address}"));
+    }
+    output(join.args([Path::new(STUB), &file("unified.efi")])).unwrap();
+    fs::read(file("unified.efi")).unwrap()
 }
 
 /// How the names of entries begin under systemd-boot.

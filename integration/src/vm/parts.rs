@@ -14,6 +14,8 @@ type Needed = (&'static str, &'static str);
 pub(super) const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
 /// The loader.
 pub(super) const SYSTEMD_BOOT: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
+/// What makes a kernel a program of the firmware.
+pub(super) const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// What makes and runs every machine.
 const OF_ALL: [Needed; 11] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
@@ -31,7 +33,7 @@ const OF_ALL: [Needed; 11] = [
 const OF_GRUB: [Needed; 3] =
     [("grub-mkimage", "grub-common"), ("grub-editenv", "grub-common"), ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin")];
 const OF_SYSTEMD_BOOT: [Needed; 3] = [(OVMF[0], "ovmf"), (OVMF[1], "ovmf"), (SYSTEMD_BOOT, "systemd-boot-efi")];
-const OF_VERITY: [Needed; 1] = [("veritysetup", "cryptsetup-bin")];
+const OF_VERITY: [Needed; 3] = [("veritysetup", "cryptsetup-bin"), ("objcopy", "binutils"), (STUB, "systemd-boot-efi")];
 /// What a guest loads at its start, each with what it needs.
 const MODULES: [&str; 7] = ["virtio_pci", "virtio_net", "vfat", "nls_cp437", "nls_ascii", "softdog", "efivarfs"];
 /// What its initrd loads before, where the root is behind dm-verity.

@@ -17,7 +17,7 @@ fn an_image_without_init_goes_back_after_its_tries() {
     scenario::an_image_without_init_goes_back_after_its_tries(Loader::SystemdBoot);
 }
 
-/// Root, hash tree, kernel, initrd and entry of a slot become current together; the root that runs is found below the device mapper. What a
+/// Root, hash tree, kernel (a unified image), initrd and entry of a slot become current together; the root that runs is found below the device mapper. What a
 /// power cut may leave of the other slot's files on the ESP is cleared away before that is mounted, and they are written anew.
 #[test]
 fn a_root_behind_dm_verity_is_kept_and_one_that_is_damaged_is_left() {
