@@ -27,7 +27,7 @@ demo: deps ## the whole story on a virtual machine: update, power cuts, tampered
 test: deps ## all tests, layer by layer; ends with "N passed, N failed, N skipped"
 	@integration/test.sh
 
-systems: deps ## more virtual machines: rarer faults, a whole Debian with systemd
+systems: deps ## more virtual machines: rarer faults, a whole Debian with systemd, and what the demo tells
 	@integration/test.sh systems
 
 bench: deps ## install speed, memory and idleness, as ratios to limits measured in the same run

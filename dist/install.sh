@@ -50,11 +50,12 @@ else
 fi
 
 doc=$prefix/share/doc/update-engine
-for text in LICENSE README.md docs/integrating.md docs/interfaces.md docs/glossary.md; do
-    put 644 "$here/../$text" "$doc/${text#docs/}"
+# As they lie here, so that what they name is where they say.
+for file in "$here"/../LICENSE "$here"/../README.md "$here"/../docs/*.md; do
+    put 644 "$file" "$doc/${file#"$here/../"}"
 done
 for example in config.toml grub/ota.cfg u-boot/boot.cmd layout/bios.sfdisk layout/uefi-verity.sfdisk layout/repart.d/*; do
     for file in "$here"/$example; do
-        put 644 "$file" "$doc/examples/${file#"$here/"}"
+        put 644 "$file" "$doc/dist/${file#"$here/"}"
     done
 done

@@ -2,7 +2,7 @@
 # All tests, from cheap to dear; each layer prints one line, and the last line counts them all.
 #
 #   integration/test.sh            everything this machine can run; what it cannot is counted as skipped, with the reason
-#   integration/test.sh systems    more virtual machines, which take as long as all the rest: rarer faults, a whole Debian with systemd
+#   integration/test.sh systems    more virtual machines: rarer faults, a whole Debian with systemd, and what `make demo` tells
 #
 # A test that needs root, a loop device or a tool prints "skipped: why" and returns; those lines are counted here. One that
 # leaves out a part of itself prints "partly skipped: why": it is shown, and counts as what it asserted.
@@ -165,9 +165,18 @@ summary() {
 
 if [[ ${1:-} == systems ]]; then
     layer "programs" cargo build --quiet --workspace --bins
+    # What `make demo` tells, in both of its forms.
+    stories() {
+        local cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ota-update-engine}/demo
+        export OTA_BIN=${CARGO_TARGET_DIR:-target}/debug
+        if may_not_skip; then layer "demo: on a virtual machine" "$OTA_BIN/demo"; else layer "demo" integration/demo/run.sh "$cache"; fi
+        layer "demo: on a disk image" integration/demo/demo.sh "$cache"
+    }
+    beside stories
     # Machines wait for their deadlines, too: twice as many of them as there are processors.
     tests "L7 virtual machines: rarer faults, and a whole Debian with systemd" \
         --test vm -- --test-threads="$((2 * $(nproc)))" debian:: rare::
+    joined
     summary
     exit
 fi

@@ -2,7 +2,8 @@
 //!
 //! [`BootControl`] is one trait for all boot loaders; each backend is a codec and one ordered write. It promises
 //! - that after a power cut at any moment the boot state reads as before a change or as after it (P1);
-//! - that a slot is armed only with a [`Proven`] slot and a [`Permit`] (P4), and in one write (R3);
+//! - that a slot is armed only with a [`Proven`] slot and a [`Permit`] (P4), and in one write (R3), but with [`efi`] and [`custom`], where
+//!   a few change in an order of which every moment is told as before or as after;
 //! - that the slot that runs is never disarmed (R6): it can be booted again after every change but [`BootControl::mark_bad`], which
 //!   leaves another one to boot;
 //! - that every change is read back from the medium before it is reported, and that doing it again changes nothing (R7).
@@ -266,7 +267,7 @@ pub trait BootControl: Send {
     /// [`BootError::Refused`] for the running slot, or while the running slot is not good: nothing could be booted then.
     fn disarm(&mut self, slot: &SlotName, running: &RunningSlot) -> Result<BootState, BootError>;
 
-    /// Makes a proven slot the next to be tried, in one write.
+    /// Makes a proven slot the next to be tried: at every moment of it the state reads as before or as after.
     ///
     /// # Errors
     /// [`BootError::Refused`] for the running slot, or while the running slot is not good: there would be nothing to go back to.

@@ -313,6 +313,15 @@ mod tests {
     }
 
     #[test]
+    fn docs_interfaces_md_lists_all_that_can_be_asked() {
+        let docs = include_str!("../../../docs/interfaces.md");
+        assert!(docs.contains(&format!("`POST /v1/{{{}}}`", VERBS.join(","))), "{VERBS:?}");
+        for path in ["status", "history", "why", "slots", "kernel-log", "config", "events"] {
+            assert!(docs.contains(&format!("`GET /v1/{path}`")), "{path}");
+        }
+    }
+
+    #[test]
     fn what_is_no_command_is_refused_with_words() {
         let cases: [(&str, &[u8], &str); 8] = [
             ("check", b"[]", "expected a JSON object, got another kind of value"),
