@@ -9,6 +9,7 @@ use super::*;
 use crate::config::Settings;
 use crate::deadline::{self, Trial};
 use crate::engine::tests::host::record;
+use crate::journal::Attempt;
 use crate::world::StateFolder;
 
 /// A host that has armed slot b under a lock, and runs it now. Its state lies beside the folder that it is to be mounted at.
@@ -68,9 +69,9 @@ impl LateHost {
         below
     }
 
-    fn attempts_in(state_dir: &Path) -> Vec<(String, Option<String>)> {
+    fn attempts_in(state_dir: &Path) -> Vec<Attempt> {
         let (journal, _) = Journal::open(state_dir, now().wall).unwrap();
-        journal.history().unwrap().into_iter().map(|attempt| (attempt.id, attempt.outcome)).collect()
+        journal.history().unwrap()
     }
 
     /// Waits until `status` says this.
@@ -119,8 +120,10 @@ async fn an_attempt_whose_state_is_mounted_under_a_running_daemon_is_kept_and_gi
     };
     let (ended, ()) = tokio::join!(start::run_once(host.settings.clone(), &[], &mut stopped), until_kept);
     assert_eq!(ended.unwrap(), End::Whole(Ended::Stopped));
-    assert_eq!(LateHost::attempts_in(&host.settings.state_dir), [("5d1c".to_owned(), Some("committed".to_owned()))]);
-    assert!(LateHost::attempts_in(&below).iter().all(|(id, outcome)| id != "5d1c" && outcome.is_none()));
+    let known = LateHost::attempts_in(&host.settings.state_dir);
+    assert!(matches!(known.as_slice(), [kept] if kept.id == "5d1c" && kept.outcome.as_deref() == Some("committed")), "{known:?}");
+    let hidden = LateHost::attempts_in(&below);
+    assert!(matches!(hidden.as_slice(), [found] if found.kind == "found" && found.outcome.is_none()), "{hidden:?}");
     assert!(!host.rig.folder.path().join("rebooted").exists());
 }
 
