@@ -80,6 +80,11 @@ impl World {
         self.state_folder.as_ref().map_or(Ok(()), |folder| folder.check())
     }
 
+    /// There is a journal whose folder something may be mounted over.
+    pub const fn has_journal_in_a_folder(&self) -> bool {
+        self.state_folder.is_some()
+    }
+
     /// Something has been seen to be another state than that of the journal.
     pub fn has_left_its_journal(&self) -> bool {
         self.state_folder.as_ref().is_some_and(|folder| folder.was_left())
