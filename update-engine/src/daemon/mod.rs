@@ -572,13 +572,28 @@ impl Daemon {
 
     fn answer(&mut self, request: Request) {
         tracing::info!(uid = request.uid, "command {:?}", request.command);
-        let reply = match request.command {
+        let reply = self.refuse_for_another_state().and_then(|()| match request.command {
             Command::Verify => self.inspect(inspect::What::Verify { being_written: self.being_written() }),
             Command::Adopt { release } => self.inspect(inspect::What::Adopt(release.into())),
             command => self.obey(command),
-        };
+        });
         // Whoever asked may have gone.
         let _told_or_gone = request.reply.send(reply);
+    }
+
+    /// What would be written to a journal that is hidden by now, nobody would ever know of.
+    fn refuse_for_another_state(&mut self) -> Result<(), Rejected> {
+        // A folder that cannot be looked up is found out by whoever writes there.
+        if self.shared.world.state_is_no_other().is_ok() {
+            return Ok(());
+        }
+        self.ended = Some(End::Anew);
+        let message = format!(
+            "state_dir {}: something was mounted there a moment ago, and the daemon begins anew with the state that is there now: nothing was \
+             done, give the command once more",
+            self.shared.settings.state_dir.display()
+        );
+        Err(Rejected::new(Rejection::StateDir, message))
     }
 
     /// Answers only after the journal has it: what could not be written down was not taken up.

@@ -183,6 +183,33 @@ fn put_another_folder_there(rig: &super::Rig) {
 }
 
 #[tokio::test]
+async fn no_command_is_taken_up_by_a_journal_that_something_was_mounted_over() {
+    let pause = || Command::Pause { until: None, reason: Some("do not touch".into()) };
+    let adopt = || Command::Adopt { release: "/x.release".into() };
+    for command in [pause, || Command::Verify, adopt] {
+        let mut rig = daemon_with_a_folder();
+        rig.daemon.step(Event::Woke);
+        put_another_folder_there(&rig);
+        let before = rig.daemon.engine.model().clone();
+        let rejected = obey(&mut rig.daemon, command()).await.unwrap_err();
+        assert_eq!((rejected.code, rig.daemon.ended), (Rejection::StateDir, Some(End::Anew)));
+        assert!(rejected.message.ends_with("nothing was done, give the command once more"), "{}", rejected.message);
+        assert!(*rig.daemon.engine.model() == before && rig.daemon.works.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_command_is_taken_up_though_the_state_folder_cannot_be_looked_up_as_long_as_it_can_be_written_down() {
+    let mut rig = daemon_with_a_folder();
+    let state_dir = rig.daemon.shared.settings.state_dir.clone();
+    std::fs::rename(&state_dir, rig._dir.path().join("aside")).unwrap();
+    // A link to itself.
+    std::os::unix::fs::symlink(&state_dir, &state_dir).unwrap();
+    obey(&mut rig.daemon, Command::Pause { until: None, reason: None }).await.unwrap();
+    assert_eq!(rig.daemon.ended, None);
+}
+
+#[tokio::test]
 async fn a_change_of_what_is_mounted_ends_the_rest_of_a_daemon_only_where_its_state_is_another_now() {
     let mut rig = daemon_with_a_folder();
     let mut mounts = Mounts::supposed(Duration::from_millis(20));
