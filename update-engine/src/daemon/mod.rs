@@ -167,6 +167,14 @@ impl Daemon {
     }
 
     async fn run(mut self, orphans: Vec<Orphan>, stop: &mut mpsc::Receiver<()>) -> End {
+        let ended = self.go_on(orphans, stop).await;
+        if self.shared.world.has_left_its_journal() {
+            self.journal.leave();
+        }
+        ended
+    }
+
+    async fn go_on(&mut self, orphans: Vec<Orphan>, stop: &mut mpsc::Receiver<()>) -> End {
         self.refill_outbox();
         let facts = Box::new(self.engine.facts().clone());
         self.step(Event::Started { facts, orphans });

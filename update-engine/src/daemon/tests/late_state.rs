@@ -223,3 +223,17 @@ async fn a_change_of_what_is_mounted_ends_the_rest_of_a_daemon_only_where_its_st
     rig.daemon.mounts = Some(mounts);
     assert_eq!(end_of(rig.daemon).await, End::Anew);
 }
+
+/// To SQLite, which goes by the number of the inode alone, the journal is where it was.
+#[tokio::test]
+async fn whoever_leaves_a_journal_takes_no_log_away_from_the_one_that_was_mounted_over_it() {
+    let mut rig = daemon_with_a_folder();
+    obey(&mut rig.daemon, Command::Pause { until: None, reason: None }).await.unwrap();
+    put_another_folder_there(&rig);
+    let state_dir = rig.daemon.shared.settings.state_dir.clone();
+    std::fs::hard_link(rig._dir.path().join("below/journal.db"), state_dir.join("journal.db")).unwrap();
+    std::fs::write(state_dir.join("journal.db-wal"), "theirs").unwrap();
+    rig.daemon.mounts = Some(Mounts::supposed(Duration::from_millis(20)));
+    assert_eq!(end_of(rig.daemon).await, End::Anew);
+    assert_eq!(std::fs::read_to_string(state_dir.join("journal.db-wal")).unwrap(), "theirs");
+}
