@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, Interval, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 /// The mounts that this process sees. The kernel marks it as a priority event when they change (proc_pid_mountinfo(5), since Linux 2.6.30).
 const TABLE: &str = "/proc/self/mountinfo";
@@ -45,7 +45,10 @@ impl Mounts {
     }
 
     pub(super) fn supposed(every: Duration) -> Self {
-        Self::Supposed(interval_at(Instant::now() + every, every))
+        let mut interval = interval_at(Instant::now() + every, every);
+        // Who comes late is told once.
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self::Supposed(interval)
     }
 
     /// Waits for the next change. Dropped before it has answered, it has missed none.
