@@ -113,6 +113,11 @@ bug "the primary table is written before the backup is safe" update-engine --lib
     update-engine/src/boot/gpt/write.rs \
     '        if self.steps.len() > before {' '        if self.steps.len() > before + 1000 {'
 
+bug "a slot is written though the boot control was not tested" update-engine --lib \
+    daemon::tests::loader::nothing_is_fetched_or_written_before_the_boot_control_has_passed_its_test \
+    update-engine/src/daemon/slots.rs \
+    '    control.self_test().map_err(|error| boot_fault(&error))?;' ''
+
 bug "a slot is not flushed before it is armed" update-engine "--test slot_block_devices" \
     a_slot_is_flushed_before_it_counts_as_written \
     update-engine/src/slot/writer.rs \

@@ -25,6 +25,7 @@ mod aside;
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 
@@ -299,6 +300,17 @@ impl Journal {
     /// A server acknowledged it.
     pub fn delivered(&mut self, id: i64) -> Result<(), JournalError> {
         self.db.execute("DELETE FROM outbox WHERE id = ?1", params![id]).map(drop).map_err(|source| self.sqlite(source))
+    }
+
+    /// Closes a journal in whose place another may lie by now. SQLite takes the write-ahead log away by its path when it closes, and goes by
+    /// the number of the inode alone, which two file systems may well have in common: the log of the other journal would go, and with it
+    /// whatever was not moved out of it. This one's stays beside it, and is read by whoever opens it again.
+    pub fn leave(self) {
+        if let Err(error) = self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+            // Not closed at all then: what the kernel closes in the end takes nothing away.
+            tracing::error!("{}: {error}", self.path.display());
+            std::mem::forget(self.db);
+        }
     }
 
     /// From now on nothing can be written, as on a full disk; or it can again.

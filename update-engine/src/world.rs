@@ -80,6 +80,16 @@ impl World {
         self.state_folder.as_ref().map_or(Ok(()), |folder| folder.check())
     }
 
+    /// The same as far as it can be told: one that cannot be looked up is not taken for another.
+    pub fn state_is_no_other(&self) -> Result<(), Fault> {
+        self.state_is_that_of_the_journal().or_else(|fault| if self.has_left_its_journal() { Err(fault) } else { Ok(()) })
+    }
+
+    /// There is a journal whose folder something may be mounted over.
+    pub const fn has_journal_in_a_folder(&self) -> bool {
+        self.state_folder.is_some()
+    }
+
     /// Something has been seen to be another state than that of the journal.
     pub fn has_left_its_journal(&self) -> bool {
         self.state_folder.as_ref().is_some_and(|folder| folder.was_left())
@@ -139,8 +149,7 @@ impl World {
             note(state_on_no_slot(&self.settings, disk), &mut troubles);
         }
         // One that cannot be looked up is said by whoever needs what is in it.
-        let own = self.state_is_that_of_the_journal();
-        note(own.or_else(|fault| if self.has_left_its_journal() { Err(fault) } else { Ok(()) }), &mut troubles);
+        note(self.state_is_no_other(), &mut troubles);
         let identity = self.identity(channel, &mut troubles);
         // A floor that cannot be read hides the revoked keys, too; it is said once, below.
         note(

@@ -1,10 +1,12 @@
 //! A daemon with nothing to do wakes up for nothing and holds nothing.
 
 use std::fs;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::scene::next_release;
 use crate::stage::{nothing_new, quiet_and_started, run};
+use crate::state_dir::ONE_AT_A_TIME;
 
 /// How long it is watched.
 const WATCHED: Duration = Duration::from_secs(10);
@@ -59,6 +61,7 @@ fn settled(pid: i32) -> Counts {
 }
 
 fn assert_rests(pid: i32, what: &str) -> Counts {
+    let _nobody_mounts = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let before = settled(pid);
     std::thread::sleep(WATCHED);
     let after = counts(pid);

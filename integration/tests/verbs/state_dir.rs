@@ -14,8 +14,8 @@ use crate::scene::words_in;
 /// How `timeout` ends when the program it ran had to be stopped.
 const TIMED_OUT: i32 = 124;
 
-/// Loop devices are one pool for the whole machine.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Loop devices are one pool for the whole machine, and every daemon hears when something is mounted.
+pub(crate) static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A disk behind a loop device, with two slots and a partition for state, each with a file system. Dropping it undoes its mounts
 /// and detaches exactly that device.

@@ -48,13 +48,17 @@ pub(super) async fn health(shared: Shared, plan: Plan, kept_after: Duration, war
     Event::Health { attempt: plan.attempt, result }
 }
 
+/// How many built-in checks there are.
+const CHECKS: usize = 4;
+
 /// Of the built-in checks, one each, for all trials that this run of the daemon probes.
-pub(super) type Turns = [Turn; 4];
+pub(super) type Turns = [Turn; CHECKS];
 
 fn built_in(shared: &Shared, plan: &Plan) -> Vec<BuiltIn> {
     let (world, slot, kind, facts) = (shared.world.clone(), plan.slot, plan.kind, shared.facts());
     let [keyed, identified, grounded] = [world.clone(), world.clone(), world.clone()];
-    let checks = [
+    // As many as there are turns: one without a turn would not be asked.
+    let checks: [BuiltIn; CHECKS] = [
         // A mount may come late, of the state as well as of the ESP. The next two look into the state, too, so it is asked first.
         BuiltIn::each_round("state of the host", move || state(&world, slot, kind, &facts)),
         BuiltIn::once("keys of the new image", move || keys(&keyed, slot, kind)),
@@ -281,11 +285,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_question_of_an_earlier_probe_that_hangs_is_joined_by_no_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let (shared, told) = shared(&world(dir.path()), lost(), SHORT);
-        let _hangs = shared.health_turns[0].take().await;
-        let reason = judged_by(shared, told, Kind::Update).await.unwrap_err();
-        assert_eq!(reason, "state of the host: no answer by the deadline");
+    async fn a_question_of_an_earlier_probe_that_hangs_is_joined_by_no_other_and_holds_up_no_other_check() {
+        let rig = Rig::with_slots_of(16);
+        let world = world_that_trusts(rig.folder.path(), &SecretKey::from_seed(&[1; 32]));
+        let known = Facts { floor: FloorFacts::Known(Floor::default()), ..lost() };
+        let checks = ["state of the host", "keys of the new image", "identity of the host", "slots of the host"];
+        let mut judgements = tokio::task::JoinSet::new();
+        for (turn, check) in checks.into_iter().enumerate() {
+            let (shared, told) = shared(&world, known.clone(), SHORT);
+            assert_eq!(shared.health_turns.len(), checks.len());
+            let hangs = shared.health_turns[turn].take().await;
+            judgements.spawn(async move {
+                let judged = judged_by(shared, told, Kind::Found).await;
+                drop(hangs);
+                (check, judged)
+            });
+        }
+        while let Some(judged) = judgements.join_next().await {
+            let (check, judged) = judged.unwrap();
+            assert_eq!(judged, Err(format!("{check}: no answer by the deadline")));
+        }
     }
 }

@@ -9,6 +9,7 @@ mod inspect;
 mod judge;
 mod lock;
 mod look;
+mod mounts;
 mod outbox;
 mod publish;
 mod reboot;
@@ -39,6 +40,7 @@ use crate::fetch::Fetcher;
 use crate::hooks::{self, Stopper};
 use crate::journal::Journal;
 use crate::world::World;
+use mounts::Mounts;
 use outbox::Outbox;
 use shared::Shared;
 use waiting::Waiting;
@@ -76,6 +78,9 @@ struct Daemon {
     /// This process has the lock of the state folder.
     has_state_lock: bool,
     looks_at_state_dir: bool,
+    /// Where the journal has a folder that something may be mounted over.
+    mounts: Option<Mounts>,
+    looks_for_its_journal: bool,
     /// Works that may write the boot table, counted when they begin and when they answer.
     table_writes: u64,
     broken: mpsc::UnboundedReceiver<&'static str>,
@@ -118,6 +123,8 @@ enum Settled {
     Delivery { id: i64, result: Result<outbox::Acknowledged, Fault> },
     /// An inspection moved on.
     Inspecting { id: String, progress: Progress },
+    /// It was looked whether the state folder is still that of the journal.
+    SoughtJournal,
     /// The state folder was looked at.
     StateDir { is_usable: bool },
     /// `verify` or `adopt` ended.
@@ -149,6 +156,8 @@ impl Daemon {
             waiting: Waiting::default(),
             has_state_lock: false,
             looks_at_state_dir: false,
+            mounts: None,
+            looks_for_its_journal: false,
             table_writes: 0,
             broken,
             breaker,
@@ -158,9 +167,18 @@ impl Daemon {
     }
 
     async fn run(mut self, orphans: Vec<Orphan>, stop: &mut mpsc::Receiver<()>) -> End {
+        let ended = self.go_on(orphans, stop).await;
+        if self.shared.world.has_left_its_journal() {
+            self.journal.leave();
+        }
+        ended
+    }
+
+    async fn go_on(&mut self, orphans: Vec<Orphan>, stop: &mut mpsc::Receiver<()>) -> End {
         self.refill_outbox();
         let facts = Box::new(self.engine.facts().clone());
         self.step(Event::Started { facts, orphans });
+        let mut mounts = self.mounts.take();
         loop {
             if let Some(ended) = self.ended {
                 return match ended {
@@ -176,6 +194,7 @@ impl Daemon {
                 Some(done) = self.refresh.recv() => self.show_now(done),
                 Some(work) = self.broken.recv() => return End::Whole(Ended::Broken(work)),
                 () = sleep => self.woke(),
+                () = changed(&mut mounts), if !self.looks_for_its_journal => self.look_for_its_journal(),
                 _ = stop.recv() => return End::Whole(Ended::Stopped),
             }
         }
@@ -457,6 +476,22 @@ impl Daemon {
         self.keep(None, Arc::default(), handle);
     }
 
+    /// Something was mounted, perhaps over the state folder. Beside the loop, for the same reason; one that hangs is joined by no other.
+    fn look_for_its_journal(&mut self) {
+        self.looks_for_its_journal = true;
+        let world = self.shared.world.clone();
+        let work = async move {
+            // What it finds is kept by the world, and told by every look.
+            let _found = blocking(move || world.state_is_that_of_the_journal()).await;
+            Settled::SoughtJournal
+        };
+        let handle = tokio::spawn(self.must_answer("the look for the journal", self.settler.clone(), work));
+        self.keep(None, Arc::default(), handle);
+        if let Some(work) = self.works.last_mut() {
+            work.only_looks = true;
+        }
+    }
+
     fn sleep(&self) -> impl Future<Output = ()> + use<> {
         let wakes = [self.engine.next_wake(), self.waiting.retry_at, self.outbox.wake()];
         let wait_ms = wakes.into_iter().flatten().min().map(|then| now().mono.until(then));
@@ -499,6 +534,12 @@ impl Daemon {
 
     fn settle(&mut self, settled: Settled) {
         match settled {
+            Settled::SoughtJournal => {
+                self.looks_for_its_journal = false;
+                if self.shared.world.has_left_its_journal() {
+                    self.ended = Some(End::Anew);
+                }
+            }
             Settled::StateDir { is_usable } => {
                 self.looks_at_state_dir = false;
                 if is_usable {
@@ -539,13 +580,28 @@ impl Daemon {
 
     fn answer(&mut self, request: Request) {
         tracing::info!(uid = request.uid, "command {:?}", request.command);
-        let reply = match request.command {
+        let reply = self.refuse_for_another_state().and_then(|()| match request.command {
             Command::Verify => self.inspect(inspect::What::Verify { being_written: self.being_written() }),
             Command::Adopt { release } => self.inspect(inspect::What::Adopt(release.into())),
             command => self.obey(command),
-        };
+        });
         // Whoever asked may have gone.
         let _told_or_gone = request.reply.send(reply);
+    }
+
+    /// What would be written to a journal that is hidden by now, nobody would ever know of.
+    fn refuse_for_another_state(&mut self) -> Result<(), Rejected> {
+        // A folder that cannot be looked up is found out by whoever writes there.
+        if self.shared.world.state_is_no_other().is_ok() {
+            return Ok(());
+        }
+        self.ended = Some(End::Anew);
+        let message = format!(
+            "state_dir {}: something was mounted there a moment ago, and the daemon begins anew with the state that is there now: nothing was \
+             done, give the command once more",
+            self.shared.settings.state_dir.display()
+        );
+        Err(Rejected::new(Rejection::StateDir, message))
     }
 
     /// Answers only after the journal has it: what could not be written down was not taken up.
@@ -663,6 +719,14 @@ fn log_transition(state: &State) {
     match state.plan() {
         Some(plan) => tracing::info!(attempt = %plan.attempt, version = %plan.version, slot = %plan.slot, "{}", state.word()),
         None => tracing::info!("{}", state.word()),
+    }
+}
+
+/// Nothing ever is, where there is nothing to look for.
+async fn changed(mounts: &mut Option<Mounts>) {
+    match mounts {
+        Some(mounts) => mounts.changed().await,
+        None => std::future::pending().await,
     }
 }
 

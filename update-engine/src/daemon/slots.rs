@@ -2,7 +2,7 @@
 //!
 //! Each work finds the disk and the running slot anew, and hands on what it earned through [`Tokens`]: a written slot to the
 //! read-back, a proven one to the arming. Tokens live in memory only; after a restart they are earned again. No mark is written by a journal
-//! that is not that of the state folder any more.
+//! that is not that of the state folder any more; where that cannot be told, none that leads on, but every one that leads back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -285,7 +285,7 @@ fn forget_trial(world: &World) {
 pub(super) async fn disarm(shared: Shared, slot: SlotName) -> Event {
     let result = blocking(move || {
         let ground = shared.world.ground()?;
-        shared.world.state_is_that_of_the_journal()?;
+        shared.world.state_is_no_other()?;
         let name = disk_name(slot, &ground.disk)?;
         let table = table_of(shared.world.boot_control(&ground.disk)?.disarm(&name, &ground.running))?;
         forget_trial(&shared.world);
@@ -300,7 +300,7 @@ pub(super) async fn mark_bad(shared: Shared, plan: Plan) -> Event {
     let attempt = plan.attempt.clone();
     let result = blocking(move || {
         let ground = runs(shared.world.ground_for_marks()?, &plan)?;
-        shared.world.state_is_that_of_the_journal()?;
+        shared.world.state_is_no_other()?;
         table_of(shared.world.boot_control(&ground.disk)?.mark_bad(&ground.running))
     })
     .await;
@@ -474,6 +474,43 @@ mod tests {
         std::fs::remove_dir(in_the_way).unwrap();
         marked().await.floor.unwrap();
         assert_eq!(FloorFile::load(state_dir).unwrap().unwrap().floor.highest, plan.sequence);
+    }
+
+    #[tokio::test]
+    async fn a_state_that_cannot_be_looked_up_keeps_no_slot_armed_and_none_on_trial_from_being_marked_bad() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut shared, plan) = host_with(dir.path(), &[0; 8192]);
+        let state_dir = shared.settings.state_dir.clone();
+        shared.world = shared.world.clone().with_journal_in(StateFolder::open(&state_dir).unwrap());
+        let boot =
+            |slot| std::fs::write(dir.path().join("proc/cmdline"), format!("root=PARTUUID={}\n", unique_guid(slot))).unwrap();
+        let prove = || assert_eq!(prove(&shared, &plan, &AtomicBool::default(), &|_| {}).unwrap(), Proof::Equal);
+        let keep = async || match commit(shared.clone(), Plan { slot: SlotName::A, ..plan.clone() }, None).await {
+            Event::CommitDone { result, .. } => result.map(drop),
+            other => panic!("{other:?}"),
+        };
+        let arm = async || match arm(shared.clone(), plan.clone()).await {
+            Event::Armed { result, .. } => result.map(drop),
+            other => panic!("{other:?}"),
+        };
+        keep().await.unwrap();
+        prove();
+        arm().await.unwrap();
+        prove();
+
+        std::fs::rename(&state_dir, dir.path().join("aside")).unwrap();
+        // A link to itself.
+        std::os::unix::fs::symlink(&state_dir, &state_dir).unwrap();
+        for fault in [arm().await.unwrap_err(), keep().await.unwrap_err()] {
+            assert!(fault.code == Cause::StateDir && fault.message.contains("Too many levels of symbolic links"), "{fault}");
+        }
+        boot(1);
+        let Event::MarkedBad { result, .. } = mark_bad(shared.clone(), plan.clone()).await else { panic!("no mark") };
+        assert_eq!(result.unwrap().standing.b, Standing::Bad);
+        boot(0);
+        let Event::Disarmed { result } = disarm(shared.clone(), SlotName::B).await else { panic!("no disarming") };
+        assert_eq!(result.unwrap().standing.b, Standing::Blank);
+        assert!(!shared.world.has_left_its_journal());
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::config::trust::check_trust;
 use crate::config::{self, Loaded, Settings};
 use crate::control;
+use crate::daemon::mounts::Mounts;
 use crate::daemon::{Daemon, End, Ended, blocking, now, signals};
 use crate::engine::cause::Cause;
 use crate::engine::event::Orphan;
@@ -108,6 +109,8 @@ pub(super) async fn run_once(
         Some(folder) if !journal.is_stand_in() => world.with_journal_in(folder),
         _ => world,
     };
+    // From before the first look on, which sees what was mounted until then.
+    let mounts = world.has_journal_in_a_folder().then(Mounts::watch);
     let channel = model.channel.clone();
     let (look, looking) = (world.clone(), world.clone());
     let can_write = !journal.is_stand_in();
@@ -128,6 +131,7 @@ pub(super) async fn run_once(
     let policy = policy(&settings, world.machine_id());
     let (mut daemon, handle) = Daemon::new(Engine::new(model, facts, policy), journal, world, fetcher);
     daemon.has_state_lock = only_one.is_some();
+    daemon.mounts = mounts;
     let socket = control::Server::bind(&settings.socket)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(socket.serve(handle, control::Limits::default(), async move {

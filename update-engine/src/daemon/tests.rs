@@ -1,6 +1,7 @@
 //! The loop with a real journal, in a world without a disk.
 
 mod late_state;
+mod loader;
 
 use std::os::unix::fs::PermissionsExt as _;
 

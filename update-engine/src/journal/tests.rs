@@ -161,3 +161,24 @@ fn a_stand_in_is_empty_and_takes_nothing() {
     assert_eq!((journal.history().unwrap(), journal.outbox().unwrap()), (Vec::new(), Vec::new()));
     assert!(!dir.path().join("journal.db").exists());
 }
+
+#[test]
+fn a_journal_that_is_left_takes_nothing_away_that_lies_where_it_was_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let [state, below] = ["state", "below"].map(|name| dir.path().join(name));
+    std::fs::create_dir(&state).unwrap();
+    let (mut journal, model) = Journal::open(&state, Wall(5000)).unwrap();
+    journal.commit(&model, &[&Row::Open(plan("one"))], Wall(1000)).unwrap();
+    // Another file system comes there, in which the number of the journal's inode is the same.
+    std::fs::rename(&state, &below).unwrap();
+    std::fs::create_dir(&state).unwrap();
+    std::fs::hard_link(below.join("journal.db"), state.join("journal.db")).unwrap();
+    let parts = ["journal.db-wal", "journal.db-shm"];
+    parts.iter().for_each(|part| std::fs::write(state.join(part), "theirs").unwrap());
+    journal.leave();
+    for part in parts {
+        assert_eq!(std::fs::read_to_string(state.join(part)).unwrap(), "theirs");
+    }
+    let (journal, _) = Journal::open(&below, Wall(5000)).unwrap();
+    assert_eq!(journal.history().unwrap().len(), 1, "what was written here stays");
+}

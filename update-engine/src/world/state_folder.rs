@@ -2,7 +2,7 @@
 //!
 //! What is mounted over the folder of a daemon that runs hides its journal. Floor, trial and records are looked up by their paths, and are
 //! those of the other folder from then on: whoever went by them and by the journal would mix two hosts. Promises: it is noticed before a mark
-//! is written, and by every look at the world. Never: takes a folder for another one because it cannot be looked up.
+//! is written, by every look at the world, and by a daemon at rest as soon as it comes. Never: takes a folder for another one because it cannot be looked up.
 
 use std::fs::{File, Metadata};
 use std::io;
