@@ -21,7 +21,7 @@ sound() { # LOADER
     *)
         echo "no bug planted, $1: BAD"
         grep -m5 '^BAD' "$copy/.log"
-        tail -n 5 "$copy/.log"
+        grep -m1 -A 5 panicked "$copy/.log" || tail -n 5 "$copy/.log"
         missed=$((missed + 1)) ;;
     esac
 }
@@ -47,7 +47,7 @@ judge() { # NAME EXIT-CODE WORDS
     else
         echo "planted bug \"$name\": NOT CAUGHT"
         grep -m5 '^BAD' "$copy/.log"
-        tail -n 5 "$copy/.log"
+        grep -m1 -A 5 panicked "$copy/.log" || tail -n 5 "$copy/.log"
         missed=$((missed + 1))
     fi
 }

@@ -13,7 +13,7 @@ use clap::{Parser, ValueEnum};
 use integration::cuts::campaign::{Campaign, Counts, Seen};
 use integration::cuts::check::Different;
 use integration::cuts::cut::Cut;
-use integration::cuts::recording::{BOOTS, Boot, Recording};
+use integration::cuts::recording::{BOOTS, Boot, Recording, Unrecorded};
 use integration::vm::{Loader, Parts};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -65,13 +65,17 @@ fn main() -> ExitCode {
         return ExitCode::from(NO_MACHINE);
     }
     let recording = match arguments.replay {
-        Some(_) => Recording::open(&arguments.recording),
+        Some(_) => Recording::open(&arguments.recording).map_err(Unrecorded::Here),
         None => Recording::open_or_make(&arguments.recording, loader),
     };
     let recording = match recording {
         Ok(recording) => recording,
-        Err(why) => {
+        Err(Unrecorded::Here(why)) => {
             eprintln!("error: nothing can be recorded: {why}");
+            return ExitCode::FAILURE;
+        }
+        Err(Unrecorded::Bad(why)) => {
+            println!("BAD  {why}");
             return ExitCode::FAILURE;
         }
     };

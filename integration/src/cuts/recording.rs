@@ -22,7 +22,7 @@ use super::log::WriteLog;
 use super::sparse;
 use super::state::{release_told, told_in};
 use crate::rig::{ReleaseImage, program};
-use crate::vm::{Answered, Ask, Flaw, GUEST_PROGRAMS, Loader, Parts, Scene, TOLD_TO_REBOOT, runs};
+use crate::vm::{Answered, Ask, Flaw, GUEST_PROGRAMS, Loader, Parts, Running, Scene, TOLD_TO_REBOOT, UP, runs};
 
 /// What the machine runs at first, and what it is updated to, one after the other.
 pub const VERSIONS: [&str; UPDATES + 1] = ["1.0.0", "2.0.0", "3.0.0"];
@@ -63,6 +63,21 @@ pub const fn running_in(boot: Boot) -> SlotName {
 #[must_use]
 pub const fn end_of(boot: Boot) -> Progress {
     if boot.is_multiple_of(2) { Progress::Trial } else { Progress::Kept }
+}
+
+/// Why there is no recording.
+#[derive(Debug)]
+pub enum Unrecorded {
+    /// It cannot be made here.
+    Here(String),
+    /// A power cut that came while it was made was one too many.
+    Bad(String),
+}
+
+impl From<String> for Unrecorded {
+    fn from(why: String) -> Self {
+        Self::Here(why)
+    }
 }
 
 /// The disk before the first update, and what each boot wrote.
@@ -120,13 +135,14 @@ impl Recording {
     /// was.
     ///
     /// # Errors
-    /// Where machines cannot be had, or the folder holds the recording of another loader.
-    pub fn open_or_make(folder: &Path, loader: Loader) -> Result<Self, String> {
+    /// Where machines cannot be had, or the folder holds the recording of another loader; or what does not hold.
+    pub fn open_or_make(folder: &Path, loader: Loader) -> Result<Self, Unrecorded> {
         let sources = digest_of_sources(loader)?;
         if folder.join(FACTS).exists() {
             match Self::open(folder) {
                 Ok(recording) if recording.facts.loader != loader.name() => {
-                    return Err(format!("{} was recorded under {}", folder.display(), recording.facts.loader));
+                    let why = format!("{} was recorded under {}", folder.display(), recording.facts.loader);
+                    return Err(Unrecorded::Here(why));
                 }
                 Ok(recording) if recording.facts.sources_sha256 == sources => return Ok(recording),
                 // Of other parts, or by another version of this program.
@@ -135,7 +151,7 @@ impl Recording {
         }
         fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         record(folder, loader, sources)?;
-        Self::open(folder)
+        Ok(Self::open(folder)?)
     }
 
     /// The recording of a folder, whatever was recorded.
@@ -256,7 +272,7 @@ fn log_in(folder: &Path, boot: Boot) -> PathBuf {
 }
 
 /// Updates a machine twice, with a log of each boot.
-fn record(folder: &Path, loader: Loader, sources_sha256: String) -> Result<(), String> {
+fn record(folder: &Path, loader: Loader, sources_sha256: String) -> Result<(), Unrecorded> {
     let mut scene = Scene::for_recording(loader, folder)?;
     fs::copy(scene.machine.disk(), folder.join("base.img")).map_err(|error| error.to_string())?;
     let words = |error: io::Error| error.to_string();
@@ -269,6 +285,7 @@ fn record(folder: &Path, loader: Loader, sources_sha256: String) -> Result<(), S
         let log = log_in(folder, 2 * update);
         let watch = Watch::of(&log);
         let mut boot = scene.machine.boot_recorded(&log);
+        check_start(&mut boot, loader, 2 * update)?;
         boot.wait_for(TOLD_TO_REBOOT);
         said.push(entries_in(&log)?);
         boot.wait_off();
@@ -277,18 +294,19 @@ fn record(folder: &Path, loader: Loader, sources_sha256: String) -> Result<(), S
         let log = log_in(folder, 2 * update + 1);
         let watch = Watch::of(&log);
         let mut boot = scene.machine.boot_recorded(&log);
+        check_start(&mut boot, loader, 2 * update + 1)?;
         boot.wait_status(&format!("{version} is kept"), runs(version, &target_of(update).to_string()));
         said.push(entries_in(&log)?);
         let (_, fua) = boot.ask("cat /sys/block/nvme0n1/queue/fua");
         if fua.trim() != "1" {
-            return Err(format!("the guest's disk does not take FUA ({fua:?}), which is how its log is read"));
+            return Err(format!("the guest's disk does not take FUA ({fua:?}), which is how its log is read").into());
         }
         // What was said has to be on the medium: the guest flushes nothing for the occasion.
         boot.power_cut_logged();
         lengths.push(watch.end().map_err(words)?);
         check_whole(folder, 2 * update + 1)?;
     }
-    let lock = scene.lock().ok_or("a machine that is recorded asks for a lock")?;
+    let lock = scene.lock().ok_or_else(|| "a machine that is recorded asks for a lock".to_owned())?;
     let answered = lock.answered();
     let events = scene.events().into_iter().map(|(time, body)| (time, told_in(&body)));
     let released = answered.iter().filter(|yes| yes.ask == Ask::Release).map(|yes| (yes.at, vec![release_told(&yes.attempt)]));
@@ -305,7 +323,20 @@ fn record(folder: &Path, loader: Loader, sources_sha256: String) -> Result<(), S
         locked: locked(&answered, &lengths)?,
     };
     let text = serde_json::to_vec_pretty(&facts).map_err(|error| error.to_string())?;
-    fs::write(folder.join(FACTS), text).map_err(|error| error.to_string())
+    Ok(fs::write(folder.join(FACTS), text).map_err(|error| error.to_string())?)
+}
+
+/// Before the first boot of the second update the power was cut when the machine had said that it keeps the first one.
+fn check_start(running: &mut Running, loader: Loader, boot: Boot) -> Result<(), Unrecorded> {
+    running.wait_for(UP);
+    let (expected, console) = (running_in(boot), running.console());
+    if console.contains(&loader.words_for(&expected.to_string())) {
+        return Ok(());
+    }
+    let number = boot + 1;
+    Err(Unrecorded::Bad(format!(
+        "what was on the medium is lost: boot {number} of the recording did not start slot {expected}:\n{console}"
+    )))
 }
 
 fn place_of(lengths: &[Lengths], time: Timestamp) -> Place {

@@ -32,7 +32,7 @@ pub use disk::{Loader, SLOT_BYTES};
 pub use lock::{Answered, Ask, LockService};
 pub use machine::{Machine, Running};
 pub use parts::Parts;
-pub use scene::{REBOOTS, Scene, TOLD_TO_REBOOT, runs};
+pub use scene::{REBOOTS, Scene, TOLD_TO_REBOOT, UP, runs};
 pub(crate) use tree::MACHINE_ID;
 pub use tree::{Flaw, GUEST_PROGRAMS, image, keys_of};
 

@@ -64,7 +64,7 @@ impl Scene {
     /// # Panics
     /// If something of it cannot be made.
     pub fn for_recording(loader: Loader, dir: &Path) -> Result<Self, String> {
-        let mut ports = RECORDED_PORTS;
+        let mut ports = recorded_ports();
         let lock =
             ports.find_map(|port| LockService::start_on(port).ok()).ok_or("the lock service finds no port that is free")?;
         let more = format!(
@@ -217,11 +217,17 @@ fn images(parts: &Parts, loader: Loader, publisher: &Publisher, version: &str, f
 }
 
 /// Where the servers of a recording listen, and later those of each disk which is started from it: ports that nobody is given who takes
-/// any (`net.ipv4.ip_local_port_range`).
-const RECORDED_PORTS: Range<u16> = 21_000..22_000;
+/// any (`net.ipv4.ip_local_port_range`), and that hardly any other recording takes meanwhile, which is made beside it.
+fn recorded_ports() -> Range<u16> {
+    let own = u16::try_from(std::process::id() % 490).unwrap_or(0);
+    21_000 + 2 * own..22_000
+}
 
 /// How a guest reboots.
 pub const REBOOTS: &str = "command = [\"reboot\", \"-f\"]\n";
+
+/// What a guest says when its root is there and its daemon is started.
+pub const UP: &str = "guest: up";
 
 /// What a guest that is recorded says when it is told to reboot.
 pub const TOLD_TO_REBOOT: &str = "guest: told to reboot";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::vm::{Flaw, Loader, Running, Scene, runs};
+use integration::vm::{Flaw, Loader, Running, Scene, UP, runs};
 
 use crate::scene;
 
@@ -49,7 +49,7 @@ fn loses_power(scene: &mut Scene, moment: Moment) {
     match moment {
         Moment::Loader => {}
         Moment::Kernel => std::thread::sleep(Duration::from_millis(300)),
-        Moment::Init => boot.wait_for("guest: up"),
+        Moment::Init => boot.wait_for(UP),
         Moment::Daemon => drop(boot.wait_status("the daemon answers", |status| status["state"].is_string())),
         Moment::Rest => drop(boot.wait_status("2.0.0 runs from b", runs("2.0.0", "b"))),
     }
