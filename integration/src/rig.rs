@@ -28,7 +28,7 @@ use server_mock::Mock;
 
 use crate::hostsim::content::test_image;
 use crate::hostsim::image::{DiskSpec, PartitionSpec, make_disk, write_slot};
-use crate::hostsim::{BootPlan, boot, gpt::Gpt};
+use crate::hostsim::{BootPlan, boot, gpt::Gpt, restart::Process};
 
 /// The product every test host runs.
 pub const APP_ID: &str = "{e96281a6-d1af-4bde-9a0a-97b76e56dc57}";
@@ -396,12 +396,17 @@ command = ["{}", "boot", "--image", "{dir}/disk.img", "--sysroot", "{dir}/sysroo
         fs::read_to_string(self.dir.join("daemon.pid")).ok()?.trim().parse().ok()
     }
 
-    /// Kills the daemon at once, wherever it is.
+    /// Kills the daemon at once, wherever it is, and waits until its socket is free.
+    ///
+    /// # Panics
+    /// If it lives on.
     pub fn kill(&mut self) {
         use nix::sys::signal::{Signal, kill};
-        if let Some(pid) = self.daemon_pid().filter(|pid| is_ours(*pid)) {
+        if let Some(process) = self.daemon_pid().filter(|pid| is_ours(*pid)).and_then(Process::find) {
             // It may have ended by itself.
-            let _gone = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+            let _gone = kill(nix::unistd::Pid::from_raw(process.pid), Signal::SIGKILL);
+            // One that a reboot started is nobody's child here.
+            assert!(process.wait_gone(PATIENCE), "process {} outlives SIGKILL", process.pid);
         }
         if let Some(mut child) = self.daemon.take() {
             let _reaped = child.wait();

@@ -29,7 +29,9 @@ impl Process {
         // The name in parentheses may hold anything; the fields behind it are numbers (proc(5)): state is the first of them, the
         // start time the twentieth.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-        let gone = matches!(*fields.first()?, "Z" | "X" | "x");
+        // A first thread that has ended is shown as dead while others still hold the program's files and sockets.
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        let gone = matches!(*fields.first()?, "Z" | "X" | "x") && threads <= 1;
         let started = fields.get(19)?.parse().ok()?;
         (!gone).then_some(Self { pid, started })
     }
