@@ -42,7 +42,7 @@ judge() { # NAME EXIT-CODE WORDS
         echo "planted bug \"$name\": skipped: $(grep -m1 '^no virtual machine' "$copy/.log")"
         skipped=$((skipped + 1))
     elif ((code == 1)) && grep -q "^BAD .*$words" "$copy/.log"; then
-        echo "planted bug \"$name\": caught: $(tail -n1 "$copy/.log")"
+        echo "planted bug \"$name\": caught: $(grep '^BAD\|^power cuts' "$copy/.log" | tail -n 1 | cut -c 1-160)"
         caught=$((caught + 1))
     else
         echo "planted bug \"$name\": NOT CAUGHT"
@@ -73,7 +73,7 @@ bug "a file is cut short in its place" systemd-boot "by its entry, and" \
     update-engine/src/slot/open.rs '        if self.file.size_bytes().map_err(words)? != size {' '        if self.file.size_bytes().map_err(words)? > u64::MAX - 1 {'
 
 bug "clusters are freed with the name that goes" systemd-boot "which is free" \
-    update-engine/src/durable.rs '    let removed = hold(path)?;' '    let removed = None;'
+    update-engine/src/durable.rs '    let removed = hold(path)?;' '    let removed: Option<File> = None;'
 
 bug "what is freed is not flushed" systemd-boot "is in no file of the ESP" \
     update-engine/src/durable.rs \
@@ -86,7 +86,7 @@ bug "names of entries may be long" systemd-boot "what was on the medium is lost"
     '        let fits = (1..=200).contains(&prefix.len())' \
     integration/src/vm/disk.rs \
     'const ENTRY_PREFIX: &str = "os";' \
-    'const ENTRY_PREFIX: &str = "a-name-so-long-that-it-takes-several-sectors-of-a-folder-sooner-or-later-whatever-stands-before-it";'
+    'const ENTRY_PREFIX: &str = "anamesolongthatittakesseveralsectorsofafoldersoonerorlaterwhateverstandsbeforeit";'
 
 bug "a slot is not disarmed before it is written" grub "is no complete signed image" \
     update-engine/src/daemon/slots.rs \
