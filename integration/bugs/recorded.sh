@@ -42,7 +42,7 @@ judge() { # NAME EXIT-CODE WORDS
         echo "planted bug \"$name\": skipped: $(grep -m1 '^no virtual machine' "$copy/.log")"
         skipped=$((skipped + 1))
     elif ((code == 1)) && grep -q "^BAD .*$words" "$copy/.log"; then
-        echo "planted bug \"$name\": caught: $(grep '^BAD\|^power cuts' "$copy/.log" | tail -n 1 | cut -c 1-160)"
+        echo "planted bug \"$name\": caught: $(grep -a '^BAD\|^power cuts' "$copy/.log" | tail -n 1 | cut -c 1-160)"
         caught=$((caught + 1))
     else
         echo "planted bug \"$name\": NOT CAUGHT"
