@@ -13,6 +13,10 @@ looked() { # LOADER: records the copy, and looks at every cut; its exit code
         bounded 3000 "$copy" "$copy/.log" "$CARGO_TARGET_DIR/debug/cuts" --loader "$1" --cuts 0 --boot 0 --recording recording
 }
 
+why() { # what `cuts` said, without the control codes of a console that it may quote
+    { grep -a -m5 '^BAD' "$copy/.log"; grep -a -m1 -A 5 panicked "$copy/.log" || tail -n 5 "$copy/.log"; } | tr -cd '[:print:]\n'
+}
+
 sound() { # LOADER
     looked "$1"
     case $? in
@@ -20,8 +24,7 @@ sound() { # LOADER
     3) echo "no bug planted, $1: skipped" ;;
     *)
         echo "no bug planted, $1: BAD"
-        grep -m5 '^BAD' "$copy/.log"
-        grep -m1 -A 5 panicked "$copy/.log" || tail -n 5 "$copy/.log"
+        why
         missed=$((missed + 1)) ;;
     esac
 }
@@ -39,15 +42,14 @@ bug() { # NAME LOADER WORDS (FILE FIND REPLACE)...: WORDS stand in what `cuts` s
 judge() { # NAME EXIT-CODE WORDS
     local name=$1 code=$2 words=$3
     if ((code == 3)); then
-        echo "planted bug \"$name\": skipped: $(grep -m1 '^no virtual machine' "$copy/.log")"
+        echo "planted bug \"$name\": skipped: $(grep -a -m1 '^no virtual machine' "$copy/.log")"
         skipped=$((skipped + 1))
-    elif ((code == 1)) && grep -q "^BAD .*$words" "$copy/.log"; then
+    elif ((code == 1)) && grep -aq "^BAD .*$words" "$copy/.log"; then
         echo "planted bug \"$name\": caught: $(grep -a '^BAD\|^power cuts' "$copy/.log" | tail -n 1 | cut -c 1-160)"
         caught=$((caught + 1))
     else
         echo "planted bug \"$name\": NOT CAUGHT"
-        grep -m5 '^BAD' "$copy/.log"
-        grep -m1 -A 5 panicked "$copy/.log" || tail -n 5 "$copy/.log"
+        why
         missed=$((missed + 1))
     fi
 }
