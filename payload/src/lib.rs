@@ -68,6 +68,7 @@ pub mod limits;
 mod parallel;
 #[cfg(test)]
 mod testing;
+mod varint;
 pub mod verity;
 pub mod window;
 

@@ -1,6 +1,7 @@
 //! A frame's blob becomes its output.
 
 use super::Sources;
+use super::difference::DifferenceDecoder;
 use super::zstd_frame::{Refusal, ZstdDecoder, decode_with_prefix};
 use crate::error::Error;
 use crate::format::{Frame, Kind};
@@ -9,13 +10,14 @@ use crate::format::{Frame, Kind};
 /// leans on sources, room for the longest prefix seen (at most 4 MiB).
 pub struct Decoder {
     zstd: ZstdDecoder,
+    differences: DifferenceDecoder,
     prefix: Vec<u8>,
 }
 
 impl Decoder {
     /// Sets the codec up.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { zstd: ZstdDecoder::new()?, prefix: Vec::new() })
+        Ok(Self { zstd: ZstdDecoder::new()?, differences: DifferenceDecoder::default(), prefix: Vec::new() })
     }
 
     /// Makes the output of `frame` from its blob, straight into `out`, which is exactly [`Frame::output_len`] long. After an error `out`
@@ -31,7 +33,12 @@ impl Decoder {
                 self.read_prefix(frame, sources)?;
                 decode_with_prefix(blob, &self.prefix, out).map_err(|refusal| name(frame, refusal))?;
             }
-            kind @ (Kind::Difference | Kind::Unknown(_)) => return Err(Error::NotAvailable { frame: frame.name(), kind }),
+            Kind::Difference => {
+                self.read_prefix(frame, sources)?;
+                let made = self.differences.decode(&mut self.zstd, blob, &self.prefix, out);
+                made.map_err(|refusal| name(frame, refusal))?;
+            }
+            kind @ Kind::Unknown(_) => return Err(Error::NotAvailable { frame: frame.name(), kind }),
         }
         Ok(())
     }

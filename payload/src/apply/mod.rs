@@ -6,6 +6,7 @@
 
 mod check;
 mod decode;
+mod difference;
 mod zstd_frame;
 
 use std::io;
@@ -13,7 +14,8 @@ use std::ops::Range;
 
 pub use check::{Checked, Fault, check};
 pub use decode::Decoder;
-pub(crate) use zstd_frame::ZstdDecoder;
+pub(crate) use difference::DifferenceDecoder;
+pub(crate) use zstd_frame::{ZstdDecoder, decode_with_prefix};
 
 use crate::format::{Frame, FrameTable, Source};
 #[cfg(doc)]

@@ -22,7 +22,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    fn new(what: &'static str, expected: impl ToString, got: impl ToString) -> Self {
+    pub(super) fn new(what: &'static str, expected: impl ToString, got: impl ToString) -> Self {
         Self { what, expected: expected.to_string(), got: got.to_string() }
     }
 }
@@ -68,6 +68,11 @@ fn corrupt(code: usize) -> Refusal {
 
 pub(crate) fn name_of(code: usize) -> &'static str {
     zstd_safe::get_error_name(code)
+}
+
+/// The content size that a frame states.
+pub(super) fn content_size(blob: &[u8]) -> Option<u64> {
+    FrameHeader::parse(blob)?.content_size
 }
 
 /// One frame and nothing behind it, of the right content size, with a window within the cap and without a dictionary.

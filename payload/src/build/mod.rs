@@ -6,10 +6,20 @@
 //! The frame table stands in front of the blobs, and its length is only known after the last blob: blobs go to a *spool* (an
 //! unlinked temporary file beside the output, as a rule) and are copied behind the table at the end.
 
+mod assemble;
+mod blocks;
+mod corpus;
+mod delta;
+mod difference;
+mod encode;
 mod full;
+mod lean;
+mod plan;
+mod similar;
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
+pub use delta::delta;
 pub use full::full;
 use manifests::release::{SlotName, WindowTable};
 

@@ -3,11 +3,11 @@
 use manifests::digest::Sha256Digest;
 use manifests::release::SlotName;
 
-use super::cursor::{push_varint, zigzag};
 use super::frame::{Extent, Kind, Source};
 use super::header::{Header, len_u64};
 use super::table::{FrameTable, ImageEntry};
 use crate::error::Error;
+use crate::varint::{push as push_varint, zigzag};
 
 /// A frame to be written.
 #[derive(Clone, Debug)]
@@ -61,8 +61,19 @@ fn push_frame(table: &mut Vec<u8>, frame: &NewFrame) {
     push_varint(table, u64::from(frame.windows));
     push_varint(table, frame.blob_len);
     push_varint(table, count(frame.extents.len()));
-    let mut expected = frame.output_offset;
-    for extent in &frame.extents {
+    push_extents(table, &frame.extents, frame.output_offset);
+}
+
+/// Bytes that extents take in the table, of a frame whose output begins at `output_offset`.
+pub(crate) fn extents_len(extents: &[Extent], output_offset: u64) -> usize {
+    let mut bytes = Vec::new();
+    push_extents(&mut bytes, extents, output_offset);
+    bytes.len()
+}
+
+fn push_extents(table: &mut Vec<u8>, extents: &[Extent], output_offset: u64) {
+    let mut expected = output_offset;
+    for extent in extents {
         push_varint(
             table,
             match extent.source {

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::cursor::{Cursor, unzigzag};
+use super::cursor::Cursor;
 use super::table::{Entry, FrameTable};
 use crate::error::Error;
+use crate::varint::unzigzag;
 
 /// How a frame's blob becomes output. The numbers are on disk and never change their meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]

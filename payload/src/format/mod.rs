@@ -77,7 +77,7 @@ mod header;
 mod parse;
 mod table;
 
-pub(crate) use encode::{NewFrame, encode_payload_front};
+pub(crate) use encode::{NewFrame, encode_payload_front, extents_len};
 pub use frame::{Extent, Extents, Frame, FrameName, Kind, Source};
 pub use header::Header;
 pub use table::{FrameTable, ImageEntry, KindTotals};

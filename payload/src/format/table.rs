@@ -38,6 +38,17 @@ impl ImageEntry {
         u64::from(window).saturating_mul(u64::from(self.window_size)).min(self.size)
     }
 
+    /// An image that has this table.
+    pub(crate) fn new(image: &crate::build::Image<'_>, table: &WindowTable) -> Self {
+        Self {
+            name: image.name.to_owned(),
+            slot: image.slot,
+            size: image.size,
+            window_size: table.window_size(),
+            table_sha256: table.sha256(),
+        }
+    }
+
     /// The same image in the words of a record.
     pub(crate) fn of(image: &Image) -> Self {
         Self {

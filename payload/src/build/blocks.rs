@@ -1,0 +1,142 @@
+//! Blocks of the source images that a window holds unchanged, at whatever place.
+//!
+//! File systems place content at multiples of 4 KiB, so what they hold unchanged is found by the digests of whole blocks, wherever a
+//! builder has put it. Memory: 24 bytes for each block of the sources, 6 MiB for each GiB.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Image;
+use super::corpus::{Corpus, Member, Role};
+use crate::error::Error;
+use crate::format::{Extent, Source};
+use crate::parallel;
+
+/// Bytes of a block.
+pub(super) const BLOCK_BYTES: u64 = 4096;
+
+/// Blocks that are hashed in one go.
+const CHUNK_BLOCKS: u64 = 1024;
+
+/// The blocks of all source images.
+pub(super) struct Blocks<'a> {
+    sources: Vec<SourceBlocks<'a>>,
+    /// Digest, and number among the blocks of all sources; ascending.
+    by_digest: Vec<(u64, u32)>,
+    /// The digest of each block.
+    digests: Vec<u64>,
+}
+
+struct SourceBlocks<'a> {
+    member: Member<'a>,
+    index: u8,
+    first: u32,
+}
+
+/// A stretch of a window.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Stretch {
+    /// Bytes of the window.
+    pub(super) bytes: Range<usize>,
+    /// Where a source holds the same; `None` = nowhere in whole blocks.
+    pub(super) held: Option<Extent>,
+}
+
+impl<'a> Blocks<'a> {
+    /// Hashes every block of the sources of `corpus`. `progress` gets the bytes done.
+    pub(super) fn of(corpus: &Corpus<'a>, threads: NonZeroUsize, progress: &mut dyn FnMut(u64)) -> Result<Self, Error> {
+        let (mut sources, mut digests, mut done) = (Vec::new(), Vec::new(), 0);
+        for member in corpus.members() {
+            let Role::Source(index) = member.role else { continue };
+            let first = number(digests.len())?;
+            sources.push(SourceBlocks { member: *member, index, first });
+            let hash = |buffer: &mut Vec<u8>, chunk: u64| {
+                let length = CHUNK_BLOCKS * BLOCK_BYTES;
+                member.read_up_to(chunk * length, length, buffer)?;
+                Ok(digests_of(buffer))
+            };
+            let chunks = member.image.size.div_ceil(CHUNK_BLOCKS * BLOCK_BYTES);
+            parallel::ordered(chunks, threads, || Ok(Vec::new()), hash, |chunk, found| {
+                digests.extend(found);
+                progress(done + ((chunk + 1) * CHUNK_BLOCKS * BLOCK_BYTES).min(member.image.size));
+                Ok(())
+            })?;
+            done += member.image.size;
+        }
+        number(digests.len())?;
+        let mut by_digest: Vec<(u64, u32)> = digests.iter().copied().zip(0..).collect();
+        by_digest.sort_unstable();
+        Ok(Self { sources, by_digest, digests })
+    }
+
+    /// Cuts `window`, which stands at `offset` of `image`, into stretches that a source holds and stretches that none does. Of several places
+    /// the one that goes on where the stretch before ended is taken, then the same offset of the image of that name, then the first.
+    pub(super) fn stretches(&self, image: &Image<'_>, offset: u64, window: &[u8]) -> Vec<Stretch> {
+        let size = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+        let (mut stretches, mut after) = (Vec::<Stretch>::new(), None);
+        for (at, (digest, block)) in digests_of(window).into_iter().zip(window.chunks(size)).enumerate() {
+            let place = offset + u64::try_from(at * size).unwrap_or(0);
+            let found = self.find(digest, after, || self.same_place(image, place));
+            after = found.and_then(|block| block.checked_add(1));
+            let held = found.and_then(|number| self.extent(number, block.len()));
+            let bytes = at * size..at * size + block.len();
+            match stretches.last_mut() {
+                Some(last) if joins(last.held, held) => {
+                    last.bytes.end = bytes.end;
+                    if let (Some(last), Some(held)) = (&mut last.held, held) {
+                        last.length += held.length;
+                    }
+                }
+                _ => stretches.push(Stretch { bytes, held }),
+            }
+        }
+        stretches
+    }
+
+    fn find(&self, digest: u64, after: Option<u32>, same: impl FnOnce() -> Option<u32>) -> Option<u32> {
+        let is_it = |number: &u32| usize::try_from(*number).ok().and_then(|at| self.digests.get(at)) == Some(&digest);
+        after.filter(is_it).or_else(|| {
+            let first = self.by_digest.partition_point(|(known, _)| *known < digest);
+            let (_, first) = self.by_digest.get(first).filter(|(known, _)| *known == digest)?;
+            same().filter(is_it).or(Some(*first))
+        })
+    }
+
+    /// The block of the source image of the same name that stands where this one stands.
+    fn same_place(&self, image: &Image<'_>, offset: u64) -> Option<u32> {
+        let source = self.sources.iter().find(|source| source.member.image.name == image.name)?;
+        let block = u32::try_from(offset / BLOCK_BYTES).ok()?;
+        (offset < source.member.image.size).then(|| source.first.checked_add(block))?
+    }
+
+    fn extent(&self, number: u32, length: usize) -> Option<Extent> {
+        let at = self.sources.partition_point(|source| source.first <= number).checked_sub(1)?;
+        let source = self.sources.get(at)?;
+        let offset = u64::from(number - source.first) * BLOCK_BYTES;
+        Some(Extent { source: Source::Image(source.index), offset, length: u64::try_from(length).ok()? })
+    }
+}
+
+fn joins(last: Option<Extent>, next: Option<Extent>) -> bool {
+    match (last, next) {
+        (None, None) => true,
+        (Some(last), Some(next)) => last.source == next.source && last.offset + last.length == next.offset,
+        _ => false,
+    }
+}
+
+/// The first 8 bytes of each block's SHA-256. Whatever is made of a match is compared with the image before it counts.
+fn digests_of(bytes: &[u8]) -> Vec<u64> {
+    let size = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+    let digest = |block: &[u8]| {
+        let digest = Sha256::digest(block);
+        digest.first_chunk().copied().map_or(0, u64::from_le_bytes)
+    };
+    bytes.chunks(size).map(digest).collect()
+}
+
+fn number(blocks: usize) -> Result<u32, Error> {
+    u32::try_from(blocks).map_err(|_too_many| Error::field("blocks of all source images", "below 2^32", blocks))
+}
