@@ -104,6 +104,19 @@ pub(crate) fn full(images: &[(&str, &[u8])], options: &Options) -> (Vec<u8>, Bui
     (out, built)
 }
 
+/// A delta from one set of images to another.
+pub(crate) fn delta(old: &[(&str, &[u8])], new: &[(&str, &[u8])], options: &Options) -> (Vec<u8>, Built) {
+    let tables: Vec<WindowTable> = old.iter().map(|(_, bytes)| table_of(bytes)).collect();
+    fn image<'a>((name, bytes): &(&'a str, &'a [u8]), data: &'a &'a [u8]) -> build::Image<'a> {
+        build::Image { name, slot: None, size: bytes.len() as u64, data }
+    }
+    let sources: Vec<_> = old.iter().zip(&tables).map(|(named, table)| (image(named, &named.1), table)).collect();
+    let images: Vec<_> = new.iter().map(|named| image(named, &named.1)).collect();
+    let (mut spool, mut out) = (Cursor::new(Vec::new()), Vec::new());
+    let built = build::delta(&sources, &images, options, &mut spool, &mut out, &mut |_| {}).unwrap();
+    (out, built)
+}
+
 pub(crate) fn entry(name: &str, image: &[u8]) -> ImageEntry {
     let table = table_of(image);
     ImageEntry {

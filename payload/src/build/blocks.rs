@@ -104,6 +104,13 @@ impl<'a> Blocks<'a> {
         })
     }
 
+    /// The bytes of the source image of the same name that stand where these stand, as far as it has them.
+    pub(super) fn same_bytes(&self, image: &Image<'_>, offset: u64, length: u64) -> Option<Extent> {
+        let source = self.sources.iter().find(|source| source.member.image.name == image.name)?;
+        let end = offset.saturating_add(length).min(source.member.image.size);
+        (offset < end).then(|| Extent { source: Source::Image(source.index), offset, length: end - offset })
+    }
+
     /// The block of the source image of the same name that stands where this one stands.
     fn same_place(&self, image: &Image<'_>, offset: u64) -> Option<u32> {
         let source = self.sources.iter().find(|source| source.member.image.name == image.name)?;

@@ -100,7 +100,12 @@ impl Encoder {
             if let Some(extents) = copy {
                 leanings.read(&extents, piece.image_index, &mut self.prefix)?;
                 self.check(piece, self.prefix == *input)?;
-                offer(&mut best, Way { kind: Kind::Copy, blob: Vec::new(), extents });
+                let way = Way { kind: Kind::Copy, blob: Vec::new(), extents };
+                // What is there already is not sent, however short.
+                if way.cost(piece.offset) <= SHORT_BYTES {
+                    return Ok(way);
+                }
+                offer(&mut best, way);
             }
             if best.cost(piece.offset) > SHORT_BYTES && !prefix.is_empty() {
                 leanings.read(&prefix, piece.image_index, &mut self.prefix)?;

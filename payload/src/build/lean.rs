@@ -60,6 +60,10 @@ impl<'a> Leanings<'a> {
             .into_iter()
             .filter_map(|found| as_extent(found.place))
             .collect();
+        // What is changed everywhere is not found by its content, but as a rule it stands where it stood.
+        if similar.is_empty() {
+            similar.extend(self.blocks.same_bytes(&piece.image, piece.offset, piece.length));
+        }
         loop {
             let prefix = joined(held.iter().chain(&similar).copied().collect());
             let bytes: u64 = prefix.iter().map(|extent| extent.length).sum();

@@ -85,4 +85,6 @@ pub struct Built {
 }
 
 #[cfg(test)]
+mod delta_tests;
+#[cfg(test)]
 mod tests;
