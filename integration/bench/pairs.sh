@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes pairs of real images for measuring deltas, once; later runs take them from the cache. As root, with debootstrap and mksquashfs.
+# Makes pairs of real images for measuring deltas, once; later runs take them from the cache. As root, with debootstrap; about 8 GB, 15 minutes.
 #
 #   pairs.sh CACHE_DIR          writes CACHE_DIR/{old,security,held,next}.{ext4,squashfs,erofs}
 #
@@ -10,7 +10,8 @@
 # | held | the same, but for the kernel |
 # | next | the same packages of Debian 13 |
 #
-# All but the first are installed from scratch, as whoever builds images does, and not upgraded.
+# All but the first are installed from scratch, as whoever builds images does, and not upgraded. The images are made by tools of
+# Debian 13, whatever this machine runs: mke2fs before 1.47.1 gives every inode the time of the build, so that no image is the same twice.
 set -euo pipefail
 cache=$(mkdir -p "$1" && cd "$1" && pwd)
 epoch=1763683200
@@ -25,8 +26,8 @@ security=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep
 building=
 end() {
     local status=$?
-    for place in proc sys dev; do ! mountpoint -q "$building/$place" || umount -l "$building/$place"; done
-    [[ -z $building ]] || rm -rf --one-file-system "$building"
+    [[ -z $building ]] || for place in proc sys dev pairs; do ! mountpoint -q "$building/$place" || umount -l "$building/$place"; done
+    [[ $building != *.part ]] || rm -rf --one-file-system "$building"
     exit "$status"
 }
 trap end EXIT INT TERM
@@ -52,12 +53,15 @@ tree() { # NAME SUITE SOURCES [PACKAGES]: a folder with an installed Debian; PAC
     printf '#!/bin/sh\nexit 101\n' >"$building/usr/sbin/policy-rc.d" && chmod 755 "$building/usr/sbin/policy-rc.d"
     printf 'path-exclude=/usr/share/%s/*\n' doc man locale >"$building/etc/dpkg/dpkg.cfg.d/small"
     mount -t proc proc "$building/proc" && mount --rbind --make-rslave /dev "$building/dev" && mount -t sysfs sys "$building/sys"
-    [[ -z $held ]] || for from in Debian-Security Debian-updates; do
-        printf 'Package: %s\nPin: release l=%s\nPin-Priority: -1\n\n' "$held" $from
-    done >"$building/etc/apt/preferences.d/held"
+    # What came since stays out of reach, though some of it is what the point release has as well.
+    [[ -z $held ]] || printf 'Package: %s\nPin: release n=%s\nPin-Priority: 1001\n' "$held" "$suite" >"$building/etc/apt/preferences.d/held"
     inside apt-get update
     inside apt-get -y dist-upgrade
-    inside apt-get -y install --no-install-recommends "${packages[@]}"
+    if [[ $name == tools ]]; then
+        inside apt-get -y install --no-install-recommends e2fsprogs erofs-utils squashfs-tools
+    else
+        inside apt-get -y install --no-install-recommends "${packages[@]}"
+    fi
     inside apt-get clean
     for place in sys dev proc; do umount -l "$building/$place"; done
     rm -rf "$building"/var/lib/apt/lists/* "$building"/var/cache/{apt,debconf,ldconfig}/* "$building"/var/log/* "$building"/etc/ssh/ssh_host_* \
@@ -68,20 +72,22 @@ tree() { # NAME SUITE SOURCES [PACKAGES]: a folder with an installed Debian; PAC
     building=
 }
 
+made() { # FILE COMMAND...: makes /pairs/FILE.part by the tools, and gives it its name
+    local file=$1
+    shift
+    [[ -f $cache/$file ]] || {
+        rm -f "$cache/$file.part"
+        chroot "$cache/tools" "$@" >>"$cache/images.log" 2>&1 || { tail -n 5 "$cache/images.log"; return 1; }
+        mv "$cache/$file.part" "$cache/$file"
+    }
+}
+
 images() { # NAME
-    local from=$cache/$1
-    [[ -f $from.ext4 ]] || {
-        truncate -s 1G "$from.part"
-        E2FSPROGS_FAKE_TIME=$epoch SOURCE_DATE_EPOCH=$epoch mke2fs -q -t ext4 -b 4096 -m 0 -U "$uuid" -E "hash_seed=$uuid,lazy_itable_init=0,nodiscard" \
-            -O ^has_journal,^resize_inode,^metadata_csum_seed -d "$from" "$from.part"
-        mv "$from.part" "$from.ext4"
-    }
-    [[ -f $from.squashfs ]] || {
-        rm -f "$from.part"
-        env -u SOURCE_DATE_EPOCH mksquashfs "$from" "$from.part" -quiet -no-progress -comp zstd -Xcompression-level 9 -b 128K -all-time $epoch -mkfs-time $epoch
-        mv "$from.part" "$from.squashfs"
-    }
-    [[ -f $from.erofs ]] || { mkfs.erofs --quiet -zlz4hc -C65536 -T$epoch -U$uuid "$from.part" "$from" && mv "$from.part" "$from.erofs"; }
+    made "$1.ext4" sh -euc 'truncate -s 1G "/pairs/$1.ext4.part" && SOURCE_DATE_EPOCH='$epoch' mke2fs -q -t ext4 -b 4096 -m 0 -U '$uuid' \
+        -E hash_seed='$uuid',lazy_itable_init=0,nodiscard -O ^has_journal,^resize_inode,^metadata_csum_seed -d "/pairs/$1" "/pairs/$1.ext4.part"' sh "$1"
+    made "$1.squashfs" mksquashfs "/pairs/$1" "/pairs/$1.squashfs.part" -quiet -no-progress -comp zstd -Xcompression-level 9 -b 128K \
+        -all-time $epoch -mkfs-time $epoch
+    made "$1.erofs" mkfs.erofs --quiet -zlz4hc -C65536 -T$epoch -U$uuid "/pairs/$1.erofs.part" "/pairs/$1"
 }
 
 main="deb $mirror bookworm main"
@@ -92,5 +98,10 @@ tree old bookworm "$main"
 tree security bookworm "$since"
 tree held bookworm "$since" 'linux-*'
 tree next trixie "deb $mirror trixie main"
+tree tools trixie "deb $mirror trixie main"
+building=$cache/tools
+mkdir -p "$building/pairs" && mount --rbind --make-rslave "$cache" "$building/pairs"
 for name in old security held next; do images "$name"; done
+umount -l "$building/pairs"
+building=
 ls -l "$cache"/*.{ext4,squashfs,erofs}

@@ -23,9 +23,9 @@ pub fn delta<S: Read + Write + Seek, W: Write>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Built, Error> {
     // Small frames lean on as few bytes as frames can, and what is changed is fetched again in small pieces. Measured, they are as short.
-    let plan = Plan::new(images, NonZeroU32::MIN)?;
+    let plan = Plan::new(images, std::env::var("FW").ok().and_then(|v| v.parse().ok()).unwrap_or(NonZeroU32::MIN))?;
     let entries: Vec<ImageEntry> = sources.iter().map(|(image, table)| ImageEntry::new(image, table)).collect();
     let sources: Vec<Image<'_>> = sources.iter().map(|(image, _)| *image).collect();
-    let leanings = Leanings::of(Corpus::new(&sources, &[])?, options.threads, &mut |_| {})?;
+    let leanings = Leanings::of(Corpus::new(&sources, if std::env::var("OWN").is_ok() { images } else { &[] })?, options.threads, &mut |_| {})?;
     assemble::payload(images, &entries, &plan, Some(&leanings), options, spool, out, progress)
 }

@@ -16,5 +16,6 @@ pub fn full<S: Read + Write + Seek, W: Write>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Built, Error> {
     let plan = Plan::new(images, options.frame_windows)?;
-    assemble::payload(images, &[], &plan, None, options, spool, out, progress)
+    let leanings = super::lean::Leanings::of(super::corpus::Corpus::new(&[], images)?, options.threads, &mut |_| {})?;
+    assemble::payload(images, &[], &plan, Some(&leanings).filter(|_| std::env::var("OWN").is_ok()), options, spool, out, progress)
 }

@@ -53,13 +53,30 @@ impl<'a> Leanings<'a> {
         }
         let new: Vec<_> = stretches.iter().filter(|stretch| stretch.held.is_none()).map(|stretch| stretch.bytes.clone()).collect();
         let as_extent = |place| self.corpus.extent(place, piece.image_index, piece.offset);
-        let most = usize::try_from(MAX_SIMILAR_BYTES / PLACE_BYTES).unwrap_or(0);
+        let knob = |name: &str, or: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
+        let most = usize::try_from(knob("SIMILAR", MAX_SIMILAR_BYTES) / PLACE_BYTES).unwrap_or(0);
+        let min_gain = usize::try_from(knob("GAIN", 2)).unwrap_or(2);
+        let own_gain = usize::try_from(knob("OWNGAIN", 2)).unwrap_or(2);
+        let mut own = knob("OWN", 0);
+        let recent = knob("RECENT", 0).min(own).min(piece.offset);
+        own -= recent;
         let mut similar: Vec<Extent> = self
             .similar
-            .places(window, &new, most, |place| as_extent(place).is_some())
+            .places(window, &new, most, |place| as_extent(place).is_some_and(|e| e.source != crate::format::Source::Target || (own > 0 && e.offset + e.length <= piece.offset - recent)))
             .into_iter()
-            .filter_map(|found| as_extent(found.place))
+            .filter(|found| found.gain >= min_gain)
+            .filter_map(|found| {
+                let e = as_extent(found.place)?;
+                if e.source == crate::format::Source::Target {
+                    if found.gain < own_gain { return None }
+                    own = own.checked_sub(e.length)?;
+                }
+                Some(e)
+            })
             .collect();
+        if recent > 0 {
+            similar.insert(0, Extent { source: crate::format::Source::Target, offset: piece.offset - recent, length: recent });
+        }
         // What is changed everywhere is not found by its content, but as a rule it stands where it stood.
         if similar.is_empty() {
             similar.extend(self.blocks.same_bytes(&piece.image, piece.offset, piece.length));
