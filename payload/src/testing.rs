@@ -8,8 +8,10 @@ use manifests::keyring::{Keyring, SecretKey};
 use manifests::release::{Envelope, Image, Record, Release, WindowTable};
 use manifests::version::{Sequence, Version};
 
+use crate::apply::{self, Checked, Keep, Sources};
 use crate::build::{self, Built, Options};
-use crate::format::{ImageEntry, NewFrame, encode_payload_front};
+use crate::format::{FrameTable, ImageEntry, NewFrame, Source, encode_payload_front};
+use crate::window::ReadAt as _;
 
 pub(crate) const WINDOW: usize = 256 * 1024;
 
@@ -102,6 +104,35 @@ pub(crate) fn full(images: &[(&str, &[u8])], options: &Options) -> (Vec<u8>, Bui
     let (mut spool, mut out) = (Cursor::new(Vec::new()), Vec::new());
     let built = build::full(&sources, options, &mut spool, &mut out, &mut |_| {}).unwrap();
     (out, built)
+}
+
+/// What frames lean on: source images by their order, and the images that are made as if they were done.
+pub(crate) struct Slots<'a> {
+    pub(crate) old: &'a [(&'a str, &'a [u8])],
+    pub(crate) new: &'a [(&'a str, &'a [u8])],
+}
+
+impl Sources for Slots<'_> {
+    fn read(&self, source: Source, image: usize, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        let bytes = match source {
+            Source::Target => self.new.get(image),
+            Source::Image(index) => self.old.get(usize::from(index)),
+        };
+        bytes.ok_or(std::io::ErrorKind::NotFound)?.1.read_exact_at(buffer, offset)
+    }
+}
+
+/// Checks a payload that is made of these bytes, as [`crate::apply::check`] does.
+pub(crate) fn check(
+    record: &Record,
+    table: &FrameTable,
+    payload: &[u8],
+    old: &[(&str, &[u8])],
+    threads: NonZeroUsize,
+    progress: &mut dyn FnMut(u64),
+) -> Checked {
+    let scratch = tempfile::tempfile().unwrap();
+    apply::check(record, table, &payload, &Slots { old, new: &[] }, (&scratch, Keep::LeanedOn), threads, progress).unwrap()
 }
 
 /// A delta from one set of images to another.

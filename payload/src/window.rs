@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use manifests::digest::Sha256Digest;
 use manifests::limits::MAX_WINDOWS;
-use manifests::release::{Release, WindowTable};
+use manifests::release::{Record, Release, WindowTable};
 
 use crate::error::Error;
 use crate::parallel;
@@ -186,25 +186,9 @@ impl<B: AsRef<[u8]>> Verified<B> {
     ///
     /// A window that is no part of the image, or that `buffer` ends in, counts as wrong.
     pub fn check(release: &Release, image: usize, windows: Range<u32>, buffer: B) -> Result<Self, Mismatch<B>> {
-        let table = release.record().images.get(image).map(|image| &image.table);
-        let start = table.and_then(|table| table.range(windows.start)).map_or(0, |(offset, _)| offset);
-        let end = windows.end.min(table.map_or(0, WindowTable::count));
-        let (mut wrong, mut len) = (Vec::new(), 0);
-        for window in windows.start..end {
-            let bytes = table.and_then(|table| piece(table, window, start, buffer.as_ref()));
-            let expected = table.and_then(|table| table.digest(window));
-            let got = bytes.map(Sha256Digest::of_window);
-            if got.is_none() || got != expected {
-                wrong.push(WrongWindow { window, expected, got });
-            }
-            len += bytes.map_or(0, <[u8]>::len);
-        }
-        if end < windows.end {
-            wrong.push(WrongWindow { window: windows.start.max(end), expected: None, got: None });
-        }
-        let windows = windows.start..end.max(windows.start);
-        let found = Self { release: release.digest(), image, windows, image_offset: start, len, buffer };
-        let window_size = table.map_or(0, WindowTable::window_size);
+        let Compared { wrong, windows, image_offset, len } = compare(release.record(), image, windows, buffer.as_ref());
+        let found = Self { release: release.digest(), image, windows, image_offset, len, buffer };
+        let window_size = release.record().images.get(image).map_or(0, |image| image.table.window_size());
         if wrong.is_empty() && len > 0 { Ok(found) } else { Err(Mismatch { wrong, window_size, found }) }
     }
 
@@ -239,6 +223,38 @@ impl<B> Verified<B> {
     pub fn into_buffer(self) -> B {
         self.buffer
     }
+}
+
+/// What became of a comparison with a record, whoever signed it.
+pub(crate) struct Compared {
+    pub(crate) wrong: Vec<WrongWindow>,
+    /// The windows that the image has, of those that were asked for.
+    pub(crate) windows: Range<u32>,
+    /// Their first byte in the image.
+    pub(crate) image_offset: u64,
+    /// Bytes of them that were there.
+    pub(crate) len: usize,
+}
+
+/// Hashes `windows` of image `image`, which stand at the start of `bytes`, and compares them with `record`.
+pub(crate) fn compare(record: &Record, image: usize, windows: Range<u32>, bytes: &[u8]) -> Compared {
+    let table = record.images.get(image).map(|image| &image.table);
+    let image_offset = table.and_then(|table| table.range(windows.start)).map_or(0, |(offset, _)| offset);
+    let end = windows.end.min(table.map_or(0, WindowTable::count));
+    let (mut wrong, mut len) = (Vec::new(), 0);
+    for window in windows.start..end {
+        let bytes = table.and_then(|table| piece(table, window, image_offset, bytes));
+        let expected = table.and_then(|table| table.digest(window));
+        let got = bytes.map(Sha256Digest::of_window);
+        if got.is_none() || got != expected {
+            wrong.push(WrongWindow { window, expected, got });
+        }
+        len += bytes.map_or(0, <[u8]>::len);
+    }
+    if end < windows.end {
+        wrong.push(WrongWindow { window: windows.start.max(end), expected: None, got: None });
+    }
+    Compared { wrong, windows: windows.start..end.max(windows.start), image_offset, len }
 }
 
 /// The bytes of one window in a buffer whose first byte is byte `start` of the image.

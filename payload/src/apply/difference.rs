@@ -34,7 +34,12 @@ impl DifferenceDecoder {
         refill(zstd, steps, usize::try_from(steps_len).unwrap_or(0), &mut self.steps)?;
         let (add, own) = sums(&self.steps, out.len())?;
         refill(zstd, added, add, &mut self.added)?;
-        refill(zstd, literal, own, &mut self.literal)?;
+        self.literal.resize(own, 0);
+        match (own, literal) {
+            (0, []) => {}
+            (0, frame) => return Err(Refusal::new("difference", "no bytes for nothing", frame.len())),
+            _ => super::zstd_frame::decode_with_prefix(literal, source, &mut self.literal)?,
+        }
         self.follow(source, out)
     }
 

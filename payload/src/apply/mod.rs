@@ -12,7 +12,7 @@ mod zstd_frame;
 use std::io;
 use std::ops::Range;
 
-pub use check::{Checked, Fault, check};
+pub use check::{Checked, Fault, Keep, check};
 pub use decode::Decoder;
 pub(crate) use difference::DifferenceDecoder;
 pub(crate) use zstd_frame::{ZstdDecoder, decode_with_prefix};

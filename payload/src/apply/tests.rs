@@ -6,7 +6,7 @@ use zstd::zstd_safe::{CCtx, compress_bound};
 use super::*;
 use crate::error::Error;
 use crate::format::{Extent, Kind, NewFrame};
-use crate::testing::{Dice, WINDOW, by_hand, disk_like, entry, full, options, record, release, reseal};
+use crate::testing::{self, Dice, Slots, WINDOW, by_hand, disk_like, entry, full, options, record, release, reseal};
 use crate::window::Verified;
 
 fn read(payload: &[u8], images: &[(&str, &[u8])]) -> Result<FrameTable, Error> {
@@ -21,22 +21,6 @@ fn decode(frame: &Frame<'_>, payload: &[u8], sources: &dyn Sources) -> Result<Ve
     let mut out = vec![0xaa; frame.output_len()];
     Decoder::new()?.decode(frame, blob(frame, payload), sources, &mut out)?;
     Ok(out)
-}
-
-/// An old image, and the new one as far as it is made.
-struct Slots {
-    old: Vec<u8>,
-    target: Vec<u8>,
-}
-
-impl Sources for Slots {
-    fn read(&self, source: Source, _: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let image = match source {
-            Source::Target => &self.target,
-            Source::Image(_) => &self.old,
-        };
-        crate::window::ReadAt::read_exact_at(image, buffer, offset)
-    }
 }
 
 fn leaning(kind: Kind, window: u64, extents: Vec<Extent>) -> NewFrame {
@@ -74,11 +58,12 @@ fn any_frame_decodes_alone_and_in_any_order() {
     let image = disk_like(2, 9 * WINDOW + 5);
     let (payload, built) = full(&[("root", &image)], &options(1, 2));
     let release = release(&[("root", &image)]);
+    let made = Slots { old: &[], new: &[("root", &image)] };
     let mut decoder = Decoder::new().unwrap();
     for index in [4, 0, 3, 1, 2, 4] {
         let frame = built.table.frame(index).unwrap();
         let mut out = vec![0; frame.output_len()];
-        decoder.decode(&frame, blob(&frame, &payload), &NoSources, &mut out).unwrap();
+        decoder.decode(&frame, blob(&frame, &payload), &made, &mut out).unwrap();
         let verified = Verified::check(&release, frame.image(), frame.windows(), out).unwrap();
         let offset = frame.image_offset() as usize;
         assert!(verified.bytes() == &image[offset..offset + frame.output_len()]);
@@ -90,7 +75,7 @@ fn frames_that_lean_on_sources_are_made_from_them() {
     let (old, new) = old_and_new();
     let payload = delta(&new, &old, Kind::Difference);
     let table = read(&payload, &[("root", &new)]).unwrap();
-    let slots = Slots { old, target: new[..2 * WINDOW].to_vec() };
+    let slots = Slots { old: &[("old", &old)], new: &[("root", &new[..2 * WINDOW])] };
     for frame in table.frames().take(3) {
         let offset = frame.image_offset() as usize;
         assert!(decode(&frame, &payload, &slots).unwrap() == new[offset..offset + WINDOW], "{frame:?}");
@@ -107,7 +92,7 @@ fn a_damaged_source_costs_its_own_frame_only() {
     let release = release(&[("root", &new)]);
     let mut damaged = old;
     damaged[50] ^= 1;
-    let slots = Slots { old: damaged, target: new[..2 * WINDOW].to_vec() };
+    let slots = Slots { old: &[("old", &damaged)], new: &[("root", &new[..2 * WINDOW])] };
     let right = |index: u32| {
         let frame = table.frame(index).unwrap();
         decode(&frame, &payload, &slots).is_ok_and(|out| Verified::check(&release, 0, frame.windows(), out).is_ok())
@@ -118,7 +103,7 @@ fn a_damaged_source_costs_its_own_frame_only() {
 #[test]
 fn a_kind_this_build_lacks_is_named_and_costs_its_own_frame_only() {
     let (old, new) = old_and_new();
-    let slots = Slots { old: old.clone(), target: new[..2 * WINDOW].to_vec() };
+    let slots = Slots { old: &[("old", &old)], new: &[("root", &new[..2 * WINDOW])] };
     let payload = delta(&new, &old, Kind::Unknown(77));
     let table = read(&payload, &[("root", &new)]).unwrap();
     let error = decode(&table.frame(3).unwrap(), &payload, &slots).unwrap_err();
@@ -185,17 +170,24 @@ fn a_whole_payload_is_checked_and_each_fault_named() {
     let check = |payload: &Vec<u8>| {
         let mut seen = 0;
         let threads = NonZeroUsize::new(2).unwrap();
-        let checked = check(&release, &built.table, payload, &NoSources, threads, &mut |done| seen = done).unwrap();
+        let checked = testing::check(release.record(), &built.table, payload, &[], threads, &mut |done| seen = done);
         assert_eq!(seen, image.len() as u64);
         checked
     };
     let good = check(&payload);
     assert_eq!((good.right, good.wrong, good.faults.len()), (6, 0, 0));
-    let at = built.table.frame(1).unwrap().blob().start as usize;
-    payload[at] ^= 0xff;
+    let at = |frame| built.table.frame(frame).unwrap().blob().start as usize;
+    payload[at(2)] ^= 0xff;
     let bad = check(&payload);
     assert_eq!((bad.right, bad.wrong, bad.faults.len()), (4, 2, 1));
-    assert_eq!(bad.faults[0].frame.windows, 2..4);
+    assert_eq!(bad.faults[0].frame.windows, 4..6);
+    // What leans on it goes with it, and says so.
+    payload[at(2)] ^= 0xff;
+    payload[at(0)] ^= 0xff;
+    let bad = check(&payload);
+    assert!(built.table.frame(1).unwrap().needs().next().is_some());
+    assert_eq!((bad.right, bad.wrong, bad.faults[0].frame.windows.clone()), (0, 6, 0..2));
+    assert!(bad.faults[1].reason.contains("frame 1 (windows 2 to 3 of image \"root\"): it leans on window"), "{:?}", bad.faults);
 }
 
 /// Every frame either fails or makes windows; each window that verifies must equal the image.
@@ -213,7 +205,7 @@ fn assert_nothing_false_comes_out(
         let range = frame.blob();
         let Some(blob) = payload.get(range.start as usize..range.end as usize) else { continue };
         let mut out = vec![0; frame.output_len()];
-        if decoder.decode(&frame, blob, &NoSources, &mut out).is_err() {
+        if decoder.decode(&frame, blob, &Slots { old: &[], new: images }, &mut out).is_err() {
             continue;
         }
         let same = |verified: &Verified<&[u8]>| {

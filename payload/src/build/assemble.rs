@@ -8,7 +8,7 @@ use manifests::release::WindowTable;
 use super::encode::{Encoded, Encoder};
 use super::lean::Leanings;
 use super::plan::{Piece, Plan};
-use super::{Built, Image, Options, Progress};
+use super::{Built, Image, Options, Phase, Progress};
 use crate::error::Error;
 use crate::format::{Extent, ImageEntry, Kind, NewFrame, encode_payload_front};
 use crate::limits::{MAX_EXTENTS, MAX_OUTPUT_BYTES};
@@ -19,7 +19,7 @@ pub(super) fn payload<S: Read + Write + Seek, W: Write>(
     images: &[Image<'_>],
     sources: &[ImageEntry],
     plan: &Plan<'_>,
-    leanings: Option<&Leanings<'_>>,
+    leanings: &Leanings<'_>,
     options: &Options,
     spool: &mut S,
     out: &mut W,
@@ -64,7 +64,7 @@ impl Collected {
     fn new(images: &[Image<'_>]) -> Self {
         let total = images.iter().map(|image| image.size).sum();
         let digests = images.iter().map(|_| Vec::new()).collect();
-        Self { frames: Vec::new(), last: (0, 0), digests, progress: Progress { done: 0, total, blobs: 0 } }
+        Self { frames: Vec::new(), last: (0, 0), digests, progress: Progress { phase: Phase::Making, done: 0, total, blobs: 0 } }
     }
 
     fn add(&mut self, piece: &Piece<'_>, made: Encoded) {

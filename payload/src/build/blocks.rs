@@ -78,7 +78,7 @@ impl<'a> Blocks<'a> {
         let (mut stretches, mut after) = (Vec::<Stretch>::new(), None);
         for (at, (digest, block)) in digests_of(window).into_iter().zip(window.chunks(size)).enumerate() {
             let place = offset + u64::try_from(at * size).unwrap_or(0);
-            let found = self.find(digest, after, || self.same_place(image, place));
+            let found = self.find(image, digest, after, || self.same_place(image, place));
             after = found.and_then(|block| block.checked_add(1));
             let held = found.and_then(|number| self.extent(number, block.len()));
             let bytes = at * size..at * size + block.len();
@@ -95,32 +95,42 @@ impl<'a> Blocks<'a> {
         stretches
     }
 
-    fn find(&self, digest: u64, after: Option<u32>, same: impl FnOnce() -> Option<u32>) -> Option<u32> {
-        let is_it = |number: &u32| usize::try_from(*number).ok().and_then(|at| self.digests.get(at)) == Some(&digest);
+    fn find(&self, image: &Image<'_>, digest: u64, after: Option<u32>, same: impl FnOnce() -> Option<u32>) -> Option<u32> {
+        let is_there = |number: &u32| self.source_of(*number).is_some_and(|source| source.member.image.is_there_for(image));
+        let is_it = |number: &u32| usize::try_from(*number).ok().and_then(|at| self.digests.get(at)) == Some(&digest) && is_there(number);
         after.filter(is_it).or_else(|| {
             let first = self.by_digest.partition_point(|(known, _)| *known < digest);
-            let (_, first) = self.by_digest.get(first).filter(|(known, _)| *known == digest)?;
-            same().filter(is_it).or(Some(*first))
+            let equal = self.by_digest.get(first..).unwrap_or_default().iter().take_while(|(known, _)| *known == digest);
+            let first = equal.map(|(_, number)| *number).find(is_there)?;
+            same().filter(is_it).or(Some(first))
         })
+    }
+
+    fn source_of(&self, number: u32) -> Option<&SourceBlocks<'a>> {
+        self.sources.get(self.sources.partition_point(|source| source.first <= number).checked_sub(1)?)
+    }
+
+    /// The source image of the same name.
+    fn namesake(&self, image: &Image<'_>) -> Option<&SourceBlocks<'a>> {
+        self.sources.iter().find(|source| source.member.image.name == image.name && source.member.image.is_there_for(image))
     }
 
     /// The bytes of the source image of the same name that stand where these stand, as far as it has them.
     pub(super) fn same_bytes(&self, image: &Image<'_>, offset: u64, length: u64) -> Option<Extent> {
-        let source = self.sources.iter().find(|source| source.member.image.name == image.name)?;
+        let source = self.namesake(image)?;
         let end = offset.saturating_add(length).min(source.member.image.size);
         (offset < end).then(|| Extent { source: Source::Image(source.index), offset, length: end - offset })
     }
 
     /// The block of the source image of the same name that stands where this one stands.
     fn same_place(&self, image: &Image<'_>, offset: u64) -> Option<u32> {
-        let source = self.sources.iter().find(|source| source.member.image.name == image.name)?;
+        let source = self.namesake(image)?;
         let block = u32::try_from(offset / BLOCK_BYTES).ok()?;
         (offset < source.member.image.size).then(|| source.first.checked_add(block))?
     }
 
     fn extent(&self, number: u32, length: usize) -> Option<Extent> {
-        let at = self.sources.partition_point(|source| source.first <= number).checked_sub(1)?;
-        let source = self.sources.get(at)?;
+        let source = self.source_of(number)?;
         let offset = u64::from(number - source.first) * BLOCK_BYTES;
         Some(Extent { source: Source::Image(source.index), offset, length: u64::try_from(length).ok()? })
     }

@@ -1,6 +1,7 @@
 //! Everything that frames may lean on, cut into numbered places.
 
 use super::Image;
+use super::plan::Piece;
 use crate::error::Error;
 use crate::format::{Extent, Source};
 use crate::window::read_piece;
@@ -59,15 +60,15 @@ impl<'a> Corpus<'a> {
         self.members.iter().map(|member| member.image.size).fold(0, u64::saturating_add)
     }
 
-    /// What `place` is to a frame of image `image` whose output begins at `offset`; nothing if it may not lean on it.
-    pub(super) fn extent(&self, place: u32, image: usize, offset: u64) -> Option<Extent> {
+    /// What `place` is to the frame of `piece`; nothing if it may not lean on it.
+    pub(super) fn extent(&self, place: u32, piece: &Piece<'_>) -> Option<Extent> {
         let at = self.members.partition_point(|member| member.first <= place).checked_sub(1)?;
         let member = self.members.get(at)?;
         let start = u64::from(place - member.first) * PLACE_BYTES;
         let (source, limit) = match member.role {
-            Role::Source(index) => (Source::Image(index), member.image.size),
-            Role::Target(index) if index == image => (Source::Target, offset),
-            Role::Target(_) => return None,
+            Role::Source(index) if member.image.is_there_for(&piece.image) => (Source::Image(index), member.image.size),
+            Role::Target(index) if index == piece.image_index => (Source::Target, piece.offset),
+            Role::Source(_) | Role::Target(_) => return None,
         };
         let end = start.saturating_add(PLACE_BYTES).min(limit);
         (start < end).then(|| Extent { source, offset: start, length: end - start })
@@ -84,6 +85,14 @@ impl<'a> Corpus<'a> {
         let length = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
         let name = |source| Error::Read { what: format!("image {:?}", member.image.name), offset, length, source };
         member.image.data.read_exact_at(buffer, offset).map_err(name)
+    }
+}
+
+impl Image<'_> {
+    /// Whether a host has this image of the running release when it makes `other`: what fits only one slot is never there for what
+    /// fits only the same, nor always for what fits either.
+    pub(super) fn is_there_for(&self, other: &Image<'_>) -> bool {
+        self.slot.is_none() || (other.slot.is_some() && self.slot != other.slot)
     }
 }
 

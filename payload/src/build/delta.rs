@@ -5,15 +5,20 @@ use std::num::NonZeroU32;
 
 use manifests::release::WindowTable;
 
-use super::corpus::Corpus;
 use super::lean::Leanings;
 use super::plan::Plan;
 use super::{Built, Image, Options, Progress, assemble};
 use crate::error::Error;
 use crate::format::ImageEntry;
 
+/// Small frames read few bytes of the sources, and what has to be fetched again comes in small pieces.
+const FRAME_WINDOWS: NonZeroU32 = NonZeroU32::MIN;
+
+/// Bytes that a frame of 256 KiB leans on beside what it holds unchanged.
+const SIMILAR_BYTES: u64 = 1 << 20;
+
 /// Builds the payload that makes `images` of `sources`, whose window tables these are, and writes it to `out` front to back. `spool` is
-/// empty and takes the blobs meanwhile. Sources are read twice as a whole, and where frames lean on them.
+/// empty and takes the blobs meanwhile. Sources are read twice as a whole, images three times, and both where frames lean on them.
 pub fn delta<S: Read + Write + Seek, W: Write>(
     sources: &[(Image<'_>, &WindowTable)],
     images: &[Image<'_>],
@@ -22,10 +27,9 @@ pub fn delta<S: Read + Write + Seek, W: Write>(
     out: &mut W,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Built, Error> {
-    // Small frames lean on as few bytes as frames can, and what is changed is fetched again in small pieces. Measured, they are as short.
-    let plan = Plan::new(images, std::env::var("FW").ok().and_then(|v| v.parse().ok()).unwrap_or(NonZeroU32::MIN))?;
+    let plan = Plan::new(images, FRAME_WINDOWS)?;
     let entries: Vec<ImageEntry> = sources.iter().map(|(image, table)| ImageEntry::new(image, table)).collect();
     let sources: Vec<Image<'_>> = sources.iter().map(|(image, _)| *image).collect();
-    let leanings = Leanings::of(Corpus::new(&sources, if std::env::var("OWN").is_ok() { images } else { &[] })?, options.threads, &mut |_| {})?;
-    assemble::payload(images, &entries, &plan, Some(&leanings), options, spool, out, progress)
+    let leanings = Leanings::of(&sources, images, &plan, SIMILAR_BYTES, options.threads, progress)?;
+    assemble::payload(images, &entries, &plan, &leanings, options, spool, out, progress)
 }

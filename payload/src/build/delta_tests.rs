@@ -1,20 +1,8 @@
 use proptest::prelude::*;
 
-use crate::apply::{Sources, check};
 use crate::build::Options;
-use crate::format::{FrameTable, Kind, Source};
+use crate::format::{FrameTable, Kind};
 use crate::testing::{self, Dice, WINDOW, disk_like, options, record, release};
-use crate::window::ReadAt;
-
-/// What a host runs, by the order of the source images.
-struct Slots<'a>(&'a [(&'a str, &'a [u8])]);
-
-impl Sources for Slots<'_> {
-    fn read(&self, source: Source, _: usize, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-        let Source::Image(index) = source else { return Err(std::io::ErrorKind::Unsupported.into()) };
-        self.0[usize::from(index)].1.read_exact_at(buffer, offset)
-    }
-}
 
 type Images<'a> = [(&'a str, &'a [u8])];
 
@@ -22,7 +10,7 @@ type Images<'a> = [(&'a str, &'a [u8])];
 fn round_trip(old: &Images<'_>, new: &Images<'_>, options: &Options) -> (usize, FrameTable) {
     let (payload, built) = testing::delta(old, new, options);
     let table = FrameTable::read(&payload, payload.len() as u64, &record(new)).unwrap();
-    let checked = check(&release(new), &table, &payload, &Slots(old), options.threads, &mut |_| {}).unwrap();
+    let checked = testing::check(&record(new), &table, &payload, old, options.threads, &mut |_| {});
     assert_eq!((checked.wrong, checked.faults.len()), (0, 0), "{:?}", checked.faults);
     for (made, image) in built.windows.iter().zip(&release(new).record().images) {
         assert_eq!(*made, image.table);

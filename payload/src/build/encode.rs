@@ -73,7 +73,7 @@ impl Encoder {
     }
 
     /// Makes the frame of `piece`, which may lean on what `leanings` finds. Every way is decoded again before it counts.
-    pub(super) fn encode(&mut self, piece: &Piece<'_>, leanings: Option<&Leanings<'_>>) -> Result<Encoded, Error> {
+    pub(super) fn encode(&mut self, piece: &Piece<'_>, leanings: &Leanings<'_>) -> Result<Encoded, Error> {
         let mut input = std::mem::take(&mut self.input);
         read_piece(piece.image.name, piece.image.data, piece.offset, piece.length, &mut input)?;
         let made = self.shortest(piece, &input, leanings);
@@ -85,7 +85,7 @@ impl Encoder {
         Ok(Encoded { kind, blob, extents, digests })
     }
 
-    fn shortest(&mut self, piece: &Piece<'_>, input: &[u8], leanings: Option<&Leanings<'_>>) -> Result<Way, Error> {
+    fn shortest(&mut self, piece: &Piece<'_>, input: &[u8], leanings: &Leanings<'_>) -> Result<Way, Error> {
         if is_zero(input) {
             return Ok(Way { kind: Kind::Zero, blob: Vec::new(), extents: Vec::new() });
         }
@@ -95,27 +95,25 @@ impl Encoder {
                 *best = way;
             }
         };
-        if let Some(leanings) = leanings {
-            let Leaning { copy, prefix } = leanings.of_piece(piece, input);
-            if let Some(extents) = copy {
-                leanings.read(&extents, piece.image_index, &mut self.prefix)?;
-                self.check(piece, self.prefix == *input)?;
-                let way = Way { kind: Kind::Copy, blob: Vec::new(), extents };
-                // What is there already is not sent, however short.
-                if way.cost(piece.offset) <= SHORT_BYTES {
-                    return Ok(way);
-                }
-                offer(&mut best, way);
+        let Leaning { copy, prefix } = leanings.of_piece(piece, input);
+        if let Some(extents) = copy {
+            leanings.read(&extents, piece.image_index, &mut self.prefix)?;
+            self.check(piece, self.prefix == *input)?;
+            let way = Way { kind: Kind::Copy, blob: Vec::new(), extents };
+            // What is there already is not sent, however short.
+            if way.cost(piece.offset) <= SHORT_BYTES {
+                return Ok(way);
             }
-            if best.cost(piece.offset) > SHORT_BYTES && !prefix.is_empty() {
-                leanings.read(&prefix, piece.image_index, &mut self.prefix)?;
-                let blob = self.with_prefix(piece, input)?;
-                let is_short = blob.len() <= SHORT_BYTES;
-                offer(&mut best, Way { kind: Kind::ZstdPrefix, blob, extents: prefix.clone() });
-                if !is_short {
-                    let blob = self.as_difference(piece, input)?;
-                    offer(&mut best, Way { kind: Kind::Difference, blob, extents: prefix });
-                }
+            offer(&mut best, way);
+        }
+        if best.cost(piece.offset) > SHORT_BYTES && !prefix.is_empty() {
+            leanings.read(&prefix, piece.image_index, &mut self.prefix)?;
+            let blob = self.with_prefix(piece, input)?;
+            let is_short = blob.len() <= SHORT_BYTES;
+            offer(&mut best, Way { kind: Kind::ZstdPrefix, blob, extents: prefix.clone() });
+            if !is_short {
+                let blob = self.as_difference(piece, input)?;
+                offer(&mut best, Way { kind: Kind::Difference, blob, extents: prefix });
             }
         }
         if best.cost(piece.offset) > input.len() / WORTH_A_TRY_ALONE {
@@ -131,24 +129,29 @@ impl Encoder {
     }
 
     fn with_prefix(&mut self, piece: &Piece<'_>, input: &[u8]) -> Result<Vec<u8>, Error> {
-        let mut zstd: CCtx<'_> = context(self.level)?;
-        // As far back as the prefix begins.
-        let reach = usize::BITS - (self.prefix.len() + input.len()).leading_zeros();
-        let reach = CParameter::WindowLog(reach.clamp(10, MAX_ZSTD_WINDOW_LOG));
-        zstd.set_parameter(reach).and_then(|_| zstd.ref_prefix(&self.prefix)).map_err(|code| Error::codec(get_error_name(code)))?;
-        let blob = compress(&mut zstd, input)?;
+        let blob = self.leaning(input)?;
         self.decoded.resize(input.len(), 0);
         let is_right = decode_with_prefix(&blob, &self.prefix, &mut self.decoded).is_ok() && self.decoded == *input;
         self.check(piece, is_right)?;
         Ok(blob)
     }
 
+    fn leaning(&self, input: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut zstd: CCtx<'_> = context(self.level)?;
+        // As far back as the prefix begins.
+        let reach = usize::BITS - (self.prefix.len() + input.len()).leading_zeros();
+        let reach = CParameter::WindowLog(reach.clamp(10, MAX_ZSTD_WINDOW_LOG));
+        zstd.set_parameter(reach).and_then(|_| zstd.ref_prefix(&self.prefix)).map_err(|code| Error::codec(get_error_name(code)))?;
+        compress(&mut zstd, input)
+    }
+
     fn as_difference(&mut self, piece: &Piece<'_>, input: &[u8]) -> Result<Vec<u8>, Error> {
         let made = difference(&mut self.seeds, &self.prefix, input);
-        let [steps, added, literal] = [&made.steps, &made.added, &made.literal].map(|bytes| match bytes.as_slice() {
+        let [steps, added] = [&made.steps, &made.added].map(|bytes| match bytes.as_slice() {
             [] => Ok(Vec::new()),
             bytes => compress(&mut self.zstd, bytes),
         });
+        let literal = if made.literal.is_empty() { Ok(Vec::new()) } else { self.leaning(&made.literal) };
         let (steps, added, literal) = (steps?, added?, literal?);
         let mut blob = Vec::with_capacity(steps.len() + added.len() + literal.len() + 8);
         for section in [&steps, &added] {

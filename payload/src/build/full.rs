@@ -1,13 +1,17 @@
-//! Full payloads: every frame stands alone, as zeros, as stored bytes or as a zstd frame, whatever is smallest.
+//! Full payloads: frames that lean on nothing but what the payload has made before them.
 
 use std::io::{Read, Seek, Write};
 
+use super::lean::Leanings;
 use super::plan::Plan;
 use super::{Built, Image, Options, Progress, assemble};
 use crate::error::Error;
 
+/// Bytes that a frame of 1 MiB leans on.
+const SIMILAR_BYTES: u64 = 2 << 20;
+
 /// Builds the full payload of `images`, which become the record's images in this order, and writes it to `out` front to back.
-/// `spool` is empty and takes the blobs meanwhile. Each byte of an image is read once.
+/// `spool` is empty and takes the blobs meanwhile. Each byte of an image is read three times, and where frames lean on it.
 pub fn full<S: Read + Write + Seek, W: Write>(
     images: &[Image<'_>],
     options: &Options,
@@ -16,6 +20,6 @@ pub fn full<S: Read + Write + Seek, W: Write>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Built, Error> {
     let plan = Plan::new(images, options.frame_windows)?;
-    let leanings = super::lean::Leanings::of(super::corpus::Corpus::new(&[], images)?, options.threads, &mut |_| {})?;
-    assemble::payload(images, &[], &plan, Some(&leanings).filter(|_| std::env::var("OWN").is_ok()), options, spool, out, progress)
+    let leanings = Leanings::of(&[], images, &plan, SIMILAR_BYTES, options.threads, progress)?;
+    assemble::payload(images, &[], &plan, &leanings, options, spool, out, progress)
 }

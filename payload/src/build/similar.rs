@@ -16,7 +16,7 @@ use super::corpus::{Corpus, PLACE_BITS};
 use crate::error::Error;
 use crate::parallel;
 
-/// Bytes of a shingle. Measured: 16 to 32 make no difference of a percent.
+/// Bytes of a shingle.
 const SHINGLE_BYTES: usize = 24;
 
 /// Of so many shingles one is sampled, as a power of two, as long as that makes no more than [`MAX_SAMPLES`].
@@ -27,9 +27,6 @@ const MAX_SAMPLES: u64 = 1 << 26;
 
 /// A shingle that stands in more places says nothing of where a window's content is from.
 const MAX_PLACES: usize = 8;
-
-/// Fewest samples that a place must add to be taken: an extent takes about as many bytes of the frame table as one saves.
-const MIN_GAIN: usize = 2;
 
 /// Bytes that are sampled in one go.
 const CHUNK_BYTES: u64 = 4 << 20;
@@ -81,12 +78,14 @@ impl Similar {
         Ok(Self { sparsity, samples, directory })
     }
 
-    /// The places that hold most of the content of `ranges` of `window`, best first, at most `limit` of those that are `allowed`.
+    /// The places that hold most of the content of `ranges` of `window`, best first: at most `limit` of those that are `allowed` and each add
+    /// `min_gain` samples.
     pub(super) fn places(
         &self,
         window: &[u8],
         ranges: &[Range<usize>],
         limit: usize,
+        min_gain: usize,
         allowed: impl Fn(u32) -> bool,
     ) -> Vec<Found> {
         let (mut hits, mut count) = (Vec::new(), 0_u32);
@@ -99,7 +98,7 @@ impl Similar {
         }
         hits.sort_unstable();
         hits.dedup();
-        cover(&hits, count, limit)
+        cover(&hits, count, limit, min_gain)
     }
 
     fn places_of(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
@@ -168,8 +167,8 @@ fn directory_of(samples: &[u64]) -> Result<Vec<u32>, Error> {
     Ok(directory)
 }
 
-/// Takes places until each of the `count` samples is held by one, or `limit` are taken. `hits` are (place, sample), ascending.
-fn cover(hits: &[(u32, u32)], count: u32, limit: usize) -> Vec<Found> {
+/// Takes places that each add `min_gain` samples, until `limit` are taken. `hits` are (place, sample), ascending.
+fn cover(hits: &[(u32, u32)], count: u32, limit: usize, min_gain: usize) -> Vec<Found> {
     let mut covered = vec![false; usize::try_from(count).unwrap_or(0)];
     let runs: Vec<&[(u32, u32)]> = hits.chunk_by(|left, right| left.0 == right.0).collect();
     let mut heap: BinaryHeap<_> = runs.iter().enumerate().map(|(at, run)| (run.len(), Reverse(at))).collect();
@@ -178,7 +177,7 @@ fn cover(hits: &[(u32, u32)], count: u32, limit: usize) -> Vec<Found> {
         let run = runs.get(at).copied().unwrap_or_default();
         let new = |sample: u32| usize::try_from(sample).ok().and_then(|sample| covered.get(sample)).is_some_and(|covered| !covered);
         let gain = run.iter().filter(|(_, sample)| new(*sample)).count();
-        if gain < MIN_GAIN {
+        if gain < min_gain {
             continue;
         }
         if gain < promised {

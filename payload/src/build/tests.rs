@@ -3,7 +3,6 @@ use std::io::{self, Cursor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::apply::{NoSources, check};
 use crate::error::Error;
 use crate::format::Kind;
 use crate::testing::{self, Dice, WINDOW, disk_like, options, record, release};
@@ -22,7 +21,7 @@ fn assert_round_trip(images: &[(&str, &[u8])], options: &Options) {
         assert_eq!(*made, image.table);
     }
     let table = FrameTable::read(&payload, payload.len() as u64, &record(images)).unwrap();
-    let checked = check(&release, &table, &payload, &NoSources, options.threads, &mut |_| {}).unwrap();
+    let checked = testing::check(release.record(), &table, &payload, &[], options.threads, &mut |_| {});
     assert_eq!(checked.wrong, 0, "{:?}", checked.faults);
     assert_eq!(checked.right, table.images().iter().map(|image| image.window_count()).sum::<u64>());
 }
@@ -76,7 +75,9 @@ fn progress_rises_to_the_whole() {
     let image = Image { name: "root", slot: None, size: data.len() as u64, data: &data };
     let (mut spool, mut out, mut seen) = (Cursor::new(Vec::new()), Vec::new(), Vec::new());
     let built = full(&[image], &options(2, 4), &mut spool, &mut out, &mut |progress| seen.push(progress)).unwrap();
-    assert!(seen.is_sorted_by_key(|progress| (progress.done, progress.blobs)));
+    assert!(seen.is_sorted_by_key(|progress| (progress.phase == Phase::Making, progress.done, progress.blobs)));
+    let looked = seen.iter().rfind(|progress| progress.phase == Phase::Looking).unwrap();
+    assert_eq!((looked.done, looked.total), (2 * image.size, 2 * image.size));
     let last = seen.last().unwrap();
     assert_eq!((last.done, last.total), (image.size, image.size));
     assert_eq!(last.blobs, out.len() as u64 - built.table.header().table_range().end);
@@ -119,7 +120,7 @@ fn an_image_that_shrinks_meanwhile_is_an_error_with_its_place() {
     let data = disk_like(1, 5 * WINDOW);
     let image = Image { name: "root", slot: None, size: 6 * WINDOW as u64, data: &data };
     let error = build(&[image], &options(2, 4)).unwrap_err().to_string();
-    assert_eq!(error, "image \"root\": cannot read 524288 bytes at byte 1048576");
+    assert_eq!(error, "image \"root\": cannot read 1572864 bytes at byte 0");
 }
 
 /// Takes `room` bytes, then has no space.

@@ -204,6 +204,14 @@ impl<'t> Frame<'t> {
         Extents::new(self.table.cursor_at(self.entry.extents_at), self.entry.extents, self.image_offset())
     }
 
+    /// Windows of its own image that have to be right before it can be made, a run for each extent. They all lie below it.
+    pub fn needs(&self) -> impl Iterator<Item = Range<u32>> + use<'t> {
+        let window_size = self.table.entry_of(self.image).map_or(1, |image| u64::from(image.window_size));
+        let window = move |offset: u64| u32::try_from(offset / window_size).unwrap_or(u32::MAX);
+        let own = self.extents().filter(|extent| extent.source == Source::Target);
+        own.map(move |extent| window(extent.offset)..window(extent.offset + extent.length - 1).saturating_add(1))
+    }
+
     /// Its name in messages.
     pub fn name(&self) -> FrameName {
         let image = self.table.entry_of(self.image).map_or_else(String::new, |image| image.name.clone());

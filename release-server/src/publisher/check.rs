@@ -1,16 +1,18 @@
 //! Checking releases the way a host does, and adding signatures.
 
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 use manifests::keyring::{KeyId, Keyring, SecretKey};
 use manifests::limits::MAX_RECORD_BYTES;
 use manifests::release::{Envelope, Record, Release};
-use payload::apply::{Fault, NoSources};
+use payload::apply::{Fault, Keep, NoSources, Sources};
 use payload::format::FrameTable;
 
 use super::Error;
-use super::files::{lock_folder_of, open_sized, read_capped, refuse_endless, replace};
+use super::files::{lock_folder_of, nameless, open_sized, read_capped, refuse_endless, replace};
+use super::images::{Opened, Published, SourceImages, label};
 
 /// Verifies a record file against a keyring.
 pub fn check_record(path: &Path, keyring: &Keyring) -> Result<Release, Error> {
@@ -75,17 +77,31 @@ pub enum PayloadOrigin {
     Unknown,
 }
 
-/// Decodes a whole payload file and compares every window with the release. `progress` gets bytes done of all images' bytes.
+/// Decodes a whole payload file and compares every window with the release. A delta is made of `source`, the release that it leans on.
+/// `progress` gets bytes done of all images' bytes.
 pub fn check_payload(
     release: &Release,
     path: &Path,
+    source: Option<&Published>,
     threads: NonZeroUsize,
     progress: &mut dyn FnMut((u64, u64)),
 ) -> Result<CheckedPayload, Error> {
     let (file, length) = open_sized(path)?;
     let table = FrameTable::read(&file, length, release.record()).map_err(Error::payload(path))?;
+    let scratch = scratch(path)?;
+    let opened;
+    let sources: &(dyn Sources + Sync) = match source {
+        _ if table.sources().is_empty() => &NoSources,
+        None => return Err(Error::LeansOn { path: path.to_owned(), images: names(&table) }),
+        Some(source) => {
+            opened = Opened::open(source, path, threads, progress)?;
+            let missing = || Error::LeansOnAnother { path: path.to_owned(), record: source.record.clone(), images: names(&table) };
+            &SourceImages::of(table.sources(), &opened).ok_or_else(missing)?
+        }
+    };
     let total = table.images().iter().map(|image| image.size).sum();
-    let checked = payload::apply::check(release, &table, &file, &NoSources, threads, &mut |done| progress((done, total)))
+    let made = (&scratch, Keep::LeanedOn);
+    let checked = payload::apply::check(release.record(), &table, &file, sources, made, threads, &mut |done| progress((done, total)))
         .map_err(Error::payload(path))?;
     let origin = match release.record().payload_table_sha256 {
         None => PayloadOrigin::Unknown,
@@ -93,6 +109,15 @@ pub fn check_payload(
         Some(_) => PayloadOrigin::SomebodyElse,
     };
     Ok(CheckedPayload { right: checked.right, wrong: checked.wrong, faults: checked.faults, origin })
+}
+
+fn names(table: &FrameTable) -> Vec<String> {
+    table.sources().iter().map(|image| label(&image.name, image.slot)).collect()
+}
+
+/// Room for what frames of a payload lean on: beside it, or where that cannot be, in the folder for temporary files.
+fn scratch(path: &Path) -> Result<File, Error> {
+    nameless(path).or_else(|_cannot_be_written| nameless(&std::env::temp_dir().join("payload")))
 }
 
 pub(super) fn read_envelope(path: &Path) -> Result<Envelope, Error> {

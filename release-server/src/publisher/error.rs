@@ -118,6 +118,121 @@ pub enum Error {
         #[source]
         source: Box<payload::Error>,
     },
+    /// A payload that leans on another release, where one is needed that leans on none.
+    #[error("{}: expected a full payload, got a delta that leans on an image {source_image:?}", path.display())]
+    NotFull {
+        /// The file.
+        path: PathBuf,
+        /// The first image that it leans on.
+        source_image: String,
+    },
+    /// A delta, of which nobody said where the release is that it leans on.
+    #[error("{}: expected also the release that it leans on, with {}, got none", path.display(), images.join(", "))]
+    LeansOn {
+        /// The file.
+        path: PathBuf,
+        /// Its source images.
+        images: Vec<String>,
+    },
+    /// A delta that leans on another release than the one that was given.
+    #[error("{}: it leans on images ({}) that {} does not have", path.display(), images.join(", "), record.display())]
+    LeansOnAnother {
+        /// The file.
+        path: PathBuf,
+        /// The record that was given.
+        record: PathBuf,
+        /// Its source images.
+        images: Vec<String>,
+    },
+    /// A payload that does not make its release.
+    #[error("{}: {wrong} windows differ from the record, or cannot be made: {reason}", path.display())]
+    WrongPayload {
+        /// The file.
+        path: PathBuf,
+        /// Windows.
+        wrong: u64,
+        /// What is wrong with the first.
+        reason: String,
+    },
+    /// An image that the release does not have.
+    #[error("{}: expected one of its images ({}), got {name}", record.display(), images.join(", "))]
+    NoSuchImage {
+        /// The record.
+        record: PathBuf,
+        /// What was given.
+        name: String,
+        /// What it has.
+        images: Vec<String>,
+    },
+    /// An image of the release that was not given.
+    #[error("{}: expected a file for each of its images, got none for {name}", record.display())]
+    ImageMissing {
+        /// The record.
+        record: PathBuf,
+        /// The image.
+        name: String,
+    },
+    /// An image of another length than the release's.
+    #[error("image {name}: {}: expected {expected} bytes as the record says, got {got}", path.display())]
+    ImageSize {
+        /// Its file.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+        /// By the record.
+        expected: u64,
+        /// Of the file.
+        got: u64,
+    },
+    /// An image that is not the release's.
+    #[error("image {name} is not the one of {}: {wrong} of {windows} windows differ, the first is window {first}", record.display())]
+    AnotherImage {
+        /// The record.
+        record: PathBuf,
+        /// Its name.
+        name: String,
+        /// Windows that differ.
+        wrong: usize,
+        /// The first of them.
+        first: u32,
+        /// All.
+        windows: u32,
+    },
+    /// A delta between releases that never follow each other.
+    #[error("expected two releases of one product, architecture and board, got {from} and {to}")]
+    Strangers {
+        /// Whose the first is.
+        from: String,
+        /// Whose the second is.
+        to: String,
+    },
+    /// A delta from a release to itself.
+    #[error("expected two releases, got {version} twice")]
+    SameRelease {
+        /// Its version.
+        version: String,
+    },
+    /// A delta that no host could use.
+    #[error("hosts that run sequence {from} never go to this release directly: it asks for {minimum} at least (minimum_source)")]
+    TooOldToLeanOn {
+        /// Sequence of the release that it leans on.
+        from: u64,
+        /// By the record.
+        minimum: u64,
+    },
+    /// A delta that saves too little.
+    #[error(
+        "{} is not written: it has {bytes} bytes, {} % of the full payload's {full}, and above {} % a delta is not worth it",
+        path.display(), bytes.saturating_mul(100) / full.max(&1), super::MAX_PERCENT_OF_FULL
+    )]
+    HardlySmaller {
+        /// Where it would stand.
+        path: PathBuf,
+        /// Its bytes.
+        bytes: u64,
+        /// Those of the full payload.
+        full: u64,
+    },
     /// A file that is neither a record nor a payload.
     #[error("{}: expected a release record (\"OTARECv1\") or a payload (\"OTAPAYLD\"), got {got}", path.display())]
     Unknown {

@@ -17,25 +17,38 @@
 //!
 //! let keyring = read_keyring(dir, std::num::NonZeroU32::MIN)?;
 //! let release = check_record(&built.record_path, &keyring)?;
-//! let checked = check_payload(&release, &built.payload_path, std::num::NonZeroUsize::MIN, &mut |_| {})?;
+//! let checked = check_payload(&release, &built.payload_path, None, std::num::NonZeroUsize::MIN, &mut |_| {})?;
 //! assert_eq!((checked.right, checked.wrong), (2, 0));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::path::{Path, PathBuf};
+
+use manifests::version::Version;
+
 mod build;
 mod check;
+mod delta;
 mod error;
 mod files;
 mod folder;
+mod images;
 mod inspect;
 mod keys;
 mod source;
 
 pub use build::{BuildSpec, BuiltRelease, Existing, ImageFile, build_release};
 pub use check::{CheckedPayload, PayloadOrigin, SignedRecord, check_payload, check_record, sign_record};
+pub use delta::{BuiltDelta, DeltaSpec, MAX_PERCENT_OF_FULL, Step, build_delta};
 pub use error::Error;
 pub(crate) use files::A_DIRECTORY;
 pub use files::read_text;
+pub use images::Published;
 pub use inspect::{ImageSummary, Inspection, KindSummary, PayloadSummary, RecordSummary, inspect};
 pub use keys::{GeneratedKey, LoadedKey, generate_key, read_keyring, read_secret_key};
 pub use source::TREE_IMAGE;
+
+/// Where the full payload of a release is, as a rule: beside its record.
+fn payload_beside(record: &Path, version: &Version) -> PathBuf {
+    record.with_file_name(format!("{version}.payload"))
+}

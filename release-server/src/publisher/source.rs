@@ -17,7 +17,7 @@ use super::files::open_image;
 /// The name of the image that a tree of hashes is.
 pub const TREE_IMAGE: &str = "verity";
 /// Read at once.
-const PIECE: usize = 1 << 20;
+pub(super) const PIECE: usize = 1 << 20;
 
 /// One image of the record.
 pub(super) struct Source {

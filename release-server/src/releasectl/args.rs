@@ -13,7 +13,7 @@ use manifests::version::{Sequence, Version};
 use payload::build::Options;
 
 use super::Failure;
-use crate::publisher::{self, BuildSpec, ImageFile};
+use crate::publisher::{self, BuildSpec, ImageFile, Published};
 
 const EXAMPLES: &str = "\
 A first release:
@@ -21,6 +21,9 @@ A first release:
   releasectl build --app '{demo}' --version 1.0.0 --sequence 1 --image root=rootfs.ext4 --key demo.key --out releases
   releasectl verify releases/1.0.0.release releases/1.0.0.payload --keyring .
   releasectl inspect releases/1.0.0.payload
+
+A delta for hosts that run it, once 1.1.0 is built:
+  releasectl delta --from releases/1.0.0.release --to releases/1.1.0.release --out releases
 
 demo.pub goes into the keyring folder of the hosts (inside the image); demo.key stays offline.";
 
@@ -44,6 +47,11 @@ pub(super) enum Command {
     ///
     /// The same images, options and time of creation give the same bytes, whenever, wherever and with however many threads.
     Build(Box<BuildArgs>),
+    /// Build a delta: writes FROM-to-VERSION.payload, which makes a release of another one that hosts run
+    ///
+    /// Needs no key: hosts compare what a delta makes with the signed record of the release. The images are read from files, or else out
+    /// of the full payload that stands beside each record, and have to be what the records say.
+    Delta(Box<DeltaArgs>),
     /// Add a signature to a release record
     ///
     /// The release stays the same release: its digest does not change. Needs no image and no payload, so that it can be done
@@ -138,6 +146,47 @@ pub(super) struct BuildArgs {
     /// given several times
     #[arg(long = "revoke-key", value_name = "ID", value_parser = parse_key_id)]
     pub(super) revoked_keys: Vec<KeyId>,
+    #[command(flatten)]
+    pub(super) effort: Effort,
+    /// Make a dm-verity tree over an image, and add it as the image `verity`; its root hash, for the kernel's command line, is printed
+    /// and part of the record. The same image always has the same tree
+    #[arg(long, num_args = 0..=1, value_name = "NAME", default_missing_value = "root")]
+    pub(super) verity: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct DeltaArgs {
+    /// Record of the release that hosts run
+    #[arg(long, value_name = "OLD.release")]
+    from: PathBuf,
+    /// An image of it: NAME=FILE, or NAME@SLOT=FILE; give all of them, or none
+    #[arg(long = "from-image", value_name = "NAME[@SLOT]=FILE", value_parser = parse_image, conflicts_with = "from_payload")]
+    from_images: Vec<ImageFile>,
+    /// Its full payload [default: the OLD.payload beside the record]
+    #[arg(long, value_name = "FILE")]
+    from_payload: Option<PathBuf>,
+    /// Record of the release that is made
+    #[arg(long, value_name = "NEW.release")]
+    to: PathBuf,
+    /// An image of it: NAME=FILE, or NAME@SLOT=FILE; give all of them, or none
+    #[arg(long = "to-image", value_name = "NAME[@SLOT]=FILE", value_parser = parse_image)]
+    to_images: Vec<ImageFile>,
+    /// Its full payload, with whose size the delta's is compared as well [default: the NEW.payload beside the record]
+    #[arg(long, value_name = "FILE")]
+    to_payload: Option<PathBuf>,
+    /// Folder for the delta
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: PathBuf,
+    /// Write it even if it has more than 80 % of the full payload's bytes
+    #[arg(long)]
+    pub(super) force: bool,
+    #[command(flatten)]
+    pub(super) effort: Effort,
+}
+
+/// How hard to compress.
+#[derive(Args)]
+pub(super) struct Effort {
     /// zstd level, 1 to 22
     #[arg(long, value_name = "N", default_value_t = Options::DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
@@ -147,10 +196,6 @@ pub(super) struct BuildArgs {
     /// Threads that compress [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<NonZeroUsize>,
-    /// Make a dm-verity tree over an image, and add it as the image `verity`; its root hash, for the kernel's command line, is printed
-    /// and part of the record. The same image always has the same tree
-    #[arg(long, num_args = 0..=1, value_name = "NAME", default_missing_value = "root")]
-    pub(super) verity: Option<String>,
 }
 
 #[derive(Args)]
@@ -177,6 +222,15 @@ pub(super) struct VerifyArgs {
     /// Number of distinct trusted keys that must have signed
     #[arg(long, value_name = "N", default_value = "1")]
     pub(super) threshold: NonZeroU32,
+    /// Record of the release that a delta leans on
+    #[arg(long, value_name = "OLD.release")]
+    from: Option<PathBuf>,
+    /// An image of it: NAME=FILE, or NAME@SLOT=FILE; give all of them, or none
+    #[arg(long = "from-image", value_name = "NAME[@SLOT]=FILE", value_parser = parse_image, requires = "from", conflicts_with = "from_payload")]
+    from_images: Vec<ImageFile>,
+    /// Its full payload [default: the OLD.payload beside the record]
+    #[arg(long, value_name = "FILE", requires = "from")]
+    from_payload: Option<PathBuf>,
     /// Threads that decode [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<NonZeroUsize>,
@@ -188,15 +242,24 @@ pub(super) struct InspectArgs {
     pub(super) file: PathBuf,
 }
 
+impl Effort {
+    pub(super) fn options(&self) -> Options {
+        let level = if self.best { Options::BEST_LEVEL } else { self.level };
+        Options { level, threads: threads(self.threads), ..Options::default() }
+    }
+}
+
+impl DeltaArgs {
+    pub(super) fn from(&self) -> Published {
+        Published { record: self.from.clone(), images: self.from_images.clone(), payload: self.from_payload.clone() }
+    }
+
+    pub(super) fn to(&self) -> Published {
+        Published { record: self.to.clone(), images: self.to_images.clone(), payload: self.to_payload.clone() }
+    }
+}
+
 impl BuildArgs {
-    pub(super) const fn level(&self) -> i32 {
-        if self.best { Options::BEST_LEVEL } else { self.level }
-    }
-
-    pub(super) fn threads(&self) -> NonZeroUsize {
-        threads(self.threads)
-    }
-
     /// `--created`, else `$SOURCE_DATE_EPOCH`. The clock is never asked: two builds would differ.
     pub(super) fn created(&self) -> Result<Timestamp, Failure> {
         if let Some(created) = self.created {
@@ -230,6 +293,12 @@ impl BuildArgs {
 }
 
 impl VerifyArgs {
+    /// What deltas lean on.
+    pub(super) fn source(&self) -> Option<Published> {
+        let record = self.from.clone()?;
+        Some(Published { record, images: self.from_images.clone(), payload: self.from_payload.clone() })
+    }
+
     pub(super) fn threads(&self) -> NonZeroUsize {
         threads(self.threads)
     }

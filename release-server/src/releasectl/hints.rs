@@ -32,6 +32,19 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
         Error::Tree { reason: VerityError::Size { .. }, .. } => {
             Some("the kernel maps whole blocks: make the image a multiple of 4096 bytes long (truncate -s %4096 FILE)")
         }
+        Error::NotFull { .. } => Some("give the VERSION.payload that `releasectl build` wrote, or the images themselves"),
+        Error::LeansOn { .. } => Some("--from OLD.release, and --from-image NAME=FILE if its OLD.payload is not beside it"),
+        Error::LeansOnAnother { .. } => Some("`releasectl inspect` shows the digests of the images that it leans on"),
+        Error::WrongPayload { .. } => Some("fetch the payload again, or give the images as files"),
+        Error::NoSuchImage { .. } | Error::ImageMissing { .. } => {
+            Some("`releasectl inspect RELEASE` lists its images; NAME@SLOT=FILE is for one that fits one slot only")
+        }
+        Error::ImageSize { .. } | Error::AnotherImage { .. } => {
+            Some("give the very file that the release was built of; mounted once for writing, an image is another one")
+        }
+        Error::Strangers { .. } | Error::SameRelease { .. } => Some("is --from the release that hosts run, and --to the one they go to?"),
+        Error::TooOldToLeanOn { .. } => Some("build the delta to the release that they go to first"),
+        Error::HardlySmaller { .. } => Some("hosts take the full payload; --force writes the delta all the same"),
         Error::Tree { .. } | Error::NoDice { .. } => None,
         Error::Key(error) => for_key(error),
         Error::Unfit(error) => for_unfit(error),

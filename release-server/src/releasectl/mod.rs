@@ -18,15 +18,15 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue};
 use manifests::keyring::{KeyId, SecretKey};
-use payload::build::Options;
+use payload::build::Phase;
 
-use self::args::{BuildArgs, Cli, Command, InspectArgs, KeyCommand, SignArgs, VerifyArgs};
+use self::args::{BuildArgs, Cli, Command, DeltaArgs, InspectArgs, KeyCommand, SignArgs, VerifyArgs};
 use self::progress::Progress;
-use crate::publisher::{self, BuildSpec, Existing};
+use crate::publisher::{self, BuildSpec, DeltaSpec, Existing, Step};
 
 /// Verbs that the interfaces name and this build does not have.
-const LATER_VERBS: [&str; 6] = ["delta", "publish", "channel", "group", "rollout", "host"];
-const LATER_HINT: &str = "this build makes full releases as files (releasectl --help); put them where a file server finds them";
+const LATER_VERBS: [&str; 5] = ["publish", "channel", "group", "rollout", "host"];
+const LATER_HINT: &str = "this build makes releases and deltas as files (releasectl --help); put them where a file server finds them";
 
 /// What a command came to.
 struct Outcome {
@@ -97,6 +97,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome, Failure> {
             Ok(Outcome::good(report::key(&publisher::generate_key(&args.out)?, cli.json)))
         }
         Command::Build(args) => build(args, cli.json),
+        Command::Delta(args) => delta(args, cli.json),
         Command::Sign(args) => sign(args, cli.json),
         Command::Verify(args) => verify(args, cli.json),
         Command::Inspect(InspectArgs { file }) => {
@@ -121,13 +122,12 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
         verity: args.verity.clone(),
         existing: if args.replace { Existing::Replace } else { Existing::Keep },
         drop_signatures: args.drop_signatures,
-        options: Options { level: args.level(), threads: args.threads(), ..Options::default() },
+        options: args.effort.options(),
         ..BuildSpec::new(&args.app, args.version.clone(), args.sequence, args.created()?, &args.out)
     };
-    let mut progress = Progress::new("building");
-    let built = publisher::build_release(&spec, &keys, &mut |step| {
-        progress.show(step.done, step.total, &format!("{} of payload", words::size(step.blobs)));
-    })?;
+    let mut progress = Steps::default();
+    let built = publisher::build_release(&spec, &keys, &mut |step| progress.building(step))?;
+    drop(progress);
     for other in &built.same_sequence {
         let message =
             format!("{} has the sequence {} as well: hosts that run one refuse the other", other.display(), args.sequence);
@@ -161,6 +161,51 @@ fn build(args: &BuildArgs, json: bool) -> Result<Outcome, Failure> {
     Ok(Outcome::good(report::built(&built, json)))
 }
 
+fn delta(args: &DeltaArgs, json: bool) -> Result<Outcome, Failure> {
+    let spec = DeltaSpec {
+        from: args.from(),
+        to: args.to(),
+        out_dir: args.out.clone(),
+        options: args.effort.options(),
+        even_if_large: args.force,
+    };
+    let mut progress = Steps::default();
+    let built = publisher::build_delta(&spec, &mut |step| match step {
+        Step::Opening(done, total) => progress.at("reading").show(done, total, ""),
+        Step::Building(step) => progress.building(step),
+    })?;
+    drop(progress);
+    if built.full_bytes.is_none() {
+        let message = format!("the full payload of {} is not there: it was not seen whether the delta is worth it", built.to.version);
+        warn(&message, "give it with --to-payload FILE");
+    }
+    Ok(Outcome::good(report::delta(&built, json)))
+}
+
+/// One bar after the other.
+#[derive(Default)]
+struct Steps {
+    current: Option<(&'static str, Progress)>,
+}
+
+impl Steps {
+    fn at(&mut self, what: &'static str) -> &mut Progress {
+        if self.current.as_ref().is_some_and(|(current, _)| *current != what) {
+            self.current = None;
+        }
+        &mut self.current.get_or_insert_with(|| (what, Progress::new(what))).1
+    }
+
+    fn building(&mut self, step: payload::build::Progress) {
+        match step.phase {
+            Phase::Looking => self.at("looking for what is alike").show(step.done, step.total, ""),
+            Phase::Making => {
+                self.at("building").show(step.done, step.total, &format!("{} of payload", words::size(step.blobs)));
+            }
+        }
+    }
+}
+
 fn sign(args: &SignArgs, json: bool) -> Result<Outcome, Failure> {
     let keys = read_keys(&args.keys)?;
     let signed = publisher::sign_record(&args.release, &keys)?;
@@ -190,11 +235,12 @@ fn sign_command(record: &Path) -> String {
 fn verify(args: &VerifyArgs, json: bool) -> Result<Outcome, Failure> {
     let keyring = publisher::read_keyring(&args.keyring, args.threshold)?;
     let release = publisher::check_record(&args.release, &keyring)?;
+    let source = args.source();
     let mut checked = Vec::new();
     for path in &args.payloads {
         let mut progress = Progress::new("checking");
         let result =
-            publisher::check_payload(&release, path, args.threads(), &mut |(done, total)| progress.show(done, total, ""));
+            publisher::check_payload(&release, path, source.as_ref(), args.threads(), &mut |(done, total)| progress.show(done, total, ""));
         checked.push((path.clone(), result));
     }
     let report = report::Verification::new(&args.release, &release, keyring.threshold(), checked);

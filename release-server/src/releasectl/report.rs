@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use manifests::keyring::KeyId;
 use manifests::release::{Notes, Record, Release};
+use payload::format::{FrameTable, Source};
 use serde_json::{Value, json};
 
 use super::words::{chain, count, harmless, percent, size};
 use super::{hints, json_line};
 use crate::publisher::{
-    BuiltRelease, CheckedPayload, Error, GeneratedKey, ImageSummary, Inspection, PayloadOrigin, PayloadSummary, RecordSummary,
+    BuiltDelta, BuiltRelease, CheckedPayload, Error, GeneratedKey, ImageSummary, Inspection, PayloadOrigin, PayloadSummary, RecordSummary,
     SignedRecord,
 };
 
@@ -57,8 +58,39 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
             percent(payload_bytes, image_bytes),
             size(image_bytes)
         ),
+        read_back_words(&built.table).trim_end().to_owned(),
     ];
     lines.into_iter().chain(verity).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+pub(super) fn delta(built: &BuiltDelta, as_json: bool) -> String {
+    let BuiltDelta { path: file, from, to, table, full_bytes } = built;
+    let bytes = table.header().total_len();
+    let own = own_bytes(table);
+    if as_json {
+        return json_line(&json!({
+            "payload": path(file), "payload_bytes": bytes, "payload_table_sha256": table.header().table_sha256(), "full_bytes": full_bytes,
+            "from": {"version": from.version, "sequence": from.sequence}, "to": {"version": to.version, "sequence": to.sequence},
+            "read_back_bytes": own,
+        }));
+    }
+    let full = full_bytes.map_or_else(String::new, |full| format!(", {} of the full payload's {}", percent(bytes, full), size(full)));
+    format!(
+        "delta from {} (sequence {}) to {} (sequence {}) of {}\n  payload  {}  {}{full}\n{}",
+        from.version, from.sequence, to.version, to.sequence, to.product, file.display(), size(bytes), read_back_words(table)
+    )
+}
+
+/// Bytes of a slot that are read again while it is written, because later frames lean on them.
+fn own_bytes(table: &FrameTable) -> u64 {
+    let own = table.frames().flat_map(|frame| frame.extents()).filter(|extent| extent.source == Source::Target);
+    own.map(|extent| extent.length).fold(0, u64::saturating_add)
+}
+
+fn read_back_words(table: &FrameTable) -> String {
+    let images = table.images().iter().map(|image| image.size).sum();
+    let own = own_bytes(table);
+    format!("  reads    {} of the slot again while it is written, {} of the images\n", size(own), percent(own, images))
 }
 
 pub(super) fn signed(file: &Path, signed: &SignedRecord, as_json: bool) -> String {

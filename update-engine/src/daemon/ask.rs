@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use manifests::limits::MAX_RECORD_BYTES;
-use manifests::omaha::{self, ActionCode, PackageName, Update, UpdateAnswer, Verdict};
+use manifests::omaha::{self, ActionCode, Package, PackageName, Update, UpdateAnswer, Verdict};
 use manifests::release::{Envelope, RecordError, Release};
+use manifests::version::Version;
 
 use crate::config::Settings;
 use crate::daemon::{Shared, blocking, look};
@@ -14,7 +15,7 @@ use crate::engine::cause::Cause;
 use crate::engine::event::{AskAgain, CheckAnswer, Fault, Lack, Offer};
 use crate::engine::facts::Facts;
 use crate::engine::model::Hold;
-use crate::engine::state::{Origin, Request, Source};
+use crate::engine::state::{DeltaSource, Origin, Request, Source};
 use crate::fetch::{self, Address, FetchError};
 use crate::report::{self, Initiator};
 use crate::world::chain;
@@ -75,7 +76,7 @@ async fn from_files(shared: &Shared, release: &str, payload: &str) -> CheckAnswe
         Ok(bytes) => bytes,
         Err(fault) => return CheckAnswer::Failed { fault, retry_after_s: None },
     };
-    let source = Source { urls: vec![payload.to_owned()], size: 0 };
+    let source = Source { urls: vec![payload.to_owned()], ..Source::default() };
     match verified(shared, &bytes).await {
         Ok(release) => CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(offer(&release, None, source)) },
         Err(Unverified::Bad(fault)) => CheckAnswer::BadRecord { again: AskAgain::default(), version: release.to_owned(), fault },
@@ -108,7 +109,7 @@ async fn from_server(shared: &Shared, facts: &Facts, initiator: Initiator) -> Ch
                     CheckAnswer::Failed { fault, retry_after_s }
                 }
                 Verdict::NoUpdate { hold } => CheckAnswer::NoUpdate { again, hold: hold.map(|hold| held(&hold)) },
-                Verdict::Update(update) => fetch_offer(shared, &update, again).await,
+                Verdict::Update(update) => fetch_offer(shared, facts, &update, again).await,
             }
         }
     }
@@ -121,7 +122,7 @@ fn held(hold: &omaha::Hold) -> Hold {
 
 /// Fetches the record from the codebases in their order, until one gives a record that verifies. One that is bad tells more
 /// than one that could not be had.
-async fn fetch_offer(shared: &Shared, update: &Update, again: AskAgain) -> CheckAnswer {
+async fn fetch_offer(shared: &Shared, facts: &Facts, update: &Update, again: AskAgain) -> CheckAnswer {
     let version = update.version.to_string();
     let record_name = PackageName::record_of(&update.version);
     let mut missing = Fault::new(Cause::RecordFetch, "the answer has no codebase");
@@ -143,7 +144,7 @@ async fn fetch_offer(shared: &Shared, update: &Update, again: AskAgain) -> Check
         };
         match verified(shared, &bytes).await {
             Ok(release) => {
-                let offer = offer(&release, Some(version), payload_source(update));
+                let offer = offer(&release, Some(version), payload_source(update, facts));
                 return CheckAnswer::Offer { again, offer: Box::new(offer) };
             }
             // The next server's record could not be used either.
@@ -198,11 +199,21 @@ fn offer(release: &Release, announced_version: Option<String>, source: Source) -
 }
 
 /// The full payload: by its name if the answer lists it, else the first package, as update_engine takes it.
-fn payload_source(update: &Update) -> Source {
+fn payload_source(update: &Update, facts: &Facts) -> Source {
     let by_name = update.package(&PackageName::payload_of(&update.version));
     let Some(package) = by_name.or_else(|| update.packages.first()) else { return Source::default() };
-    let urls = update.codebases.iter().map(|codebase| codebase.url_of(&package.name)).collect();
-    Source { urls, size: package.size_bytes }
+    Source { urls: urls_of(update, package), size: package.size_bytes, delta: delta_source(update, facts) }
+}
+
+/// The delta from the version that runs, if the answer lists one.
+fn delta_source(update: &Update, facts: &Facts) -> Option<DeltaSource> {
+    let running = Version::parse(&facts.running_content().version?).ok()?;
+    let package = update.delta_from(&running)?;
+    Some(DeltaSource { urls: urls_of(update, package), size: package.size_bytes })
+}
+
+fn urls_of(update: &Update, package: &Package) -> Vec<String> {
+    update.codebases.iter().map(|codebase| codebase.url_of(&package.name)).collect()
 }
 
 /// The update server's address.

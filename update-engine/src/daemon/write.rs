@@ -13,7 +13,7 @@ use crate::engine::facts::BootTable;
 use crate::engine::model::Progress;
 use crate::engine::state::Plan;
 use crate::fetch::Source;
-use crate::install::{self, InstallError, Installed, Job, Phase};
+use crate::install::{self, Base, InstallError, Installed, Job, Phase};
 use crate::slot::InactiveSlot;
 use crate::world::{chain, disk_name, slot_fault};
 
@@ -24,11 +24,11 @@ pub(super) async fn install(shared: Shared, plan: Plan, scan: Scan, cancel: Arc<
         let (shared, plan) = (shared.clone(), plan.clone());
         blocking(move || prepare(&shared, &plan)).await
     };
-    let Prepared { slot, release, previous, boot } = match prepare {
+    let Prepared { slot, release, previous, base, boot } = match prepare {
         Ok(prepared) => prepared,
         Err(fault) => return Event::Installed { attempt, boot: None, result: Err(fault) },
     };
-    let result = fill(&shared, &plan, slot, release, previous.as_ref(), scan, cancel).await;
+    let result = fill(&shared, &plan, slot, release, previous.as_ref(), base, scan, cancel).await;
     Event::Installed { attempt, boot: Some(boot), result }
 }
 
@@ -37,6 +37,8 @@ struct Prepared {
     release: Arc<Release>,
     /// What the slot may hold already, in whole or in part, if that is known.
     previous: Option<Record>,
+    /// The slot that runs, for a delta to lean on.
+    base: Base,
     boot: BootTable,
 }
 
@@ -54,7 +56,10 @@ fn prepare(shared: &Shared, plan: &Plan) -> Result<Prepared, Fault> {
         .map_err(|error| slot_fault(&error))?;
     let boot = slots::disarm_before_writing(&shared.world, plan, &ground)?;
     shared.set_read_back(plan.slot, None);
-    Ok(Prepared { slot, release: Arc::new(release), previous, boot })
+    let running = plan.slot.other();
+    let record = shared.world.records().slot_record(running).map(|(record, _)| record);
+    let base = Base { disk: ground.disk, slot: running, record };
+    Ok(Prepared { slot, release: Arc::new(release), previous, base, boot })
 }
 
 async fn fill(
@@ -63,6 +68,7 @@ async fn fill(
     slot: InactiveSlot,
     release: Arc<Release>,
     previous: Option<&Record>,
+    base: Base,
     scan: Scan,
     cancel: Arc<AtomicBool>,
 ) -> Result<Fetched, Fault> {
@@ -72,8 +78,11 @@ async fn fill(
         (Scan::Shared, None) => install::Scan::Nothing,
     };
     let job = Job {
-        sources: sources(plan)?,
-        payload_size: Some(plan.source.size).filter(|size| *size > 0),
+        sources: sources(&plan.source.urls)?,
+        payload_size: known(plan.source.size),
+        // One that cannot be used is none: the full payload is there.
+        delta: plan.source.delta.as_ref().and_then(|delta| Some((sources(&delta.urls).ok()?, known(delta.size)))),
+        base: Some(base),
         release,
         slot_name: plan.slot,
         slot,
@@ -88,11 +97,15 @@ async fn fill(
     Ok(Fetched { bytes_downloaded, bytes_reused })
 }
 
+const fn known(size: u64) -> Option<u64> {
+    if size > 0 { Some(size) } else { None }
+}
+
 /// Sources that cannot be used are passed over as long as one is left.
-fn sources(plan: &Plan) -> Result<Vec<Source>, Fault> {
+fn sources(urls: &[String]) -> Result<Vec<Source>, Fault> {
     let mut last = Fault::new(Cause::Download, "the answer names no URL for the payload");
     let mut usable = Vec::new();
-    for url in &plan.source.urls {
+    for url in urls {
         match Source::open(url) {
             Ok(source) => usable.push(source),
             Err(error) => last = ask::fetch_fault(Cause::Download, &error),

@@ -415,6 +415,19 @@ pub struct Source {
     /// Length that was announced; 0 = not known (files).
     #[serde(default)]
     pub size: u64,
+    /// Where a delta from the release that runs is, when one is offered.
+    #[serde(default)]
+    pub delta: Option<DeltaSource>,
+}
+
+/// Where a delta is.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DeltaSource {
+    /// URLs or absolute paths, in the order to try.
+    pub urls: Vec<String>,
+    /// Length that was announced; 0 = not known.
+    #[serde(default)]
+    pub size: u64,
 }
 
 /// A lock that was asked for: what releasing it needs, whatever the configuration says by then.

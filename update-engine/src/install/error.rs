@@ -31,6 +31,17 @@ pub enum InstallError {
         /// Every source with its last fault.
         tried: Vec<(String, Option<Fault>)>,
     },
+    /// The payload leans on the running slot, that is not what it leans on, and nobody offers one that leans on nothing.
+    #[error("the delta cannot be used, and no full payload is offered: {0}")]
+    NoBase(String),
+    /// What was written does not read back, again and again.
+    #[error("window {window} of image {image:?} was written and verified, and reads back as something else, again and again: the medium of the slot fails")]
+    Fading {
+        /// The image.
+        image: String,
+        /// The window.
+        window: u32,
+    },
     /// The decoder cannot be set up.
     #[error("the payload cannot be decoded: {0}")]
     Decoder(#[source] payload::Error),
@@ -75,9 +86,9 @@ impl InstallError {
     pub const fn cause(&self) -> Cause {
         match self {
             Self::Fetch(error) => fetch_cause(error),
-            Self::WrongWindow(_) | Self::WrongFrame { .. } => Cause::PayloadMismatch,
+            Self::WrongWindow(_) | Self::WrongFrame { .. } | Self::NoBase(_) => Cause::PayloadMismatch,
             Self::Disk(SlotError::Spec(_) | SlotError::Request { .. }) => Cause::ImageSet,
-            Self::Disk(_) => Cause::DiskWrite,
+            Self::Disk(_) | Self::Fading { .. } => Cause::DiskWrite,
             Self::Cancelled => Cause::Cancelled,
             Self::Decoder(_) | Self::Broken(_) => Cause::Install,
         }

@@ -59,6 +59,29 @@ impl Ledger {
         amount
     }
 
+    /// These windows were found to be wrong after all.
+    pub(super) fn lost(&mut self, image: usize, windows: impl IntoIterator<Item = u32>) -> Amount {
+        let Some(missing) = self.images.iter_mut().find(|missing| missing.image == image) else { return Amount::default() };
+        let mut amount = Amount::default();
+        for window in windows {
+            if let Some((_, length)) = missing.table.range(window).filter(|_| missing.windows.insert(window)) {
+                amount += Amount { windows: 1, bytes: u64::from(length) };
+            }
+        }
+        amount
+    }
+
+    /// Whether a window is still to be made.
+    pub(super) fn misses(&self, image: usize, window: u32) -> bool {
+        self.images.iter().any(|missing| missing.image == image && missing.windows.contains(window))
+    }
+
+    /// Whether what `frame` needs of its own image is there.
+    pub(super) fn bears(&self, frame: &Frame<'_>) -> bool {
+        let image = frame.image();
+        frame.needs().flatten().all(|window| !self.misses(image, window))
+    }
+
     /// Whether nothing is missing.
     pub(super) fn is_complete(&self) -> bool {
         self.images.iter().all(|missing| missing.windows.is_empty())

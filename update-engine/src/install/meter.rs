@@ -113,6 +113,11 @@ impl Meter {
         self.report();
     }
 
+    /// These, which were written or found, are missing again.
+    pub(super) fn lost(&self, amount: Amount) {
+        self.windows_done.fetch_sub(amount.windows, Ordering::Relaxed);
+    }
+
     /// So much came over the network in all.
     pub(super) fn downloaded(&self, bytes: u64) {
         self.downloaded.store(bytes, Ordering::Relaxed);

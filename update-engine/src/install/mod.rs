@@ -13,8 +13,9 @@
 //!   thing a slot takes), and what was hashed is what is written.
 //! * What is in the slot already is kept: with a [`Scan`], only windows that differ are fetched (resume by content). A kill loses
 //!   what was in flight, at most [`MAX_IN_FLIGHT`] frames, and no file can lie about the rest.
-//! * A wrong byte costs its window: the frame is fetched again from another source. If no source has it right, the error names
-//!   image, window, offset and both digests, and the slot holds nothing wrong.
+//! * A wrong byte costs its window: the frame is fetched again from another source, or its windows are made by the full payload where a delta
+//!   cannot. If no source has it right, the error names image, window, offset and both digests, and the slot holds nothing wrong.
+//! * A frame is made when all that it leans on is verified, and not before.
 //! * Memory is bounded: the frame table, [`MAX_IN_FLIGHT`] blobs, and an output buffer of 1 MiB for each thread.
 //! * A write that fails ends the install at once. Cancelling takes effect within a fraction of a second, and when [`run`] has
 //!   returned, no thread works and, unless it succeeded, the slot is closed.
@@ -28,6 +29,7 @@
 
 mod error;
 mod front;
+mod ground;
 mod ledger;
 mod meter;
 mod pool;
@@ -43,6 +45,7 @@ use std::time::Duration;
 use manifests::release::{Record, Release, SlotName};
 
 pub use error::{InstallError, WrongWindow};
+pub use ground::Base;
 pub use meter::{Phase, Progress};
 pub use scan::Scan;
 
@@ -50,6 +53,7 @@ use crate::fetch::limits::BUDGET_EXTRA_BYTES;
 use crate::fetch::{Fetcher, Source, Sources};
 use crate::slot::readback;
 use crate::slot::{InactiveSlot, Written};
+use front::{Offered, Role};
 use ledger::Ledger;
 use meter::Meter;
 use pool::Pool;
@@ -73,8 +77,12 @@ pub struct Job {
     pub fetcher: Fetcher,
     /// Who offers the full payload, in the order to be asked.
     pub sources: Vec<Source>,
-    /// Length of the payload, if the update server named it.
+    /// Length of the full payload, if the update server named it.
     pub payload_size: Option<u64>,
+    /// Who offers a delta from the slot that runs, and its length.
+    pub delta: Option<(Vec<Source>, Option<u64>)>,
+    /// The slot that runs, if it can be leant on.
+    pub base: Option<Base>,
     /// Which windows may be in the slot already.
     pub scan: Scan,
 }
@@ -98,27 +106,46 @@ pub async fn run(
     cancel: Arc<AtomicBool>,
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
 ) -> Result<Installed, InstallError> {
-    let Job { release, slot_name, slot, fetcher, sources, payload_size, scan } = job;
+    let Job { release, slot_name, slot, fetcher, sources, payload_size, delta, base, scan } = job;
     let slot = make_places(slot).await?;
     let meter = Arc::new(Meter::new(release.record(), slot_name, progress));
     let mut ledger = Ledger::new(release.record(), slot_name);
     let found = scan::run(&slot, &release, slot_name, scan, &meter, &cancel).await?;
     meter.reused(ledger.found(&found));
 
-    let mut sources = Sources::new(fetcher, sources, first_budget(release.record()))?;
-    let troubled = meter.clone();
-    sources.on_trouble(move |trouble| troubled.trouble(trouble));
+    let offered = |role, sources, size| {
+        let mut sources = Sources::new(fetcher.clone(), sources, first_budget(release.record()))?;
+        let troubled = meter.clone();
+        sources.on_trouble(move |trouble| troubled.trouble(trouble));
+        Ok::<_, InstallError>(Offered { role, sources, size, front: None })
+    };
+    // A delta that nobody offers properly is none.
+    let delta = delta.and_then(|(sources, size)| offered(Role::Delta, sources, size).ok());
+    let full = if sources.is_empty() && delta.is_some() { None } else { Some(offered(Role::Full, sources, payload_size)?) };
     let mut pool = Pool::start(readback::thread_count(), &release, &slot)?;
+    let mut install = stream::Install {
+        release: &release,
+        slot: &slot,
+        base: base.as_ref(),
+        ledger,
+        delta,
+        full,
+        pool: &mut pool,
+        meter: &meter,
+        wasted: 0,
+    };
     let streamed = tokio::select! {
         biased;
         () = is_set(&cancel) => Err(InstallError::Cancelled),
-        streamed = stream::all(&release, &mut ledger, &mut sources, payload_size, &mut pool, &meter) => streamed,
+        streamed = install.run() => streamed,
     };
+    let bytes_downloaded = install.downloaded();
+    drop(install);
     pool.stop().await;
     streamed?;
     let written = finish(slot).await?;
     let (bytes_written, bytes_reused) = meter.totals();
-    Ok(Installed { written, bytes_downloaded: sources.downloaded(), bytes_reused, bytes_written })
+    Ok(Installed { written, bytes_downloaded, bytes_reused, bytes_written })
 }
 
 async fn make_places(mut slot: InactiveSlot) -> Result<Arc<InactiveSlot>, InstallError> {

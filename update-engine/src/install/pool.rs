@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use manifests::release::Release;
-use payload::apply::{Decoder, NoSources};
+use payload::apply::Decoder;
 use payload::format::{Frame, FrameTable};
 use payload::limits::MAX_OUTPUT_BYTES;
 use payload::window::{Verified, WrongWindow};
@@ -16,16 +16,34 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::aside;
 use super::error::InstallError;
+use super::ground::{Ground, Running};
 use crate::fetch::SourceId;
 use crate::slot::buffer::AlignedBuf;
 use crate::slot::{InactiveSlot, SlotError, VerifiedBytes};
 
+/// Which of the payloads a frame is of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Which {
+    /// The one that is followed.
+    Followed,
+    /// The full one beside it, for what that cannot make.
+    Beside,
+}
+
+/// A frame, by the payload it is of and its place there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Task {
+    pub(super) which: Which,
+    pub(super) frame: u32,
+}
+
 /// A frame to be made.
 pub(super) struct Order {
+    pub(super) task: Task,
     /// The table it stands in.
     pub(super) table: Arc<FrameTable>,
-    /// Its place there.
-    pub(super) frame: u32,
+    /// The running slot, where the table leans on it.
+    pub(super) running: Option<Arc<Running>>,
     /// Its blob.
     pub(super) blob: Vec<u8>,
     /// Who gave the blob; nobody, if it has none.
@@ -34,7 +52,7 @@ pub(super) struct Order {
 
 /// A frame that was made, or not.
 pub(super) struct Made {
-    pub(super) frame: u32,
+    pub(super) task: Task,
     pub(super) source: Option<SourceId>,
     /// The blob's memory, to be used again.
     pub(super) blob: Vec<u8>,
@@ -98,6 +116,7 @@ impl Pool {
                 release: Arc::clone(release),
                 slot: Arc::clone(slot),
                 decoder: Decoder::new().map_err(InstallError::Decoder)?,
+                ground: Ground::new(release, slot),
                 output: Output(AlignedBuf::zeroed(usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX))),
             };
             let thread = std::thread::Builder::new().name(format!("install-{number}")).spawn(move || worker.run());
@@ -151,6 +170,7 @@ struct Worker {
     release: Arc<Release>,
     slot: Arc<InactiveSlot>,
     decoder: Decoder,
+    ground: Ground,
     output: Output,
 }
 
@@ -159,8 +179,8 @@ impl Worker {
         while let Some(order) = self.next() {
             // Whatever a panic leaves half-done in here is never looked at again: the install ends over it.
             let outcome = catch_unwind(AssertUnwindSafe(|| self.make(&order))).unwrap_or(Outcome::Died);
-            let Order { frame, blob, source, .. } = order;
-            if self.told.send(Made { frame, source, blob, outcome }).is_err() {
+            let Order { task, blob, source, .. } = order;
+            if self.told.send(Made { task, source, blob, outcome }).is_err() {
                 return;
             }
         }
@@ -172,9 +192,10 @@ impl Worker {
     }
 
     fn make(&mut self, order: &Order) -> Outcome {
-        let Some(frame) = order.table.frame(order.frame) else { return Outcome::Differs(Vec::new()) };
+        let Some(frame) = order.table.frame(order.task.frame) else { return Outcome::Differs(Vec::new()) };
+        self.ground.running.clone_from(&order.running);
         let out = self.output.0.as_mut_slice().get_mut(..frame.output_len()).unwrap_or_default();
-        if let Err(error) = self.decoder.decode(&frame, &order.blob, &NoSources, out) {
+        if let Err(error) = self.decoder.decode(&frame, &order.blob, &self.ground, out) {
             return Outcome::Undecodable(error);
         }
         self.write(&frame)

@@ -1,161 +1,383 @@
-//! The stream of frames: fetched in order, made by the threads in any order, fetched again where they came out wrong.
+//! The stream of frames: fetched in order, made by the threads as soon as what they lean on is there, fetched again where they came out wrong.
+//!
+//! # Two payloads
+//!
+//! A delta is followed as long as anybody has it. What it cannot make, because the running slot is not what the delta was made for, or because
+//! nobody has a blob that makes it, the full payload beside it makes, window by window. With no delta the full payload is followed.
+//!
+//! # Order
+//!
+//! A frame may lean on windows of its image below it. They are asked for before it, so that it waits for frames that are under way, or for one that
+//! came out wrong and is then made again before anything else. So whatever waits, the lowest of all frames waits for nobody.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 
 use manifests::release::{Record, Release};
 use payload::apply::batches;
-use payload::format::{Frame, FrameTable};
+use payload::format::{Frame, Source};
 use payload::window as verify;
 
 use super::MAX_IN_FLIGHT;
+use super::aside;
 use super::error::{InstallError, WrongWindow};
-use super::front::{self, Front};
+use super::front::{Front, Offered, Role};
+use super::ground::{self, Base, Running};
 use super::ledger::Ledger;
 use super::meter::Meter;
-use super::pool::{Made, Order, Outcome, Pool, right_windows};
+use super::pool::{Made, Order, Outcome, Pool, Task, Which, right_windows};
 use crate::fetch::limits::{MAX_GAP_BYTES, MAX_TRIES_PER_FRAME};
 use crate::fetch::{Fault, FetchError, SourceId, Sources};
+use crate::slot::InactiveSlot;
 
-/// Makes every window that `ledger` misses.
-pub(super) async fn all(
-    release: &Release,
-    ledger: &mut Ledger,
-    sources: &mut Sources,
-    payload_size: Option<u64>,
-    pool: &mut Pool,
-    meter: &Meter,
-) -> Result<(), InstallError> {
-    while !ledger.is_complete() {
-        let front = front::fetch(sources, release.record(), payload_size).await?;
+/// Frames for which the running slot is not what it should be, after which the delta is given up: each costs a request of its own.
+const MAX_UNSOUND_FRAMES: u32 = 64;
+
+/// Times a window that was right may turn out wrong when others lean on it.
+const MAX_LOSSES: u32 = 3;
+
+/// What an install is made of.
+pub(super) struct Install<'a> {
+    pub(super) release: &'a Release,
+    pub(super) slot: &'a Arc<InactiveSlot>,
+    pub(super) base: Option<&'a Base>,
+    pub(super) ledger: Ledger,
+    pub(super) delta: Option<Offered>,
+    pub(super) full: Option<Offered>,
+    pub(super) pool: &'a mut Pool,
+    pub(super) meter: &'a Meter,
+    /// Bytes that came for a delta that was given up.
+    pub(super) wasted: u64,
+}
+
+impl Install<'_> {
+    /// Makes every window that the ledger misses.
+    pub(super) async fn run(&mut self) -> Result<(), InstallError> {
+        while !self.ledger.is_complete() {
+            match self.round().await? {
+                Ended::Done => {}
+                Ended::Without(why) => {
+                    tracing::warn!(reason = %why, "the delta is of no use: the full payload is fetched");
+                    self.drop_delta();
+                }
+                Ended::TableDropped(why) => {
+                    tracing::info!(reason = %why, "the frame table is dropped together with the source that gave it");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that came over the network, for all payloads together.
+    pub(super) fn downloaded(&self) -> u64 {
+        let offered = [&self.delta, &self.full].into_iter().flatten();
+        offered.map(|offered| offered.sources.downloaded()).fold(self.wasted, u64::saturating_add)
+    }
+
+    fn drop_delta(&mut self) {
+        if let Some(delta) = self.delta.take() {
+            self.wasted = self.wasted.saturating_add(delta.sources.downloaded());
+        }
+    }
+
+    /// Follows one payload as far as it leads.
+    async fn round(&mut self) -> Result<Ended, InstallError> {
+        let (followed, mut beside) = match (&mut self.delta, &mut self.full) {
+            (Some(delta), full) => (delta, full.as_mut()),
+            (None, Some(full)) => (full, None),
+            (None, None) => return Err(FetchError::NoSource.into()),
+        };
+        let record = self.release.record();
+        let front = match followed.front(record).await {
+            Ok(front) => front,
+            Err(error @ InstallError::Fetch(_)) if beside.is_some() => return Ok(Ended::Without(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        let running = match open_running(&front, self.base) {
+            Ok(running) => running,
+            Err(why) if beside.is_some() => return Ok(Ended::Without(why)),
+            Err(why) => return Err(InstallError::NoBase(why)),
+        };
         let mut round = Round {
-            record: release.record(),
-            ledger: &mut *ledger,
-            sources: &mut *sources,
-            pool: &mut *pool,
-            meter,
+            record,
+            slot: self.slot,
+            ledger: &mut self.ledger,
+            followed,
+            beside: beside.as_deref_mut(),
             front: &front,
+            running,
+            pool: &mut *self.pool,
+            meter: self.meter,
+            wasted: self.wasted,
+            busy: BTreeSet::new(),
             in_flight: 0,
             waiting: Vec::new(),
+            held: Vec::new(),
             spare: Vec::new(),
-            repairs: VecDeque::new(),
+            again: VecDeque::new(),
             wrong_from: BTreeMap::new(),
+            unsound: 0,
+            losses: 0,
         };
-        let outcome = round.run().await;
-        let failure = match outcome {
-            Ok(None) => continue,
-            Ok(Some(wrong)) => wrong,
-            Err(InstallError::Fetch(error @ FetchError::Exhausted { .. })) => error.into(),
+        let ended = round.run().await;
+        let ended = match ended {
+            Ok(None) => return Ok(Ended::Done),
+            Ok(Some(ended)) => ended,
             Err(error) => return Err(error),
         };
         round.drain().await?;
-        // What no source can satisfy may be the table's fault: whoever gave it is not believed again, if the record does not name it.
-        if front.is_vouched || sources.drop_source(front.giver).is_err() {
-            return Err(failure);
+        match ended {
+            Stop::Delta(why) => Ok(Ended::Without(why)),
+            // What no source can satisfy may be the table's fault: whoever gave it is not believed again, if the record does not name it.
+            Stop::Wrong(failure) => {
+                if front.is_vouched || followed.sources.drop_source(front.giver).is_err() {
+                    return if followed.role == Role::Delta && beside.is_some() { Ok(Ended::Without(failure.to_string())) } else { Err(failure) };
+                }
+                followed.front = None;
+                Ok(Ended::TableDropped(failure.to_string()))
+            }
         }
-        tracing::info!(reason = %failure, "the frame table is dropped together with the source that gave it");
     }
-    Ok(())
+}
+
+/// How a payload was followed.
+enum Ended {
+    /// To its end.
+    Done,
+    /// The delta is of no use, for this reason.
+    Without(String),
+    /// Its table is of no use, for this reason, and another source may have a better one.
+    TableDropped(String),
+}
+
+/// Why a payload is followed no further.
+enum Stop {
+    /// It is a delta that leads nowhere.
+    Delta(String),
+    /// Nobody can make a window.
+    Wrong(InstallError),
+}
+
+fn open_running(front: &Front, base: Option<&Base>) -> Result<Option<Arc<Running>>, String> {
+    if front.table.sources().is_empty() {
+        return Ok(None);
+    }
+    let base = base.ok_or_else(|| "the slot that runs is not known".to_owned())?;
+    Running::open(base, front.table.sources()).map(|running| Some(Arc::new(running)))
 }
 
 /// One frame table, followed to its end.
 struct Round<'a> {
     record: &'a Record,
+    slot: &'a Arc<InactiveSlot>,
     ledger: &'a mut Ledger,
-    sources: &'a mut Sources,
+    followed: &'a mut Offered,
+    beside: Option<&'a mut Offered>,
+    front: &'a Arc<Front>,
+    running: Option<Arc<Running>>,
     pool: &'a mut Pool,
     meter: &'a Meter,
-    front: &'a Front,
+    wasted: u64,
+    /// Frames that are fetched, held, made, or to be made again.
+    busy: BTreeSet<Task>,
     /// Frames handed to the pool and not settled.
     in_flight: usize,
     /// Frames that were made and are not settled.
     waiting: Vec<Made>,
+    /// Frames that were fetched, and lean on windows that are not there yet.
+    held: Vec<Order>,
     /// Memory of blobs, to be used again.
     spare: Vec<Vec<u8>>,
-    /// Frames to be fetched again.
-    repairs: VecDeque<u32>,
+    /// What is to be fetched and made out of turn.
+    again: VecDeque<Again>,
     /// Who gave which frame wrong, once for each time.
-    wrong_from: BTreeMap<u32, Vec<SourceId>>,
+    wrong_from: BTreeMap<Task, Vec<SourceId>>,
+    /// Frames for which the running slot was not what it should be.
+    unsound: u32,
+    /// Windows that were right and turned out wrong.
+    losses: u32,
 }
 
-/// What is wrong when no source is left that might have a frame right.
-type Wrong = Option<InstallError>;
+/// What is to be made out of turn.
+enum Again {
+    /// A frame that came out wrong.
+    Frame(Task),
+    /// A window, by image and number, that the full payload has to make.
+    Window(usize, u32),
+}
+
+/// Where in the followed payload the next frame is.
+struct Walk<'f> {
+    frames: &'f [Frame<'f>],
+    runs: VecDeque<(Range<u64>, Range<usize>)>,
+    /// The run under way was asked for.
+    is_announced: bool,
+}
+
+impl<'f> Walk<'f> {
+    /// The next frame, and the range to announce before it is read.
+    fn next(&mut self) -> Option<(&'f Frame<'f>, Option<Range<u64>>)> {
+        loop {
+            let (bytes, run) = self.runs.front_mut()?;
+            let Some(index) = run.next() else {
+                self.runs.pop_front();
+                self.is_announced = false;
+                continue;
+            };
+            let frame = self.frames.get(index)?;
+            let from = if frame.blob().is_empty() { bytes.start } else { frame.blob().start };
+            let announce = (!self.is_announced).then(|| from..bytes.end);
+            self.is_announced = true;
+            return Some((frame, announce));
+        }
+    }
+}
 
 impl Round<'_> {
-    /// Makes everything that is missing; answers what cannot be made with this table.
-    async fn run(&mut self) -> Result<Wrong, InstallError> {
-        match self.first_pass().await? {
-            None => self.repair().await,
-            wrong => Ok(wrong),
+    /// Makes everything that is missing; answers why that cannot be done with this table.
+    async fn run(&mut self) -> Result<Option<Stop>, InstallError> {
+        let front = Arc::clone(self.front);
+        let frames = self.ledger.frames(&front.table);
+        let mut walk = Walk { frames: &frames, runs: runs(&frames).into(), is_announced: false };
+        loop {
+            while let Some(made) = self.waiting.pop().or_else(|| self.pool.made_already()) {
+                if let Some(stop) = self.settle(made).await? {
+                    return Ok(Some(stop));
+                }
+            }
+            let has_room = self.in_flight.saturating_add(self.held.len()) < MAX_IN_FLIGHT;
+            // Somebody may wait for what came out wrong, and for nothing else.
+            let urgent = !self.again.is_empty() && (!self.held.is_empty() || walk.runs.is_empty());
+            let stop = if urgent {
+                walk.is_announced = false;
+                self.make_again().await?
+            } else if let Some((frame, announce)) = has_room.then(|| walk.next()).flatten() {
+                if let Some(bytes) = announce {
+                    self.followed.sources.announce(bytes);
+                }
+                let task = Task { which: Which::Followed, frame: frame.index() };
+                // A frame beside may have made it meanwhile.
+                let is_missing = frame.windows().any(|window| self.ledger.misses(frame.image(), window));
+                if is_missing && self.busy.insert(task) { self.feed(task, &front, frame).await? } else { None }
+            } else if self.in_flight > 0 {
+                let made = self.next_made().await?;
+                self.settle(made).await?
+            } else if !self.again.is_empty() {
+                self.make_again().await?
+            } else if self.held.is_empty() {
+                return Ok(None);
+            } else {
+                return Err(InstallError::Broken("frames wait for windows that nobody makes"));
+            };
+            if stop.is_some() {
+                return Ok(stop);
+            }
         }
     }
 
     /// Books what is still in flight, so that the next round gets its own frames only.
     async fn drain(&mut self) -> Result<(), InstallError> {
+        self.held.clear();
         while self.in_flight > 0 {
             let made = self.next_made().await?;
-            self.settle(made)?;
+            self.book(&made)?;
         }
         Ok(())
     }
 
-    async fn first_pass(&mut self) -> Result<Wrong, InstallError> {
-        let table = Arc::clone(&self.front.table);
-        let frames = self.ledger.frames(&table);
-        for (bytes, run) in runs(&frames) {
-            self.sources.announce(bytes);
-            for frame in frames.get(run).unwrap_or_default() {
-                if let Some(wrong) = self.feed(frame).await? {
-                    return Ok(Some(wrong));
+    /// Fetches what came out wrong once more, from whoever gave it wrong least often.
+    async fn make_again(&mut self) -> Result<Option<Stop>, InstallError> {
+        let (task, front) = match self.again.pop_front() {
+            Some(Again::Frame(task @ Task { which: Which::Followed, .. })) => (task, Arc::clone(self.front)),
+            Some(Again::Frame(task)) => match self.front_beside().await? {
+                Ok(front) => (task, front),
+                Err(stop) => return Ok(Some(stop)),
+            },
+            Some(Again::Window(image, window)) => {
+                let front = match self.front_beside().await? {
+                    Ok(front) => front,
+                    Err(stop) => return Ok(Some(stop)),
+                };
+                let maker = front.table.frame_of(image, window).map(|frame| frame.index());
+                let task = Task { which: Which::Beside, frame: maker.ok_or(InstallError::Broken("a window that no frame makes"))? };
+                // A frame makes several windows: whoever asked first has asked for all.
+                if !self.ledger.misses(image, window) || !self.busy.insert(task) {
+                    return Ok(None);
                 }
+                (task, front)
             }
-        }
-        Ok(None)
+            None => return Ok(None),
+        };
+        let frame = front.table.frame(task.frame).ok_or(InstallError::Broken("a frame that is none"))?;
+        let avoid = self.least_trusted(task);
+        let sources = self.sources(task.which);
+        sources.announce(frame.blob());
+        sources.turn_from(&avoid);
+        self.feed(task, &front, &frame).await
     }
 
-    /// Fetches frames again that came out wrong, until none does.
-    async fn repair(&mut self) -> Result<Wrong, InstallError> {
-        let table = Arc::clone(&self.front.table);
-        loop {
-            if let Some(frame) = self.repairs.pop_front().and_then(|index| table.frame(index)) {
-                self.sources.announce(frame.blob());
-                let avoid = self.least_trusted(frame.index());
-                self.sources.turn_from(&avoid);
-                if let Some(wrong) = self.feed(&frame).await? {
-                    return Ok(Some(wrong));
-                }
-                continue;
-            }
-            if self.in_flight == 0 {
-                return Ok(None);
-            }
-            let made = self.next_made().await?;
-            if let Some(wrong) = self.settle(made)? {
-                return Ok(Some(wrong));
-            }
+    /// The full payload's front; if that is not to be had, the delta is given up, and the full payload followed for all the rest with all that is
+    /// done about faults there.
+    async fn front_beside(&mut self) -> Result<Result<Arc<Front>, Stop>, InstallError> {
+        let Some(beside) = &mut self.beside else { return Err(InstallError::Broken("no full payload is there")) };
+        match beside.front(self.record).await {
+            Ok(front) => Ok(Ok(front)),
+            Err(error @ InstallError::Fetch(_)) => Ok(Err(Stop::Delta(error.to_string()))),
+            Err(error) => Err(error),
         }
     }
 
-    /// Fetches a frame and hands it to the pool, once there is room for it.
-    async fn feed(&mut self, frame: &Frame<'_>) -> Result<Wrong, InstallError> {
-        while let Some(made) = self.made_already_or_in_the_way().await? {
-            if let Some(wrong) = self.settle(made)? {
-                return Ok(Some(wrong));
-            }
+    fn sources(&mut self, which: Which) -> &mut Sources {
+        match (which, &mut self.beside) {
+            (Which::Beside, Some(beside)) => &mut beside.sources,
+            _ => &mut self.followed.sources,
         }
+    }
+
+    /// Fetches a frame, and hands it to the pool or holds it.
+    async fn feed(&mut self, task: Task, front: &Arc<Front>, frame: &Frame<'_>) -> Result<Option<Stop>, InstallError> {
         let mut blob = self.spare.pop().unwrap_or_default();
         blob.clear();
-        let source = if frame.blob().is_empty() { None } else { Some(self.fetch(frame.blob(), &mut blob).await?) };
-        self.pool.order(Order { table: Arc::clone(&self.front.table), frame: frame.index(), blob, source })?;
-        self.in_flight = self.in_flight.saturating_add(1);
+        let source = if frame.blob().is_empty() {
+            None
+        } else {
+            match self.fetch(task.which, frame.blob(), &mut blob).await {
+                Ok(source) => Some(source),
+                Err(InstallError::Fetch(error @ (FetchError::Exhausted { .. } | FetchError::Budget { .. }))) => {
+                    return self.nobody_has_it(error);
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let running = if task.which == Which::Followed { self.running.clone() } else { None };
+        let order = Order { task, table: Arc::clone(&front.table), running, blob, source };
+        if self.ledger.bears(frame) { self.hand_over(order)? } else { self.held.push(order) }
         Ok(None)
+    }
+
+    fn nobody_has_it(&self, error: FetchError) -> Result<Option<Stop>, InstallError> {
+        match (&self.beside, error) {
+            (Some(_), error) => Ok(Some(Stop::Delta(error.to_string()))),
+            (None, error @ FetchError::Exhausted { .. }) => Ok(Some(Stop::Wrong(error.into()))),
+            (None, error) => Err(error.into()),
+        }
+    }
+
+    fn hand_over(&mut self, order: Order) -> Result<(), InstallError> {
+        self.pool.order(order)?;
+        self.in_flight = self.in_flight.saturating_add(1);
+        Ok(())
     }
 
     /// Reads a blob, and meanwhile listens to the pool: a slot that fails ends the install, however slow the network is.
-    async fn fetch(&mut self, range: Range<u64>, blob: &mut Vec<u8>) -> Result<SourceId, InstallError> {
-        let Self { sources, pool, waiting, in_flight, .. } = self;
+    async fn fetch(&mut self, which: Which, range: Range<u64>, blob: &mut Vec<u8>) -> Result<SourceId, InstallError> {
+        let Self { followed, beside, pool, waiting, in_flight, .. } = self;
+        let sources = match (which, beside) {
+            (Which::Beside, Some(beside)) => &mut beside.sources,
+            _ => &mut followed.sources,
+        };
         let mut read = pin!(sources.read(range, blob));
         loop {
             tokio::select! {
@@ -169,13 +391,6 @@ impl Round<'_> {
         }
     }
 
-    async fn made_already_or_in_the_way(&mut self) -> Result<Option<Made>, InstallError> {
-        if self.in_flight >= MAX_IN_FLIGHT {
-            return self.next_made().await.map(Some);
-        }
-        Ok(self.waiting.pop().or_else(|| self.pool.made_already()))
-    }
-
     async fn next_made(&mut self) -> Result<Made, InstallError> {
         match self.waiting.pop() {
             Some(made) => Ok(made),
@@ -183,66 +398,174 @@ impl Round<'_> {
         }
     }
 
-    /// Books a frame that was made.
-    fn settle(&mut self, made: Made) -> Result<Wrong, InstallError> {
+    /// Counts a frame that was made: what of it is right is there.
+    fn book(&mut self, made: &Made) -> Result<Arc<Front>, InstallError> {
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.spare.push(made.blob);
-        let table = Arc::clone(&self.front.table);
-        let frame = table.frame(made.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
-        let right = right_windows(frame.windows(), &made.outcome);
-        let written = self.ledger.right(frame.image(), right);
-        self.meter.downloaded(self.sources.downloaded());
+        self.busy.remove(&made.task);
+        let beside = self.beside.as_ref().and_then(|beside| beside.front.clone());
+        let front = match made.task.which {
+            Which::Followed => Some(Arc::clone(self.front)),
+            Which::Beside => beside,
+        };
+        let front = front.ok_or(InstallError::Broken("a frame came back of a payload that is none"))?;
+        let frame = front.table.frame(made.task.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
+        let written = self.ledger.right(frame.image(), right_windows(frame.windows(), &made.outcome));
+        let beside = self.beside.as_ref().map_or(0, |beside| beside.sources.downloaded());
+        self.meter.downloaded(self.followed.sources.downloaded().saturating_add(beside).saturating_add(self.wasted));
         self.meter.written(written);
-        match made.outcome {
-            Outcome::Written => Ok(None),
-            Outcome::Failed(error) => Err(InstallError::Disk(error)),
+        match &made.outcome {
             Outcome::Died => Err(InstallError::Broken("a thread panicked")),
-            Outcome::Undecodable(error) => Ok(self.wrong(&frame, made.source, 1, |tried| InstallError::WrongFrame {
-                image: name_of(&table, frame.image()),
-                offset: frame.image_offset(),
-                reason: error.to_string(),
-                tried,
-            })),
-            Outcome::Differs(windows) => {
-                let record = self.record;
-                Ok(self.wrong(&frame, made.source, windows.len(), |tried| wrong_window(record, &frame, &windows, tried)))
-            }
+            _ => Ok(front),
         }
     }
 
-    /// Books a frame that came out wrong: it is fetched again, unless nobody is left to ask.
+    /// Books a frame, hands over what waited for it, and sees to it that what came out wrong is made by somebody else.
+    async fn settle(&mut self, made: Made) -> Result<Option<Stop>, InstallError> {
+        let front = self.book(&made)?;
+        let frame = front.table.frame(made.task.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
+        let Made { task, source, blob, outcome } = made;
+        self.spare.push(blob);
+        let (held, ready) = std::mem::take(&mut self.held).into_iter().partition(|order| {
+            order.table.frame(order.task.frame).is_some_and(|frame| !self.ledger.bears(&frame))
+        });
+        self.held = held;
+        let ready: Vec<Order> = ready;
+        for order in ready {
+            self.hand_over(order)?;
+        }
+        let image = front.table.images().get(frame.image()).map_or_else(String::new, |image| image.name.clone());
+        let (windows, reason) = match outcome {
+            Outcome::Written | Outcome::Died => return Ok(None),
+            Outcome::Failed(error) => return Err(InstallError::Disk(error)),
+            Outcome::Undecodable(error) => (Vec::new(), error.to_string()),
+            Outcome::Differs(windows) => (windows, String::new()),
+        };
+        let (record, offset) = (self.record, frame.image_offset());
+        let error = |tried| match windows.as_slice() {
+            [] => InstallError::WrongFrame { image: image.clone(), offset, reason: reason.clone(), tried },
+            windows => wrong_window(record, &frame, windows, tried),
+        };
+        if self.remake_what_was_lost(&frame).await? {
+            self.again.push_back(Again::Frame(task));
+            self.busy.insert(task);
+            return Ok(None);
+        }
+        if let ground::Fault::RunningSlot(why) = self.fault(task.which, &front, &frame).await? {
+            return self.without_the_running_slot(&frame, &why);
+        }
+        Ok(self.wrong(task, &front, &frame, source, windows.len(), error))
+    }
+
+    /// Windows that the frame leans on were right when they were written, and may not be what is read. Such ones are made again; says whether
+    /// there are any.
+    async fn remake_what_was_lost(&mut self, frame: &Frame<'_>) -> Result<bool, InstallError> {
+        let needed: BTreeSet<u32> = frame.needs().flatten().collect();
+        if needed.is_empty() {
+            return Ok(false);
+        }
+        let Some(image) = self.record.images.get(frame.image()) else { return Ok(false) };
+        let (slot, name, table) = (Arc::clone(self.slot), image.name.clone(), image.table.clone());
+        let lost = aside(move || ground::lost(&slot, &name, &table, needed)).await?.map_err(InstallError::Disk)?;
+        let Some(first) = lost.first().copied() else { return Ok(false) };
+        self.losses = self.losses.saturating_add(1);
+        if self.losses > MAX_LOSSES {
+            return Err(InstallError::Fading { image: image.name.clone(), window: first });
+        }
+        tracing::warn!(image = image.name, window = first, "what was written does not read back: it is made again");
+        let amount = self.ledger.lost(frame.image(), lost.iter().copied());
+        self.meter.lost(amount);
+        for window in lost {
+            let table = &self.front.table;
+            if let Some(maker) = table.frame_of(frame.image(), window) {
+                let task = Task { which: Which::Followed, frame: maker.index() };
+                if self.busy.insert(task) {
+                    self.again.push_front(Again::Frame(task));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whose fault it is that a frame came out wrong.
+    async fn fault(&self, which: Which, front: &Arc<Front>, frame: &Frame<'_>) -> Result<ground::Fault, InstallError> {
+        let leans = frame.extents().any(|extent| extent.source != Source::Target);
+        let (Which::Followed, Some(running), true) = (which, &self.running, leans) else { return Ok(ground::Fault::Blob) };
+        let (running, front, index) = (Arc::clone(running), Arc::clone(front), frame.index());
+        aside(move || front.table.frame(index).map_or(ground::Fault::Blob, |frame| running.fault(&frame))).await
+    }
+
+    /// The full payload makes a frame's windows, because the running slot is not what the delta leans on.
+    fn without_the_running_slot(&mut self, frame: &Frame<'_>, why: &str) -> Result<Option<Stop>, InstallError> {
+        let why = format!("{} cannot be made: {why}", frame.name());
+        if self.beside.is_none() {
+            return Err(InstallError::NoBase(why));
+        }
+        self.unsound = self.unsound.saturating_add(1);
+        if self.unsound > MAX_UNSOUND_FRAMES {
+            return Ok(Some(Stop::Delta(why)));
+        }
+        tracing::warn!(reason = %why, "the full payload makes these windows");
+        self.beside_makes(frame);
+        Ok(None)
+    }
+
+    /// Asks the full payload for what of a frame's windows is missing.
+    fn beside_makes(&mut self, frame: &Frame<'_>) {
+        let missing = frame.windows().filter(|window| self.ledger.misses(frame.image(), *window));
+        self.again.extend(missing.map(|window| Again::Window(frame.image(), window)));
+    }
+
+    /// Books a frame that came out wrong by its blob: it is fetched again, unless nobody is left to ask.
     fn wrong(
         &mut self,
+        task: Task,
+        front: &Front,
         frame: &Frame<'_>,
         source: Option<SourceId>,
         windows: usize,
-        error: impl FnOnce(Tried) -> InstallError,
-    ) -> Wrong {
+        error: impl Fn(Tried) -> InstallError,
+    ) -> Option<Stop> {
+        let sources = self.sources(task.which);
+        let tried = sources.tried();
         // Without a blob there is no source to blame: the table is wrong.
-        let Some(source) = source else { return Some(error(self.sources.tried())) };
-        for _ in 0..windows {
-            self.sources.wrong_window(source);
+        let Some(source) = source else { return self.give_up(task.which, frame, error(tried), false) };
+        for _ in 0..windows.max(1) {
+            sources.wrong_window(source);
         }
-        self.wrong_from.entry(frame.index()).or_default().push(source);
-        let error = error(self.sources.tried());
+        let giver_is_gone = !front.is_vouched && sources.is_dropped(front.giver);
+        let usable: Vec<SourceId> = sources.usable().collect();
+        let error = error(sources.tried());
+        self.wrong_from.entry(task).or_default().push(source);
         tracing::info!(frame = %frame.name(), reason = %error, "a frame came out wrong");
-        let giver_is_gone = !self.front.is_vouched && self.sources.is_dropped(self.front.giver);
-        let someone_is_left = self.sources.usable().any(|id| self.tries(frame.index(), id) < MAX_TRIES_PER_FRAME);
-        if giver_is_gone || !someone_is_left {
-            return Some(error);
+        if !giver_is_gone && usable.into_iter().any(|id| self.tries(task, id) < MAX_TRIES_PER_FRAME) {
+            self.busy.insert(task);
+            self.again.push_back(Again::Frame(task));
+            return None;
         }
-        self.repairs.push_back(frame.index());
-        None
+        self.give_up(task.which, frame, error, giver_is_gone)
     }
 
-    fn tries(&self, frame: u32, source: SourceId) -> usize {
-        self.wrong_from.get(&frame).map_or(0, |givers| givers.iter().filter(|giver| **giver == source).count())
+    /// Nobody has a blob that makes a frame.
+    fn give_up(&mut self, which: Which, frame: &Frame<'_>, error: InstallError, giver_is_gone: bool) -> Option<Stop> {
+        match (which, &self.beside) {
+            (_, None) => Some(Stop::Wrong(error)),
+            (Which::Followed, Some(_)) if !giver_is_gone => {
+                self.beside_makes(frame);
+                None
+            }
+            (_, Some(_)) => Some(Stop::Delta(error.to_string())),
+        }
+    }
+
+    fn tries(&self, task: Task, source: SourceId) -> usize {
+        self.wrong_from.get(&task).map_or(0, |givers| givers.iter().filter(|giver| **giver == source).count())
     }
 
     /// Sources that gave this frame wrong more often than another one.
-    fn least_trusted(&self, frame: u32) -> Vec<SourceId> {
-        let fewest = self.sources.usable().map(|id| self.tries(frame, id)).min().unwrap_or(0);
-        self.sources.usable().filter(|id| self.tries(frame, *id) > fewest).collect()
+    fn least_trusted(&mut self, task: Task) -> Vec<SourceId> {
+        let usable: Vec<SourceId> = self.sources(task.which).usable().collect();
+        let fewest = usable.iter().map(|id| self.tries(task, *id)).min().unwrap_or(0);
+        usable.into_iter().filter(|id| self.tries(task, *id) > fewest).collect()
     }
 }
 
@@ -277,8 +600,4 @@ fn wrong_window(record: &Record, frame: &Frame<'_>, windows: &[verify::WrongWind
             InstallError::WrongFrame { image: name, offset: frame.image_offset(), reason, tried }
         }
     }
-}
-
-fn name_of(table: &FrameTable, image: usize) -> String {
-    table.images().get(image).map_or_else(String::new, |image| image.name.clone())
 }

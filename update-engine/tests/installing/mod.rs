@@ -18,7 +18,7 @@ use manifests::version::{Sequence, Version};
 use payload::build::{self, Options};
 use server_mock::{Fault, Mock, Script};
 use update_engine::fetch::Source;
-use update_engine::install::{self, InstallError, Installed, Job, Progress, Scan};
+use update_engine::install::{self, Base, InstallError, Installed, Job, Progress, Scan};
 use update_engine::slot::{Disk, DiskSpec, InactiveSlot, SlotSpec};
 
 use crate::fetching::{NoTime, Temper, block_on, fetcher, noise};
@@ -92,6 +92,29 @@ impl Published {
 
     pub(crate) fn record(&self) -> &Record {
         self.release.record()
+    }
+
+    /// A delta from `old`.
+    pub(crate) fn delta_from(&self, old: &Self) -> Vec<u8> {
+        let images = |published: &'_ Self| -> Vec<(String, Option<SlotName>, Vec<u8>)> { published.images.clone() };
+        let (old_images, new_images) = (images(old), images(self));
+        let image = |(name, slot, data): &'_ (String, Option<SlotName>, Vec<u8>)| (name.clone(), *slot, u64::try_from(data.len()).unwrap());
+        let (old_named, new_named): (Vec<_>, Vec<_>) = (old_images.iter().map(image).collect(), new_images.iter().map(image).collect());
+        let sources: Vec<_> = old_named
+            .iter()
+            .zip(&old_images)
+            .zip(&old.record().images)
+            .map(|(((name, slot, size), (_, _, data)), entry)| (build::Image { name, slot: *slot, size: *size, data }, &entry.table))
+            .collect();
+        let images: Vec<_> = new_named
+            .iter()
+            .zip(&new_images)
+            .map(|((name, slot, size), (_, _, data))| build::Image { name, slot: *slot, size: *size, data })
+            .collect();
+        let (mut spool, mut file) = (std::io::Cursor::new(Vec::new()), Vec::new());
+        let options = Options { level: 3, ..Options::default() };
+        build::delta(&sources, &images, &options, &mut spool, &mut file, &mut |_| {}).unwrap();
+        file
     }
 }
 
@@ -216,6 +239,17 @@ impl Host {
         file.write_all_at(bytes, self.offset(name) + at).unwrap();
     }
 
+    /// Writes an image to slot a, which runs.
+    pub(crate) fn runs(&self, name: &str, at: u64, bytes: &[u8]) {
+        let file = std::fs::File::options().write(true).open(self.path()).unwrap();
+        file.write_all_at(bytes, self.offset(name) - u64::try_from(self.slot_bytes).unwrap() + at).unwrap();
+    }
+
+    /// What a delta leans on; the record of slot a is known or not.
+    pub(crate) fn base(&self, record: Option<&Record>) -> Base {
+        Base { disk: Disk::discover(&self.spec(self.path())).unwrap(), slot: SlotName::A, record: record.cloned() }
+    }
+
     /// All bytes of slot b's partition for an image.
     pub(crate) fn slot(&self, name: &str) -> Vec<u8> {
         let mut bytes = vec![0; self.slot_bytes];
@@ -272,6 +306,8 @@ impl Attempt {
             fetcher: fetcher(Arc::clone(&timing), Temper::Patient),
             sources,
             payload_size: None,
+            delta: None,
+            base: None,
             scan: Scan::Nothing,
         };
         Self { job, cancel: Arc::default(), told: Arc::default(), timing, cancel_at: None }
@@ -279,6 +315,13 @@ impl Attempt {
 
     pub(crate) fn scanning(mut self, scan: Scan) -> Self {
         self.job.scan = scan;
+        self
+    }
+
+    /// Offers a delta as well.
+    pub(crate) fn with_delta(mut self, sources: Vec<Source>, base: Base) -> Self {
+        self.job.delta = Some((sources, None));
+        self.job.base = Some(base);
         self
     }
 

@@ -84,7 +84,7 @@ pub(crate) fn version(number: u64) -> String {
 }
 
 pub(crate) fn offer(number: u64) -> Offer {
-    let source = Source { urls: vec![format!("http://updates.example/{number}.payload")], size: 4096 };
+    let source = Source { urls: vec![format!("http://updates.example/{number}.payload")], size: 4096, delta: None };
     Offer { record: record(number), digest: digest(number), announced_version: Some(version(number)), source }
 }
 

@@ -1,0 +1,205 @@
+//! What frames lean on: the images of the slot that runs, and what the slot that is written holds already.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+
+use manifests::digest::Sha256Digest;
+use manifests::release::{Record, Release, SlotName, WindowTable};
+use payload::apply::Sources;
+use payload::format::{Frame, ImageEntry, Source};
+
+use crate::slot::buffer::{ALIGNMENT, AlignedBuf};
+use crate::slot::readback::SlotView;
+use crate::slot::{self, Disk, InactiveSlot, SlotError};
+
+/// Bytes that are read at once.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// The slot that runs: what a delta may lean on. It is only ever read (P2).
+#[derive(Debug)]
+pub struct Base {
+    /// The disk.
+    pub disk: Disk,
+    /// The slot.
+    pub slot: SlotName,
+    /// The record of what was installed in it, if that is known.
+    pub record: Option<Record>,
+}
+
+/// The images of the running slot that a delta names, opened.
+pub(super) struct Running {
+    view: SlotView,
+    /// By the order of the delta's sources; nothing where an image is not in this slot.
+    images: Vec<Option<RunningImage>>,
+}
+
+struct RunningImage {
+    name: String,
+    /// By its record, if that is known.
+    table: Option<WindowTable>,
+}
+
+/// Whose fault it is that a frame came out wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    /// What it leans on is what it should be, so its blob is not.
+    Blob,
+    /// The running slot, in these words.
+    RunningSlot(String),
+}
+
+impl Running {
+    /// Opens what `entries` name, and says in words why this slot cannot be leant on.
+    pub(super) fn open(base: &Base, entries: &[ImageEntry]) -> Result<Self, String> {
+        let is_here = |entry: &&ImageEntry| entry.slot.is_none_or(|slot| slot == base.slot);
+        for entry in entries.iter().filter(is_here) {
+            if let Some(record) = &base.record
+                && table_of(record, entry).is_none_or(|table| table.sha256() != entry.table_sha256)
+            {
+                return Err(format!("it leans on another image {:?} than that of release {}, which runs", entry.name, record.version));
+            }
+        }
+        let sizes: Vec<(&str, u64)> = entries.iter().filter(is_here).map(|entry| (entry.name.as_str(), entry.size)).collect();
+        let name = match base.slot {
+            SlotName::A => "a",
+            SlotName::B => "b",
+        };
+        let name = name.parse::<slot::SlotName>().map_err(|error| error.to_string())?;
+        let view = SlotView::open(&base.disk, &name, &sizes).map_err(|error| format!("the running slot cannot be read: {error}"))?;
+        let image = |entry: &ImageEntry| {
+            let table = base.record.as_ref().and_then(|record| table_of(record, entry)).cloned();
+            is_here(&entry).then(|| RunningImage { name: entry.name.clone(), table })
+        };
+        Ok(Self { view, images: entries.iter().map(image).collect() })
+    }
+
+    /// Hashes what `frame`, which came out wrong, leans on in the running slot. Blocks.
+    pub(super) fn fault(&self, frame: &Frame<'_>) -> Fault {
+        let mut buffer = AlignedBuf::zeroed(0);
+        for extent in frame.extents() {
+            let Source::Image(index) = extent.source else { continue };
+            let Some(image) = self.image(index) else { return Fault::RunningSlot("it has no such image".to_owned()) };
+            let Some(table) = &image.table else {
+                return Fault::RunningSlot("it may not be what the delta leans on: its record is not known".to_owned());
+            };
+            let size = u64::from(table.window_size());
+            for window in extent.offset / size..(extent.offset + extent.length).div_ceil(size) {
+                let Some((number, (offset, length))) = u32::try_from(window).ok().and_then(|window| Some((window, table.range(window)?)))
+                else {
+                    continue;
+                };
+                let length = usize::try_from(length).unwrap_or(0);
+                if buffer.capacity() < length.next_multiple_of(ALIGNMENT) {
+                    buffer = AlignedBuf::zeroed(length.next_multiple_of(ALIGNMENT));
+                }
+                let found = match self.view.read_at(&image.name, offset, &mut buffer, length) {
+                    Ok(bytes) => Sha256Digest::of_window(bytes),
+                    Err(error) => return Fault::RunningSlot(error.to_string()),
+                };
+                if table.digest(number) != Some(found) {
+                    let name = &image.name;
+                    return Fault::RunningSlot(format!("window {number} of its image {name:?} is not what its release says"));
+                }
+            }
+        }
+        Fault::Blob
+    }
+
+    fn image(&self, index: u8) -> Option<&RunningImage> {
+        self.images.get(usize::from(index))?.as_ref()
+    }
+}
+
+fn table_of<'r>(record: &'r Record, entry: &ImageEntry) -> Option<&'r WindowTable> {
+    let image = record.images.iter().find(|image| image.name == entry.name && image.slot == entry.slot);
+    image.map(|image| &image.table)
+}
+
+/// What one thread reads for the frames that it makes.
+pub(super) struct Ground {
+    release: Arc<Release>,
+    slot: Arc<InactiveSlot>,
+    pub(super) running: Option<Arc<Running>>,
+    piece: RefCell<AlignedBuf>,
+}
+
+impl Ground {
+    pub(super) fn new(release: &Arc<Release>, slot: &Arc<InactiveSlot>) -> Self {
+        let piece = RefCell::new(AlignedBuf::zeroed(0));
+        Self { release: Arc::clone(release), slot: Arc::clone(slot), running: None, piece }
+    }
+
+    fn name_of(&self, image: usize) -> io::Result<&str> {
+        let image = self.release.record().images.get(image).ok_or(io::ErrorKind::NotFound)?;
+        Ok(&image.name)
+    }
+}
+
+impl Sources for Ground {
+    fn read(&self, source: Source, image: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut piece = self.piece.borrow_mut();
+        if piece.capacity() == 0 {
+            *piece = AlignedBuf::zeroed(PIECE_BYTES);
+        }
+        match source {
+            Source::Target => {
+                let name = self.name_of(image)?;
+                in_blocks(offset, buffer, |from, length, out| {
+                    out.copy_from_slice(part(self.slot.read_at(name, from, &mut piece, length), length, out.len())?);
+                    Ok(())
+                })
+            }
+            Source::Image(index) => {
+                let no_slot = || io::Error::new(io::ErrorKind::Unsupported, "no slot to lean on");
+                let running = self.running.as_ref().ok_or_else(no_slot)?;
+                let image = running.image(index).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the running slot has no such image"))?;
+                in_blocks(offset, buffer, |from, length, out| {
+                    out.copy_from_slice(part(running.view.read_at(&image.name, from, &mut piece, length), length, out.len())?);
+                    Ok(())
+                })
+            }
+        }
+    }
+}
+
+/// The last `wanted` of the `length` bytes that were read.
+fn part(read: Result<&[u8], SlotError>, length: usize, wanted: usize) -> io::Result<&[u8]> {
+    let bytes = read.map_err(io::Error::other)?;
+    bytes.get(length - wanted..length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Reads `buffer` from byte `offset` on, in pieces that begin on blocks: where each begins, how long it is, and where its end goes.
+fn in_blocks(offset: u64, buffer: &mut [u8], mut read: impl FnMut(u64, usize, &mut [u8]) -> io::Result<()>) -> io::Result<()> {
+    let block = u64::try_from(ALIGNMENT).unwrap_or(1);
+    let (mut at, mut rest) = (offset, buffer);
+    while !rest.is_empty() {
+        let from = at - at % block;
+        let skipped = usize::try_from(at - from).unwrap_or(0);
+        let wanted = rest.len().min(PIECE_BYTES - skipped);
+        let (now, later) = rest.split_at_mut(wanted);
+        read(from, skipped + wanted, now)?;
+        at += u64::try_from(wanted).unwrap_or(0);
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Of windows that were right, those that are not what the record says when they are read from the slot now. Blocks.
+pub(super) fn lost(
+    slot: &InactiveSlot,
+    image: &str,
+    table: &WindowTable,
+    windows: impl IntoIterator<Item = u32>,
+) -> Result<Vec<u32>, SlotError> {
+    let mut lost = Vec::new();
+    let mut buffer = AlignedBuf::zeroed(usize::try_from(table.window_size()).unwrap_or(0).next_multiple_of(ALIGNMENT));
+    for window in windows {
+        let Some((offset, length)) = table.range(window) else { continue };
+        let bytes = slot.read_at(image, offset, &mut buffer, usize::try_from(length).unwrap_or(0))?;
+        if table.digest(window) != Some(Sha256Digest::of_window(bytes)) {
+            lost.push(window);
+        }
+    }
+    Ok(lost)
+}
