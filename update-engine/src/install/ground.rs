@@ -139,7 +139,7 @@ impl Ground {
 impl Sources for Ground {
     fn read(&self, source: Source, image: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut piece = self.piece.borrow_mut();
-        if piece.capacity() == 0 {
+        if piece.capacity() < PIECE_BYTES {
             *piece = AlignedBuf::zeroed(PIECE_BYTES);
         }
         match source {

@@ -35,7 +35,7 @@ impl GrubHost {
         let mut envelope = Envelope::unsigned(&record(2)).unwrap();
         envelope.sign(&key).unwrap();
         world.records().keep_offer(envelope.digest(), &envelope.to_bytes()).unwrap();
-        let source = Payload { urls: vec![payload], size: 4096 };
+        let source = Payload { urls: vec![payload], size: 4096, delta: None };
         let plan = Plan { digest: envelope.digest(), source, ..plan() };
         let state = State::Fetching { plan: plan.clone(), rewrites: 0 };
         let (journal, _) = Journal::open(&settings.state_dir, now().wall).unwrap();
