@@ -5,6 +5,8 @@
 
 #[path = "releasectl/build.rs"]
 mod build;
+#[path = "releasectl/delta.rs"]
+mod delta;
 #[path = "releasectl/desk.rs"]
 mod desk;
 #[path = "releasectl/folder.rs"]

@@ -1,7 +1,7 @@
 //! A byte difference against joined extents: what becomes of code that was compiled again, where almost every byte is an old one and
 //! addresses have moved. The layout of its blob stands in [`mod@crate::format`].
 
-use super::zstd_frame::{Refusal, ZstdDecoder, content_size};
+use super::zstd_frame::{Refusal, ZstdDecoder, content_size, decode_with_prefix};
 use crate::limits::MAX_OUTPUT_BYTES;
 use crate::varint;
 
@@ -31,15 +31,10 @@ impl DifferenceDecoder {
 
         let steps_len = content_size(steps).filter(|length| *length <= u64::from(MAX_OUTPUT_BYTES));
         let steps_len = steps_len.ok_or_else(|| Refusal::new("steps", format!("at most {MAX_OUTPUT_BYTES} bytes"), "more, or none"))?;
-        refill(zstd, steps, usize::try_from(steps_len).unwrap_or(0), &mut self.steps)?;
+        refill(steps, usize::try_from(steps_len).unwrap_or(0), &mut self.steps, |frame, to| zstd.decode(frame, to))?;
         let (add, own) = sums(&self.steps, out.len())?;
-        refill(zstd, added, add, &mut self.added)?;
-        self.literal.resize(own, 0);
-        match (own, literal) {
-            (0, []) => {}
-            (0, frame) => return Err(Refusal::new("difference", "no bytes for nothing", frame.len())),
-            _ => super::zstd_frame::decode_with_prefix(literal, source, &mut self.literal)?,
-        }
+        refill(added, add, &mut self.added, |frame, to| zstd.decode(frame, to))?;
+        refill(literal, own, &mut self.literal, |frame, to| decode_with_prefix(frame, source, to))?;
         self.follow(source, out)
     }
 
@@ -72,13 +67,18 @@ fn split<'b>(bytes: &'b [u8], length: u64, what: &'static str) -> Result<(&'b [u
     at.ok_or_else(|| Refusal::new(what, format!("at most {} bytes", bytes.len()), length))
 }
 
-/// Decodes a zstd frame of this content size into `to`; of nothing there is no frame.
-fn refill(zstd: &mut ZstdDecoder, frame: &[u8], length: usize, to: &mut Vec<u8>) -> Result<(), Refusal> {
+/// Decodes a section of this length into `to`; of nothing there is no frame.
+fn refill(
+    frame: &[u8],
+    length: usize,
+    to: &mut Vec<u8>,
+    decode: impl FnOnce(&[u8], &mut [u8]) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
     to.resize(length, 0);
     match (length, frame) {
         (0, []) => Ok(()),
         (0, frame) => Err(Refusal::new("difference", "no bytes for nothing", frame.len())),
-        _ => zstd.decode(frame, to),
+        _ => decode(frame, to),
     }
 }
 

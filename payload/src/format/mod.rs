@@ -59,7 +59,23 @@
 //! | 2 | zstd | one zstd frame | none | its content |
 //! | 3 | copy | none | exactly the output's length | the extents, one after the other |
 //! | 4 | zstd with prefix | one zstd frame | 1 or more | its content, decoded with the joined extents as prefix |
-//! | 5 | difference | 1 byte or more | 1 or more | reserved: a byte difference against the joined extents |
+//! | 5 | difference | steps (below) | 1 or more | old bytes, each with a difference added, and new ones |
+//!
+//! The blob of a difference:
+//!
+//! ```text
+//! varint  length of the zstd frame of the steps
+//! varint  length of the zstd frame of the differences
+//!   …     the steps, decoded at most 1 MiB: for each step
+//!           varint  zigzag of the way to go in the joined extents, from where the step before ended, or from their start
+//!           varint  A = bytes to take there
+//!           varint  N = bytes that are new; A or N is 1 or more
+//!   …     the differences: A bytes for each step, which are added to those taken, modulo 256
+//!   …     the new bytes: N for each step, decoded with the joined extents as prefix
+//! ```
+//!
+//! The output is, step for step, A bytes taken and changed, then N new ones: exactly as many as the frame makes. A section of no bytes is no zstd frame
+//! but nothing. Taken bytes lie within the joined extents; where a step goes without taking may lie anywhere.
 //!
 //! A zstd frame states its content size, which is the output's; its window is at most 2^23 bytes; it names no dictionary;
 //! nothing follows it. A blob is at most 64 KiB longer than its output. Every frame has the shape above whatever its kind, so a

@@ -58,9 +58,10 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
             percent(payload_bytes, image_bytes),
             size(image_bytes)
         ),
-        read_back_words(&built.table).trim_end().to_owned(),
     ];
-    lines.into_iter().chain(verity).collect::<Vec<_>>().join("\n") + "\n"
+    let read_back = read_back_words(&built.table);
+    let read_back = read_back.lines().next().map(str::to_owned);
+    lines.into_iter().chain(read_back).chain(verity).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 pub(super) fn delta(built: &BuiltDelta, as_json: bool) -> String {
@@ -90,6 +91,9 @@ fn own_bytes(table: &FrameTable) -> u64 {
 fn read_back_words(table: &FrameTable) -> String {
     let images = table.images().iter().map(|image| image.size).sum();
     let own = own_bytes(table);
+    if own == 0 {
+        return String::new();
+    }
     format!("  reads    {} of the slot again while it is written, {} of the images\n", size(own), percent(own, images))
 }
 

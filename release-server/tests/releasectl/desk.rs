@@ -91,7 +91,8 @@ impl Desk {
 
 /// What stderr says besides progress, of which a slow machine shows more than a fast one.
 pub(crate) fn messages(stderr: &[u8]) -> String {
-    let is_progress = |line: &&str| line.starts_with("building: ") || line.starts_with("checking: ");
+    const STEPS: [&str; 4] = ["building: ", "checking: ", "reading: ", "looking for what is alike: "];
+    let is_progress = |line: &&str| STEPS.iter().any(|step| line.starts_with(step));
     std::str::from_utf8(stderr).unwrap().split_inclusive('\n').filter(|line| !is_progress(line)).collect()
 }
 

@@ -63,14 +63,14 @@ fn bad_usage_exits_2_and_says_what_was_expected() {
 #[test]
 fn what_comes_later_is_answered_by_name() {
     let desk = Desk::new();
-    for line in ["delta --from a.release", "publish --server http://h/ x", "channel", "group list", "rollout --json", "host"] {
+    for line in ["publish --server http://h/ x", "channel", "group list", "rollout --json", "host"] {
         let verb = line.split(' ').next().unwrap();
         desk.bad(
             line,
             2,
             &format!(
                 "error: `releasectl {verb}` is not available in this build\n\
-                 hint: this build makes full releases as files (releasectl --help); put them where a file server finds them\n"
+                 hint: this build makes releases and deltas as files (releasectl --help); put them where a file server finds them\n"
             ),
         );
     }
@@ -123,10 +123,10 @@ fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
 fn help_teaches_and_version_is_told() {
     let desk = Desk::new();
     let help = desk.good("--help");
-    for expected in ["key", "build", "sign", "verify", "inspect", "A first release:", "demo.key stays offline"] {
+    for expected in ["key", "build", "delta", "sign", "verify", "inspect", "A first release:", "demo.key stays offline"] {
         assert!(help.contains(expected), "{expected}: {help}");
     }
-    for later in ["delta", "publish", "rollout"] {
+    for later in ["publish", "rollout"] {
         assert!(!help.contains(&format!("  {later} ")), "{later} does not exist yet");
     }
     assert_eq!(desk.good("--version"), format!("releasectl {}\n", env!("CARGO_PKG_VERSION")));

@@ -117,7 +117,7 @@ fn a_changed_payload_is_refused_with_its_place() {
     assert!(
         report(&blob).starts_with(
             "BAD\n  1 of 9 windows differ from the record, or cannot be made\n  \
-             frame 0 (windows 0 to 3 of image \"root\"): image 0: 1 of 4 windows differ from the record; window 3: expected sha256 "
+             frame 0 (windows 0 to 3 of image \"root\"): 1 of 4 windows differ from the record; window 3: expected sha256 "
         ),
         "{}",
         blob.stdout
