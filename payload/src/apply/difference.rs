@@ -106,3 +106,79 @@ fn next_step(steps: &mut &[u8]) -> Result<Option<Step>, Refusal> {
     });
     step.map(Some).ok_or_else(|| Refusal::new("step", "three numbers, of which the second or the third is not 0", "other bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use zstd::zstd_safe::{CCtx, compress_bound};
+
+    use super::*;
+
+    /// A zstd frame of stored bytes.
+    fn frame(content: &[u8]) -> Vec<u8> {
+        let mut blob = Vec::with_capacity(compress_bound(content.len()));
+        CCtx::create().compress2(&mut blob, content).unwrap();
+        blob
+    }
+
+    fn blob(steps: &[(i64, u64, u64)], added: &[u8], literal: &[u8]) -> Vec<u8> {
+        let mut encoded = Vec::new();
+        for (seek, add, own) in steps {
+            [varint::zigzag(*seek), *add, *own].into_iter().for_each(|number| varint::push(&mut encoded, number));
+        }
+        let section = |content: &[u8]| if content.is_empty() { Vec::new() } else { frame(content) };
+        let (steps, added, literal) = (frame(&encoded), section(added), section(literal));
+        let mut blob = Vec::new();
+        varint::push(&mut blob, steps.len() as u64);
+        varint::push(&mut blob, added.len() as u64);
+        [blob, steps, added, literal].concat()
+    }
+
+    fn decode(blob: &[u8], source: &[u8], length: usize) -> Result<Vec<u8>, Refusal> {
+        let mut out = vec![0xaa; length];
+        DifferenceDecoder::default().decode(&mut ZstdDecoder::new().unwrap(), blob, source, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn steps_take_change_and_bring_as_the_format_says() {
+        let made = decode(&blob(&[(2, 3, 1), (-4, 2, 0), (0, 0, 2)], &[0, 1, 255, 0, 0], b"-!?"), b"abcdefgh", 8).unwrap();
+        assert_eq!(made, b"ced-bc!?");
+        assert_eq!(decode(&blob(&[(1, 0, 1), (-1, 1, 0)], b"\0", b"x"), b"q", 2).unwrap(), b"xq", "at the end nothing can be taken");
+    }
+
+    #[test]
+    fn steps_that_do_not_add_up_or_lead_astray_are_refused() {
+        let source = b"abcdefgh";
+        let refusal = |blob: Vec<u8>, length| decode(&blob, source, length).unwrap_err();
+        assert_eq!(refusal(blob(&[(0, 3, 0)], &[0; 3], b""), 4).what, "bytes of all steps");
+        assert_eq!(refusal(blob(&[(0, 9, 0)], &[0; 9], b""), 9).what, "step");
+        assert_eq!(refusal(blob(&[(-1, 1, 0)], &[0], b""), 1).what, "step");
+        assert_eq!(refusal(blob(&[(9, 0, 1)], b"", b"x"), 1).what, "step");
+        assert_eq!(refusal(blob(&[(8, 1, 0)], &[0], b""), 1).what, "step");
+        assert_eq!(refusal(blob(&[(i64::MAX, 1, 0), (i64::MAX, 1, 0)], &[0; 2], b""), 2).what, "step");
+        assert_eq!(refusal(blob(&[(0, 0, 0)], b"", b""), 0).what, "step");
+        assert_eq!(refusal(blob(&[(0, u64::MAX, u64::MAX)], b"", b""), 1).what, "bytes of all steps");
+        // Sections that are longer or shorter than the steps say, are missing, or are there for nothing.
+        assert_eq!(refusal(blob(&[(0, 3, 0)], &[0; 2], b""), 3).what, "zstd content size");
+        assert_eq!(refusal(blob(&[(0, 3, 0)], b"", b""), 3).what, "zstd frame");
+        assert_eq!(refusal(blob(&[(0, 0, 1)], b"\0", b"x"), 1).what, "difference");
+        assert_eq!(refusal([&[200, 1, 0][..], &[0; 9]].concat(), 1).what, "steps");
+        assert_eq!(refusal(Vec::new(), 1).what, "length of the steps");
+    }
+
+    proptest! {
+        #[test]
+        fn any_blob_is_refused_or_makes_the_output(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            steps in proptest::collection::vec((any::<i64>(), 0..40_u64, 0..40_u64), 0..5),
+            length in 0..300_usize, source in 0..100_usize,
+        ) {
+            let source = vec![7; source];
+            let _ = decode(&bytes, &source, length);
+            let _ = decode(&blob(&steps, &bytes, &bytes), &source, length);
+            let add: u64 = steps.iter().map(|step| step.1).sum();
+            let own: u64 = steps.iter().map(|step| step.2).sum();
+            let _ = decode(&blob(&steps, &vec![1; add as usize], &vec![2; own as usize]), &source, (add + own) as usize);
+        }
+    }
+}

@@ -120,6 +120,26 @@ fn an_image_may_lean_on_another_one_that_was_there() {
 }
 
 #[test]
+fn what_fits_one_slot_leans_only_on_what_a_host_has_that_writes_that_slot() {
+    use manifests::release::SlotName;
+    let (kernel, noise) = (Dice::new(2).bytes(WINDOW), Dice::new(3).bytes(WINDOW));
+    let table = testing::table_of(&kernel);
+    let image = |slot| crate::build::Image { name: "kernel", slot, size: WINDOW as u64, data: &kernel };
+    let other = crate::build::Image { name: "kernel", slot: Some(SlotName::B), size: WINDOW as u64, data: &noise };
+    let noise_table = testing::table_of(&noise);
+    let leans = |sources: &[(crate::build::Image<'_>, &_)], target| {
+        let (mut spool, mut out) = (std::io::Cursor::new(Vec::new()), Vec::new());
+        let built = crate::build::delta(sources, &[target], &options(1, 1), &mut spool, &mut out, &mut |_| {}).unwrap();
+        built.table.frames().flat_map(|frame| frame.extents()).count() > 0
+    };
+    let only_a: [(crate::build::Image<'_>, &_); 2] = [(image(Some(SlotName::A)), &table), (other, &noise_table)];
+    assert!(leans(&only_a, image(Some(SlotName::B))), "whoever writes b runs a");
+    assert!(!leans(&only_a, image(Some(SlotName::A))), "whoever writes a runs b, and has no image of a");
+    assert!(!leans(&only_a, image(None)), "not every host has it");
+    assert!(leans(&[(image(None), &table)], image(Some(SlotName::A))), "every host has it");
+}
+
+#[test]
 fn the_bytes_of_a_delta_do_not_depend_on_the_number_of_threads() {
     let old = disk_like(5, 20 * WINDOW + 9);
     let mut new = disk_like(6, 20 * WINDOW);

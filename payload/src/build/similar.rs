@@ -25,8 +25,9 @@ const MIN_SPARSITY: u32 = 5;
 /// Samples of an index, about: sparser sampling keeps larger images within it.
 const MAX_SAMPLES: u64 = 1 << 26;
 
-/// A shingle that stands in more places says nothing of where a window's content is from.
-const MAX_PLACES: usize = 8;
+/// Of a shingle that stands in more places, the first ones are kept: those of the sources before those of the image itself. Measured on full
+/// payloads of a 300 MB ext4 image: 84.1 MB if none of them is kept, 78.5 MB with 4, 78.2 MB with 8, 77.9 MB with 16.
+const MAX_PLACES: usize = 16;
 
 /// Bytes that are sampled in one go.
 const CHUNK_BYTES: u64 = 4 << 20;
@@ -140,21 +141,15 @@ fn each_sample(bytes: &[u8], sparsity: u32, mut found: impl FnMut(usize, u64)) {
     }
 }
 
-/// Takes samples out that are not one, and those of shingles in too many places. `samples` are ascending.
+/// Takes samples out that stand there twice, and of shingles in many places all but the first ones. `samples` are ascending.
 fn drop_common(samples: &mut Vec<u64>) {
     samples.dedup();
-    let mut kept = 0;
-    let mut at = 0;
-    while let Some(first) = samples.get(at) {
-        let hash = first >> PLACE_BITS;
-        let count = samples.iter().skip(at).take_while(|sample| *sample >> PLACE_BITS == hash).count();
-        if count <= MAX_PLACES {
-            samples.copy_within(at..at + count, kept);
-            kept += count;
-        }
-        at += count;
-    }
-    samples.truncate(kept);
+    let (mut hash, mut count) = (u64::MAX, 0);
+    samples.retain(|sample| {
+        count = if sample >> PLACE_BITS == hash { count + 1 } else { 1 };
+        hash = sample >> PLACE_BITS;
+        count <= MAX_PLACES
+    });
 }
 
 fn directory_of(samples: &[u64]) -> Result<Vec<u32>, Error> {

@@ -64,6 +64,33 @@ fn zeros_and_noise_take_no_more_than_they_must() {
 }
 
 #[test]
+fn a_full_payload_leans_on_itself_and_no_further_than_the_images_are_long() {
+    // Every 256 KiB come again, each time with a little that is new.
+    let (mut dice, once) = (Dice::new(8), Dice::new(7).bytes(WINDOW));
+    let image: Vec<u8> = (0..40)
+        .flat_map(|_| {
+            let mut again = once.clone();
+            (0..20).for_each(|_| again[dice.below(WINDOW)] ^= 0x21);
+            again
+        })
+        .collect();
+    let (payload, built) = testing::full(&[("root", &image)], &options(2, 4));
+    assert!(payload.len() < 2 * WINDOW, "{}", payload.len());
+    let own: u64 = built.table.frames().flat_map(|frame| frame.extents()).map(|extent| extent.length).sum();
+    assert!(own > 0 && own <= image.len() as u64, "{own}");
+    assert_round_trip(&[("root", &image)], &options(2, 4));
+    // Of what is made of more than one place each, only the best is taken.
+    let mixed: Vec<u8> = (0..60).flat_map(|round| {
+        let mut window = Dice::new(round % 7).bytes(WINDOW);
+        window[WINDOW / 2..].copy_from_slice(&Dice::new(round % 5 + 100).bytes(WINDOW / 2));
+        window
+    }).collect();
+    let (_, built) = testing::full(&[("root", &mixed)], &options(2, 4));
+    let own: u64 = built.table.frames().flat_map(|frame| frame.extents()).map(|extent| extent.length).sum();
+    assert!(own > 0 && own <= mixed.len() as u64, "{own}");
+}
+
+#[test]
 fn a_frame_never_makes_more_than_1_mib() {
     let (_, built) = testing::full(&[("root", &vec![1; 9 * WINDOW])], &options(1, u32::MAX));
     assert_eq!(built.table.frames().map(|frame| frame.output_len()).collect::<Vec<_>>(), [4 * WINDOW, 4 * WINDOW, WINDOW]);

@@ -75,7 +75,7 @@
 //! ```
 //!
 //! The output is, step for step, A bytes taken and changed, then N new ones: exactly as many as the frame makes. A section of no bytes is no zstd frame
-//! but nothing. Taken bytes lie within the joined extents; where a step goes without taking may lie anywhere.
+//! but nothing. The place of each step lies within the joined extents, also where it takes nothing.
 //!
 //! A zstd frame states its content size, which is the output's; its window is at most 2^23 bytes; it names no dictionary;
 //! nothing follows it. A blob is at most 64 KiB longer than its output. Every frame has the shape above whatever its kind, so a
