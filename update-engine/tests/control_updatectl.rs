@@ -281,9 +281,9 @@ fn an_update_is_followed_to_its_rest_with_lines_about_its_progress() {
          err: Looking for an update.\n\
          err: Asking the server.\n\
          err: Writing 1.1.0 into slot b.\n\
-         err: fetching: 0 of 800 windows (0 %), 0 B of 209 MB, 3.1 MB/s, 58 s left\n\
-         err: fetching: 400 of 800 windows (50 %), 104 MB of 209 MB, 3.1 MB/s, 58 s left\n\
-         err: proving: 800 of 800 windows (100 %), 209 MB of 209 MB, 3.1 MB/s, 58 s left\n\
+         err: fetching: 0 of 800 windows (0 %), 0 B of 200 MiB, 2.9 MiB/s, 58 s left\n\
+         err: fetching: 400 of 800 windows (50 %), 100 MiB of 200 MiB, 2.9 MiB/s, 58 s left\n\
+         err: proving: 800 of 800 windows (100 %), 200 MiB of 200 MiB, 2.9 MiB/s, 58 s left\n\
          err: 1.1.0 is proven in slot b.\n"
     );
     assert_eq!(fake.commands(), [Command::Update { version: None, allow_older: false, no_reboot: true }]);
@@ -763,8 +763,8 @@ fn a_terminal_gets_a_bar_that_is_gone_in_the_end() {
     ]);
     let Some(shown) = on_a_terminal(&fake, "update", false) else { return };
     assert!(shown.starts_with("Looking for an update.\nWriting 1.1.0 into slot b.\n"), "{shown:?}");
-    assert!(shown.contains(" fetching [━") && shown.contains("]  50 % 104 MB of 209 MB, 3.1 MB/s, 58 s left"), "{shown:?}");
-    assert!(shown.contains("  proving [━") && shown.contains("] 100 % 209 MB of 209 MB"), "{shown:?}");
+    assert!(shown.contains(" fetching [━") && shown.contains("]  50 % 100 MiB of 200 MiB, 2.9 MiB/s, 58 s left"), "{shown:?}");
+    assert!(shown.contains("  proving [━") && shown.contains("] 100 % 200 MiB of 200 MiB"), "{shown:?}");
     let last = shown.trim_end().rsplit('\x1b').next().unwrap();
     assert!(last.ends_with("1.1.0 is proven."), "{shown:?}");
 }

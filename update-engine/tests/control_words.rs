@@ -208,7 +208,7 @@ fn an_update_under_way_in_words() {
     let expected = format!(
         "Writing 1.1.0 into slot b: 15 % done, about a minute left; then it is read back.\n\n{HEAD}\
          \x20           b  -      not bootable, not proven\n{TARGET}\
-         \x20 progress  fetching: 120 of 800 windows (15 %), 35.5 MB of 210 MB, 4.0 MB of it were there already, 3.1 MB/s, 58 s left\n{REST_OF_IDLE}\
+         \x20 progress  fetching: 120 of 800 windows (15 %), 33.8 MiB of 200 MiB, 3.8 MiB of it were there already, 2.9 MiB/s, 58 s left\n{REST_OF_IDLE}\
          \x20 reboot    immediate: as soon as the gates are open\n\
          \x20 attempts  3 committed, 1 rolled back, 0 failed\n"
     );
@@ -388,9 +388,9 @@ fn history_is_a_table_with_reasons_and_what_was_special() {
     assert_eq!(
         history(&entries, now(), &Style::plain()),
         "STARTED               FROM   TO     SLOT  OUTCOME      TOOK    DOWNLOADED  REASON\n\
-         2026-11-21 11:00 UTC  -      1.1.0  b     running      1 h     26.7 MB\n\
-         2026-11-21 11:00 UTC  1.0.0  1.1.0  b     rolled-back  12 min  26.7 MB     health: 10-web exited with 1 (--allow-older by uid 0)\n\
-         2026-11-21 11:00 UTC  1.0.0  1.1.0  b     committed    12 min  26.7 MB\n"
+         2026-11-21 11:00 UTC  -      1.1.0  b     running      1 h     25.5 MiB\n\
+         2026-11-21 11:00 UTC  1.0.0  1.1.0  b     rolled-back  12 min  25.5 MiB     health: 10-web exited with 1 (--allow-older by uid 0)\n\
+         2026-11-21 11:00 UTC  1.0.0  1.1.0  b     committed    12 min  25.5 MiB\n"
     );
     assert_eq!(history(&[], now(), &Style::plain()), "No attempts yet.\n");
 }

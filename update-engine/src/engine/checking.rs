@@ -206,7 +206,8 @@ impl Engine {
             return self.check_ended(CheckOutcome::Paused, format!("{result}; {wait}"), now);
         }
         if request.check_only {
-            return self.check_ended(CheckOutcome::Available, result, now);
+            let download = plan.source.in_words().map_or_else(String::new, |words| format!("; would download {words}"));
+            return self.check_ended(CheckOutcome::Available, result + &download, now);
         }
         if beside {
             return match self.model.state.plan().filter(|_| self.may_be_superseded()).cloned() {

@@ -16,6 +16,7 @@
 //! sleep until engine.next_wake() or the next event
 //! ```
 
+pub mod amount;
 pub mod cause;
 pub mod command;
 pub mod effect;

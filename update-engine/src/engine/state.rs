@@ -20,6 +20,7 @@ use manifests::release::SlotName;
 use manifests::version::{Sequence, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::amount::bytes;
 use crate::engine::cause::Cause;
 use crate::engine::event::Fault;
 use crate::engine::time::{BootId, Mono, Wall};
@@ -418,6 +419,18 @@ pub struct Source {
     /// Where a delta from the release that runs is, when one is offered.
     #[serde(default)]
     pub delta: Option<DeltaSource>,
+}
+
+impl Source {
+    /// How much is downloaded at most when all goes well: `12.7 MiB (full: 231 MiB)`, as far as the server said it.
+    pub fn in_words(&self) -> Option<String> {
+        let full = (self.size > 0).then(|| bytes(self.size));
+        let delta = self.delta.as_ref().filter(|delta| delta.size > 0).map(|delta| bytes(delta.size));
+        match (delta, full) {
+            (Some(delta), Some(full)) => Some(format!("{delta} (full: {full})")),
+            (delta, full) => delta.or(full),
+        }
+    }
 }
 
 /// Where a delta is.

@@ -3,27 +3,12 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+pub(super) use crate::engine::amount::bytes;
 use crate::status::json::{Phase, Progress};
 
 /// One line without control characters: what a server or a hook said must not move the cursor.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { c }).filter(|c| !c.is_control()).collect()
-}
-
-/// Bytes, three digits of them: `999 B`, `1.5 kB`, `210 MB`.
-pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    let (mut unit, mut scale) = (0, 1_u64);
-    while unit + 1 < UNITS.len() && count / scale >= 1000 {
-        scale *= 1000;
-        unit += 1;
-    }
-    let tenths = u128::from(count) * 10 / u128::from(scale);
-    if unit == 0 || tenths >= 1000 {
-        format!("{} {}", tenths / 10, UNITS[unit])
-    } else {
-        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
-    }
 }
 
 /// A length of time, its two largest units at most: `58 s`, `12 min`, `2 h 5 min`, `3 days`.
@@ -77,7 +62,7 @@ pub(super) fn until_text(text: &str, now: Timestamp, zone: &TimeZone) -> String 
     )
 }
 
-/// `fetching: 120 of 800 windows (15 %), 31.5 MB of 210 MB, 3.1 MB/s, 58 s left`.
+/// `fetching: 120 of 800 windows (15 %), 31.5 MiB of 210 MiB, 3.1 MiB/s, 58 s left`.
 pub(super) fn progress(progress: &Progress) -> String {
     format!(
         "{}: {} of {} windows ({} %), {}",
@@ -131,22 +116,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_have_three_digits() {
-        let cases = [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (31_549_000, "31.5 MB"),
-            (210_000_000, "210 MB"),
-            (999_999, "999 kB"),
-            (u64::MAX, "18.4 EB"),
-        ];
-        for (count, expected) in cases {
-            assert_eq!(bytes(count), expected);
-        }
-    }
-
-    #[test]
     fn times_have_at_most_two_units() {
         let cases = [
             (0, "0 s"),
@@ -195,7 +164,7 @@ mod tests {
         };
         assert_eq!(
             progress(&state),
-            "fetching: 120 of 800 windows (15 %), 35.5 MB of 210 MB, 4.0 MB of it were there already, 3.1 MB/s, 58 s left"
+            "fetching: 120 of 800 windows (15 %), 33.8 MiB of 200 MiB, 3.8 MiB of it were there already, 2.9 MiB/s, 58 s left"
         );
         let proving = Progress {
             phase: Phase::Proving,
@@ -205,9 +174,9 @@ mod tests {
             eta_s: None,
             ..state.clone()
         };
-        assert_eq!(progress(&proving), "proving: 120 of 800 windows (15 %), 31.5 MB of 210 MB");
+        assert_eq!(progress(&proving), "proving: 120 of 800 windows (15 %), 30.0 MiB of 200 MiB");
         let silent = Progress { trouble: Some("http://h/1.payload: status 503".into()), eta_s: None, ..state };
-        assert!(progress(&silent).ends_with(", 3.1 MB/s; nothing comes, trying again: http://h/1.payload: status 503"));
+        assert!(progress(&silent).ends_with(", 2.9 MiB/s; nothing comes, trying again: http://h/1.payload: status 503"));
         assert_eq!(progress(&Progress::default()), "fetching: 0 of 0 windows (0 %), 0 B of 0 B");
     }
 }

@@ -6,6 +6,7 @@ use crate::engine::effect::GateStage;
 use crate::engine::event::{AskAgain, CheckAnswer, Marked, Proof, RebootAccepted};
 use crate::engine::facts::{Content, Facts, PerSlot};
 use crate::engine::policy::Strategy;
+use crate::engine::state::{DeltaSource, Source};
 use crate::engine::time::Mono;
 
 use super::host::{
@@ -109,7 +110,7 @@ fn a_cancelled_check_only_tells_what_it_found() {
     let mut host = Host::at("checking");
     host.order(Command::Cancel);
     assert_eq!((host.offered(2), host.state()), (list(""), "idle"));
-    assert_eq!(host.engine.model().check.last_result.as_deref(), Some("update to 1.1.0 available"));
+    assert_eq!(host.engine.model().check.last_result.as_deref(), Some("update to 1.1.0 available; would download 4.0 KiB"));
 }
 
 #[test]
@@ -582,4 +583,19 @@ fn a_late_answer_of_an_attempt_that_is_over_changes_nothing() {
     assert_eq!(host.checked(answer), list(""));
     assert_eq!(host.engine.model(), &before);
     assert_eq!(host.engine.facts().boot.as_ref().unwrap().standing.a, GOOD);
+}
+
+#[test]
+fn what_would_be_downloaded_is_said_as_far_as_it_is_known() {
+    let source = |size, delta: Option<u64>| Source {
+        size,
+        delta: delta.map(|size| DeltaSource { urls: vec!["http://h/d".to_owned()], size }),
+        ..Source::default()
+    };
+    let words = |size, delta| source(size, delta).in_words();
+    assert_eq!(words(242_221_056, Some(13_400_000)).as_deref(), Some("12.7 MiB (full: 231 MiB)"));
+    assert_eq!(words(242_221_056, None).as_deref(), Some("231 MiB"));
+    assert_eq!(words(242_221_056, Some(0)).as_deref(), Some("231 MiB"));
+    assert_eq!(words(0, Some(13_400_000)).as_deref(), Some("12.7 MiB"));
+    assert_eq!(words(0, None), None);
 }
