@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod deadline;
+pub mod decoder;
 pub mod durable;
 pub mod engine;
 pub mod fetch;

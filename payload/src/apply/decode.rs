@@ -6,18 +6,67 @@ use super::zstd_frame::{Refusal, ZstdDecoder, decode_with_prefix};
 use crate::error::Error;
 use crate::format::{Frame, Kind};
 
-/// Decodes frames, one after the other; one per thread. It holds a zstd context (about 160 KB) and, from the first frame that
-/// leans on sources, room for the longest prefix seen (at most 4 MiB).
-pub struct Decoder {
+/// Decodes blobs, one after the other, whatever they belong to; one per thread. It holds a zstd context (about 160 KB) and, from the first
+/// difference on, room for what that is made of (at most 2 MiB).
+///
+/// It sees nothing but the bytes it is given, so that it can run where nothing else can be reached.
+pub struct Codec {
     zstd: ZstdDecoder,
     differences: DifferenceDecoder,
+}
+
+impl Codec {
+    /// Sets it up.
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self { zstd: ZstdDecoder::new()?, differences: DifferenceDecoder::default() })
+    }
+
+    /// Makes exactly `out` of a blob of this kind and of what it leans on, joined. After an error `out` holds anything.
+    pub fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
+        match kind {
+            Kind::Zstd => self.zstd.decode(blob, out),
+            Kind::ZstdPrefix => decode_with_prefix(blob, leans_on, out),
+            Kind::Difference => self.differences.decode(&mut self.zstd, blob, leans_on, out),
+            kind => Err(Refusal::new("kind of frame", "one with a codec", kind)),
+        }
+    }
+}
+
+/// Whoever decodes blobs: a [`Codec`] here, or a process that can reach nothing else.
+pub trait Blobs {
+    /// As [`Codec::decode`].
+    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> Result<(), Refusal>;
+}
+
+impl Blobs for Codec {
+    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
+        Self::decode(self, kind, blob, leans_on, out)
+    }
+}
+
+/// Decodes frames, one after the other; one per thread. Beside what decodes its blobs it holds, from the first frame that leans on others,
+/// room for the longest prefix seen (at most 4 MiB).
+pub struct Decoder<B = Codec> {
+    blobs: B,
     prefix: Vec<u8>,
 }
 
 impl Decoder {
-    /// Sets the codec up.
+    /// With a codec of its own.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { zstd: ZstdDecoder::new()?, differences: DifferenceDecoder::default(), prefix: Vec::new() })
+        Ok(Self::with(Codec::new()?))
+    }
+}
+
+impl<B: Blobs> Decoder<B> {
+    /// With this for its blobs.
+    pub const fn with(blobs: B) -> Self {
+        Self { blobs, prefix: Vec::new() }
+    }
+
+    /// What decodes its blobs.
+    pub const fn blobs(&mut self) -> &mut B {
+        &mut self.blobs
     }
 
     /// Makes the output of `frame` from its blob, straight into `out`, which is exactly [`Frame::output_len`] long. After an error `out`
@@ -27,27 +76,17 @@ impl Decoder {
         match frame.kind() {
             Kind::Zero => out.fill(0),
             Kind::Raw => out.copy_from_slice(blob),
-            Kind::Zstd => self.zstd.decode(blob, out).map_err(|refusal| name(frame, refusal))?,
             Kind::Copy => read_extents(frame, sources, out)?,
-            Kind::ZstdPrefix => {
-                self.read_prefix(frame, sources)?;
-                decode_with_prefix(blob, &self.prefix, out).map_err(|refusal| name(frame, refusal))?;
-            }
-            Kind::Difference => {
-                self.read_prefix(frame, sources)?;
-                let made = self.differences.decode(&mut self.zstd, blob, &self.prefix, out);
-                made.map_err(|refusal| name(frame, refusal))?;
+            kind @ (Kind::Zstd | Kind::ZstdPrefix | Kind::Difference) => {
+                let length = frame.extents().map(|extent| extent.length).sum::<u64>();
+                // At most MAX_PREFIX_BYTES: the table was refused otherwise.
+                self.prefix.resize(usize::try_from(length).unwrap_or(0), 0);
+                read_extents(frame, sources, &mut self.prefix)?;
+                self.blobs.decode(kind, blob, &self.prefix, out).map_err(|refusal| name(frame, refusal))?;
             }
             kind @ Kind::Unknown(_) => return Err(Error::NotAvailable { frame: frame.name(), kind }),
         }
         Ok(())
-    }
-
-    fn read_prefix(&mut self, frame: &Frame<'_>, sources: &dyn Sources) -> Result<(), Error> {
-        let length = frame.extents().map(|extent| extent.length).sum::<u64>();
-        // At most MAX_PREFIX_BYTES: the table was refused otherwise.
-        self.prefix.resize(usize::try_from(length).unwrap_or(0), 0);
-        read_extents(frame, sources, &mut self.prefix)
     }
 }
 

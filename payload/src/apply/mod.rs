@@ -13,8 +13,9 @@ use std::io;
 use std::ops::Range;
 
 pub use check::{Checked, Fault, Keep, check};
-pub use decode::Decoder;
+pub use decode::{Blobs, Codec, Decoder};
 pub(crate) use difference::DifferenceDecoder;
+pub use zstd_frame::Refusal;
 pub(crate) use zstd_frame::{ZstdDecoder, decode_with_prefix};
 
 use crate::format::{Frame, FrameTable, Source};

@@ -13,16 +13,21 @@ use crate::limits::MAX_ZSTD_WINDOW_LOG;
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Why a zstd frame was refused.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) what: &'static str,
-    pub(crate) expected: String,
-    pub(crate) got: String,
+/// Why a blob was refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: expected {expected}, got {got}")]
+pub struct Refusal {
+    /// What of it.
+    pub what: &'static str,
+    /// What would be right.
+    pub expected: String,
+    /// What stands there.
+    pub got: String,
 }
 
 impl Refusal {
-    pub(super) fn new(what: &'static str, expected: impl ToString, got: impl ToString) -> Self {
+    /// In these words.
+    pub fn new(what: &'static str, expected: impl ToString, got: impl ToString) -> Self {
         Self { what, expected: expected.to_string(), got: got.to_string() }
     }
 }

@@ -14,31 +14,36 @@ use crate::format::{Extent, ImageEntry, Kind, NewFrame, encode_payload_front};
 use crate::limits::{MAX_EXTENTS, MAX_OUTPUT_BYTES};
 use crate::parallel;
 
-/// Encodes every piece of `plan` and writes the payload to `out`, front to back.
+/// What is to be made, and of what.
+pub(super) struct Work<'w, 'a> {
+    pub(super) images: &'w [Image<'a>],
+    pub(super) sources: &'w [ImageEntry],
+    pub(super) plan: &'w Plan<'a>,
+    pub(super) leanings: &'w Leanings<'a>,
+    pub(super) options: &'w Options,
+}
+
+/// Encodes every piece of the plan and writes the payload to `out`, front to back.
 pub(super) fn payload<S: Read + Write + Seek, W: Write>(
-    images: &[Image<'_>],
-    sources: &[ImageEntry],
-    plan: &Plan<'_>,
-    leanings: &Leanings<'_>,
-    options: &Options,
+    work: &Work<'_, '_>,
     spool: &mut S,
     out: &mut W,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Built, Error> {
-    let mut collected = Collected::new(images);
+    let mut collected = Collected::new(work.images);
     parallel::ordered(
-        plan.count,
-        options.threads,
-        || Encoder::new(options.level),
-        |encoder, index| encoder.encode(&plan.piece(index)?, leanings),
+        work.plan.count,
+        work.options.threads,
+        || Encoder::new(work.options.level),
+        |encoder, index| encoder.encode(&work.plan.piece(index)?, work.leanings),
         |index, made| {
             spool.write_all(&made.blob).map_err(|source| Error::Write { step: "blobs to the spool", source })?;
-            collected.add(&plan.piece(index)?, made);
+            collected.add(&work.plan.piece(index)?, made);
             progress(collected.progress);
             Ok(())
         },
     )?;
-    let (built, front) = collected.finish(images, sources)?;
+    let (built, front) = collected.finish(work.images, work.sources)?;
     write_payload(&front, spool, out)?;
     Ok(built)
 }

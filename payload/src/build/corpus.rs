@@ -98,9 +98,9 @@ impl Image<'_> {
 
 impl Member<'_> {
     /// Number of the place that byte `offset` lies in.
-    pub(super) const fn place_at(&self, offset: u64) -> u32 {
+    pub(super) fn place_at(&self, offset: u64) -> u32 {
         // The sum was seen to fit when the corpus was made.
-        self.first + (offset / PLACE_BYTES) as u32
+        self.first.saturating_add(u32::try_from(offset / PLACE_BYTES).unwrap_or(u32::MAX))
     }
 
     /// Reads up to `length` bytes from `offset`, fewer at the end of the image.

@@ -7,7 +7,8 @@ use manifests::release::WindowTable;
 
 use super::lean::Leanings;
 use super::plan::Plan;
-use super::{Built, Image, Options, Progress, assemble};
+use super::assemble::{self, Work};
+use super::{Built, Image, Options, Progress};
 use crate::error::Error;
 use crate::format::ImageEntry;
 
@@ -31,5 +32,5 @@ pub fn delta<S: Read + Write + Seek, W: Write>(
     let entries: Vec<ImageEntry> = sources.iter().map(|(image, table)| ImageEntry::new(image, table)).collect();
     let sources: Vec<Image<'_>> = sources.iter().map(|(image, _)| *image).collect();
     let leanings = Leanings::of(&sources, images, &plan, SIMILAR_BYTES, options.threads, progress)?;
-    assemble::payload(images, &entries, &plan, &leanings, options, spool, out, progress)
+    assemble::payload(&Work { images, sources: &entries, plan: &plan, leanings: &leanings, options }, spool, out, progress)
 }

@@ -4,7 +4,8 @@ use std::io::{Read, Seek, Write};
 
 use super::lean::Leanings;
 use super::plan::Plan;
-use super::{Built, Image, Options, Progress, assemble};
+use super::assemble::{self, Work};
+use super::{Built, Image, Options, Progress};
 use crate::error::Error;
 
 /// Bytes that a frame of 1 MiB leans on.
@@ -21,5 +22,5 @@ pub fn full<S: Read + Write + Seek, W: Write>(
 ) -> Result<Built, Error> {
     let plan = Plan::new(images, options.frame_windows)?;
     let leanings = Leanings::of(&[], images, &plan, SIMILAR_BYTES, options.threads, progress)?;
-    assemble::payload(images, &[], &plan, &leanings, options, spool, out, progress)
+    assemble::payload(&Work { images, sources: &[], plan: &plan, leanings: &leanings, options }, spool, out, progress)
 }

@@ -28,7 +28,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) const fn from_number(number: u8) -> Self {
+    /// The kind of this number on disk.
+    pub const fn from_number(number: u8) -> Self {
         match number {
             0 => Self::Zero,
             1 => Self::Raw,

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use manifests::release::{Record, Release};
 
 use crate::daemon::{Shared, ask, blocking, slots};
+use crate::decoder::Program;
 use crate::engine::cause::Cause;
 use crate::engine::effect::Scan;
 use crate::engine::event::{Event, Fault, Fetched};
@@ -13,7 +14,7 @@ use crate::engine::facts::BootTable;
 use crate::engine::model::Progress;
 use crate::engine::state::Plan;
 use crate::fetch::Source;
-use crate::install::{self, Base, InstallError, Installed, Job, Phase};
+use crate::install::{self, Base, Decoding, InstallError, Installed, Job, Phase};
 use crate::slot::InactiveSlot;
 use crate::world::{chain, disk_name, slot_fault};
 
@@ -83,6 +84,7 @@ async fn fill(
         // One that cannot be used is none: the full payload is there.
         delta: plan.source.delta.as_ref().and_then(|delta| Some((sources(&delta.urls).ok()?, known(delta.size)))),
         base: Some(base),
+        decoding: Decoding::Confined(Program::Own),
         release,
         slot_name: plan.slot,
         slot,

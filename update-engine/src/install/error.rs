@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use manifests::digest::Sha256Digest;
 
+use crate::decoder::DecoderError;
 use crate::engine::cause::Cause;
 use crate::fetch::{Fault, FetchError};
 use crate::slot::SlotError;
@@ -42,6 +43,9 @@ pub enum InstallError {
         /// The window.
         window: u32,
     },
+    /// No confined process can be had that decodes the payload.
+    #[error(transparent)]
+    NotDecoded(DecoderError),
     /// The decoder cannot be set up.
     #[error("the payload cannot be decoded: {0}")]
     Decoder(#[source] payload::Error),
@@ -90,7 +94,7 @@ impl InstallError {
             Self::Disk(SlotError::Spec(_) | SlotError::Request { .. }) => Cause::ImageSet,
             Self::Disk(_) | Self::Fading { .. } => Cause::DiskWrite,
             Self::Cancelled => Cause::Cancelled,
-            Self::Decoder(_) | Self::Broken(_) => Cause::Install,
+            Self::NotDecoded(_) | Self::Decoder(_) | Self::Broken(_) => Cause::Install,
         }
     }
 

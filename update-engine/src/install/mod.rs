@@ -47,6 +47,7 @@ use manifests::release::{Record, Release, SlotName};
 pub use error::{InstallError, WrongWindow};
 pub use ground::Base;
 pub use meter::{Phase, Progress};
+pub use pool::Decoding;
 pub use scan::Scan;
 
 use crate::fetch::limits::BUDGET_EXTRA_BYTES;
@@ -83,6 +84,8 @@ pub struct Job {
     pub delta: Option<(Vec<Source>, Option<u64>)>,
     /// The slot that runs, if it can be leant on.
     pub base: Option<Base>,
+    /// Where blobs are decoded.
+    pub decoding: Decoding,
     /// Which windows may be in the slot already.
     pub scan: Scan,
 }
@@ -106,7 +109,7 @@ pub async fn run(
     cancel: Arc<AtomicBool>,
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
 ) -> Result<Installed, InstallError> {
-    let Job { release, slot_name, slot, fetcher, sources, payload_size, delta, base, scan } = job;
+    let Job { release, slot_name, slot, fetcher, sources, payload_size, delta, base, decoding, scan } = job;
     let slot = make_places(slot).await?;
     let meter = Arc::new(Meter::new(release.record(), slot_name, progress));
     let mut ledger = Ledger::new(release.record(), slot_name);
@@ -122,7 +125,7 @@ pub async fn run(
     // A delta that nobody offers properly is none.
     let delta = delta.and_then(|(sources, size)| offered(Role::Delta, sources, size).ok());
     let full = if sources.is_empty() && delta.is_some() { None } else { Some(offered(Role::Full, sources, payload_size)?) };
-    let mut pool = Pool::start(readback::thread_count(), &release, &slot)?;
+    let mut pool = Pool::start(readback::thread_count(), &decoding, &release, &slot)?;
     let mut install = stream::Install {
         release: &release,
         slot: &slot,

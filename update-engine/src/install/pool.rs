@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use manifests::release::Release;
-use payload::apply::Decoder;
-use payload::format::{Frame, FrameTable};
+use payload::apply::{Blobs, Codec, Decoder, Refusal};
+use payload::format::{Frame, FrameTable, Kind};
 use payload::limits::MAX_OUTPUT_BYTES;
 use payload::window::{Verified, WrongWindow};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::aside;
 use super::error::InstallError;
 use super::ground::{Ground, Running};
+use crate::decoder::{Confined, DecoderError, Program};
 use crate::fetch::SourceId;
 use crate::slot::buffer::AlignedBuf;
 use crate::slot::{InactiveSlot, SlotError, VerifiedBytes};
@@ -69,8 +70,49 @@ pub(super) enum Outcome {
     Differs(Vec<WrongWindow>),
     /// The slot does not take it.
     Failed(SlotError),
+    /// There is no process to decode it.
+    NotDecoded(DecoderError),
     /// The thread panicked over it.
     Died,
+}
+
+/// Where blobs are decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoding {
+    /// In a confined process for each thread (design 11.15).
+    Confined(Program),
+    /// In this process: for measuring what the other way costs.
+    Here,
+}
+
+enum AnyBlobs {
+    Confined(Confined),
+    Here(Codec),
+}
+
+impl AnyBlobs {
+    fn start(decoding: &Decoding) -> Result<Self, InstallError> {
+        match decoding {
+            Decoding::Confined(program) => Confined::start(program.clone()).map(Self::Confined).map_err(InstallError::NotDecoded),
+            Decoding::Here => Codec::new().map(Self::Here).map_err(InstallError::Decoder),
+        }
+    }
+
+    const fn take_failure(&mut self) -> Option<DecoderError> {
+        match self {
+            Self::Confined(process) => process.take_failure(),
+            Self::Here(_) => None,
+        }
+    }
+}
+
+impl Blobs for AnyBlobs {
+    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
+        match self {
+            Self::Confined(process) => process.decode(kind, blob, leans_on, out),
+            Self::Here(codec) => codec.decode(kind, blob, leans_on, out),
+        }
+    }
 }
 
 /// Memory that a disk writes from directly; the payload's output is made in it.
@@ -102,7 +144,12 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn start(threads: usize, release: &Arc<Release>, slot: &Arc<InactiveSlot>) -> Result<Self, InstallError> {
+    pub(super) fn start(
+        threads: usize,
+        decoding: &Decoding,
+        release: &Arc<Release>,
+        slot: &Arc<InactiveSlot>,
+    ) -> Result<Self, InstallError> {
         let (orders, receiver) = channel();
         let (told, made) = unbounded_channel();
         let receiver = Arc::new(Mutex::new(receiver));
@@ -115,7 +162,7 @@ impl Pool {
                 stopping: Arc::clone(&stopping),
                 release: Arc::clone(release),
                 slot: Arc::clone(slot),
-                decoder: Decoder::new().map_err(InstallError::Decoder)?,
+                decoder: Decoder::with(AnyBlobs::start(decoding)?),
                 ground: Ground::new(release, slot),
                 output: Output(AlignedBuf::zeroed(usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX))),
             };
@@ -169,7 +216,7 @@ struct Worker {
     stopping: Arc<AtomicBool>,
     release: Arc<Release>,
     slot: Arc<InactiveSlot>,
-    decoder: Decoder,
+    decoder: Decoder<AnyBlobs>,
     ground: Ground,
     output: Output,
 }
@@ -196,7 +243,10 @@ impl Worker {
         self.ground.running.clone_from(&order.running);
         let out = self.output.0.as_mut_slice().get_mut(..frame.output_len()).unwrap_or_default();
         if let Err(error) = self.decoder.decode(&frame, &order.blob, &self.ground, out) {
-            return Outcome::Undecodable(error);
+            return match self.decoder.blobs().take_failure() {
+                Some(failure) => Outcome::NotDecoded(failure),
+                None => Outcome::Undecodable(error),
+            };
         }
         self.write(&frame)
     }
@@ -226,6 +276,6 @@ pub(super) fn right_windows(windows: Range<u32>, outcome: &Outcome) -> Vec<u32> 
     match outcome {
         Outcome::Written => windows.collect(),
         Outcome::Differs(wrong) => windows.filter(|window| wrong.iter().all(|wrong| wrong.window != *window)).collect(),
-        Outcome::Undecodable(_) | Outcome::Failed(_) | Outcome::Died => Vec::new(),
+        Outcome::Undecodable(_) | Outcome::Failed(_) | Outcome::NotDecoded(_) | Outcome::Died => Vec::new(),
     }
 }

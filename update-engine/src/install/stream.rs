@@ -437,6 +437,7 @@ impl Round<'_> {
         let (windows, reason) = match outcome {
             Outcome::Written | Outcome::Died => return Ok(None),
             Outcome::Failed(error) => return Err(InstallError::Disk(error)),
+            Outcome::NotDecoded(error) => return Err(InstallError::NotDecoded(error)),
             Outcome::Undecodable(error) => (Vec::new(), error.to_string()),
             Outcome::Differs(windows) => (windows, String::new()),
         };

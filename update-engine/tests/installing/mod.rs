@@ -18,7 +18,8 @@ use manifests::version::{Sequence, Version};
 use payload::build::{self, Options};
 use server_mock::{Fault, Mock, Script};
 use update_engine::fetch::Source;
-use update_engine::install::{self, Base, InstallError, Installed, Job, Progress, Scan};
+use update_engine::decoder::Program;
+use update_engine::install::{self, Base, Decoding, InstallError, Installed, Job, Progress, Scan};
 use update_engine::slot::{Disk, DiskSpec, InactiveSlot, SlotSpec};
 
 use crate::fetching::{NoTime, Temper, block_on, fetcher, noise};
@@ -308,6 +309,7 @@ impl Attempt {
             payload_size: None,
             delta: None,
             base: None,
+            decoding: Decoding::Confined(Program::At(env!("CARGO_BIN_EXE_update-engined").into())),
             scan: Scan::Nothing,
         };
         Self { job, cancel: Arc::default(), told: Arc::default(), timing, cancel_at: None }

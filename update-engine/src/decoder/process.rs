@@ -1,0 +1,57 @@
+//! The process: confined first, then one blob after the other.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use payload::apply::{Codec, Refusal};
+use payload::format::Kind;
+
+use super::confine::confine;
+use super::memory::Shared;
+use super::{BLOB_AT, MAX_WORDS, OUTPUT_AT, READY, Request};
+
+/// Decodes for the daemon that has started this process, until that closes the socket. Standard input is the socket, standard output the shared
+/// memory.
+pub fn run() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads words here: the daemon sees that the process has ended.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve() -> io::Result<()> {
+    let mut shared = Shared::of(io::stdout().as_fd())?;
+    let mut socket = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut codec = Codec::new().map_err(io::Error::other)?;
+    confine()?;
+    socket.write_all(&[READY])?;
+    let mut request = [0; Request::BYTES];
+    loop {
+        match socket.read_exact(&mut request) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let answer = decode(&mut codec, &mut shared, Request::of_bytes(request));
+        let words = answer.err().map(|refusal| refusal.to_string());
+        socket.write_all(&reply(words.as_deref()))?;
+    }
+}
+
+fn decode(codec: &mut Codec, shared: &mut Shared, request: Request) -> Result<(), Refusal> {
+    let length = |bytes: u32| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let (blob, leans_on, output) = (length(request.blob), length(request.leans_on), length(request.output));
+    let parts = shared.parts((0, leans_on), (BLOB_AT, blob), (OUTPUT_AT, output));
+    let (leans_on, blob, output) = parts.ok_or_else(|| Refusal::new("request", "lengths within the shared memory", "longer ones"))?;
+    codec.decode(Kind::from_number(request.kind), blob, leans_on, output)
+}
+
+fn reply(words: Option<&str>) -> Vec<u8> {
+    let words = words.unwrap_or_default().as_bytes();
+    let words = &words[..words.len().min(MAX_WORDS)];
+    let length = u16::try_from(words.len()).unwrap_or(0);
+    [&[u8::from(!words.is_empty())][..], &length.to_le_bytes(), words].concat()
+}
