@@ -225,6 +225,20 @@ impl<B> Verified<B> {
     }
 }
 
+impl<B: AsRef<[u8]>> Verified<B> {
+    /// Those of its windows that are in `windows` too, to be written alone; `None` if there are none.
+    pub fn part(&self, windows: &Range<u32>, window_size: u32) -> Option<Verified<&[u8]>> {
+        let part = windows.start.max(self.windows.start)..windows.end.min(self.windows.end);
+        let bytes = |windows: u32| u64::from(windows).saturating_mul(u64::from(window_size));
+        let skipped = bytes(part.start.checked_sub(self.windows.start)?);
+        let from = usize::try_from(skipped).ok()?;
+        let to = usize::try_from(bytes(part.end.checked_sub(self.windows.start)?)).ok()?.min(self.len);
+        let buffer = self.buffer.as_ref().get(from..to).filter(|bytes| !bytes.is_empty())?;
+        let (release, image, image_offset) = (self.release, self.image, self.image_offset + skipped);
+        Some(Verified { release, image, windows: part, image_offset, len: to - from, buffer })
+    }
+}
+
 /// What became of a comparison with a record, whoever signed it.
 pub(crate) struct Compared {
     pub(crate) wrong: Vec<WrongWindow>,
@@ -309,13 +323,7 @@ impl<B: AsRef<[u8]>> Mismatch<B> {
     }
 
     fn run(&self, first: u32, last: u32) -> Option<Verified<&[u8]>> {
-        let bytes = |windows: u32| u64::from(windows) * u64::from(self.window_size);
-        let skipped = bytes(first - self.found.windows.start);
-        let from = usize::try_from(skipped).ok()?;
-        let to = usize::try_from(skipped + bytes(last - first + 1)).ok()?.min(self.found.len);
-        let buffer = self.found.buffer.as_ref().get(from..to)?;
-        let Verified { release, image, image_offset, .. } = self.found;
-        Some(Verified { release, image, windows: first..last + 1, image_offset: image_offset + skipped, len: to - from, buffer })
+        self.found.part(&(first..last + 1), self.window_size)
     }
 }
 

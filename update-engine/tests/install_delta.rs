@@ -1,7 +1,7 @@
 //! Installs from deltas: what is made of the running slot, and what becomes of an update where that, the delta or the full payload is damaged.
 
-#[path = "fetching/mod.rs"]
-#[allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "a test that cannot go on fails")]
+
 mod fetching;
 mod installing;
 
@@ -70,10 +70,7 @@ fn a_delta_makes_the_slot_out_of_the_one_that_runs() {
 fn a_delta_alone_is_enough_also_where_the_record_of_the_running_slot_is_not_known() {
     let scene = Scene::new();
     let deltas = Server::of(&scene.delta, []);
-    Attempt::new(&scene.host, &scene.new, vec![])
-        .with_delta(vec![deltas.source("one")], scene.host.base(None))
-        .run()
-        .unwrap();
+    Attempt::new(&scene.host, &scene.new, vec![]).with_delta(vec![deltas.source("one")], scene.host.base(None)).run().unwrap();
     scene.host.assert_is("root", scene.image());
 }
 
@@ -146,7 +143,8 @@ fn a_damaged_delta_is_made_up_for_by_its_other_source_or_by_the_full_payload() {
 fn a_damaged_full_payload_beside_a_damaged_running_slot_is_named() {
     let scene = Scene::new();
     scene.host.runs("root", 8 * WINDOW as u64 + 5, &[0x77]);
-    let table = payload::format::FrameTable::read(&scene.new.payload, scene.new.payload.len() as u64, scene.new.record()).unwrap();
+    let table =
+        payload::format::FrameTable::read(&scene.new.payload, scene.new.payload.len() as u64, scene.new.record()).unwrap();
     let mut damaged = scene.new.payload.clone();
     damaged[table.frame_of(0, 8).unwrap().blob().start as usize + 20] ^= 0x10;
     let (deltas, full) = (Server::of(&scene.delta, []), Server::of(&damaged, []));

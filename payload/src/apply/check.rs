@@ -62,7 +62,8 @@ pub fn check(
     let kept = Kept::new(table, made);
     let mut checked = Checked::default();
     let mut done = 0_u64;
-    let worker = || Ok(Worker { decoder: Decoder::new()?, blob: Vec::new(), output: Vec::new(), record, file, sources, kept: &kept });
+    let worker =
+        || Ok(Worker { decoder: Decoder::new()?, blob: Vec::new(), output: Vec::new(), record, file, sources, kept: &kept });
     let outcome = parallel::ordered(
         u64::from(table.len()),
         threads,
@@ -133,9 +134,9 @@ impl Worker<'_> {
         let Compared { wrong, windows, image_offset, .. } = compare(self.record, frame.image(), frame.windows(), &self.output);
         let is_right = |window: &u32| wrong.iter().all(|wrong| wrong.window != *window);
         self.kept.keep(frame.image(), windows.filter(is_right), image_offset, &self.output)?;
-        let reason = wrong.first().map(|first| {
-            format!("{}: {} of {all} windows differ from the record; {first}", frame.name(), wrong.len())
-        });
+        let reason = wrong
+            .first()
+            .map(|first| format!("{}: {} of {all} windows differ from the record; {first}", frame.name(), wrong.len()));
         Ok(Outcome { wrong: u64::try_from(wrong.len()).unwrap_or(u64::MAX), reason })
     }
 }

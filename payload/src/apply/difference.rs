@@ -30,7 +30,8 @@ impl DifferenceDecoder {
         let (added, literal) = split(rest, added, "differences")?;
 
         let steps_len = content_size(steps).filter(|length| *length <= u64::from(MAX_OUTPUT_BYTES));
-        let steps_len = steps_len.ok_or_else(|| Refusal::new("steps", format!("at most {MAX_OUTPUT_BYTES} bytes"), "more, or none"))?;
+        let steps_len =
+            steps_len.ok_or_else(|| Refusal::new("steps", format!("at most {MAX_OUTPUT_BYTES} bytes"), "more, or none"))?;
         refill(steps, usize::try_from(steps_len).unwrap_or(0), &mut self.steps, |frame, to| zstd.decode(frame, to))?;
         let (add, own) = sums(&self.steps, out.len())?;
         refill(added, add, &mut self.added, |frame, to| zstd.decode(frame, to))?;
@@ -46,14 +47,20 @@ impl DifferenceDecoder {
             let from = usize::try_from(at).ok().and_then(|at| source.get(at..at.checked_add(step.add)?));
             let parts = rest.split_at_mut_checked(step.add).zip(added.split_at_checked(step.add));
             let (Some(from), Some(((to, after), (differ, left)))) = (from, parts) else {
-                return Err(Refusal::new("step", format!("bytes of the {} it leans on", source.len()), format!("{} from {at}", step.add)));
+                return Err(Refusal::new(
+                    "step",
+                    format!("bytes of the {} it leans on", source.len()),
+                    format!("{} from {at}", step.add),
+                ));
             };
             for ((to, from), differ) in to.iter_mut().zip(from).zip(differ) {
                 *to = from.wrapping_add(*differ);
             }
             added = left;
             let parts = after.split_at_mut_checked(step.literal).zip(literal.split_at_checked(step.literal));
-            let Some(((to, after), (own, left))) = parts else { return Err(Refusal::new("step", "bytes that are there", step.literal)) };
+            let Some(((to, after), (own, left))) = parts else {
+                return Err(Refusal::new("step", "bytes that are there", step.literal));
+            };
             to.copy_from_slice(own);
             (rest, literal) = (after, left);
             at = at.saturating_add(i64::try_from(step.add).unwrap_or(i64::MAX));
@@ -143,7 +150,11 @@ mod tests {
     fn steps_take_change_and_bring_as_the_format_says() {
         let made = decode(&blob(&[(2, 3, 1), (-4, 2, 0), (0, 0, 2)], &[0, 1, 255, 0, 0], b"-!?"), b"abcdefgh", 8).unwrap();
         assert_eq!(made, b"ced-bc!?");
-        assert_eq!(decode(&blob(&[(1, 0, 1), (-1, 1, 0)], b"\0", b"x"), b"q", 2).unwrap(), b"xq", "at the end nothing can be taken");
+        assert_eq!(
+            decode(&blob(&[(1, 0, 1), (-1, 1, 0)], b"\0", b"x"), b"q", 2).unwrap(),
+            b"xq",
+            "at the end nothing can be taken"
+        );
     }
 
     #[test]

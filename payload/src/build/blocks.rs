@@ -58,11 +58,17 @@ impl<'a> Blocks<'a> {
                 Ok(digests_of(buffer))
             };
             let chunks = member.image.size.div_ceil(CHUNK_BLOCKS * BLOCK_BYTES);
-            parallel::ordered(chunks, threads, || Ok(Vec::new()), hash, |chunk, found| {
-                digests.extend(found);
-                progress(done + ((chunk + 1) * CHUNK_BLOCKS * BLOCK_BYTES).min(member.image.size));
-                Ok(())
-            })?;
+            parallel::ordered(
+                chunks,
+                threads,
+                || Ok(Vec::new()),
+                hash,
+                |chunk, found| {
+                    digests.extend(found);
+                    progress(done + ((chunk + 1) * CHUNK_BLOCKS * BLOCK_BYTES).min(member.image.size));
+                    Ok(())
+                },
+            )?;
             done += member.image.size;
         }
         number(digests.len())?;
@@ -97,7 +103,8 @@ impl<'a> Blocks<'a> {
 
     fn find(&self, image: &Image<'_>, digest: u64, after: Option<u32>, same: impl FnOnce() -> Option<u32>) -> Option<u32> {
         let is_there = |number: &u32| self.source_of(*number).is_some_and(|source| source.member.image.is_there_for(image));
-        let is_it = |number: &u32| usize::try_from(*number).ok().and_then(|at| self.digests.get(at)) == Some(&digest) && is_there(number);
+        let is_it =
+            |number: &u32| usize::try_from(*number).ok().and_then(|at| self.digests.get(at)) == Some(&digest) && is_there(number);
         after.filter(is_it).or_else(|| {
             let first = self.by_digest.partition_point(|(known, _)| *known < digest);
             let equal = self.by_digest.get(first..).unwrap_or_default().iter().take_while(|(known, _)| *known == digest);

@@ -5,9 +5,9 @@ use std::num::NonZeroU32;
 
 use manifests::release::WindowTable;
 
+use super::assemble::{self, Work};
 use super::lean::Leanings;
 use super::plan::Plan;
-use super::assemble::{self, Work};
 use super::{Built, Image, Options, Progress};
 use crate::error::Error;
 use crate::format::ImageEntry;

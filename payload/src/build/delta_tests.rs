@@ -21,13 +21,33 @@ fn round_trip(old: &Images<'_>, new: &Images<'_>, options: &Options) -> (usize, 
 /// Something that people and programs do to an image.
 #[derive(Clone, Debug)]
 enum Edit {
-    Insert { at: usize, bytes: usize },
-    Remove { at: usize, bytes: usize },
-    Move { from: usize, to: usize, bytes: usize },
-    Zero { at: usize, bytes: usize },
-    Noise { at: usize, bytes: usize },
+    Insert {
+        at: usize,
+        bytes: usize,
+    },
+    Remove {
+        at: usize,
+        bytes: usize,
+    },
+    Move {
+        from: usize,
+        to: usize,
+        bytes: usize,
+    },
+    Zero {
+        at: usize,
+        bytes: usize,
+    },
+    Noise {
+        at: usize,
+        bytes: usize,
+    },
     /// Every so many bytes, one becomes another.
-    Relocate { at: usize, bytes: usize, step: usize },
+    Relocate {
+        at: usize,
+        bytes: usize,
+        step: usize,
+    },
 }
 
 fn edit() -> impl Strategy<Value = Edit> {

@@ -51,7 +51,8 @@ impl Seeds {
         self.next.resize(count, NOWHERE);
         for (at, seed) in (0_u32..).zip(old.array_windows::<SEED_BYTES>()) {
             let slot = slot_of(seed, self.bits);
-            let (Some(head), Some(next)) = (self.heads.get_mut(slot), usize::try_from(at).ok().and_then(|at| self.next.get_mut(at)))
+            let (Some(head), Some(next)) =
+                (self.heads.get_mut(slot), usize::try_from(at).ok().and_then(|at| self.next.get_mut(at)))
             else {
                 continue;
             };
@@ -88,7 +89,8 @@ fn slot_of(seed: &[u8; SEED_BYTES], bits: u32) -> usize {
 
 /// Bytes by which both begin alike.
 fn agreeing(left: &[u8], right: &[u8]) -> usize {
-    let words = left.as_chunks::<8>().0.iter().zip(right.as_chunks::<8>().0).take_while(|(left, right)| left == right).count() * 8;
+    let words =
+        left.as_chunks::<8>().0.iter().zip(right.as_chunks::<8>().0).take_while(|(left, right)| left == right).count() * 8;
     let tail = left.iter().skip(words).zip(right.iter().skip(words)).take_while(|(left, right)| left == right).count();
     words + tail
 }

@@ -141,7 +141,9 @@ impl Encoder {
         // As far back as the prefix begins.
         let reach = usize::BITS - (self.prefix.len() + input.len()).leading_zeros();
         let reach = CParameter::WindowLog(reach.clamp(10, MAX_ZSTD_WINDOW_LOG));
-        zstd.set_parameter(reach).and_then(|_| zstd.ref_prefix(&self.prefix)).map_err(|code| Error::codec(get_error_name(code)))?;
+        zstd.set_parameter(reach)
+            .and_then(|_| zstd.ref_prefix(&self.prefix))
+            .map_err(|code| Error::codec(get_error_name(code)))?;
         compress(&mut zstd, input)
     }
 

@@ -2,9 +2,9 @@
 
 use std::io::{Read, Seek, Write};
 
+use super::assemble::{self, Work};
 use super::lean::Leanings;
 use super::plan::Plan;
-use super::assemble::{self, Work};
 use super::{Built, Image, Options, Progress};
 use crate::error::Error;
 

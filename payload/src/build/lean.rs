@@ -92,16 +92,22 @@ impl<'a> Leanings<'a> {
             let likes = if is_zero(window) { Vec::new() } else { self.likes(&piece, window, &self.stretches(&piece, window)) };
             Ok((piece.length, likes.into_iter().filter(own).collect::<Vec<_>>()))
         };
-        parallel::ordered(plan.count, threads, || Ok(Vec::new()), look, |_, (length, likes)| {
-            image_bytes += length;
-            for like in likes {
-                if let Some(bytes) = bytes_by_gain.get_mut(like.gain.min(GAINS - 1)) {
-                    *bytes += like.extent.length;
+        parallel::ordered(
+            plan.count,
+            threads,
+            || Ok(Vec::new()),
+            look,
+            |_, (length, likes)| {
+                image_bytes += length;
+                for like in likes {
+                    if let Some(bytes) = bytes_by_gain.get_mut(like.gain.min(GAINS - 1)) {
+                        *bytes += like.extent.length;
+                    }
                 }
-            }
-            progress(image_bytes);
-            Ok(())
-        })?;
+                progress(image_bytes);
+                Ok(())
+            },
+        )?;
         let mut taken = 0_u64;
         let affordable = |(_, bytes): &(usize, &u64)| {
             taken += **bytes;
@@ -141,7 +147,8 @@ impl<'a> Leanings<'a> {
 
     /// Places with content like what of `window` no source holds, best first.
     fn likes(&self, piece: &Piece<'_>, window: &[u8], stretches: &[Stretch]) -> Vec<Like> {
-        let new: Vec<_> = stretches.iter().filter(|stretch| stretch.held.is_none()).map(|stretch| stretch.bytes.clone()).collect();
+        let new: Vec<_> =
+            stretches.iter().filter(|stretch| stretch.held.is_none()).map(|stretch| stretch.bytes.clone()).collect();
         let extent_of = |place| self.corpus.extent(place, piece);
         let found = self.similar.places(window, &new, self.most_places, MIN_GAIN, |place| extent_of(place).is_some());
         found.into_iter().filter_map(|found| Some(Like { extent: extent_of(found.place)?, gain: found.gain })).collect()

@@ -82,4 +82,3 @@ impl<'a> PlannedImage<'a> {
         Some(Piece { image: self.image, image_index, offset, length, windows, window_size: self.window_size })
     }
 }
-

@@ -66,11 +66,17 @@ impl Similar {
                 Ok(found)
             };
             let chunks = member.image.size.div_ceil(CHUNK_BYTES);
-            parallel::ordered(chunks, threads, || Ok(Vec::new()), sample, |index, found| {
-                samples.extend(found);
-                progress(done + (index * CHUNK_BYTES + CHUNK_BYTES).min(member.image.size));
-                Ok(())
-            })?;
+            parallel::ordered(
+                chunks,
+                threads,
+                || Ok(Vec::new()),
+                sample,
+                |index, found| {
+                    samples.extend(found);
+                    progress(done + (index * CHUNK_BYTES + CHUNK_BYTES).min(member.image.size));
+                    Ok(())
+                },
+            )?;
             done += member.image.size;
         }
         samples.sort_unstable();
@@ -104,7 +110,8 @@ impl Similar {
 
     fn places_of(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
         let bucket = usize::try_from(hash >> (HASH_BITS - DIRECTORY_BITS)).unwrap_or(usize::MAX);
-        let bound = |at: usize| self.directory.get(at).and_then(|start| usize::try_from(*start).ok()).unwrap_or(self.samples.len());
+        let bound =
+            |at: usize| self.directory.get(at).and_then(|start| usize::try_from(*start).ok()).unwrap_or(self.samples.len());
         let samples = self.samples.get(bound(bucket)..bound(bucket.saturating_add(1))).unwrap_or_default();
         let first = samples.partition_point(|sample| sample >> PLACE_BITS < hash);
         let found = samples.get(first..).unwrap_or_default().iter().take_while(move |sample| *sample >> PLACE_BITS == hash);
@@ -170,7 +177,8 @@ fn cover(hits: &[(u32, u32)], count: u32, limit: usize, min_gain: usize) -> Vec<
     let mut found = Vec::new();
     while let Some((promised, Reverse(at))) = heap.pop().filter(|_| found.len() < limit) {
         let run = runs.get(at).copied().unwrap_or_default();
-        let new = |sample: u32| usize::try_from(sample).ok().and_then(|sample| covered.get(sample)).is_some_and(|covered| !covered);
+        let new =
+            |sample: u32| usize::try_from(sample).ok().and_then(|sample| covered.get(sample)).is_some_and(|covered| !covered);
         let gain = run.iter().filter(|(_, sample)| new(*sample)).count();
         if gain < min_gain {
             continue;

@@ -80,11 +80,13 @@ fn a_full_payload_leans_on_itself_and_no_further_than_the_images_are_long() {
     assert!(own > 0 && own <= image.len() as u64, "{own}");
     assert_round_trip(&[("root", &image)], &options(2, 4));
     // Of what is made of more than one place each, only the best is taken.
-    let mixed: Vec<u8> = (0..60).flat_map(|round| {
-        let mut window = Dice::new(round % 7).bytes(WINDOW);
-        window[WINDOW / 2..].copy_from_slice(&Dice::new(round % 5 + 100).bytes(WINDOW / 2));
-        window
-    }).collect();
+    let mixed: Vec<u8> = (0..60)
+        .flat_map(|round| {
+            let mut window = Dice::new(round % 7).bytes(WINDOW);
+            window[WINDOW / 2..].copy_from_slice(&Dice::new(round % 5 + 100).bytes(WINDOW / 2));
+            window
+        })
+        .collect();
     let (_, built) = testing::full(&[("root", &mixed)], &options(2, 4));
     let own: u64 = built.table.frames().flat_map(|frame| frame.extents()).map(|extent| extent.length).sum();
     assert!(own > 0 && own <= mixed.len() as u64, "{own}");

@@ -95,14 +95,16 @@ pub fn check_payload(
         None => return Err(Error::LeansOn { path: path.to_owned(), images: names(&table) }),
         Some(source) => {
             opened = Opened::open(source, path, threads, progress)?;
-            let missing = || Error::LeansOnAnother { path: path.to_owned(), record: source.record.clone(), images: names(&table) };
+            let missing =
+                || Error::LeansOnAnother { path: path.to_owned(), record: source.record.clone(), images: names(&table) };
             &SourceImages::of(table.sources(), &opened).ok_or_else(missing)?
         }
     };
     let total = table.images().iter().map(|image| image.size).sum();
     let made = (&scratch, Keep::LeanedOn);
-    let checked = payload::apply::check(release.record(), &table, &file, sources, made, threads, &mut |done| progress((done, total)))
-        .map_err(Error::payload(path))?;
+    let checked =
+        payload::apply::check(release.record(), &table, &file, sources, made, threads, &mut |done| progress((done, total)))
+            .map_err(Error::payload(path))?;
     let origin = match release.record().payload_table_sha256 {
         None => PayloadOrigin::Unknown,
         Some(named) if named == table.header().table_sha256() => PayloadOrigin::Publisher,

@@ -100,13 +100,16 @@ fn unpack(
         return Err(Error::WrongPayload { path: path.to_owned(), wrong: checked.wrong, reason: fault.reason.clone() });
     }
     let mut base = 0;
-    table.images().iter().map(|image| {
-        let file = made.try_clone().map_err(Error::file("open again", path))?;
-        let part = Part::File { file, base };
-        base += image.size;
-        Ok(part)
-    })
-    .collect()
+    table
+        .images()
+        .iter()
+        .map(|image| {
+            let file = made.try_clone().map_err(Error::file("open again", path))?;
+            let part = Part::File { file, base };
+            base += image.size;
+            Ok(part)
+        })
+        .collect()
 }
 
 fn from_files(
@@ -122,28 +125,31 @@ fn from_files(
     }
     let total = record.images.iter().map(|image| image.table.image_size()).sum();
     let mut done = 0;
-    record.images.iter().map(|image| {
-        let part = match published.images.iter().find(|file| is_of(image, file)) {
-            Some(file) => {
-                let (opened, size) = open_image(&image.name, &file.path)?;
-                expect_size(image, &file.path, size)?;
-                Part::File { file: opened, base: 0 }
+    record
+        .images
+        .iter()
+        .map(|image| {
+            let part = match published.images.iter().find(|file| is_of(image, file)) {
+                Some(file) => {
+                    let (opened, size) = open_image(&image.name, &file.path)?;
+                    expect_size(image, &file.path, size)?;
+                    Part::File { file: opened, base: 0 }
+                }
+                None => tree(record, image, published)?,
+            };
+            let found = table_of(&image.name, &part, image.table.image_size(), threads);
+            let found = found.map_err(Error::payload(&published.record))?;
+            let count = image.table.count();
+            let wrong: Vec<u32> = (0..count).filter(|window| found.digest(*window) != image.table.digest(*window)).collect();
+            if let Some(first) = wrong.first() {
+                let (name, record) = (label(&image.name, image.slot), published.record.clone());
+                return Err(Error::AnotherImage { record, name, wrong: wrong.len(), first: *first, windows: count });
             }
-            None => tree(record, image, published)?,
-        };
-        let found = table_of(&image.name, &part, image.table.image_size(), threads);
-        let found = found.map_err(Error::payload(&published.record))?;
-        let count = image.table.count();
-        let wrong: Vec<u32> = (0..count).filter(|window| found.digest(*window) != image.table.digest(*window)).collect();
-        if let Some(first) = wrong.first() {
-            let (name, record) = (label(&image.name, image.slot), published.record.clone());
-            return Err(Error::AnotherImage { record, name, wrong: wrong.len(), first: *first, windows: count });
-        }
-        done += image.table.image_size();
-        progress((done, total));
-        Ok(part)
-    })
-    .collect()
+            done += image.table.image_size();
+            progress((done, total));
+            Ok(part)
+        })
+        .collect()
 }
 
 fn expect_size(image: &Image, path: &Path, got: u64) -> Result<(), Error> {
@@ -157,7 +163,8 @@ fn expect_size(image: &Image, path: &Path, got: u64) -> Result<(), Error> {
 /// A tree of hashes that nobody gave is made of the image that it is over.
 fn tree(record: &Record, image: &Image, published: &Published) -> Result<Part, Error> {
     let missing = || Error::ImageMissing { record: published.record.clone(), name: label(&image.name, image.slot) };
-    let under = record.images.iter().find(|under| under.verity.is_some()).filter(|_| image.name == TREE_IMAGE).ok_or_else(missing)?;
+    let under =
+        record.images.iter().find(|under| under.verity.is_some()).filter(|_| image.name == TREE_IMAGE).ok_or_else(missing)?;
     let verity = under.verity.as_ref().ok_or_else(missing)?;
     let file = published.images.iter().find(|file| under.name == file.name && under.slot == file.slot).ok_or_else(missing)?;
     let (opened, size) = open_image(&file.name, &file.path)?;
@@ -184,7 +191,9 @@ impl<'a> SourceImages<'a> {
     pub(super) fn of(entries: &[ImageEntry], opened: &'a Opened) -> Option<Self> {
         let find = |entry: &ImageEntry| {
             let images = opened.record.images.iter().zip(&opened.images);
-            let is_it = |image: &Image| image.name == entry.name && image.slot == entry.slot && image.table.sha256() == entry.table_sha256;
+            let is_it = |image: &Image| {
+                image.name == entry.name && image.slot == entry.slot && image.table.sha256() == entry.table_sha256
+            };
             images.into_iter().find(|(image, _)| is_it(image)).map(|(_, part)| part)
         };
         entries.iter().map(find).collect::<Option<Vec<_>>>().map(Self)

@@ -42,7 +42,9 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
         Error::ImageSize { .. } | Error::AnotherImage { .. } => {
             Some("give the very file that the release was built of; mounted once for writing, an image is another one")
         }
-        Error::Strangers { .. } | Error::SameRelease { .. } => Some("is --from the release that hosts run, and --to the one they go to?"),
+        Error::Strangers { .. } | Error::SameRelease { .. } => {
+            Some("is --from the release that hosts run, and --to the one they go to?")
+        }
         Error::TooOldToLeanOn { .. } => Some("build the delta to the release that they go to first"),
         Error::HardlySmaller { .. } => Some("hosts take the full payload; --force writes the delta all the same"),
         Error::Tree { .. } | Error::NoDice { .. } => None,

@@ -26,7 +26,8 @@ use crate::publisher::{self, BuildSpec, DeltaSpec, Existing, Step};
 
 /// Verbs that the interfaces name and this build does not have.
 const LATER_VERBS: [&str; 5] = ["publish", "channel", "group", "rollout", "host"];
-const LATER_HINT: &str = "this build makes releases and deltas as files (releasectl --help); put them where a file server finds them";
+const LATER_HINT: &str =
+    "this build makes releases and deltas as files (releasectl --help); put them where a file server finds them";
 
 /// What a command came to.
 struct Outcome {
@@ -176,7 +177,8 @@ fn delta(args: &DeltaArgs, json: bool) -> Result<Outcome, Failure> {
     })?;
     drop(progress);
     if built.full_bytes.is_none() {
-        let message = format!("the full payload of {} is not there: it was not seen whether the delta is worth it", built.to.version);
+        let message =
+            format!("the full payload of {} is not there: it was not seen whether the delta is worth it", built.to.version);
         warn(&message, "give it with --to-payload FILE");
     }
     Ok(Outcome::good(report::delta(&built, json)))
@@ -239,8 +241,9 @@ fn verify(args: &VerifyArgs, json: bool) -> Result<Outcome, Failure> {
     let mut checked = Vec::new();
     for path in &args.payloads {
         let mut progress = Progress::new("checking");
-        let result =
-            publisher::check_payload(&release, path, source.as_ref(), args.threads(), &mut |(done, total)| progress.show(done, total, ""));
+        let result = publisher::check_payload(&release, path, source.as_ref(), args.threads(), &mut |(done, total)| {
+            progress.show(done, total, "")
+        });
         checked.push((path.clone(), result));
     }
     let report = report::Verification::new(&args.release, &release, keyring.threshold(), checked);

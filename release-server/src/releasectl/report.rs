@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::words::{chain, count, harmless, percent, size};
 use super::{hints, json_line};
 use crate::publisher::{
-    BuiltDelta, BuiltRelease, CheckedPayload, Error, GeneratedKey, ImageSummary, Inspection, PayloadOrigin, PayloadSummary, RecordSummary,
-    SignedRecord,
+    BuiltDelta, BuiltRelease, CheckedPayload, Error, GeneratedKey, ImageSummary, Inspection, PayloadOrigin, PayloadSummary,
+    RecordSummary, SignedRecord,
 };
 
 /// Most faults shown of one payload; the numbers count them all.
@@ -75,10 +75,18 @@ pub(super) fn delta(built: &BuiltDelta, as_json: bool) -> String {
             "read_back_bytes": own,
         }));
     }
-    let full = full_bytes.map_or_else(String::new, |full| format!(", {} of the full payload's {}", percent(bytes, full), size(full)));
+    let full =
+        full_bytes.map_or_else(String::new, |full| format!(", {} of the full payload's {}", percent(bytes, full), size(full)));
     format!(
         "delta from {} (sequence {}) to {} (sequence {}) of {}\n  payload  {}  {}{full}\n{}",
-        from.version, from.sequence, to.version, to.sequence, to.product, file.display(), size(bytes), read_back_words(table)
+        from.version,
+        from.sequence,
+        to.version,
+        to.sequence,
+        to.product,
+        file.display(),
+        size(bytes),
+        read_back_words(table)
     )
 }
 

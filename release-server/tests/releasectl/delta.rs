@@ -22,7 +22,12 @@ const DELTA: &str = "delta --from out/1.0.0.release --to out/1.1.0.release --out
 fn a_delta_is_built_checked_and_explained() {
     let desk = two_releases();
     let said = desk.good(DELTA);
-    assert!(said.starts_with("delta from 1.0.0 (sequence 1) to 1.1.0 (sequence 2) of {demo}\n  payload  out/1.0.0-to-1.1.0.payload  "), "{said}");
+    assert!(
+        said.starts_with(
+            "delta from 1.0.0 (sequence 1) to 1.1.0 (sequence 2) of {demo}\n  payload  out/1.0.0-to-1.1.0.payload  "
+        ),
+        "{said}"
+    );
     assert!(said.contains(" % of the full payload's 1.0 MiB"), "{said}");
     assert_eq!(desk.names("out"), ["1.0.0-to-1.1.0.payload", "1.0.0.payload", "1.0.0.release", "1.1.0.payload", "1.1.0.release"]);
     let by_payloads = desk.read("out/1.0.0-to-1.1.0.payload");
@@ -30,7 +35,10 @@ fn a_delta_is_built_checked_and_explained() {
 
     let verify = "verify out/1.1.0.release out/1.0.0-to-1.1.0.payload --keyring keyring";
     let verified = desk.good(&format!("{verify} --from out/1.0.0.release"));
-    assert!(verified.ends_with("not the payload that the record names, but it fits; all 9 windows equal the record\n"), "{verified}");
+    assert!(
+        verified.ends_with("not the payload that the record names, but it fits; all 9 windows equal the record\n"),
+        "{verified}"
+    );
     desk.good(&format!("{verify} --from out/1.0.0.release --from-image root=old.img"));
     let inspected = desk.good("inspect out/1.0.0-to-1.1.0.payload");
     assert!(inspected.contains("delta: needs 1 source image") && inspected.contains("3 copy"), "{inspected}");
@@ -52,7 +60,11 @@ fn a_delta_is_verified_with_what_it_leans_on_only() {
     assert!(run.stdout.contains("expected also the release that it leans on, with root, got none"), "{}", run.stdout);
     assert!(run.stdout.contains("hint: --from OLD.release"), "{}", run.stdout);
     let run = desk.run("verify out/1.1.0.release out/1.0.0-to-1.1.0.payload --keyring keyring --from out/1.1.0.release");
-    assert!(run.code == 1 && run.stdout.contains("it leans on images (root) that out/1.1.0.release does not have"), "{}", run.stdout);
+    assert!(
+        run.code == 1 && run.stdout.contains("it leans on images (root) that out/1.1.0.release does not have"),
+        "{}",
+        run.stdout
+    );
 }
 
 #[test]
@@ -89,7 +101,10 @@ fn releases_that_never_follow_each_other_have_no_delta() {
         "hosts that run sequence 1 never go to this release directly: it asks for 2 at least",
     );
     desk.build("3.0.0", 5, &format!("{SIGNED} --board other"));
-    refused("delta --from out/1.0.0.release --to out/3.0.0.release --out out", "got {demo} for x86_64/generic and {demo} for x86_64/other");
+    refused(
+        "delta --from out/1.0.0.release --to out/3.0.0.release --out out",
+        "got {demo} for x86_64/generic and {demo} for x86_64/other",
+    );
     desk.good(DELTA);
     refused(
         "delta --from out/1.0.0.release --from-payload out/1.0.0-to-1.1.0.payload --to out/1.1.0.release --out out",
@@ -106,7 +121,11 @@ fn a_delta_that_is_hardly_smaller_is_not_written_unless_it_is_wanted() {
     let run = desk.run(line);
     assert_eq!(run.code, 1);
     assert!(run.stderr.contains("deltas/1.0.0-to-4.0.0.payload is not written: it has 2359"), "{}", run.stderr);
-    assert!(run.stderr.contains("and above 80 % a delta is not worth it\nhint: hosts take the full payload; --force writes"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("and above 80 % a delta is not worth it\nhint: hosts take the full payload; --force writes"),
+        "{}",
+        run.stderr
+    );
     assert_eq!(desk.names("deltas"), [""; 0]);
     desk.good(&format!("{line} --force"));
     assert_eq!(desk.names("deltas"), ["1.0.0-to-4.0.0.payload"]);

@@ -25,11 +25,11 @@ pub(super) async fn install(shared: Shared, plan: Plan, scan: Scan, cancel: Arc<
         let (shared, plan) = (shared.clone(), plan.clone());
         blocking(move || prepare(&shared, &plan)).await
     };
-    let Prepared { slot, release, previous, base, boot } = match prepare {
+    let (prepared, boot) = match prepare {
         Ok(prepared) => prepared,
         Err(fault) => return Event::Installed { attempt, boot: None, result: Err(fault) },
     };
-    let result = fill(&shared, &plan, slot, release, previous.as_ref(), base, scan, cancel).await;
+    let result = fill(&shared, &plan, prepared, scan, cancel).await;
     Event::Installed { attempt, boot: Some(boot), result }
 }
 
@@ -40,12 +40,11 @@ struct Prepared {
     previous: Option<Record>,
     /// The slot that runs, for a delta to lean on.
     base: Base,
-    boot: BootTable,
 }
 
 /// The record is verified and the slot opened, which changes nothing; only a slot that can be written is disarmed, and nothing is
 /// written before it is (R8).
-fn prepare(shared: &Shared, plan: &Plan) -> Result<Prepared, Fault> {
+fn prepare(shared: &Shared, plan: &Plan) -> Result<(Prepared, BootTable), Fault> {
     let release = slots::release_of(&shared.world, plan)?;
     shared.world.has_room_for(release.record())?;
     let previous = shared.world.records().slot_may_hold(plan.slot);
@@ -60,22 +59,14 @@ fn prepare(shared: &Shared, plan: &Plan) -> Result<Prepared, Fault> {
     let running = plan.slot.other();
     let record = shared.world.records().slot_record(running).map(|(record, _)| record);
     let base = Base { disk: ground.disk, slot: running, record };
-    Ok(Prepared { slot, release: Arc::new(release), previous, base, boot })
+    Ok((Prepared { slot, release: Arc::new(release), previous, base }, boot))
 }
 
-async fn fill(
-    shared: &Shared,
-    plan: &Plan,
-    slot: InactiveSlot,
-    release: Arc<Release>,
-    previous: Option<&Record>,
-    base: Base,
-    scan: Scan,
-    cancel: Arc<AtomicBool>,
-) -> Result<Fetched, Fault> {
+async fn fill(shared: &Shared, plan: &Plan, prepared: Prepared, scan: Scan, cancel: Arc<AtomicBool>) -> Result<Fetched, Fault> {
+    let Prepared { slot, release, previous, base } = prepared;
     let scan = match (scan, previous) {
         (Scan::All, _) => install::Scan::All,
-        (Scan::Shared, Some(previous)) => install::Scan::shared(previous, release.record(), plan.slot),
+        (Scan::Shared, Some(previous)) => install::Scan::shared(&previous, release.record(), plan.slot),
         (Scan::Shared, None) => install::Scan::Nothing,
     };
     let job = Job {

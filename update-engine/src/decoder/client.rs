@@ -100,6 +100,8 @@ impl Running {
         let mut command = Command::new(path);
         command.arg(ARGUMENT).env_clear().current_dir("/").stderr(Stdio::null());
         let child = command.stdin(OwnedFd::from(theirs)).stdout(memory).spawn().map_err(failed("a new process"))?;
+        // It keeps their end of the socket open: a process that ends would not be noticed.
+        drop(command);
         let mut running = Self { child, socket, shared };
         let mut ready = [0];
         match running.socket.read_exact(&mut ready) {
@@ -132,7 +134,8 @@ impl Running {
                 let mut text = vec![0; words];
                 self.socket.read_exact(&mut text)?;
                 // Words of a process that a blob may have taken over: they go into a log.
-                let text = String::from_utf8_lossy(&text).chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+                let text =
+                    String::from_utf8_lossy(&text).chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
                 Ok(Err(text))
             }
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "an answer that is none")),

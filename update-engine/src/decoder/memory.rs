@@ -67,7 +67,12 @@ impl Shared {
 
     /// Three parts that do not overlap: two to read, one to write. Only for the process that decodes, while the daemon waits for its answer and
     /// touches none of them.
-    pub(super) fn parts(&mut self, first: (usize, usize), second: (usize, usize), output: (usize, usize)) -> Option<(&[u8], &[u8], &mut [u8])> {
+    pub(super) fn parts(
+        &mut self,
+        first: (usize, usize),
+        second: (usize, usize),
+        output: (usize, usize),
+    ) -> Option<(&[u8], &[u8], &mut [u8])> {
         let is_apart = first.0 + first.1 <= second.0 && second.0 + second.1 <= output.0;
         let [first_at, second_at, output_at] = [first, second, output].map(|(at, length)| self.place(at, length));
         let (first_at, second_at, output_at) = (first_at?, second_at?, output_at?);

@@ -35,7 +35,8 @@ pub use process::run;
 pub const ARGUMENT: &str = "--decode-frames";
 
 /// Where a blob stands in the shared memory: behind the longest prefix.
-const BLOB_AT: usize = MAX_PREFIX_BYTES as usize;
+const BLOB_AT: usize = 4 << 20;
+const _: () = assert!(BLOB_AT as u64 == MAX_PREFIX_BYTES, "the longest prefix fits before it");
 
 /// Where the output stands: behind the longest blob.
 const OUTPUT_AT: usize = BLOB_AT + MAX_OUTPUT_BYTES as usize + MAX_BLOB_EXCESS_BYTES as usize;

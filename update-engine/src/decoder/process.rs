@@ -1,8 +1,7 @@
 //! The process: confined first, then one blob after the other.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::process::ExitCode;
 
 use payload::apply::{Codec, Refusal};
@@ -24,9 +23,10 @@ pub fn run() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     let mut shared = Shared::of(io::stdout().as_fd())?;
-    let mut socket = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut codec = Codec::new().map_err(io::Error::other)?;
+    close_all_but_standard()?;
     confine()?;
+    let mut socket = Socket(io::stdin());
     socket.write_all(&[READY])?;
     let mut request = [0; Request::BYTES];
     loop {
@@ -41,11 +41,42 @@ fn serve() -> io::Result<()> {
     }
 }
 
+/// What the daemon holds open closes with the start of this program; what its own starter has left open for it does not.
+fn close_all_but_standard() -> io::Result<()> {
+    let open: Vec<RawFd> =
+        std::fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
+        // The folder's own is closed already.
+        let _closed = nix::unistd::close(descriptor);
+    }
+    Ok(())
+}
+
+/// Standard input, which is a socket.
+struct Socket(io::Stdin);
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        nix::unistd::read(&self.0, buffer).map_err(io::Error::from)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        nix::unistd::write(&self.0, bytes).map_err(io::Error::from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn decode(codec: &mut Codec, shared: &mut Shared, request: Request) -> Result<(), Refusal> {
     let length = |bytes: u32| usize::try_from(bytes).unwrap_or(usize::MAX);
     let (blob, leans_on, output) = (length(request.blob), length(request.leans_on), length(request.output));
     let parts = shared.parts((0, leans_on), (BLOB_AT, blob), (OUTPUT_AT, output));
-    let (leans_on, blob, output) = parts.ok_or_else(|| Refusal::new("request", "lengths within the shared memory", "longer ones"))?;
+    let (leans_on, blob, output) =
+        parts.ok_or_else(|| Refusal::new("request", "lengths within the shared memory", "longer ones"))?;
     codec.decode(Kind::from_number(request.kind), blob, leans_on, output)
 }
 

@@ -36,7 +36,9 @@ pub enum InstallError {
     #[error("the delta cannot be used, and no full payload is offered: {0}")]
     NoBase(String),
     /// What was written does not read back, again and again.
-    #[error("window {window} of image {image:?} was written and verified, and reads back as something else, again and again: the medium of the slot fails")]
+    #[error(
+        "window {window} of image {image:?} was written and verified, and reads back as something else, again and again: the medium of the slot fails"
+    )]
     Fading {
         /// The image.
         image: String,

@@ -57,7 +57,10 @@ impl Running {
             if let Some(record) = &base.record
                 && table_of(record, entry).is_none_or(|table| table.sha256() != entry.table_sha256)
             {
-                return Err(format!("it leans on another image {:?} than that of release {}, which runs", entry.name, record.version));
+                return Err(format!(
+                    "it leans on another image {:?} than that of release {}, which runs",
+                    entry.name, record.version
+                ));
             }
         }
         let sizes: Vec<(&str, u64)> = entries.iter().filter(is_here).map(|entry| (entry.name.as_str(), entry.size)).collect();
@@ -66,7 +69,8 @@ impl Running {
             SlotName::B => "b",
         };
         let name = name.parse::<slot::SlotName>().map_err(|error| error.to_string())?;
-        let view = SlotView::open(&base.disk, &name, &sizes).map_err(|error| format!("the running slot cannot be read: {error}"))?;
+        let view =
+            SlotView::open(&base.disk, &name, &sizes).map_err(|error| format!("the running slot cannot be read: {error}"))?;
         let image = |entry: &ImageEntry| {
             let table = base.record.as_ref().and_then(|record| table_of(record, entry)).cloned();
             is_here(&entry).then(|| RunningImage { name: entry.name.clone(), table })
@@ -85,7 +89,8 @@ impl Running {
             };
             let size = u64::from(table.window_size());
             for window in extent.offset / size..(extent.offset + extent.length).div_ceil(size) {
-                let Some((number, (offset, length))) = u32::try_from(window).ok().and_then(|window| Some((window, table.range(window)?)))
+                let Some((number, (offset, length))) =
+                    u32::try_from(window).ok().and_then(|window| Some((window, table.range(window)?)))
                 else {
                     continue;
                 };
@@ -153,7 +158,9 @@ impl Sources for Ground {
             Source::Image(index) => {
                 let no_slot = || io::Error::new(io::ErrorKind::Unsupported, "no slot to lean on");
                 let running = self.running.as_ref().ok_or_else(no_slot)?;
-                let image = running.image(index).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the running slot has no such image"))?;
+                let image = running
+                    .image(index)
+                    .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the running slot has no such image"))?;
                 in_blocks(offset, buffer, |from, length, out| {
                     out.copy_from_slice(part(running.view.read_at(&image.name, from, &mut piece, length), length, out.len())?);
                     Ok(())

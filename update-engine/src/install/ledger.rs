@@ -1,5 +1,7 @@
 //! Which windows of a slot are still to be made.
 
+use std::ops::Range;
+
 use manifests::release::{Record, SlotName, WindowTable};
 use payload::apply::needed;
 use payload::format::{Frame, FrameTable};
@@ -74,6 +76,18 @@ impl Ledger {
     /// Whether a window is still to be made.
     pub(super) fn misses(&self, image: usize, window: u32) -> bool {
         self.images.iter().any(|missing| missing.image == image && missing.windows.contains(window))
+    }
+
+    /// Runs of windows of `frame` that are still to be made.
+    pub(super) fn missing_of(&self, frame: &Frame<'_>) -> Vec<Range<u32>> {
+        let mut runs: Vec<Range<u32>> = Vec::new();
+        for window in frame.windows().filter(|window| self.misses(frame.image(), *window)) {
+            match runs.last_mut() {
+                Some(run) if run.end == window => run.end = window + 1,
+                _ => runs.push(window..window + 1),
+            }
+        }
+        runs
     }
 
     /// Whether what `frame` needs of its own image is there.

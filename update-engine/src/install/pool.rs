@@ -45,6 +45,8 @@ pub(super) struct Order {
     pub(super) table: Arc<FrameTable>,
     /// The running slot, where the table leans on it.
     pub(super) running: Option<Arc<Running>>,
+    /// Runs of its windows that are missing: only these are written.
+    pub(super) wanted: Vec<Range<u32>>,
     /// Its blob.
     pub(super) blob: Vec<u8>,
     /// Who gave the blob; nobody, if it has none.
@@ -115,15 +117,6 @@ impl Blobs for AnyBlobs {
     }
 }
 
-/// Memory that a disk writes from directly; the payload's output is made in it.
-struct Output(AlignedBuf);
-
-impl AsRef<[u8]> for Output {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_slice()
-    }
-}
-
 /// The one implementation there is: [`Verified::check`], the comparison with the record, is the only maker of a [`Verified`].
 impl<B: AsRef<[u8]>> VerifiedBytes for Verified<B> {
     fn image_offset(&self) -> u64 {
@@ -164,7 +157,7 @@ impl Pool {
                 slot: Arc::clone(slot),
                 decoder: Decoder::with(AnyBlobs::start(decoding)?),
                 ground: Ground::new(release, slot),
-                output: Output(AlignedBuf::zeroed(usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX))),
+                output: AlignedBuf::zeroed(usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX)),
             };
             let thread = std::thread::Builder::new().name(format!("install-{number}")).spawn(move || worker.run());
             pool.threads.push(thread.map_err(|_no_thread| InstallError::Broken("a thread could not be started"))?);
@@ -218,7 +211,8 @@ struct Worker {
     slot: Arc<InactiveSlot>,
     decoder: Decoder<AnyBlobs>,
     ground: Ground,
-    output: Output,
+    /// A disk writes from it directly.
+    output: AlignedBuf,
 }
 
 impl Worker {
@@ -241,32 +235,30 @@ impl Worker {
     fn make(&mut self, order: &Order) -> Outcome {
         let Some(frame) = order.table.frame(order.task.frame) else { return Outcome::Differs(Vec::new()) };
         self.ground.running.clone_from(&order.running);
-        let out = self.output.0.as_mut_slice().get_mut(..frame.output_len()).unwrap_or_default();
+        let out = self.output.as_mut_slice().get_mut(..frame.output_len()).unwrap_or_default();
         if let Err(error) = self.decoder.decode(&frame, &order.blob, &self.ground, out) {
             return match self.decoder.blobs().take_failure() {
                 Some(failure) => Outcome::NotDecoded(failure),
                 None => Outcome::Undecodable(error),
             };
         }
-        self.write(&frame)
+        self.write(&frame, &order.wanted)
     }
 
-    /// Writes the windows of `frame` that are right.
-    fn write(&mut self, frame: &Frame<'_>) -> Outcome {
+    /// Writes those of the `wanted` windows of `frame` that are right.
+    fn write(&mut self, frame: &Frame<'_>, wanted: &[Range<u32>]) -> Outcome {
         let Some(image) = self.release.record().images.get(frame.image()) else { return Outcome::Differs(Vec::new()) };
-        match Verified::check(&self.release, frame.image(), frame.windows(), &self.output) {
-            Ok(verified) => match self.slot.write_window(&image.name, &verified) {
-                Ok(()) => Outcome::Written,
+        let (slot, window_size) = (&self.slot, image.table.window_size());
+        let write = |verified: &Verified<&[u8]>| {
+            let mut parts = wanted.iter().filter_map(|run| verified.part(run, window_size));
+            parts.try_for_each(|part| slot.write_window(&image.name, &part))
+        };
+        match Verified::check(&self.release, frame.image(), frame.windows(), self.output.as_slice()) {
+            Ok(verified) => write(&verified).map_or_else(Outcome::Failed, |()| Outcome::Written),
+            Err(mismatch) => match mismatch.right().iter().try_for_each(write) {
+                Ok(()) => Outcome::Differs(mismatch.wrong().to_vec()),
                 Err(error) => Outcome::Failed(error),
             },
-            Err(mismatch) => {
-                for right in mismatch.right() {
-                    if let Err(error) = self.slot.write_window(&image.name, &right) {
-                        return Outcome::Failed(error);
-                    }
-                }
-                Outcome::Differs(mismatch.wrong().to_vec())
-            }
         }
     }
 }

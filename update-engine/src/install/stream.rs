@@ -133,7 +133,11 @@ impl Install<'_> {
             // What no source can satisfy may be the table's fault: whoever gave it is not believed again, if the record does not name it.
             Stop::Wrong(failure) => {
                 if front.is_vouched || followed.sources.drop_source(front.giver).is_err() {
-                    return if followed.role == Role::Delta && beside.is_some() { Ok(Ended::Without(failure.to_string())) } else { Err(failure) };
+                    return if followed.role == Role::Delta && beside.is_some() {
+                        Ok(Ended::Without(failure.to_string()))
+                    } else {
+                        Err(failure)
+                    };
                 }
                 followed.front = None;
                 Ok(Ended::TableDropped(failure.to_string()))
@@ -228,7 +232,7 @@ impl<'f> Walk<'f> {
             };
             let frame = self.frames.get(index)?;
             let from = if frame.blob().is_empty() { bytes.start } else { frame.blob().start };
-            let announce = (!self.is_announced).then(|| from..bytes.end);
+            let announce = (!self.is_announced).then_some(from..bytes.end);
             self.is_announced = true;
             return Some((frame, announce));
         }
@@ -301,7 +305,8 @@ impl Round<'_> {
                     Err(stop) => return Ok(Some(stop)),
                 };
                 let maker = front.table.frame_of(image, window).map(|frame| frame.index());
-                let task = Task { which: Which::Beside, frame: maker.ok_or(InstallError::Broken("a window that no frame makes"))? };
+                let task =
+                    Task { which: Which::Beside, frame: maker.ok_or(InstallError::Broken("a window that no frame makes"))? };
                 // A frame makes several windows: whoever asked first has asked for all.
                 if !self.ledger.misses(image, window) || !self.busy.insert(task) {
                     return Ok(None);
@@ -352,8 +357,12 @@ impl Round<'_> {
             }
         };
         let running = if task.which == Which::Followed { self.running.clone() } else { None };
-        let order = Order { task, table: Arc::clone(&front.table), running, blob, source };
-        if self.ledger.bears(frame) { self.hand_over(order)? } else { self.held.push(order) }
+        let order = Order { task, table: Arc::clone(&front.table), running, wanted: self.ledger.missing_of(frame), blob, source };
+        if self.ledger.bears(frame) {
+            self.hand_over(order)?
+        } else {
+            self.held.push(order)
+        }
         Ok(None)
     }
 
@@ -425,9 +434,9 @@ impl Round<'_> {
         let frame = front.table.frame(made.task.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
         let Made { task, source, blob, outcome } = made;
         self.spare.push(blob);
-        let (held, ready) = std::mem::take(&mut self.held).into_iter().partition(|order| {
-            order.table.frame(order.task.frame).is_some_and(|frame| !self.ledger.bears(&frame))
-        });
+        let (held, ready) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|order| order.table.frame(order.task.frame).is_some_and(|frame| !self.ledger.bears(&frame)));
         self.held = held;
         let ready: Vec<Order> = ready;
         for order in ready {

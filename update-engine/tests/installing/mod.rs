@@ -17,8 +17,8 @@ use manifests::release::{Envelope, Image, Record, Release, SlotName};
 use manifests::version::{Sequence, Version};
 use payload::build::{self, Options};
 use server_mock::{Fault, Mock, Script};
-use update_engine::fetch::Source;
 use update_engine::decoder::Program;
+use update_engine::fetch::Source;
 use update_engine::install::{self, Base, Decoding, InstallError, Installed, Job, Progress, Scan};
 use update_engine::slot::{Disk, DiskSpec, InactiveSlot, SlotSpec};
 
@@ -99,13 +99,18 @@ impl Published {
     pub(crate) fn delta_from(&self, old: &Self) -> Vec<u8> {
         let images = |published: &'_ Self| -> Vec<(String, Option<SlotName>, Vec<u8>)> { published.images.clone() };
         let (old_images, new_images) = (images(old), images(self));
-        let image = |(name, slot, data): &'_ (String, Option<SlotName>, Vec<u8>)| (name.clone(), *slot, u64::try_from(data.len()).unwrap());
-        let (old_named, new_named): (Vec<_>, Vec<_>) = (old_images.iter().map(image).collect(), new_images.iter().map(image).collect());
+        let image = |(name, slot, data): &'_ (String, Option<SlotName>, Vec<u8>)| {
+            (name.clone(), *slot, u64::try_from(data.len()).unwrap())
+        };
+        let (old_named, new_named): (Vec<_>, Vec<_>) =
+            (old_images.iter().map(image).collect(), new_images.iter().map(image).collect());
         let sources: Vec<_> = old_named
             .iter()
             .zip(&old_images)
             .zip(&old.record().images)
-            .map(|(((name, slot, size), (_, _, data)), entry)| (build::Image { name, slot: *slot, size: *size, data }, &entry.table))
+            .map(|(((name, slot, size), (_, _, data)), entry)| {
+                (build::Image { name, slot: *slot, size: *size, data }, &entry.table)
+            })
             .collect();
         let images: Vec<_> = new_named
             .iter()

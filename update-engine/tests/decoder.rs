@@ -1,0 +1,122 @@
+//! The confined process that decodes blobs: that it decodes, what it may do, and what becomes of whoever meets a bad one.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use payload::apply::Blobs as _;
+use payload::format::Kind;
+use update_engine::decoder::{Confined, Program};
+
+fn start() -> Confined {
+    Confined::start(Program::At(env!("CARGO_BIN_EXE_update-engined").into())).unwrap()
+}
+
+/// Processes that this thread has started.
+fn children() -> Vec<i32> {
+    let path = format!("/proc/self/task/{}/children", nix::unistd::gettid());
+    fs::read_to_string(path).unwrap().split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// A zstd frame of one stored block.
+fn stored(content: &[u8]) -> Vec<u8> {
+    let block = u32::try_from(content.len()).unwrap() << 3 | 1;
+    [&[0x28, 0xb5, 0x2f, 0xfd, 0x20, u8::try_from(content.len()).unwrap()][..], &block.to_le_bytes()[..3], content].concat()
+}
+
+#[test]
+fn blobs_are_decoded_and_refused_in_words() {
+    let mut process = start();
+    for content in [&b"a"[..], b"some bytes", &[7; 255]] {
+        let mut out = vec![0; content.len()];
+        process.decode(Kind::Zstd, &stored(content), b"", &mut out).unwrap();
+        assert_eq!(out, content);
+        process.decode(Kind::ZstdPrefix, &stored(content), b"leans on", &mut out).unwrap();
+    }
+    let mut out = vec![0; 9];
+    let refusal = process.decode(Kind::Zstd, &stored(b"some bytes"), b"", &mut out).unwrap_err().to_string();
+    assert_eq!(refusal, "blob: expected one that decodes, got zstd content size: expected 9, got 10");
+    let refusal = process.decode(Kind::Copy, b"", b"", &mut out).unwrap_err().to_string();
+    assert!(refusal.ends_with("kind of frame: expected one with a codec, got 3 (copy)"), "{refusal}");
+    // The longest of each, and one byte more.
+    let (mut out, leans_on, blob) = (vec![0; 1 << 20], vec![0; 4 << 20], vec![0; (1 << 20) + (64 << 10)]);
+    assert!(process.decode(Kind::Zstd, &blob, &leans_on, &mut out).unwrap_err().got.contains("zstd frame"));
+    for (blob, leans_on) in [(blob.len() + 1, 0), (0, leans_on.len() + 1)] {
+        let refusal = process.decode(Kind::Zstd, &vec![0; blob], &vec![0; leans_on], &mut out).unwrap_err().to_string();
+        assert!(refusal.contains("request") || refusal.contains("invalid input"), "{refusal}");
+    }
+    process.decode(Kind::Zstd, &stored(b"some bytes"), b"", &mut out[..10]).unwrap();
+}
+
+#[test]
+fn the_process_has_no_files_no_rights_and_few_calls() {
+    let mut process = start();
+    let [pid] = children()[..] else { panic!("one process decodes") };
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2".to_owned(), "1".to_owned()));
+    if nix::unistd::geteuid().is_root() {
+        assert!(!field("Uid:").split_whitespace().any(|id| id == "0"), "{}", field("Uid:"));
+        assert!(!field("Gid:").split_whitespace().any(|id| id == "0"), "{}", field("Gid:"));
+        assert_eq!((field("Groups:"), field("CapEff:")), (String::new(), "0000000000000000".to_owned()));
+        let mut open: Vec<PathBuf> =
+            fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|fd| fs::read_link(fd.unwrap().path()).unwrap()).collect();
+        open.sort();
+        let is_harmless = |path: &Path| {
+            let name = path.display().to_string();
+            name.starts_with("socket:") || name.starts_with("/memfd:update-engine-decoder") || name == "/dev/null"
+        };
+        assert!(open.iter().all(|path| is_harmless(path)), "{open:?}");
+    }
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    assert!(limits.lines().any(|line| line.starts_with("Max open files            0")), "{limits}");
+    process.decode(Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap();
+    drop(process);
+    assert!(children().is_empty(), "it goes with whoever has started it");
+}
+
+#[test]
+fn a_process_that_ends_costs_the_blob_and_is_started_again() {
+    let mut process = start();
+    for _ in 0..3 {
+        let [pid] = children()[..] else { panic!("one process decodes") };
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let refusal = process.decode(Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
+        assert!(refusal.contains("one that ends the process that decodes it") && refusal.contains("SIGKILL"), "{refusal}");
+        let mut out = [0];
+        process.decode(Kind::Zstd, &stored(b"x"), b"", &mut out).unwrap();
+        assert_eq!(&out, b"x");
+    }
+    assert!(process.take_failure().is_none());
+}
+
+#[test]
+fn a_program_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let why = |path: PathBuf| {
+        let error = Confined::start(Program::At(path)).err().unwrap();
+        format!("{error}: {}", std::error::Error::source(&error).unwrap())
+    };
+    assert!(why(folder.path().join("none")).contains("a new process: No such file"));
+    assert!(why(script("ends", "exit 3")).contains("it ends before it is confined: failed to fill whole buffer; exit status: 3"));
+    assert!(why(script("talks", "printf x >&0; sleep 5")).contains("it answers something else"));
+
+    // One that says it is ready, and then anything at all.
+    let mut liar =
+        Confined::start(Program::At(script("lies", "printf R >&0; sleep 0.2; printf '\\007\\377\\377' >&0; sleep 9"))).unwrap();
+    let refusal = liar.decode(Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
+    assert!(refusal.contains("an answer that is none"), "{refusal}");
+    let mut talker =
+        Confined::start(Program::At(script("shouts", "printf R >&0; sleep 0.2; printf '\\001\\004\\000a\\033[m' >&0; sleep 9")))
+            .unwrap();
+    let refusal = talker.decode(Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
+    assert!(refusal.ends_with("got a?[m"), "{refusal}");
+}
