@@ -170,6 +170,22 @@ impl Publisher {
         fs::write(self.files.join(format!("{}.release", spec.version)), envelope.to_bytes()).unwrap();
         fs::write(self.files.join(format!("{}.payload", spec.version)), payload).unwrap();
     }
+
+    /// Builds the delta between two releases that were published; its name.
+    ///
+    /// # Panics
+    /// If `releasectl` cannot.
+    #[must_use]
+    pub fn publish_delta(&self, from: &str, to: &str) -> String {
+        let mut command = Command::new(program("releasectl"));
+        command.arg("delta").arg("--force").arg("--out").arg(&self.files);
+        for (flag, version) in [("--from", from), ("--to", to)] {
+            command.arg(flag).arg(self.files.join(format!("{version}.release")));
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        format!("{from}-to-{to}.payload")
+    }
 }
 
 /// The dm-verity tree of an image, as the records of this rig name it.
@@ -186,7 +202,11 @@ fn verity_of(image: &[u8]) -> Verity {
 }
 
 /// A test image with a header and incompressible noise that differs in part from version to version.
-fn image_of(spec: &Spec<'_>) -> Vec<u8> {
+///
+/// # Panics
+/// If the header does not fit.
+#[must_use]
+pub fn image_of(spec: &Spec<'_>) -> Vec<u8> {
     let version = format!("IMAGE_VERSION={}", spec.version);
     let lines: Vec<&str> = std::iter::once(version.as_str()).chain(spec.lines.iter().copied()).collect();
     let mut image = test_image(&lines, spec.size).unwrap();
