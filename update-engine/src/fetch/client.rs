@@ -12,6 +12,7 @@ use super::error::{Fault, FetchError};
 use super::limits::{MAX_HEADERS, MAX_OMAHA_BYTES, MAX_REDIRECTS, Patience};
 use super::pace::Pace;
 use super::range::{check_identity, content_length};
+use super::rate::Rate;
 use super::retry_after::wait_asked_for;
 use super::timing::{SystemTiming, Timing};
 
@@ -41,6 +42,7 @@ pub struct Fetcher {
     client: Client,
     patience: Patience,
     timing: Arc<dyn Timing>,
+    rate: Rate,
 }
 
 impl std::fmt::Debug for Fetcher {
@@ -71,7 +73,12 @@ impl Fetcher {
         // A machine without a store of authorities may still use http, or https with `ca_file` alone.
         let client = system.or_else(|_no_store| builder(&options.patience).tls_certs_only(extra).build());
         let client = client.map_err(|error| FetchError::Setup { why: error.without_url().to_string() })?;
-        Ok(Self { client, patience: options.patience, timing: options.timing })
+        Ok(Self { client, patience: options.patience, timing: options.timing, rate: Rate::default() })
+    }
+
+    /// How fast payloads may come. Records and answers are small, and wait for nobody.
+    pub const fn rate(&self) -> &Rate {
+        &self.rate
     }
 
     /// Sends a request to an update server. Answers that are no success are errors, which carry the server's wish to be asked

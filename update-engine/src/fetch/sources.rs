@@ -223,7 +223,14 @@ impl Sources {
         let Some(Body { at, end, stream: Stream::Http(http), .. }) = &mut self.body else { return Ok(()) };
         if http.chunk.is_empty() {
             http.chunk = http.pace.chunk(&mut http.response).await?.ok_or_else(|| cut_short(*at))?;
-            self.downloaded = self.downloaded.saturating_add(length_of(&http.chunk));
+            let came = length_of(&http.chunk);
+            self.downloaded = self.downloaded.saturating_add(came);
+            let timing = self.fetcher.timing();
+            self.fetcher.rate().took(came, timing.now());
+            // Meanwhile the connection fills up, and the server waits.
+            while let Some(pause) = self.fetcher.rate().pause(timing.now()) {
+                timing.pause(pause).await;
+            }
             if self.downloaded > self.budget {
                 return Err(Stop::Budget);
             }
