@@ -32,6 +32,10 @@ use crate::fetch::limits::{MAX_GAP_BYTES, MAX_TRIES_PER_FRAME};
 use crate::fetch::{Fault, FetchError, SourceId, Sources};
 use crate::slot::InactiveSlot;
 
+/// Bytes of blobs that were fetched and are not made yet, beside the one that comes just now: enough to keep the threads busy while a frame of
+/// 1 MiB comes.
+const MAX_BYTES_IN_FLIGHT: u64 = 4 << 20;
+
 /// Frames for which the running slot is not what it should be, after which the delta is given up: each costs a request of its own.
 const MAX_UNSOUND_FRAMES: u32 = 64;
 
@@ -115,6 +119,7 @@ impl Install<'_> {
             in_flight: 0,
             waiting: Vec::new(),
             held: Vec::new(),
+            bytes_in_flight: 0,
             spare: Vec::new(),
             again: VecDeque::new(),
             wrong_from: BTreeMap::new(),
@@ -192,6 +197,8 @@ struct Round<'a> {
     waiting: Vec<Made>,
     /// Frames that were fetched, and lean on windows that are not there yet.
     held: Vec<Order>,
+    /// Bytes of the blobs of all these.
+    bytes_in_flight: u64,
     /// Memory of blobs, to be used again.
     spare: Vec<Vec<u8>>,
     /// What is to be fetched and made out of turn.
@@ -251,7 +258,8 @@ impl Round<'_> {
                     return Ok(Some(stop));
                 }
             }
-            let has_room = self.in_flight.saturating_add(self.held.len()) < MAX_IN_FLIGHT;
+            let frames = self.in_flight.saturating_add(self.held.len());
+            let has_room = frames < MAX_IN_FLIGHT && self.bytes_in_flight < MAX_BYTES_IN_FLIGHT;
             // Somebody may wait for what came out wrong, and for nothing else.
             let urgent = !self.again.is_empty() && (!self.held.is_empty() || walk.runs.is_empty());
             let stop = if urgent {
@@ -356,6 +364,7 @@ impl Round<'_> {
                 Err(error) => return Err(error),
             }
         };
+        self.bytes_in_flight = self.bytes_in_flight.saturating_add(bytes_of(&blob));
         let running = if task.which == Which::Followed { self.running.clone() } else { None };
         let order = Order { task, table: Arc::clone(&front.table), running, wanted: self.ledger.missing_of(frame), blob, source };
         if self.ledger.bears(frame) {
@@ -410,6 +419,7 @@ impl Round<'_> {
     /// Counts a frame that was made: what of it is right is there.
     fn book(&mut self, made: &Made) -> Result<Arc<Front>, InstallError> {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes_of(&made.blob));
         self.busy.remove(&made.task);
         let beside = self.beside.as_ref().and_then(|beside| beside.front.clone());
         let front = match made.task.which {
@@ -433,7 +443,10 @@ impl Round<'_> {
         let front = self.book(&made)?;
         let frame = front.table.frame(made.task.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
         let Made { task, source, blob, outcome } = made;
-        self.spare.push(blob);
+        let kept: usize = self.spare.iter().map(Vec::capacity).sum();
+        if u64::try_from(kept.saturating_add(blob.capacity())).is_ok_and(|bytes| bytes <= MAX_BYTES_IN_FLIGHT) {
+            self.spare.push(blob);
+        }
         let (held, ready) = std::mem::take(&mut self.held)
             .into_iter()
             .partition(|order| order.table.frame(order.task.frame).is_some_and(|frame| !self.ledger.bears(&frame)));
@@ -577,6 +590,10 @@ impl Round<'_> {
         let fewest = usable.iter().map(|id| self.tries(task, *id)).min().unwrap_or(0);
         usable.into_iter().filter(|id| self.tries(task, *id) > fewest).collect()
     }
+}
+
+fn bytes_of(blob: &[u8]) -> u64 {
+    u64::try_from(blob.len()).unwrap_or(u64::MAX)
 }
 
 type Tried = Vec<(String, Option<Fault>)>;
