@@ -147,8 +147,13 @@ impl WindowSet {
 
     /// The windows, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.iter_from(0)
+    }
+
+    /// The windows from `first` on, ascending.
+    pub fn iter_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
         let end = u32::try_from(self.words.len()).unwrap_or(u32::MAX).saturating_mul(u64::BITS);
-        (0..end).filter(|window| self.contains(*window))
+        (first..end).filter(|window| self.contains(*window))
     }
 
     fn place(window: u32) -> (usize, u64) {

@@ -388,9 +388,9 @@ fn history_is_a_table_with_reasons_and_what_was_special() {
     assert_eq!(
         history(&entries, now(), &Style::plain()),
         "STARTED               FROM   TO     SLOT  OUTCOME      TOOK    DOWNLOADED  REASON\n\
-         2026-11-21 11:00 UTC  -      1.1.0  b     running      1 h     25.5 MiB\n\
-         2026-11-21 11:00 UTC  1.0.0  1.1.0  b     rolled-back  12 min  25.5 MiB     health: 10-web exited with 1 (--allow-older by uid 0)\n\
-         2026-11-21 11:00 UTC  1.0.0  1.1.0  b     committed    12 min  25.5 MiB\n"
+         2026-11-21 11:00 UTC  -      1.1.0  b     running      1 h     25.4 MiB\n\
+         2026-11-21 11:00 UTC  1.0.0  1.1.0  b     rolled-back  12 min  25.4 MiB    health: 10-web exited with 1 (--allow-older by uid 0)\n\
+         2026-11-21 11:00 UTC  1.0.0  1.1.0  b     committed    12 min  25.4 MiB\n"
     );
     assert_eq!(history(&[], now(), &Style::plain()), "No attempts yet.\n");
 }

@@ -6,12 +6,18 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use payload::apply::Blobs as _;
+use payload::apply::{Blobs as _, Refusal};
 use payload::format::Kind;
 use update_engine::decoder::{Confined, Program};
 
 fn start() -> Confined {
     Confined::start(Program::At(env!("CARGO_BIN_EXE_update-engined").into())).unwrap()
+}
+
+/// Decodes a blob that leans on these bytes.
+fn decode(process: &mut Confined, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
+    process.lean_on(0, leans_on)?;
+    process.decode(kind, blob, leans_on.len(), out)
 }
 
 /// Processes that this thread has started.
@@ -31,23 +37,23 @@ fn blobs_are_decoded_and_refused_in_words() {
     let mut process = start();
     for content in [&b"a"[..], b"some bytes", &[7; 255]] {
         let mut out = vec![0; content.len()];
-        process.decode(Kind::Zstd, &stored(content), b"", &mut out).unwrap();
+        decode(&mut process, Kind::Zstd, &stored(content), b"", &mut out).unwrap();
         assert_eq!(out, content);
-        process.decode(Kind::ZstdPrefix, &stored(content), b"leans on", &mut out).unwrap();
+        decode(&mut process, Kind::ZstdPrefix, &stored(content), b"leans on", &mut out).unwrap();
     }
     let mut out = vec![0; 9];
-    let refusal = process.decode(Kind::Zstd, &stored(b"some bytes"), b"", &mut out).unwrap_err().to_string();
+    let refusal = decode(&mut process, Kind::Zstd, &stored(b"some bytes"), b"", &mut out).unwrap_err().to_string();
     assert_eq!(refusal, "blob: expected one that decodes, got zstd content size: expected 9, got 10");
-    let refusal = process.decode(Kind::Copy, b"", b"", &mut out).unwrap_err().to_string();
+    let refusal = decode(&mut process, Kind::Copy, b"", b"", &mut out).unwrap_err().to_string();
     assert!(refusal.ends_with("kind of frame: expected one with a codec, got 3 (copy)"), "{refusal}");
     // The longest of each, and one byte more.
     let (mut out, leans_on, blob) = (vec![0; 1 << 20], vec![0; 4 << 20], vec![0; (1 << 20) + (64 << 10)]);
-    assert!(process.decode(Kind::Zstd, &blob, &leans_on, &mut out).unwrap_err().got.contains("zstd frame"));
+    assert!(decode(&mut process, Kind::Zstd, &blob, &leans_on, &mut out).unwrap_err().got.contains("zstd frame"));
     for (blob, leans_on) in [(blob.len() + 1, 0), (0, leans_on.len() + 1)] {
-        let refusal = process.decode(Kind::Zstd, &vec![0; blob], &vec![0; leans_on], &mut out).unwrap_err().to_string();
-        assert!(refusal.contains("request") || refusal.contains("invalid input"), "{refusal}");
+        let refusal = decode(&mut process, Kind::Zstd, &vec![0; blob], &vec![0; leans_on], &mut out).unwrap_err().to_string();
+        assert!(refusal.contains("bytes to lean on: expected at most 4194304") || refusal.contains("invalid input"), "{refusal}");
     }
-    process.decode(Kind::Zstd, &stored(b"some bytes"), b"", &mut out[..10]).unwrap();
+    decode(&mut process, Kind::Zstd, &stored(b"some bytes"), b"", &mut out[..10]).unwrap();
 }
 
 #[test]
@@ -72,7 +78,7 @@ fn the_process_has_no_files_no_rights_and_few_calls() {
     }
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     assert!(limits.lines().any(|line| line.starts_with("Max open files            0")), "{limits}");
-    process.decode(Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap();
+    decode(&mut process, Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap();
     drop(process);
     assert!(children().is_empty(), "it goes with whoever has started it");
 }
@@ -83,10 +89,10 @@ fn a_process_that_ends_costs_the_blob_and_is_started_again() {
     for _ in 0..3 {
         let [pid] = children()[..] else { panic!("one process decodes") };
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
-        let refusal = process.decode(Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
+        let refusal = decode(&mut process, Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
         assert!(refusal.contains("one that ends the process that decodes it") && refusal.contains("SIGKILL"), "{refusal}");
         let mut out = [0];
-        process.decode(Kind::Zstd, &stored(b"x"), b"", &mut out).unwrap();
+        decode(&mut process, Kind::Zstd, &stored(b"x"), b"", &mut out).unwrap();
         assert_eq!(&out, b"x");
     }
     assert!(process.take_failure().is_none());
@@ -112,11 +118,11 @@ fn a_program_that_is_none_is_named() {
     // One that says it is ready, and then anything at all.
     let mut liar =
         Confined::start(Program::At(script("lies", "printf R >&0; sleep 0.2; printf '\\007\\377\\377' >&0; sleep 9"))).unwrap();
-    let refusal = liar.decode(Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
+    let refusal = decode(&mut liar, Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
     assert!(refusal.contains("an answer that is none"), "{refusal}");
     let mut talker =
         Confined::start(Program::At(script("shouts", "printf R >&0; sleep 0.2; printf '\\001\\004\\000a\\033[m' >&0; sleep 9")))
             .unwrap();
-    let refusal = talker.decode(Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
+    let refusal = decode(&mut talker, Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
     assert!(refusal.ends_with("got a?[m"), "{refusal}");
 }

@@ -96,7 +96,7 @@ fn a_running_slot_that_is_something_else_altogether_is_made_up_for_by_the_full_p
     let attempt = |record| {
         Attempt::new(&scene.host, &scene.new, vec![full.source("one")])
             .with_delta(vec![deltas.source("one")], scene.host.base(record))
-            .scanning(Scan::Nothing)
+            .scanning(Scan::Any)
     };
     attempt(Some(scene.old.record())).run().unwrap();
     scene.host.assert_is("root", scene.image());
@@ -168,7 +168,7 @@ fn what_a_killed_install_left_is_kept_and_only_the_rest_is_fetched() {
         for (deltas, fulls) in [(true, false), (false, true)] {
             let (delta, full) = (Server::of(&scene.delta, []), Server::of(&scene.new.payload, []));
             let sources = if fulls { vec![full.source("one")] } else { vec![] };
-            let mut attempt = Attempt::new(&scene.host, &scene.new, sources).scanning(Scan::All);
+            let mut attempt = Attempt::new(&scene.host, &scene.new, sources).scanning(Scan::Any);
             if deltas {
                 attempt = attempt.with_delta(vec![delta.source("one")], scene.host.base(Some(scene.old.record())));
             }

@@ -4,7 +4,7 @@ use super::Sources;
 use super::difference::DifferenceDecoder;
 use super::zstd_frame::{Refusal, ZstdDecoder, decode_with_prefix};
 use crate::error::Error;
-use crate::format::{Frame, Kind};
+use crate::format::{Extent, Frame, Kind};
 
 /// Decodes blobs, one after the other, whatever they belong to; one per thread. It holds a zstd context (about 160 KB) and, from the first
 /// difference on, room for what that is made of (at most 2 MiB).
@@ -13,12 +13,13 @@ use crate::format::{Frame, Kind};
 pub struct Codec {
     zstd: ZstdDecoder,
     differences: DifferenceDecoder,
+    leans_on: Vec<u8>,
 }
 
 impl Codec {
     /// Sets it up.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { zstd: ZstdDecoder::new()?, differences: DifferenceDecoder::default() })
+        Ok(Self { zstd: ZstdDecoder::new()?, differences: DifferenceDecoder::default(), leans_on: Vec::new() })
     }
 
     /// Makes exactly `out` of a blob of this kind and of what it leans on, joined. After an error `out` holds anything.
@@ -34,21 +35,39 @@ impl Codec {
 
 /// Whoever decodes blobs: a [`Codec`] here, or a process that can reach nothing else.
 pub trait Blobs {
-    /// As [`Codec::decode`].
-    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> Result<(), Refusal>;
+    /// Gets what the next blob leans on, piece by piece: `bytes` stand at `at`, where the piece before ended; the first one stands at 0.
+    fn lean_on(&mut self, at: usize, bytes: &[u8]) -> Result<(), Refusal>;
+
+    /// As [`Codec::decode`]; the blob leans on the first `leans_on` bytes that [`Blobs::lean_on`] got.
+    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: usize, out: &mut [u8]) -> Result<(), Refusal>;
 }
 
 impl Blobs for Codec {
-    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
-        Self::decode(self, kind, blob, leans_on, out)
+    fn lean_on(&mut self, at: usize, bytes: &[u8]) -> Result<(), Refusal> {
+        self.leans_on.truncate(at);
+        self.leans_on.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: usize, out: &mut [u8]) -> Result<(), Refusal> {
+        let kept = std::mem::take(&mut self.leans_on);
+        let decoded = match kept.get(..leans_on) {
+            Some(leans_on) => Self::decode(self, kind, blob, leans_on, out),
+            None => Err(Refusal::new("bytes to lean on", leans_on, kept.len())),
+        };
+        self.leans_on = kept;
+        decoded
     }
 }
 
-/// Decodes frames, one after the other; one per thread. Beside what decodes its blobs it holds, from the first frame that leans on others,
-/// room for the longest prefix seen (at most 4 MiB).
+/// What a frame leans on is read in pieces of at most this.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// Decodes frames, one after the other; one per thread. Beside what decodes its blobs, which keeps what they lean on (at most 4 MiB), it holds
+/// a piece of [`PIECE_BYTES`] from the first frame on that leans on others.
 pub struct Decoder<B = Codec> {
     blobs: B,
-    prefix: Vec<u8>,
+    piece: Vec<u8>,
 }
 
 impl Decoder {
@@ -61,7 +80,7 @@ impl Decoder {
 impl<B: Blobs> Decoder<B> {
     /// With this for its blobs.
     pub const fn with(blobs: B) -> Self {
-        Self { blobs, prefix: Vec::new() }
+        Self { blobs, piece: Vec::new() }
     }
 
     /// What decodes its blobs.
@@ -78,15 +97,31 @@ impl<B: Blobs> Decoder<B> {
             Kind::Raw => out.copy_from_slice(blob),
             Kind::Copy => read_extents(frame, sources, out)?,
             kind @ (Kind::Zstd | Kind::ZstdPrefix | Kind::Difference) => {
-                let length = frame.extents().map(|extent| extent.length).sum::<u64>();
-                // At most MAX_PREFIX_BYTES: the table was refused otherwise.
-                self.prefix.resize(usize::try_from(length).unwrap_or(0), 0);
-                read_extents(frame, sources, &mut self.prefix)?;
-                self.blobs.decode(kind, blob, &self.prefix, out).map_err(|refusal| name(frame, refusal))?;
+                let leans_on = self.lean_on(frame, sources)?;
+                self.blobs.decode(kind, blob, leans_on, out).map_err(|refusal| name(frame, refusal))?;
             }
             kind @ Kind::Unknown(_) => return Err(Error::NotAvailable { frame: frame.name(), kind }),
         }
         Ok(())
+    }
+
+    /// Hands over what a frame leans on, joined: its length, at most MAX_PREFIX_BYTES, since the table was refused otherwise.
+    fn lean_on(&mut self, frame: &Frame<'_>, sources: &dyn Sources) -> Result<usize, Error> {
+        let mut at = 0;
+        for extent in frame.extents() {
+            let mut done = 0;
+            while done < extent.length {
+                let length = usize::try_from(extent.length - done).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+                self.piece.resize(PIECE_BYTES, 0);
+                let piece = self.piece.get_mut(..length).unwrap_or_default();
+                let from = Extent { offset: extent.offset.saturating_add(done), ..extent };
+                read_extent(frame, sources, &from, piece)?;
+                self.blobs.lean_on(at, piece).map_err(|refusal| name(frame, refusal))?;
+                at = at.saturating_add(length);
+                done = done.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+            }
+        }
+        Ok(at)
     }
 }
 
@@ -110,17 +145,17 @@ fn read_extents(frame: &Frame<'_>, sources: &dyn Sources, out: &mut [u8]) -> Res
         let Some((piece, after)) = rest.split_at_mut_checked(length) else {
             return Err(wrong(frame, "bytes of all extents", "no more than the room for them", extent.length));
         };
-        let name = |source| Error::Source {
-            frame: frame.name(),
-            origin: extent.source,
-            offset: extent.offset,
-            length: extent.length,
-            source,
-        };
-        sources.read(extent.source, frame.image(), extent.offset, piece).map_err(name)?;
+        read_extent(frame, sources, &extent, piece)?;
         rest = after;
     }
     Ok(())
+}
+
+/// Reads an extent of a frame from its first byte on.
+fn read_extent(frame: &Frame<'_>, sources: &dyn Sources, extent: &Extent, out: &mut [u8]) -> Result<(), Error> {
+    let Extent { source: origin, offset, length } = *extent;
+    let name = |source| Error::Source { frame: frame.name(), origin, offset, length, source };
+    sources.read(origin, frame.image(), offset, out).map_err(name)
 }
 
 fn name(frame: &Frame<'_>, refusal: Refusal) -> Error {

@@ -1,4 +1,4 @@
-//! From blobs to bytes: which frames are needed, which ranges hold their blobs, and one decoder per thread.
+//! From blobs to bytes: which frames are needed, and one decoder per thread.
 //!
 //! Output of a [`Decoder`] is nothing but bytes: only [`Verified::check`] says that they are the release's.
 //!
@@ -10,7 +10,6 @@ mod difference;
 mod zstd_frame;
 
 use std::io;
-use std::ops::Range;
 
 pub use check::{Checked, Fault, Keep, check};
 pub use decode::{Blobs, Codec, Decoder};
@@ -43,34 +42,6 @@ impl Sources for NoSources {
 /// The frames that make the `missing` windows of `image`, in order. A frame of several windows comes if any of them is missing.
 pub fn needed<'t>(table: &'t FrameTable, image: usize, missing: &WindowSet) -> Vec<Frame<'t>> {
     table.frames_of(image).filter(|frame| frame.windows().any(|window| missing.contains(window))).collect()
-}
-
-/// Frames whose blobs follow each other in the payload, to be fetched with one request.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Batch {
-    /// The range to ask for; empty when no frame of it has a blob.
-    pub bytes: Range<u64>,
-    /// Which of the frames given to [`batches`].
-    pub frames: Range<usize>,
-}
-
-/// Joins neighbours: each batch is one range of at most `max_bytes`, or a single frame with a longer blob. Frames without a blob join the
-/// batch they stand in. `frames` are in the order of the table.
-pub fn batches(frames: &[Frame<'_>], max_bytes: u64) -> Vec<Batch> {
-    let mut batches: Vec<Batch> = Vec::new();
-    for (at, frame) in frames.iter().enumerate() {
-        let blob = frame.blob();
-        match batches.last_mut() {
-            Some(batch) if blob.is_empty() => batch.frames.end = at + 1,
-            Some(batch) if batch.bytes.is_empty() => *batch = Batch { bytes: blob, frames: batch.frames.start..at + 1 },
-            Some(batch) if batch.bytes.end == blob.start && blob.end - batch.bytes.start <= max_bytes => {
-                batch.bytes.end = blob.end;
-                batch.frames.end = at + 1;
-            }
-            _ => batches.push(Batch { bytes: blob, frames: at..at + 1 }),
-        }
-    }
-    batches
 }
 
 #[cfg(test)]

@@ -142,27 +142,6 @@ fn only_frames_of_missing_windows_are_needed() {
 }
 
 #[test]
-fn neighbouring_blobs_are_fetched_together_up_to_the_limit() {
-    let mut dice = Dice::new(5);
-    let image: Vec<u8> = [0_u8, 1, 1, 0, 1, 1, 0]
-        .iter()
-        .flat_map(|noise| if *noise == 1 { dice.bytes(WINDOW) } else { vec![0; WINDOW] })
-        .collect();
-    let (_, built) = full(&[("root", &image)], &options(1, 1));
-    let (window, start) = (WINDOW as u64, built.table.header().table_range().end);
-    let frames: Vec<Frame<'_>> = built.table.frames().collect();
-    let batch = |from: u64, to: u64, frames| Batch { bytes: start + from * window..start + to * window, frames };
-
-    assert_eq!(batches(&frames, 4 * window), [batch(0, 4, 0..7)]);
-    assert_eq!(batches(&frames, 2 * window), [batch(0, 2, 0..4), batch(2, 4, 4..7)]);
-    assert_eq!(batches(&frames, 1), [batch(0, 1, 0..2), batch(1, 2, 2..4), batch(2, 3, 4..5), batch(3, 4, 5..7)]);
-    let without_the_third = [frames[0], frames[1], frames[4], frames[5]];
-    assert_eq!(batches(&without_the_third, 9 * window), [batch(0, 1, 0..2), batch(2, 4, 2..4)]);
-    assert_eq!(batches(&frames[..1], 9), [batch(0, 0, 0..1)]);
-    assert_eq!(batches(&[], 9), []);
-}
-
-#[test]
 fn a_whole_payload_is_checked_and_each_fault_named() {
     let image = disk_like(3, 6 * WINDOW);
     let (mut payload, built) = full(&[("root", &image)], &options(2, 2));

@@ -4,7 +4,7 @@
 //! # What it costs a host
 //!
 //! Bytes of the image itself have to be in the slot, and right, before the frame can be made, and are read back from there. So they are taken
-//! where they bring most, and all frames together take no more of them than the images have bytes ([`Leanings::of`] finds how much a place has to
+//! where they bring most, and all frames together take at most [`OWN_SHARE`] of the images' bytes ([`Leanings::of`] finds how much a place has to
 //! bring for that). What the running slot has is there anyway.
 
 use std::num::NonZeroUsize;
@@ -27,6 +27,10 @@ const MAX_GAP_BYTES: u64 = 8 * 1024;
 
 /// Fewest samples that a place of a source must add to be taken.
 const MIN_GAIN: usize = 2;
+
+/// Bytes of the images themselves that all frames together lean on: one in so many. Measured on the full payload of a 1 GiB ext4 image, level 12:
+/// 239.4 MB with none, 202.4 MB with a tenth of its bytes, 180.1 MB with a quarter, 173.9 MB with as many as it has; each is read back by every host.
+const OWN_SHARE: u64 = 4;
 
 /// Gains that are told apart when places of the image itself are counted.
 const GAINS: usize = 1024;
@@ -82,7 +86,7 @@ impl<'a> Leanings<'a> {
         Ok(leanings)
     }
 
-    /// The fewest samples that a place of the image itself has to add, so that all that are taken have no more bytes than the images.
+    /// The fewest samples that a place of the image itself has to add, so that all that are taken are no more than [`OWN_SHARE`] of the images' bytes.
     fn affordable_gain(&self, plan: &Plan<'_>, threads: NonZeroUsize, progress: &mut dyn FnMut(u64)) -> Result<usize, Error> {
         let (mut bytes_by_gain, mut image_bytes) = (vec![0_u64; GAINS], 0);
         let look = |window: &mut Vec<u8>, index: u64| {
@@ -111,7 +115,7 @@ impl<'a> Leanings<'a> {
         let mut taken = 0_u64;
         let affordable = |(_, bytes): &(usize, &u64)| {
             taken += **bytes;
-            taken <= image_bytes
+            taken <= image_bytes / OWN_SHARE
         };
         let least = bytes_by_gain.iter().enumerate().rev().take_while(affordable).last();
         Ok(least.map_or(usize::MAX, |(gain, _)| gain.max(MIN_GAIN)))

@@ -65,9 +65,8 @@ fn prepare(shared: &Shared, plan: &Plan) -> Result<(Prepared, BootTable), Fault>
 async fn fill(shared: &Shared, plan: &Plan, prepared: Prepared, scan: Scan, cancel: Arc<AtomicBool>) -> Result<Fetched, Fault> {
     let Prepared { slot, release, previous, base } = prepared;
     let scan = match (scan, previous) {
-        (Scan::All, _) => install::Scan::All,
         (Scan::Shared, Some(previous)) => install::Scan::shared(&previous, release.record(), plan.slot),
-        (Scan::Shared, None) => install::Scan::Nothing,
+        (Scan::All, _) | (Scan::Shared, None) => install::Scan::Any,
     };
     let job = Job {
         sources: sources(&plan.source.urls)?,

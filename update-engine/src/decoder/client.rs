@@ -49,10 +49,15 @@ struct Running {
 }
 
 impl Confined {
+    /// One that is started for the first blob.
+    pub const fn new(program: Program) -> Self {
+        Self { program, running: None, failure: None }
+    }
+
     /// Starts the process, and waits until it is confined.
     pub fn start(program: Program) -> Result<Self, DecoderError> {
         let running = Running::start(&program)?;
-        Ok(Self { program, running: Some(running), failure: None })
+        Ok(Self { running: Some(running), ..Self::new(program) })
     }
 
     /// Why no process could be started any more: then no blob is to blame.
@@ -71,9 +76,18 @@ impl Confined {
     }
 }
 
+fn refusal(got: String) -> Refusal {
+    Refusal::new("blob", "one that decodes", got)
+}
+
 impl Blobs for Confined {
-    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
-        let refusal = |got: String| Refusal::new("blob", "one that decodes", got);
+    fn lean_on(&mut self, at: usize, bytes: &[u8]) -> Result<(), Refusal> {
+        let Some(running) = self.running() else { return Err(refusal("no process that decodes".to_owned())) };
+        let fits = at.checked_add(bytes.len()).is_some_and(|end| end <= BLOB_AT) && running.shared.write(at, bytes);
+        if fits { Ok(()) } else { Err(Refusal::new("bytes to lean on", format!("at most {BLOB_AT}"), "more")) }
+    }
+
+    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: usize, out: &mut [u8]) -> Result<(), Refusal> {
         let Some(running) = self.running() else { return Err(refusal("no process that decodes".to_owned())) };
         match running.decode(kind, blob, leans_on, out) {
             Ok(Ok(())) => Ok(()),
@@ -115,10 +129,11 @@ impl Running {
     }
 
     /// The output, or the words of a refusal; an error if the process is of no more use.
-    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> io::Result<Result<(), String>> {
-        let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_too_long| io::Error::from(io::ErrorKind::InvalidInput));
-        let request = Request { kind: kind.number(), blob: length(blob)?, leans_on: length(leans_on)?, output: length(out)? };
-        if !(self.shared.write(0, leans_on) && self.shared.write(BLOB_AT, blob)) {
+    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: usize, out: &mut [u8]) -> io::Result<Result<(), String>> {
+        let length = |bytes: usize| u32::try_from(bytes).map_err(|_too_long| io::Error::from(io::ErrorKind::InvalidInput));
+        let request =
+            Request { kind: kind.number(), blob: length(blob.len())?, leans_on: length(leans_on)?, output: length(out.len())? };
+        if !self.shared.write(BLOB_AT, blob) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.socket.write_all(&request.to_bytes())?;

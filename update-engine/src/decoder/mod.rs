@@ -14,7 +14,7 @@
 //! process  1  0 done, 1 refused    2  length of the words    …  words, if refused
 //! ```
 //!
-//! The shared memory holds what a blob leans on at 0, the blob at [`BLOB_AT`] and the output at [`OUTPUT_AT`]. Its length is sealed, so that neither side
+//! The shared memory holds what a blob leans on at 0, the blob at `BLOB_AT` and the output at `OUTPUT_AT`. Its length is sealed, so that neither side
 //! can make the other read beyond its end.
 //!
 //! # What it costs

@@ -39,15 +39,6 @@ impl Ledger {
         Self { images: record.images_for(slot).map(missing).collect() }
     }
 
-    /// These windows, by image, are right.
-    pub(super) fn found(&mut self, found: &[(usize, Vec<u32>)]) -> Amount {
-        let mut amount = Amount::default();
-        for (image, windows) in found {
-            amount += self.right(*image, windows.iter().copied());
-        }
-        amount
-    }
-
     /// These windows are right; answers those that were not known to be.
     pub(super) fn right(&mut self, image: usize, windows: impl IntoIterator<Item = u32>) -> Amount {
         let Some(missing) = self.images.iter_mut().find(|missing| missing.image == image) else { return Amount::default() };
@@ -94,6 +85,11 @@ impl Ledger {
     pub(super) fn bears(&self, frame: &Frame<'_>) -> bool {
         let image = frame.image();
         frame.needs().flatten().all(|window| !self.misses(image, window))
+    }
+
+    /// How many windows are missing.
+    pub(super) fn missing(&self) -> u64 {
+        self.images.iter().map(|missing| u64::from(missing.windows.len())).sum()
     }
 
     /// Whether nothing is missing.

@@ -1,6 +1,6 @@
 //! How far an install is, how fast it goes, and when it will be done.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::ledger::Amount;
 /// What is being done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// Windows of the slot are hashed, to see which are right already.
+    /// Windows of the slot are hashed, to see which are right already, and nothing else is to be done before that.
     Scanning,
     /// Windows are fetched, verified and written.
     Fetching,
@@ -22,9 +22,9 @@ pub enum Phase {
 pub struct Progress {
     /// What is being done.
     pub phase: Phase,
-    /// Windows looked at (scanning) or right (fetching).
+    /// Windows of the slot that are right.
     pub windows_done: u64,
-    /// Windows to be looked at (scanning) or of the slot (fetching).
+    /// Windows of the slot.
     pub windows_total: u64,
     /// Bytes written.
     pub bytes_written: u64,
@@ -48,6 +48,7 @@ const RATE_EVERY: Duration = Duration::from_millis(500);
 /// Counts, and tells the caller.
 pub(super) struct Meter {
     total: Amount,
+    is_looking: AtomicBool,
     windows_done: AtomicU64,
     written: AtomicU64,
     reused: AtomicU64,
@@ -71,6 +72,7 @@ impl Meter {
         }
         Self {
             total,
+            is_looking: AtomicBool::new(false),
             windows_done: AtomicU64::new(0),
             written: AtomicU64::new(0),
             reused: AtomicU64::new(0),
@@ -81,28 +83,15 @@ impl Meter {
         }
     }
 
-    /// So many windows of the scan are hashed.
-    pub(super) fn scanned(&self, done: Amount, total: Amount) {
-        let rate = self.rate_of(done.bytes);
-        (self.tell)(Progress {
-            phase: Phase::Scanning,
-            windows_done: done.windows,
-            windows_total: total.windows,
-            bytes_written: 0,
-            bytes_total: self.total.bytes,
-            bytes_downloaded: 0,
-            bytes_reused: 0,
-            rate_bytes_per_s: rate,
-            eta_s: eta(total.bytes.saturating_sub(done.bytes), rate),
-            trouble: None,
-        });
+    /// Nothing is done but looking at what the slot holds; or something is.
+    pub(super) fn looking(&self, is_looking: bool) {
+        self.is_looking.store(is_looking, Ordering::Relaxed);
     }
 
-    /// The scan found these right; fetching begins.
+    /// These were in the slot already.
     pub(super) fn reused(&self, amount: Amount) {
-        self.reused.store(amount.bytes, Ordering::Relaxed);
-        self.windows_done.store(amount.windows, Ordering::Relaxed);
-        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Pace { since: Instant::now(), bytes: 0, rate: 0 };
+        self.reused.fetch_add(amount.bytes, Ordering::Relaxed);
+        self.windows_done.fetch_add(amount.windows, Ordering::Relaxed);
         self.report();
     }
 
@@ -136,11 +125,13 @@ impl Meter {
 
     fn report(&self) {
         let (written, reused) = self.totals();
-        let rate = self.rate_of(written);
+        let done = written.saturating_add(reused);
+        let rate = self.rate_of(done);
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let left = self.total.bytes.saturating_sub(written.saturating_add(reused));
+        let left = self.total.bytes.saturating_sub(done);
+        let is_looking = self.is_looking.load(Ordering::Relaxed);
         (self.tell)(Progress {
-            phase: Phase::Fetching,
+            phase: if is_looking { Phase::Scanning } else { Phase::Fetching },
             windows_done: self.windows_done.load(Ordering::Relaxed),
             windows_total: self.total.windows,
             bytes_written: written,

@@ -11,7 +11,7 @@
 //!
 //! * Not one byte is written that is not part of a window whose digest the record signs ([`payload::window::Verified`] is the only
 //!   thing a slot takes), and what was hashed is what is written.
-//! * What is in the slot already is kept: with a [`Scan`], only windows that differ are fetched (resume by content). A kill loses
+//! * What is in the slot already is kept: only windows that differ are fetched ([`Scan`]: resume by content). A kill loses
 //!   what was in flight, at most [`MAX_IN_FLIGHT`] frames, and no file can lie about the rest.
 //! * A wrong byte costs its window: the frame is fetched again from another source, or its windows are made by the full payload where a delta
 //!   cannot. If no source has it right, the error names image, window, offset and both digests, and the slot holds nothing wrong.
@@ -58,6 +58,7 @@ use front::{Offered, Role};
 use ledger::Ledger;
 use meter::Meter;
 use pool::Pool;
+use scan::Ahead;
 
 /// Frames that were fetched and are not written yet; what a kill may lose.
 pub const MAX_IN_FLIGHT: usize = 16;
@@ -112,9 +113,8 @@ pub async fn run(
     let Job { release, slot_name, slot, fetcher, sources, payload_size, delta, base, decoding, scan } = job;
     let slot = make_places(slot).await?;
     let meter = Arc::new(Meter::new(release.record(), slot_name, progress));
-    let mut ledger = Ledger::new(release.record(), slot_name);
-    let found = scan::run(&slot, &release, slot_name, scan, &meter, &cancel).await?;
-    meter.reused(ledger.found(&found));
+    let ledger = Ledger::new(release.record(), slot_name);
+    let ahead = Ahead::new(&scan, &slot, &release, slot_name);
 
     let offered = |role, sources, size| {
         let mut sources = Sources::new(fetcher.clone(), sources, first_budget(release.record()))?;
@@ -131,6 +131,7 @@ pub async fn run(
         slot: &slot,
         base: base.as_ref(),
         ledger,
+        ahead,
         delta,
         full,
         pool: &mut pool,
@@ -143,6 +144,7 @@ pub async fn run(
         streamed = install.run() => streamed,
     };
     let bytes_downloaded = install.downloaded();
+    install.ahead.stop().await;
     drop(install);
     pool.stop().await;
     streamed?;

@@ -95,7 +95,8 @@ enum AnyBlobs {
 impl AnyBlobs {
     fn start(decoding: &Decoding) -> Result<Self, InstallError> {
         match decoding {
-            Decoding::Confined(program) => Confined::start(program.clone()).map(Self::Confined).map_err(InstallError::NotDecoded),
+            // For a payload that has no blob to decode no process is started.
+            Decoding::Confined(program) => Ok(Self::Confined(Confined::new(program.clone()))),
             Decoding::Here => Codec::new().map(Self::Here).map_err(InstallError::Decoder),
         }
     }
@@ -109,10 +110,17 @@ impl AnyBlobs {
 }
 
 impl Blobs for AnyBlobs {
-    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
+    fn lean_on(&mut self, at: usize, bytes: &[u8]) -> Result<(), Refusal> {
+        match self {
+            Self::Confined(process) => process.lean_on(at, bytes),
+            Self::Here(codec) => codec.lean_on(at, bytes),
+        }
+    }
+
+    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: usize, out: &mut [u8]) -> Result<(), Refusal> {
         match self {
             Self::Confined(process) => process.decode(kind, blob, leans_on, out),
-            Self::Here(codec) => codec.decode(kind, blob, leans_on, out),
+            Self::Here(codec) => Blobs::decode(codec, kind, blob, leans_on, out),
         }
     }
 }

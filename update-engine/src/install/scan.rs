@@ -1,25 +1,31 @@
-//! Resume by content: which windows of the slot are right already.
+//! Resume by content: which windows of the slot are right already, found out just ahead of what is fetched.
+//!
+//! Batches of windows are hashed in the order of the payload. While one is fetched and written, the next is hashed; so a slot that is right costs
+//! one read of it, one that was half written costs what was written, and in one that holds something else the looking gives itself up.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use manifests::release::{Image, Record, Release, SlotName};
 use payload::window::WindowSet;
+use tokio::task::JoinHandle;
 
-use super::aside;
 use super::error::InstallError;
-use super::ledger::Amount;
-use super::meter::Meter;
 use crate::slot::readback::{self, Watch};
 use crate::slot::{ImageTable, InactiveSlot, SlotError};
 
-/// Which windows of a slot are looked at before anything is fetched.
+/// Windows of an image that are looked at in a row without one that is right, before the rest of the image is taken for something else.
+const MISSES_ENOUGH: usize = 256;
+
+/// Bytes that are hashed in one go.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// Which windows may be in the slot already.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Scan {
-    /// None: nobody knows anything good of the slot, and reading it would cost more than it saves.
-    Nothing,
-    /// Every window: this release was being written to the slot before.
-    All,
+    /// Any: nobody knows what it holds, or this release was being written to it.
+    Any,
     /// These windows, by the image's index in the record.
     Candidates(Vec<(usize, WindowSet)>),
 }
@@ -34,14 +40,13 @@ impl Scan {
         Self::Candidates(candidates.filter(|(_, windows)| !windows.is_empty()).collect())
     }
 
-    /// The windows to look at in one image, ascending; `None` for all.
-    fn of(&self, image: usize) -> Option<Vec<u64>> {
+    /// The windows to look at in one image.
+    fn of(&self, index: usize, image: &Image) -> WindowSet {
         match self {
-            Self::All => None,
-            Self::Nothing => Some(Vec::new()),
+            Self::Any => WindowSet::all(image.table.count()),
             Self::Candidates(images) => {
-                let windows = images.iter().find(|(index, _)| *index == image).map(|(_, windows)| windows);
-                Some(windows.map_or_else(Vec::new, |windows| windows.iter().map(u64::from).collect()))
+                let windows = images.iter().find(|(candidate, _)| *candidate == index);
+                windows.map_or_else(WindowSet::new, |(_, windows)| windows.clone())
             }
         }
     }
@@ -56,83 +61,164 @@ fn shared_windows(old: &Image, new: &Image) -> WindowSet {
     (0..new.table.count().min(old.table.count())).filter(equal).collect()
 }
 
-/// Hashes what `scan` asks for; the windows that are right, by image.
-pub(super) async fn run(
-    slot: &Arc<InactiveSlot>,
-    release: &Arc<Release>,
-    slot_name: SlotName,
-    scan: Scan,
-    meter: &Arc<Meter>,
-    cancel: &Arc<AtomicBool>,
-) -> Result<Vec<(usize, Vec<u32>)>, InstallError> {
-    let cancel_here = Arc::clone(cancel);
-    let (slot, release, meter, cancel) = (Arc::clone(slot), Arc::clone(release), Arc::clone(meter), Arc::clone(cancel));
-    let work = move || {
-        let images: Vec<_> =
-            release.record().images_for(slot_name).map(|(index, image)| (index, image, scan.of(index))).collect();
-        let total = images.iter().map(|(_, image, windows)| amount(image, windows.as_deref())).fold(Amount::default(), sum);
-        let mut found = Vec::new();
-        let mut before = Amount::default();
-        for (index, image, windows) in &images {
-            let here = amount(image, windows.as_deref());
-            if here.windows > 0 {
-                let tell = |done: Amount| meter.scanned(sum(before, done), total);
-                found.push((*index, right_windows(&slot, image, windows.as_deref(), &tell, &cancel)?));
+/// Looks at the slot, one batch ahead of whoever asks.
+pub(super) struct Ahead {
+    slot: Arc<InactiveSlot>,
+    release: Arc<Release>,
+    images: VecDeque<Pending>,
+    /// What is hashed just now: of the first image.
+    batch: Option<Batch>,
+    /// Windows that may be right and were not looked at yet.
+    left: u64,
+    is_guess: bool,
+    stop: Arc<AtomicBool>,
+}
+
+/// What is to be looked at in an image.
+struct Pending {
+    /// Its index in the record.
+    image: usize,
+    windows: WindowSet,
+    /// All below it are looked at or being looked at.
+    next: u32,
+    /// Windows in a row that were not right.
+    misses: usize,
+}
+
+struct Batch {
+    windows: Vec<u64>,
+    found: JoinHandle<Result<Vec<u64>, SlotError>>,
+}
+
+/// What a batch has shown: the image, and those of its windows that are right.
+pub(super) type Right = (usize, Vec<u32>);
+
+impl Ahead {
+    pub(super) fn new(scan: &Scan, slot: &Arc<InactiveSlot>, release: &Arc<Release>, slot_name: SlotName) -> Self {
+        let pending = |(index, image): (usize, &Image)| Pending {
+            image: index,
+            windows: scan.of(index, image),
+            next: 0,
+            misses: 0,
+        };
+        let images: VecDeque<Pending> = release.record().images_for(slot_name).map(pending).collect();
+        Self {
+            left: images.iter().map(|pending| u64::from(pending.windows.len())).sum(),
+            slot: Arc::clone(slot),
+            release: Arc::clone(release),
+            images,
+            batch: None,
+            is_guess: matches!(scan, Scan::Any),
+            stop: Arc::default(),
+        }
+    }
+
+    /// Whether it is more likely than not that all these windows of `image`, which are not looked at yet, are right.
+    pub(super) fn is_likely(&self, image: usize, mut windows: impl Iterator<Item = u32>) -> bool {
+        let pending = self.images.iter().find(|pending| pending.image == image).filter(|_| !self.is_guess);
+        pending.is_some_and(|pending| windows.all(|window| pending.windows.contains(window)))
+    }
+
+    /// Windows that may be right and were not looked at yet.
+    pub(super) const fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Goes on until window `last` of `image`, and every candidate before it, is looked at; `None` if that is so already.
+    pub(super) async fn reach(&mut self, image: usize, last: u32) -> Result<Option<Right>, InstallError> {
+        let is_ahead = |pending: &Pending| pending.image > image || (pending.image == image && pending.first_unknown(&self.batch) > last);
+        if self.images.front().is_none_or(is_ahead) {
+            return Ok(None);
+        }
+        self.next().await
+    }
+
+    /// Waits for the batch under way, and begins the next one; `None` if there is nothing more to look at.
+    pub(super) async fn next(&mut self) -> Result<Option<Right>, InstallError> {
+        if self.batch.is_none() {
+            self.begin()?;
+        }
+        // It stays where it is while it is waited for: whoever goes away meanwhile leaves it to be stopped.
+        let Some(batch) = &mut self.batch else { return Ok(None) };
+        let found = (&mut batch.found).await.map_err(|_panic_or_shutdown| InstallError::Broken("a blocking work died"))?;
+        let (Some(batch), Some(pending)) = (self.batch.take(), self.images.front_mut()) else { return Ok(None) };
+        let found = found.map_err(|error| match error {
+            SlotError::Cancelled => InstallError::Cancelled,
+            error => InstallError::Disk(error),
+        })?;
+        let (image, misses) = (pending.image, trailing_misses(&batch.windows, &found));
+        self.left = self.left.saturating_sub(u64::try_from(batch.windows.len()).unwrap_or(u64::MAX));
+        let before = if misses == batch.windows.len() { pending.misses } else { 0 };
+        pending.misses = before.saturating_add(misses);
+        if pending.misses >= MISSES_ENOUGH {
+            let rest = pending.windows.iter_from(pending.next).count();
+            self.left = self.left.saturating_sub(u64::try_from(rest).unwrap_or(u64::MAX));
+            pending.windows = WindowSet::new();
+        }
+        self.begin()?;
+        Ok(Some((image, found.into_iter().filter_map(|window| u32::try_from(window).ok()).collect())))
+    }
+
+    /// Begins to hash the next batch, if one is left.
+    fn begin(&mut self) -> Result<(), InstallError> {
+        while let Some(pending) = self.images.front_mut() {
+            let Some(image) = self.release.record().images.get(pending.image) else {
+                return Err(InstallError::Broken("an image that is none"));
+            };
+            let windows = pending.take(BATCH_BYTES / u64::from(image.table.window_size()).max(1));
+            if windows.is_empty() {
+                self.images.pop_front();
+                continue;
             }
-            before = sum(before, here);
+            let (slot, release, stop) = (Arc::clone(&self.slot), Arc::clone(&self.release), Arc::clone(&self.stop));
+            let (index, candidates) = (pending.image, windows.clone());
+            let work = move || match release.record().images.get(index) {
+                Some(image) => {
+                    let watch = Watch::new(readback::thread_count(), &stop, &|_| {});
+                    readback::scan(&*slot, &ImageTable::of(image)?, Some(&candidates), &watch)
+                }
+                None => Ok(Vec::new()),
+            };
+            self.batch = Some(Batch { windows, found: tokio::task::spawn_blocking(work) });
+            return Ok(());
         }
-        Ok(found)
-    };
-    let guard = StopOnDrop(Some(cancel_here));
-    let found = aside(work).await;
-    guard.defuse();
-    found?.map_err(|error| match error {
-        SlotError::Cancelled => InstallError::Cancelled,
-        error => InstallError::Disk(error),
-    })
-}
+        Ok(())
+    }
 
-/// Stops a scan whose caller went away without waiting for it.
-struct StopOnDrop(Option<Arc<AtomicBool>>);
-
-impl StopOnDrop {
-    fn defuse(mut self) {
-        self.0 = None;
+    /// Ends what is under way, and waits for it.
+    pub(super) async fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(batch) = self.batch.take() {
+            let _found = batch.found.await;
+        }
     }
 }
 
-impl Drop for StopOnDrop {
+impl Drop for Ahead {
     fn drop(&mut self) {
-        if let Some(cancel) = &self.0 {
-            cancel.store(true, Ordering::Relaxed);
-        }
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-fn right_windows(
-    slot: &InactiveSlot,
-    image: &Image,
-    windows: Option<&[u64]>,
-    tell: &(dyn Fn(Amount) + Sync),
-    cancel: &AtomicBool,
-) -> Result<Vec<u32>, SlotError> {
-    let table = ImageTable::of(image)?;
-    let told = |progress: readback::Progress| tell(Amount { windows: progress.windows_done, bytes: progress.bytes_done });
-    let right = readback::scan(slot, &table, windows, &Watch::new(readback::thread_count(), cancel, &told))?;
-    Ok(right.into_iter().filter_map(|window| u32::try_from(window).ok()).collect())
-}
-
-fn amount(image: &Image, windows: Option<&[u64]>) -> Amount {
-    match windows {
-        None => Amount { windows: u64::from(image.table.count()), bytes: image.table.image_size() },
-        Some(windows) => {
-            let count = u64::try_from(windows.len()).unwrap_or(u64::MAX);
-            Amount { windows: count, bytes: count.saturating_mul(u64::from(image.table.window_size())) }
+impl Pending {
+    /// The next windows to be looked at, at most `count`.
+    fn take(&mut self, count: u64) -> Vec<u64> {
+        let count = usize::try_from(count.max(1)).unwrap_or(usize::MAX);
+        let windows: Vec<u64> = self.windows.iter_from(self.next).take(count).map(u64::from).collect();
+        if let Some(last) = windows.last().and_then(|last| u32::try_from(*last).ok()) {
+            self.next = last.saturating_add(1);
         }
+        windows
+    }
+
+    /// The first window that may be right and that nobody has looked at to the end.
+    fn first_unknown(&self, batch: &Option<Batch>) -> u32 {
+        let under_way = batch.as_ref().and_then(|batch| u32::try_from(*batch.windows.first()?).ok());
+        under_way.or_else(|| self.windows.iter_from(self.next).next()).unwrap_or(u32::MAX)
     }
 }
 
-fn sum(mut left: Amount, right: Amount) -> Amount {
-    left += right;
-    left
+/// Windows at the end of `looked_at` that are not in `found`; both ascend.
+fn trailing_misses(looked_at: &[u64], found: &[u64]) -> usize {
+    found.last().map_or(looked_at.len(), |last| looked_at.iter().rev().take_while(|window| *window > last).count())
 }

@@ -16,7 +16,6 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use manifests::release::{Record, Release};
-use payload::apply::batches;
 use payload::format::{Frame, Source};
 use payload::window as verify;
 
@@ -28,6 +27,7 @@ use super::ground::{self, Base, Running};
 use super::ledger::Ledger;
 use super::meter::Meter;
 use super::pool::{Made, Order, Outcome, Pool, Task, Which, right_windows};
+use super::scan::Ahead;
 use crate::fetch::limits::{MAX_GAP_BYTES, MAX_TRIES_PER_FRAME};
 use crate::fetch::{Fault, FetchError, SourceId, Sources};
 use crate::slot::InactiveSlot;
@@ -48,6 +48,7 @@ pub(super) struct Install<'a> {
     pub(super) slot: &'a Arc<InactiveSlot>,
     pub(super) base: Option<&'a Base>,
     pub(super) ledger: Ledger,
+    pub(super) ahead: Ahead,
     pub(super) delta: Option<Offered>,
     pub(super) full: Option<Offered>,
     pub(super) pool: &'a mut Pool,
@@ -59,6 +60,12 @@ pub(super) struct Install<'a> {
 impl Install<'_> {
     /// Makes every window that the ledger misses.
     pub(super) async fn run(&mut self) -> Result<(), InstallError> {
+        // As long as all that is missing may be there, nobody is asked for anything.
+        while !self.ledger.is_complete() && self.ledger.missing() <= self.ahead.left() {
+            self.meter.looking(true);
+            let Some((image, windows)) = self.ahead.next().await? else { break };
+            self.meter.reused(self.ledger.right(image, windows));
+        }
         while !self.ledger.is_complete() {
             match self.round().await? {
                 Ended::Done => {}
@@ -108,6 +115,7 @@ impl Install<'_> {
             record,
             slot: self.slot,
             ledger: &mut self.ledger,
+            ahead: &mut self.ahead,
             followed,
             beside: beside.as_deref_mut(),
             front: &front,
@@ -182,6 +190,7 @@ struct Round<'a> {
     record: &'a Record,
     slot: &'a Arc<InactiveSlot>,
     ledger: &'a mut Ledger,
+    ahead: &'a mut Ahead,
     followed: &'a mut Offered,
     beside: Option<&'a mut Offered>,
     front: &'a Arc<Front>,
@@ -222,27 +231,41 @@ enum Again {
 /// Where in the followed payload the next frame is.
 struct Walk<'f> {
     frames: &'f [Frame<'f>],
-    runs: VecDeque<(Range<u64>, Range<usize>)>,
-    /// The run under way was asked for.
-    is_announced: bool,
+    next: usize,
+    /// The blobs up to here are asked for.
+    asked: u64,
 }
 
 impl<'f> Walk<'f> {
-    /// The next frame, and the range to announce before it is read.
-    fn next(&mut self) -> Option<(&'f Frame<'f>, Option<Range<u64>>)> {
-        loop {
-            let (bytes, run) = self.runs.front_mut()?;
-            let Some(index) = run.next() else {
-                self.runs.pop_front();
-                self.is_announced = false;
-                continue;
-            };
-            let frame = self.frames.get(index)?;
-            let from = if frame.blob().is_empty() { bytes.start } else { frame.blob().start };
-            let announce = (!self.is_announced).then_some(from..bytes.end);
-            self.is_announced = true;
-            return Some((frame, announce));
+    fn next(&mut self) -> Option<&'f Frame<'f>> {
+        let frame = self.frames.get(self.next)?;
+        self.next = self.next.saturating_add(1);
+        Some(frame)
+    }
+
+    const fn is_at_end(&self) -> bool {
+        self.next >= self.frames.len()
+    }
+
+    /// What to ask for together with the blob of `frame`, the last that was given out: with the blobs of its neighbours, and of those so near that
+    /// reading what lies between is quicker than asking, as long as they `are_wanted`. Nothing, if it is asked for already.
+    fn announce(&mut self, frame: &Frame<'_>, is_wanted: impl Fn(&Frame<'_>) -> bool) -> Option<Range<u64>> {
+        let mut bytes = frame.blob();
+        if bytes.is_empty() || bytes.end <= self.asked {
+            return None;
         }
+        for later in self.frames.get(self.next..).unwrap_or_default() {
+            let blob = later.blob();
+            if blob.is_empty() || !is_wanted(later) {
+                continue;
+            }
+            if blob.start < bytes.start || blob.start.saturating_sub(bytes.end) > MAX_GAP_BYTES {
+                break;
+            }
+            bytes.end = bytes.end.max(blob.end);
+        }
+        self.asked = bytes.end;
+        Some(bytes)
     }
 }
 
@@ -251,7 +274,7 @@ impl Round<'_> {
     async fn run(&mut self) -> Result<Option<Stop>, InstallError> {
         let front = Arc::clone(self.front);
         let frames = self.ledger.frames(&front.table);
-        let mut walk = Walk { frames: &frames, runs: runs(&frames).into(), is_announced: false };
+        let mut walk = Walk { frames: &frames, next: 0, asked: 0 };
         loop {
             while let Some(made) = self.waiting.pop().or_else(|| self.pool.made_already()) {
                 if let Some(stop) = self.settle(made).await? {
@@ -261,18 +284,25 @@ impl Round<'_> {
             let frames = self.in_flight.saturating_add(self.held.len());
             let has_room = frames < MAX_IN_FLIGHT && self.bytes_in_flight < MAX_BYTES_IN_FLIGHT;
             // Somebody may wait for what came out wrong, and for nothing else.
-            let urgent = !self.again.is_empty() && (!self.held.is_empty() || walk.runs.is_empty());
+            let urgent = !self.again.is_empty() && (!self.held.is_empty() || walk.is_at_end());
             let stop = if urgent {
-                walk.is_announced = false;
+                walk.asked = 0;
                 self.make_again().await?
-            } else if let Some((frame, announce)) = has_room.then(|| walk.next()).flatten() {
-                if let Some(bytes) = announce {
-                    self.followed.sources.announce(bytes);
-                }
+            } else if let Some(frame) = has_room.then(|| walk.next()).flatten() {
+                self.look_at(frame).await?;
                 let task = Task { which: Which::Followed, frame: frame.index() };
-                // A frame beside may have made it meanwhile.
-                let is_missing = frame.windows().any(|window| self.ledger.misses(frame.image(), window));
-                if is_missing && self.busy.insert(task) { self.feed(task, &front, frame).await? } else { None }
+                // The slot may hold it, or a frame beside has made it meanwhile.
+                if self.is_missing(frame) && self.busy.insert(task) {
+                    let is_wanted = |frame: &Frame<'_>| {
+                        self.is_missing(frame) && !self.ahead.is_likely(frame.image(), frame.windows())
+                    };
+                    if let Some(bytes) = walk.announce(frame, is_wanted) {
+                        self.followed.sources.announce(bytes);
+                    }
+                    self.feed(task, &front, frame).await?
+                } else {
+                    None
+                }
             } else if self.in_flight > 0 {
                 let made = self.next_made().await?;
                 self.settle(made).await?
@@ -289,14 +319,39 @@ impl Round<'_> {
         }
     }
 
-    /// Books what is still in flight, so that the next round gets its own frames only.
+    fn is_missing(&self, frame: &Frame<'_>) -> bool {
+        frame.windows().any(|window| self.ledger.misses(frame.image(), window))
+    }
+
+    /// Finds out which windows of `frame` the slot holds already.
+    async fn look_at(&mut self, frame: &Frame<'_>) -> Result<(), InstallError> {
+        self.meter.looking(self.in_flight == 0);
+        let last = frame.windows().end.saturating_sub(1);
+        while let Some((image, windows)) = self.ahead.reach(frame.image(), last).await? {
+            self.meter.reused(self.ledger.right(image, windows));
+        }
+        self.meter.looking(false);
+        Ok(())
+    }
+
+    /// Books what is still in flight, and makes what was fetched and can be made, so that the next round gets its own frames only.
     async fn drain(&mut self) -> Result<(), InstallError> {
-        self.held.clear();
         while self.in_flight > 0 {
             let made = self.next_made().await?;
             self.book(&made)?;
+            self.hand_over_held()?;
         }
+        self.held.clear();
         Ok(())
+    }
+
+    /// Hands over what was held, and has all that it leans on now.
+    fn hand_over_held(&mut self) -> Result<(), InstallError> {
+        let (held, ready): (Vec<Order>, Vec<Order>) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|order| order.table.frame(order.task.frame).is_some_and(|frame| !self.ledger.bears(&frame)));
+        self.held = held;
+        ready.into_iter().try_for_each(|order| self.hand_over(order))
     }
 
     /// Fetches what came out wrong once more, from whoever gave it wrong least often.
@@ -447,14 +502,7 @@ impl Round<'_> {
         if u64::try_from(kept.saturating_add(blob.capacity())).is_ok_and(|bytes| bytes <= MAX_BYTES_IN_FLIGHT) {
             self.spare.push(blob);
         }
-        let (held, ready) = std::mem::take(&mut self.held)
-            .into_iter()
-            .partition(|order| order.table.frame(order.task.frame).is_some_and(|frame| !self.ledger.bears(&frame)));
-        self.held = held;
-        let ready: Vec<Order> = ready;
-        for order in ready {
-            self.hand_over(order)?;
-        }
+        self.hand_over_held()?;
         let image = front.table.images().get(frame.image()).map_or_else(String::new, |image| image.name.clone());
         let (windows, reason) = match outcome {
             Outcome::Written | Outcome::Died => return Ok(None),
@@ -597,21 +645,6 @@ fn bytes_of(blob: &[u8]) -> u64 {
 }
 
 type Tried = Vec<(String, Option<Fault>)>;
-
-/// Frames to be fetched with one request each: neighbours, and those so near that reading what lies between is quicker than asking.
-fn runs(frames: &[Frame<'_>]) -> Vec<(Range<u64>, Range<usize>)> {
-    let mut runs: Vec<(Range<u64>, Range<usize>)> = Vec::new();
-    for batch in batches(frames, u64::MAX) {
-        match runs.last_mut() {
-            Some((bytes, frames)) if batch.bytes.start.saturating_sub(bytes.end) <= MAX_GAP_BYTES && !bytes.is_empty() => {
-                bytes.end = bytes.end.max(batch.bytes.end);
-                frames.end = batch.frames.end;
-            }
-            _ => runs.push((batch.bytes, batch.frames)),
-        }
-    }
-    runs
-}
 
 fn wrong_window(record: &Record, frame: &Frame<'_>, windows: &[verify::WrongWindow], tried: Tried) -> InstallError {
     let image = record.images.get(frame.image());

@@ -315,7 +315,7 @@ impl Attempt {
             delta: None,
             base: None,
             decoding: Decoding::Confined(Program::At(env!("CARGO_BIN_EXE_update-engined").into())),
-            scan: Scan::Nothing,
+            scan: Scan::Any,
         };
         Self { job, cancel: Arc::default(), told: Arc::default(), timing, cancel_at: None }
     }
