@@ -149,7 +149,7 @@ sectors() {
     for device in "$slot" "${theirs_too[@]}"; do stats+=("/sys/class/block/${device#/dev/}/stat"); done
     awk '{read += $3; written += $7} END {printf "%.0f %.0f\n", read * 512, written * 512}' "${stats[@]}"
 }
-cached() { awk '/^(Buffers|Cached):/ {kib += $2} END {print kib}' /proc/meminfo; }
+cached() { awk '$1 == "Buffers:" {print $2}' /proc/meminfo; } # the cache of devices; that of files is everybody's
 sent() { awk '{sum += $1} END {printf "%.0f\n", sum}' "$work/sent.log"; }
 
 # Each subject leaves a line "NAME ROUND WALL CPU RSS_KIB PSS_KIB READ WRITTEN DOWNLOADED CACHED_KIB".
@@ -212,7 +212,8 @@ for round in $(seq "$rounds"); do
     peers
 done
 start_daemon full
-sleep 5
+sleep 8
+# Threads that end take their counts with them: those that rest are gone after five seconds.
 switches() { awk '/^(non)?voluntary_ctxt_switches/ {s += $2} END {print s}' "/proc/$daemon/task/"*/status; }
 switches0=$(switches)
 sleep 20

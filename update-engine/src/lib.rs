@@ -26,6 +26,7 @@ pub mod install;
 pub mod journal;
 pub mod kernel_log;
 pub mod log;
+pub mod memory;
 pub mod os_release;
 pub mod records;
 pub mod report;

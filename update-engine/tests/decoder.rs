@@ -51,7 +51,7 @@ fn blobs_are_decoded_and_refused_in_words() {
     assert!(decode(&mut process, Kind::Zstd, &blob, &leans_on, &mut out).unwrap_err().got.contains("zstd frame"));
     for (blob, leans_on) in [(blob.len() + 1, 0), (0, leans_on.len() + 1)] {
         let refusal = decode(&mut process, Kind::Zstd, &vec![0; blob], &vec![0; leans_on], &mut out).unwrap_err().to_string();
-        assert!(refusal.contains("bytes to lean on: expected at most 4194304") || refusal.contains("invalid input"), "{refusal}");
+        assert!(refusal.contains("bytes to lean on: expected at most 4194304") || refusal.contains("request"), "{refusal}");
     }
     decode(&mut process, Kind::Zstd, &stored(b"some bytes"), b"", &mut out[..10]).unwrap();
 }

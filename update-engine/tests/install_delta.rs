@@ -114,6 +114,7 @@ fn a_delta_from_another_release_is_not_followed() {
     };
     attempt(vec![full.source("one")]).run().unwrap();
     scene.host.assert_is("root", scene.image());
+    scene.host.poke("root", 0, &[installing::OLD; WINDOW]);
     let error = attempt(vec![]).run().unwrap_err();
     assert!(matches!(error, InstallError::NoBase(_)), "{error}");
     assert!(error.to_string().contains("another image \"root\" than that of release 1.1.0"), "{error}");

@@ -240,6 +240,7 @@ fn a_frame_table_that_the_record_does_not_name_is_refused_before_a_frame_is_read
     host.assert_is("root", &published.images[0].2);
     assert_eq!(liar.ranges("one"), std::iter::once(0..65_536).collect::<Vec<_>>());
 
+    host.poke("root", 0, &[installing::OLD; WINDOW]);
     let error = Attempt::new(&host, &published, vec![liar.source("one")]).run().unwrap_err();
     assert_eq!(error.cause(), Cause::PayloadFormat);
     assert!(error.to_string().contains("another payload than the record names: expected frame table sha256"), "{error}");
@@ -385,9 +386,11 @@ fn cancelling_ends_a_wait_for_a_silent_server_at_once_and_lets_go_of_the_slot() 
 fn cancelling_ends_a_scan() {
     let published = published(Vouched::Yes);
     let host = Host::new(&["root"], ROOM);
-    let attempt = Attempt::new(&host, &published, Vec::new()).scanning(Scan::Any);
+    let server = Server::of(&published.payload, []);
+    let attempt = Attempt::new(&host, &published, vec![server.source("one")]).scanning(Scan::Any);
     attempt.cancel.store(true, Ordering::Relaxed);
     assert_eq!(attempt.run().unwrap_err().cause(), Cause::Cancelled);
+    assert_eq!(server.mock.recorded().len(), 0);
 }
 
 #[test]

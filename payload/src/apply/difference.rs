@@ -5,7 +5,11 @@ use super::zstd_frame::{Refusal, ZstdDecoder, content_size, decode_with_prefix};
 use crate::limits::MAX_OUTPUT_BYTES;
 use crate::varint;
 
-/// Decodes differences, one after the other. It holds room for the steps and for two halves of an output: at most 2 MiB.
+/// What is kept of each section's memory from one difference to the next. A longer one is rare.
+const KEPT_BYTES: usize = 256 * 1024;
+
+/// Decodes differences, one after the other. While it does it holds the steps and two halves of an output, at most 2 MiB; after that, [`KEPT_BYTES`]
+/// of each.
 #[derive(Default)]
 pub(crate) struct DifferenceDecoder {
     steps: Vec<u8>,
@@ -36,7 +40,12 @@ impl DifferenceDecoder {
         let (add, own) = sums(&self.steps, out.len())?;
         refill(added, add, &mut self.added, |frame, to| zstd.decode(frame, to))?;
         refill(literal, own, &mut self.literal, |frame, to| decode_with_prefix(frame, source, to))?;
-        self.follow(source, out)
+        let followed = self.follow(source, out);
+        for section in [&mut self.steps, &mut self.added, &mut self.literal] {
+            section.clear();
+            section.shrink_to(KEPT_BYTES);
+        }
+        followed
     }
 
     fn follow(&self, source: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
@@ -81,6 +90,8 @@ fn refill(
     to: &mut Vec<u8>,
     decode: impl FnOnce(&[u8], &mut [u8]) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
+    to.clear();
+    to.reserve_exact(length);
     to.resize(length, 0);
     match (length, frame) {
         (0, []) => Ok(()),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use update_engine::config::{self, DEFAULT_PATH};
 use update_engine::daemon::{self, Ended};
-use update_engine::decoder;
+use update_engine::{decoder, memory};
 
 /// Keeps this host up to date: asks the update server, writes signed images to the inactive slot, proves them, takes the reboot
 /// lock, flips, reboots, checks health, and commits or goes back.
@@ -21,6 +21,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    memory::give_back();
     if std::env::args_os().nth(1).is_some_and(|argument| argument == decoder::ARGUMENT) {
         return decoder::run();
     }

@@ -16,6 +16,11 @@ use super::{ARGUMENT, BLOB_AT, MAX_WORDS, OUTPUT_AT, READY, Request};
 /// Longest wait for one blob. The longest takes some milliseconds; a host that is busy or asleep may take longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What is kept of the memory for what a blob leans on, from one to the next: most lean on less.
+const KEPT_BYTES: usize = 1 << 20;
+
+const PAGE_BYTES: usize = 4096;
+
 /// The program that decodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
@@ -140,6 +145,9 @@ impl Running {
         let mut head = [0; 3];
         self.socket.read_exact(&mut head)?;
         let words = usize::from(u16::from_le_bytes([head[1], head[2]]));
+        if leans_on > KEPT_BYTES {
+            self.shared.give_back(KEPT_BYTES, leans_on.next_multiple_of(PAGE_BYTES));
+        }
         match head[0] {
             0 if words == 0 => {
                 let fits = self.shared.read(OUTPUT_AT, out);

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 use super::SHARED_BYTES;
 
@@ -88,6 +88,17 @@ impl Shared {
                 std::slice::from_raw_parts_mut(output_at, output.1),
             ))
         }
+    }
+
+    /// Gives the memory between these two back to the system; it reads as zeros from then on.
+    pub(super) fn give_back(&mut self, from: usize, until: usize) {
+        let Some((place, length)) = until.checked_sub(from).and_then(|length| Some((self.place(from, length)?, length))) else {
+            return;
+        };
+        let Some(place) = NonNull::new(place.cast::<c_void>()) else { return };
+        // SAFETY: it lies in the mapping, and no reference into it is left. Where it is refused, the memory stays.
+        #[allow(unsafe_code)]
+        let _given = unsafe { madvise(place, length, MmapAdvise::MADV_REMOVE) };
     }
 
     fn place(&self, at: usize, length: usize) -> Option<*mut u8> {

@@ -16,7 +16,7 @@
 //! * A wrong byte costs its window: the frame is fetched again from another source, or its windows are made by the full payload where a delta
 //!   cannot. If no source has it right, the error names image, window, offset and both digests, and the slot holds nothing wrong.
 //! * A frame is made when all that it leans on is verified, and not before.
-//! * Memory is bounded: the frame table, [`MAX_IN_FLIGHT`] blobs, and an output buffer of 1 MiB for each thread.
+//! * Memory is bounded: the frame table, blobs of 3 MiB, and for each of two threads an output of 1 MiB and a process that decodes.
 //! * A write that fails ends the install at once. Cancelling takes effect within a fraction of a second, and when [`run`] has
 //!   returned, no thread works and, unless it succeeded, the slot is closed.
 //!
@@ -52,7 +52,6 @@ pub use scan::Scan;
 
 use crate::fetch::limits::BUDGET_EXTRA_BYTES;
 use crate::fetch::{Fetcher, Source, Sources};
-use crate::slot::readback;
 use crate::slot::{InactiveSlot, Written};
 use front::{Offered, Role};
 use ledger::Ledger;
@@ -62,6 +61,10 @@ use scan::Ahead;
 
 /// Frames that were fetched and are not written yet; what a kill may lose.
 pub const MAX_IN_FLIGHT: usize = 16;
+
+/// Threads that decode, verify and write. Each takes up to 8 MiB with the process that decodes for it, and two of them write some hundred MiB a
+/// second: more than comes over a network.
+const MAX_THREADS: usize = 2;
 
 /// How often a cancelled install is noticed.
 const CANCEL_EVERY: Duration = Duration::from_millis(50);
@@ -125,7 +128,7 @@ pub async fn run(
     // A delta that nobody offers properly is none.
     let delta = delta.and_then(|(sources, size)| offered(Role::Delta, sources, size).ok());
     let full = if sources.is_empty() && delta.is_some() { None } else { Some(offered(Role::Full, sources, payload_size)?) };
-    let mut pool = Pool::start(readback::thread_count(), &decoding, &release, &slot)?;
+    let mut pool = Pool::start(threads(), &decoding, &release, &slot)?;
     let mut install = stream::Install {
         release: &release,
         slot: &slot,
@@ -151,6 +154,11 @@ pub async fn run(
     let written = finish(slot).await?;
     let (bytes_written, bytes_reused) = meter.totals();
     Ok(Installed { written, bytes_downloaded, bytes_reused, bytes_written })
+}
+
+/// One thread for each processor, and no more than [`MAX_THREADS`].
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
 }
 
 async fn make_places(mut slot: InactiveSlot) -> Result<Arc<InactiveSlot>, InstallError> {

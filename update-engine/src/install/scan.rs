@@ -1,22 +1,28 @@
 //! Resume by content: which windows of the slot are right already, found out just ahead of what is fetched.
 //!
 //! Batches of windows are hashed in the order of the payload. While one is fetched and written, the next is hashed; so a slot that is right costs
-//! one read of it, one that was half written costs what was written, and in one that holds something else the looking gives itself up.
+//! one read of it, one that was half written costs what was written, and in one that holds something else the looking gives itself up: at once, if
+//! none of a few windows from all over the image is right.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use manifests::digest::Sha256Digest;
 use manifests::release::{Image, Record, Release, SlotName};
 use payload::window::WindowSet;
 use tokio::task::JoinHandle;
 
 use super::error::InstallError;
+use super::threads;
 use crate::slot::readback::{self, Watch};
 use crate::slot::{ImageTable, InactiveSlot, SlotError};
 
 /// Windows of an image that are looked at in a row without one that is right, before the rest of the image is taken for something else.
 const MISSES_ENOUGH: usize = 256;
+
+/// Windows that are tried first in an image of which nothing is known: half of them at its beginning, where writing begins, and half all over it.
+const PROBES: usize = 32;
 
 /// Bytes that are hashed in one go.
 const BATCH_BYTES: u64 = 64 << 20;
@@ -79,6 +85,8 @@ struct Pending {
     /// Its index in the record.
     image: usize,
     windows: WindowSet,
+    /// Windows to be looked at before any other.
+    probes: Vec<u64>,
     /// All below it are looked at or being looked at.
     next: u32,
     /// Windows in a row that were not right.
@@ -87,6 +95,7 @@ struct Pending {
 
 struct Batch {
     windows: Vec<u64>,
+    is_probe: bool,
     found: JoinHandle<Result<Vec<u64>, SlotError>>,
 }
 
@@ -95,9 +104,11 @@ pub(super) type Right = (usize, Vec<u32>);
 
 impl Ahead {
     pub(super) fn new(scan: &Scan, slot: &Arc<InactiveSlot>, release: &Arc<Release>, slot_name: SlotName) -> Self {
+        let is_guess = matches!(scan, Scan::Any);
         let pending = |(index, image): (usize, &Image)| Pending {
             image: index,
             windows: scan.of(index, image),
+            probes: if is_guess { probes(image) } else { Vec::new() },
             next: 0,
             misses: 0,
         };
@@ -108,7 +119,7 @@ impl Ahead {
             release: Arc::clone(release),
             images,
             batch: None,
-            is_guess: matches!(scan, Scan::Any),
+            is_guess,
             stop: Arc::default(),
         }
     }
@@ -126,7 +137,8 @@ impl Ahead {
 
     /// Goes on until window `last` of `image`, and every candidate before it, is looked at; `None` if that is so already.
     pub(super) async fn reach(&mut self, image: usize, last: u32) -> Result<Option<Right>, InstallError> {
-        let is_ahead = |pending: &Pending| pending.image > image || (pending.image == image && pending.first_unknown(&self.batch) > last);
+        let is_ahead =
+            |pending: &Pending| pending.image > image || (pending.image == image && pending.first_unknown(&self.batch) > last);
         if self.images.front().is_none_or(is_ahead) {
             return Ok(None);
         }
@@ -147,10 +159,15 @@ impl Ahead {
             error => InstallError::Disk(error),
         })?;
         let (image, misses) = (pending.image, trailing_misses(&batch.windows, &found));
-        self.left = self.left.saturating_sub(u64::try_from(batch.windows.len()).unwrap_or(u64::MAX));
-        let before = if misses == batch.windows.len() { pending.misses } else { 0 };
-        pending.misses = before.saturating_add(misses);
-        if pending.misses >= MISSES_ENOUGH {
+        let is_foreign = if batch.is_probe {
+            misses == batch.windows.len()
+        } else {
+            self.left = self.left.saturating_sub(u64::try_from(batch.windows.len()).unwrap_or(u64::MAX));
+            let before = if misses == batch.windows.len() { pending.misses } else { 0 };
+            pending.misses = before.saturating_add(misses);
+            pending.misses >= MISSES_ENOUGH
+        };
+        if is_foreign {
             let rest = pending.windows.iter_from(pending.next).count();
             self.left = self.left.saturating_sub(u64::try_from(rest).unwrap_or(u64::MAX));
             pending.windows = WindowSet::new();
@@ -165,7 +182,11 @@ impl Ahead {
             let Some(image) = self.release.record().images.get(pending.image) else {
                 return Err(InstallError::Broken("an image that is none"));
             };
-            let windows = pending.take(BATCH_BYTES / u64::from(image.table.window_size()).max(1));
+            let is_probe = !pending.probes.is_empty();
+            let windows = match is_probe {
+                true => std::mem::take(&mut pending.probes),
+                false => pending.take(BATCH_BYTES / u64::from(image.table.window_size()).max(1)),
+            };
             if windows.is_empty() {
                 self.images.pop_front();
                 continue;
@@ -174,12 +195,12 @@ impl Ahead {
             let (index, candidates) = (pending.image, windows.clone());
             let work = move || match release.record().images.get(index) {
                 Some(image) => {
-                    let watch = Watch::new(readback::thread_count(), &stop, &|_| {});
+                    let watch = Watch::new(threads(), &stop, &|_| {});
                     readback::scan(&*slot, &ImageTable::of(image)?, Some(&candidates), &watch)
                 }
                 None => Ok(Vec::new()),
             };
-            self.batch = Some(Batch { windows, found: tokio::task::spawn_blocking(work) });
+            self.batch = Some(Batch { windows, is_probe, found: tokio::task::spawn_blocking(work) });
             return Ok(());
         }
         Ok(())
@@ -213,9 +234,24 @@ impl Pending {
 
     /// The first window that may be right and that nobody has looked at to the end.
     fn first_unknown(&self, batch: &Option<Batch>) -> u32 {
-        let under_way = batch.as_ref().and_then(|batch| u32::try_from(*batch.windows.first()?).ok());
+        let under_way = batch.as_ref().filter(|batch| !batch.is_probe);
+        let under_way = under_way.and_then(|batch| u32::try_from(*batch.windows.first()?).ok());
         under_way.or_else(|| self.windows.iter_from(self.next).next()).unwrap_or(u32::MAX)
     }
+}
+
+/// The windows of an image to be looked at first, ascending. Zeros are no sign of anything. None, if there are hardly more windows than that.
+fn probes(image: &Image) -> Vec<u64> {
+    let table = &image.table;
+    let zeros = Sha256Digest::of_window(&vec![0; usize::try_from(table.window_size()).unwrap_or(0)]);
+    let telling: Vec<u64> =
+        (0..).zip(table.digests()).filter(|(_, digest)| **digest != zeros).map(|(window, _)| window).collect();
+    if telling.len() < 4 * PROBES {
+        return Vec::new();
+    }
+    let (first, rest) = telling.split_at(PROBES / 2);
+    let step = rest.len() / (PROBES / 2);
+    first.iter().chain(rest.iter().skip(step - 1).step_by(step)).copied().collect()
 }
 
 /// Windows at the end of `looked_at` that are not in `found`; both ascend.

@@ -34,7 +34,7 @@ use crate::slot::InactiveSlot;
 
 /// Bytes of blobs that were fetched and are not made yet, beside the one that comes just now: enough to keep the threads busy while a frame of
 /// 1 MiB comes.
-const MAX_BYTES_IN_FLIGHT: u64 = 4 << 20;
+const MAX_BYTES_IN_FLIGHT: u64 = 2 << 20;
 
 /// Frames for which the running slot is not what it should be, after which the delta is given up: each costs a request of its own.
 const MAX_UNSOUND_FRAMES: u32 = 64;
@@ -293,9 +293,8 @@ impl Round<'_> {
                 let task = Task { which: Which::Followed, frame: frame.index() };
                 // The slot may hold it, or a frame beside has made it meanwhile.
                 if self.is_missing(frame) && self.busy.insert(task) {
-                    let is_wanted = |frame: &Frame<'_>| {
-                        self.is_missing(frame) && !self.ahead.is_likely(frame.image(), frame.windows())
-                    };
+                    let is_wanted =
+                        |frame: &Frame<'_>| self.is_missing(frame) && !self.ahead.is_likely(frame.image(), frame.windows());
                     if let Some(bytes) = walk.announce(frame, is_wanted) {
                         self.followed.sources.announce(bytes);
                     }
@@ -408,6 +407,8 @@ impl Round<'_> {
     async fn feed(&mut self, task: Task, front: &Arc<Front>, frame: &Frame<'_>) -> Result<Option<Stop>, InstallError> {
         let mut blob = self.spare.pop().unwrap_or_default();
         blob.clear();
+        // At most a frame's own length and a little more: the table was refused otherwise.
+        blob.reserve_exact(usize::try_from(frame.blob().end - frame.blob().start).unwrap_or(0));
         let source = if frame.blob().is_empty() {
             None
         } else {
@@ -499,7 +500,8 @@ impl Round<'_> {
         let frame = front.table.frame(made.task.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
         let Made { task, source, blob, outcome } = made;
         let kept: usize = self.spare.iter().map(Vec::capacity).sum();
-        if u64::try_from(kept.saturating_add(blob.capacity())).is_ok_and(|bytes| bytes <= MAX_BYTES_IN_FLIGHT) {
+        let kept = u64::try_from(kept.saturating_add(blob.capacity())).unwrap_or(u64::MAX);
+        if kept.saturating_add(self.bytes_in_flight) <= MAX_BYTES_IN_FLIGHT {
             self.spare.push(blob);
         }
         self.hand_over_held()?;

@@ -23,15 +23,15 @@ use std::time::{Duration, Instant, SystemTime};
 use manifests::digest::Sha256Digest;
 
 use super::SlotError;
-use super::buffer::{ALIGNMENT, AlignedBuf};
+use super::buffer::AlignedBuf;
 use super::disk::{Disk, DiskIdentity, SlotName};
 use super::ioctl::DeviceAccess;
 use super::medium::Transfer;
-use super::open::{Held, OpenImage, Purpose, TRANSFER_BYTES};
+use super::open::{Held, OpenImage, Purpose};
 use super::sweep;
 pub use super::sweep::{ImageTable, Progress, Watch, thread_count};
 use super::writer::sealed::Opened;
-use super::writer::{InactiveSlot, Reopened, Written, tail_ranges};
+use super::writer::{InactiveSlot, Reopened, Written, is_zero_in, tail_ranges};
 
 /// What must be right for a slot to count as proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -365,19 +365,9 @@ fn compare(held: &Held, tables: &[ImageTable<'_>], watch: &Watch<'_>) -> Result<
 }
 
 fn is_tail_zero(image: &OpenImage) -> Result<bool, SlotError> {
-    let block = ALIGNMENT as u64;
-    let mut buffer = AlignedBuf::zeroed(TRANSFER_BYTES);
     for range in tail_ranges(image.image_size(), image.slot_size()) {
-        let mut at = range.start - range.start % block;
-        while at < range.end {
-            let length = usize::try_from(range.end - at).unwrap_or(TRANSFER_BYTES).min(TRANSFER_BYTES);
-            let padded = image.padded_length(at, length);
-            image.read_at(at, &mut buffer.as_mut_slice()[..padded])?;
-            let skip = usize::try_from(range.start.saturating_sub(at)).unwrap_or(length);
-            if buffer.as_slice()[skip..length].iter().any(|&byte| byte != 0) {
-                return Ok(false);
-            }
-            at += length as u64;
+        if !is_zero_in(image, &range)? {
+            return Ok(false);
         }
     }
     Ok(true)

@@ -197,12 +197,32 @@ pub(super) fn tail_ranges(image_size: u64, slot_size: u64) -> Vec<Range<u64>> {
     [first, last].into_iter().filter(|range| !range.is_empty()).collect()
 }
 
+/// What is clean already is not written: a slot that holds its image stays as it is to the last byte.
 fn clean_tail(image: &OpenImage) -> Result<(), SlotError> {
     for range in tail_ranges(image.image_size(), image.slot_size()) {
-        let start = clean_partial_block(image, range.start)?;
-        zero(image, start..range.end)?;
+        if !is_zero_in(image, &range)? {
+            let start = clean_partial_block(image, range.start)?;
+            zero(image, start..range.end)?;
+        }
     }
     Ok(())
+}
+
+/// Whether there is nothing but zeros in this part of a slot.
+pub(super) fn is_zero_in(image: &OpenImage, range: &Range<u64>) -> Result<bool, SlotError> {
+    let mut buffer = AlignedBuf::zeroed(TRANSFER_BYTES);
+    let mut at = range.start - range.start % ALIGNMENT as u64;
+    while at < range.end {
+        let length = usize::try_from(range.end - at).unwrap_or(TRANSFER_BYTES).min(TRANSFER_BYTES);
+        let padded = image.padded_length(at, length);
+        image.read_at(at, &mut buffer.as_mut_slice()[..padded])?;
+        let skip = usize::try_from(range.start.saturating_sub(at)).unwrap_or(length);
+        if buffer.as_slice()[skip..length].iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        at += length as u64;
+    }
+    Ok(true)
 }
 
 /// The last block of an image may hold old bytes behind the image's end. Returns where whole blocks begin.
