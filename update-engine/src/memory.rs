@@ -2,7 +2,7 @@
 
 /// From this size on memory is mapped for itself. Buffers of a network are smaller: to map them anew for each read costs more than the read.
 #[cfg(target_env = "gnu")]
-const LARGE_BYTES: nix::libc::c_int = 1 << 20;
+const LARGE_BYTES: nix::libc::c_int = 512 << 10;
 
 /// Lets memory go back to the system as soon as it is not used: a daemon that once took the buffers of an install should not keep them for weeks.
 ///
