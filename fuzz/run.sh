@@ -17,10 +17,13 @@ cd "$(dirname "$0")"
 
 # Longest input; more buys nothing but slowness. Samples of the field that stand elsewhere, and words, where there are some.
 max_len=4096
+rss_mb=2048
 extra=()
 case $target in
   omaha_request | omaha_response) max_len=8192 extra=(../manifests/testdata/omaha -dict=dict/omaha.dict) ;;
   release_record | release_json) extra=(-dict=dict/record.dict) ;;
+  # The fuzzer, its corpus, and what an install may take.
+  payload_install) max_len=8192 rss_mb=320 ;;
   release_edits | key_file | floor_file) max_len=1024 ;;
   payload_decode | payload_blob) max_len=8192 ;;
   config_toml) extra=(-dict=dict/config.dict) ;;
@@ -46,7 +49,7 @@ while [ "$used" -lt $((budget * 1000)) ]; do
   status=0
   TIMEFORMAT='%U %S'
   { time "$binary" -artifact_prefix="artifacts/$target/" -max_total_time="$slice_s" -max_len="$max_len" -timeout=30 \
-      -rss_limit_mb=2048 -print_final_stats=1 "corpus/$target" "seeds/$target" "${extra[@]}" >"$log/$target.last" 2>&1 || status=$?; } \
+      -rss_limit_mb="$rss_mb" -print_final_stats=1 "corpus/$target" "seeds/$target" "${extra[@]}" >"$log/$target.last" 2>&1 || status=$?; } \
     2>"$log/$target.time"
   slice=$(tail -n 1 "$log/$target.time" | tr -d . | awk '{print $1 + $2}')
   used=$((used + slice))

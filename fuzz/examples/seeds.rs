@@ -167,7 +167,23 @@ fn payloads() -> io::Result<()> {
         vec![frame(0, 0, 2, &[], vec![]), frame(4, 0, 1, &zstd(boot, &old[..700]), vec![of_old(0, 300), of_old(300, 400)])];
     let later =
         vec![frame(5, 0, 1, b"later", vec![of_old(0, 9)]), frame(200, 262_144, 1, b"?", vec![]), frame(0, 0, 1, &[], vec![])];
-    for (name, frames) in [("full", full), ("whole", whole), ("delta", delta), ("wrong", wrong), ("later", later)] {
+    let differs = difference(&[(500, 4_000, 1_000)], &[0; 4_000], &zstd(&boot[4_000..], old));
+    let of_all = vec![of_old(0, old.len() as u64)];
+    let changed = vec![
+        frame(4, 0, 1, &zstd(first, old), of_all.clone()),
+        frame(1, 262_144, 1, last, vec![]),
+        frame(5, 0, 1, &differs, of_all),
+    ];
+    let zeros = vec![frame(0, 0, 2, &[], vec![]), frame(0, 0, 1, &[], vec![])];
+    for (name, frames) in [
+        ("full", full),
+        ("whole", whole),
+        ("delta", delta),
+        ("wrong", wrong),
+        ("later", later),
+        ("changed", changed),
+        ("zeros", zeros),
+    ] {
         let (frames, blobs): (Vec<_>, Vec<_>) = frames.into_iter().unzip();
         let table = encode_table(images, sources, &frames);
         let total = (64 + table.len()) as u64 + frames.iter().map(|frame| frame.blob_len).sum::<u64>();
@@ -175,12 +191,37 @@ fn payloads() -> io::Result<()> {
         seed("payload_frame_table", name, table)?;
         let frames = encode_frames(&frames);
         let length = u16::try_from(frames.len()).expect("few frames").to_be_bytes();
-        seed("payload_decode", name, [&length[..], &frames, &blobs.concat()].concat())?;
+        let payload = [&length[..], &frames, &blobs.concat()].concat();
+        for (scene, what) in [(0, "full"), (1, "delta"), (3, "delta-astray"), (5, "delta-begun")] {
+            seed("payload_install", &format!("{name}-{what}"), [&[scene], payload.as_slice()].concat())?;
+        }
+        seed("payload_decode", name, payload)?;
     }
+    // It leans on the first 5,501 bytes of the source.
+    let source = &old[..5_501];
+    let differs = difference(&[(500, 4_000, 1_000)], &[0; 4_000], &zstd(&boot[4_000..], source));
+    seed("payload_blob", "difference", [&[2, 0, 0, 21, 124], differs.as_slice()].concat())?;
     seed("payload_blob", "zstd", [&[0; 5], &zstd(boot, &[])[..]].concat())?;
     // A prefix of 3,000 bytes from byte 600 of the source.
     seed("payload_blob", "prefix", [&[1, 2, 88, 11, 183], &zstd(boot, &old[600..3_600])[..]].concat())?;
     seed("payload_blob", "other", [&[0; 5], &zstd(&vec![b'x'; boot.len()], &[])[..]].concat())
+}
+
+/// A difference of these steps (how far to go in the source, bytes taken there, bytes of its own), what is added, and a frame of its own bytes.
+fn difference(steps: &[(u16, u16, u16)], added: &[u8], literal: &[u8]) -> Vec<u8> {
+    let varint = |mut value: u64| {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    };
+    let numbers = |(seek, add, own): &(u16, u16, u16)| [2 * u64::from(*seek), u64::from(*add), u64::from(*own)];
+    let steps: Vec<u8> = steps.iter().flat_map(numbers).flat_map(varint).collect();
+    let (steps, added) = (zstd(&steps, &[]), zstd(added, &[]));
+    [varint(steps.len() as u64), varint(added.len() as u64), steps, added, literal.to_vec()].concat()
 }
 
 /// One zstd frame with its content size, as payloads have it.

@@ -27,6 +27,8 @@ pub mod grub;
 pub mod host;
 #[cfg(feature = "host")]
 pub mod http;
+#[cfg(feature = "host")]
+pub mod install;
 pub mod keys;
 pub mod omaha;
 pub mod payload_file;

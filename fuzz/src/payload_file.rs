@@ -1,12 +1,12 @@
 //! Payloads: a table that is accepted is sound and has one spelling only; whatever verifies is the image that was signed.
 
 use std::io;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use manifests::digest::Sha256Digest;
 use manifests::release::{Image, Record, Release, SlotName, WindowTable};
 use payload::Error;
-use payload::apply::{Decoder, Sources, batches, needed};
+use payload::apply::{Decoder, Sources, needed};
 use payload::format::{Extent, Frame, FrameTable, Header, ImageEntry, Source};
 use payload::limits::{HEADER_BYTES, MAX_OUTPUT_BYTES, MAX_PREFIX_BYTES};
 use payload::window::{ReadAt, Verified, WindowSet};
@@ -65,20 +65,25 @@ pub fn decode(data: &[u8]) {
 
 /// How many frames of such a payload verify; `None` when its table is refused.
 pub fn verified_frames(data: &[u8]) -> Option<usize> {
-    let (length, rest) = data.split_first_chunk()?;
-    let (frames, blobs) = rest.split_at(usize::from(u16::from_be_bytes(*length)).min(rest.len()));
-    let bytes = [&encode_images(&IMAGE_ENTRIES, &SOURCE_ENTRIES), frames].concat();
-    let table = parse_mended(&bytes, |header, table| FrameTable::parse(header, table, RELEASE.record()))?;
-    let front = table.header().table_range().end;
-    if table.header().total_len() - front > MAX_FILLED_BYTES {
-        return None;
-    }
+    let (table, file) = whole_file(data, &SOURCE_ENTRIES)?;
     check_sound(&table);
-    let mut file = vec![0; usize::try_from(front).expect("at most 8 MiB")];
-    file.extend(blobs);
-    file.resize(usize::try_from(table.header().total_len()).expect("at most 9 MiB"), 0);
     let mut decoder = Decoder::new().expect("memory for a decoder");
     Some(table.frames().filter(|frame| verifies(&mut decoder, frame, &file)).count())
+}
+
+/// The payload that such frames and blobs make together with these sources; `None` when its table is refused.
+pub fn whole_file(data: &[u8], sources: &[ImageEntry]) -> Option<(FrameTable, Vec<u8>)> {
+    let (length, rest) = data.split_first_chunk()?;
+    let (frames, blobs) = rest.split_at(usize::from(u16::from_be_bytes(*length)).min(rest.len()));
+    let bytes = [&encode_images(&IMAGE_ENTRIES, sources), frames].concat();
+    let table = parse_mended(&bytes, |header, table| FrameTable::parse(header, table, RELEASE.record()))?;
+    let total = table.header().total_len();
+    if total - table.header().table_range().end > MAX_FILLED_BYTES {
+        return None;
+    }
+    let mut file = [header(&bytes, total), bytes, blobs.to_vec()].concat();
+    file.resize(usize::try_from(total).expect("at most 9 MiB"), 0);
+    Some((table, file))
 }
 
 /// One blob of a frame that makes the whole second image: a byte for the kind, four for a prefix, then the blob.
@@ -89,7 +94,11 @@ pub fn blob(data: &[u8]) {
     let offset = u64::from(u16::from_be_bytes([a, b])) % old;
     let extent =
         Extent { source: Source::Image(0), offset, length: (u64::from(u16::from_be_bytes([c, d])) + 1).min(old - offset) };
-    let (kind, extents) = if which % 2 == 0 { (2, Vec::new()) } else { (4, vec![extent]) };
+    let (kind, extents) = match which % 4 {
+        0 => (2, Vec::new()),
+        1 => (4, vec![extent]),
+        _ => (5, vec![extent]),
+    };
     let blob_len = u64::try_from(blob.len()).expect("a length");
     let zeros = PlainFrame { kind: 0, output_offset: 0, windows: 2, blob_len: 0, extents: Vec::new() };
     let frame = PlainFrame { kind, output_offset: 0, windows: 1, blob_len, extents };
@@ -152,7 +161,7 @@ fn check_sound(table: &FrameTable) {
         assert!(table.frame_of(number, next_window).is_none());
     }
     assert_eq!((next_blob, index), (table.header().total_len(), table.len()));
-    check_batches(table);
+    check_needed(table);
 }
 
 fn check_extent(table: &FrameTable, frame: &Frame<'_>, extent: Extent) {
@@ -163,26 +172,14 @@ fn check_extent(table: &FrameTable, frame: &Frame<'_>, extent: Extent) {
     assert!(extent.length > 0 && extent.offset.checked_add(extent.length).is_some_and(|end| end <= limit), "{extent:?}");
 }
 
-/// Batches hold every needed frame once, and every blob lies in its batch.
-fn check_batches(table: &FrameTable) {
-    const BATCH_BYTES: u64 = 4096;
+/// Frames are needed for their windows, and in order.
+fn check_needed(table: &FrameTable) {
     for (number, image) in table.images().iter().enumerate() {
         let count = u32::try_from(image.window_count()).expect("at most 131,072");
         let missing: WindowSet = (0..count).filter(|window| window % 3 != 1).collect();
-        let frames = needed(table, number, &missing);
-        let mut next = 0;
-        for batch in batches(&frames, BATCH_BYTES) {
-            assert_eq!(batch.frames.start, next);
-            next = batch.frames.end;
-            let held = &frames[batch.frames];
-            assert!(held.iter().all(|frame| {
-                let blob = frame.blob();
-                blob.is_empty() || batch.bytes.start <= blob.start && blob.end <= batch.bytes.end
-            }));
-            let blobs = held.iter().filter(|frame| !frame.blob().is_empty()).count();
-            assert!(batch.bytes.end - batch.bytes.start <= BATCH_BYTES || blobs == 1);
-        }
-        assert_eq!(next, frames.len());
+        let frames: Vec<u32> = needed(table, number, &missing).iter().map(Frame::index).collect();
+        let makes_one = |frame: &Frame<'_>| frame.windows().any(|window| window % 3 != 1);
+        assert_eq!(frames, table.frames_of(number).filter(makes_one).map(|frame| frame.index()).collect::<Vec<_>>());
     }
 }
 
@@ -295,12 +292,13 @@ pub static OLD: LazyLock<Vec<u8>> =
 
 static IMAGE_ENTRIES: LazyLock<Vec<ImageEntry>> = LazyLock::new(|| RELEASE.record().images.iter().map(entry_of).collect());
 
-static SOURCE_ENTRIES: LazyLock<Vec<ImageEntry>> = LazyLock::new(|| vec![entry_of(&image("old", &OLD))]);
+static SOURCE_ENTRIES: LazyLock<Vec<ImageEntry>> = LazyLock::new(|| vec![entry_of(&image("root", &OLD))]);
 
-static RELEASE: LazyLock<Release> = LazyLock::new(|| {
+/// The release whose payloads these are.
+pub static RELEASE: LazyLock<Arc<Release>> = LazyLock::new(|| {
     let images = ["root", "boot"].into_iter().zip(IMAGES.iter()).map(|(name, bytes)| image(name, bytes)).collect();
     let record = Record { images, ..record::samples().remove(0) };
-    record::signed(&record).verify(&record::keyring()).expect("signed by both keys")
+    Arc::new(record::signed(&record).verify(&record::keyring()).expect("signed by both keys"))
 });
 
 /// The entries that stand before the frames of [`decode`]: images, then sources.

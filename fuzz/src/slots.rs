@@ -21,6 +21,8 @@ use crate::folder::Folder;
 /// Longest error that still is one line of a log.
 const MAX_ERROR_CHARS: usize = 4096;
 const SECTOR: usize = 512;
+/// Where the first partition of a disk begins.
+pub const FIRST_BYTE: u64 = 4096;
 /// Bytes of a slot: what is read back has this granularity.
 const SLOT_BYTES: u64 = 4096;
 
@@ -231,29 +233,35 @@ fn check_error(error: Option<&BootError>) {
 }
 
 /// A disk of both slots.
-static DISK: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    const SECTORS: u64 = 64;
-    let mut entries = vec![0; 4 * 128];
-    for (number, label) in (0..2_u8).zip(["root-a", "root-b"]) {
-        let first = 8 + 8 * u64::from(number);
+static DISK: LazyLock<Vec<u8>> = LazyLock::new(|| disk(&[("root-a", SLOT_BYTES), ("root-b", SLOT_BYTES)]));
+
+/// A disk of these partitions, one behind the other from [`FIRST_BYTE`] on: label and length in bytes, a multiple of 4096.
+pub fn disk(partitions: &[(&str, u64)]) -> Vec<u8> {
+    let sectors = FIRST_BYTE / SECTOR as u64 + partitions.iter().map(|(_, bytes)| bytes / SECTOR as u64).sum::<u64>() + 8;
+    let (mut entries, mut first) = (vec![0; 4 * 128], FIRST_BYTE / SECTOR as u64);
+    for (number, (label, bytes)) in (0..4_u8).zip(partitions) {
         let label = label.encode_utf16().flat_map(u16::to_le_bytes);
-        let places = [first, first + SLOT_BYTES / SECTOR as u64 - 1, 0].map(u64::to_le_bytes).concat();
+        let end = first + bytes / SECTOR as u64;
+        let places = [first, end - 1, 0].map(u64::to_le_bytes).concat();
         let entry: Vec<u8> = [0x22; 16].into_iter().chain([number + 1; 16]).chain(places).chain(label).collect();
         let at = usize::from(number) * 128;
         entries[at..at + entry.len()].copy_from_slice(&entry);
+        first = end;
     }
-    let mut disk = vec![0; SECTORS as usize * SECTOR];
+    let mut disk = vec![0; usize::try_from(sectors).expect("a small disk") * SECTOR];
     let mut put = |sector: u64, bytes: &[u8]| {
         let at = sector as usize * SECTOR;
         disk[at..at + bytes.len()].copy_from_slice(bytes);
     };
-    for (own, theirs, entries_at) in [(1, SECTORS - 1, 2), (SECTORS - 1, 1, SECTORS - 2)] {
+    for (own, theirs, entries_at) in [(1, sectors - 1, 2), (sectors - 1, 1, sectors - 2)] {
         put(entries_at, &entries);
-        put(own, &header([own, theirs, 8, SECTORS - 3], entries_at, crc32fast::hash(&entries)));
+        put(own, &header([own, theirs, 8, sectors - 3], entries_at, crc32fast::hash(&entries)));
     }
-    put(0, &[&[0; 446][..], &[0, 0, 2, 0, 0xEE, 0xFF, 0xFF, 0xFF, 1, 0, 0, 0, 63, 0, 0, 0], &[0; 48], &[0x55, 0xAA]].concat());
+    let last = u32::try_from(sectors - 1).expect("a small disk").to_le_bytes();
+    let protective = [0, 0, 2, 0, 0xEE, 0xFF, 0xFF, 0xFF, 1, 0, 0, 0];
+    put(0, &[&[0; 446][..], &protective, &last, &[0; 48], &[0x55, 0xAA]].concat());
     disk
-});
+}
 
 fn header(places: [u64; 4], entries_at: u64, entries_crc: u32) -> Vec<u8> {
     let mut header = b"EFI PART\0\0\x01\0\x5C\0\0\0\0\0\0\0\0\0\0\0".to_vec();

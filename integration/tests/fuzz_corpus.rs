@@ -34,6 +34,8 @@ mod grub;
 mod host;
 #[path = "../../fuzz/src/http.rs"]
 mod http;
+#[path = "../../fuzz/src/install.rs"]
+mod install;
 #[path = "../../fuzz/src/keys.rs"]
 mod keys;
 #[path = "../../fuzz/src/omaha.rs"]
@@ -56,7 +58,7 @@ type Target = fn(&[u8]);
 /// Changed inputs tried for each seed.
 const ROUNDS: u32 = 40;
 
-const TARGETS: [(&str, Target); 30] = [
+const TARGETS: [(&str, Target); 31] = [
     ("autoboot_txt", autoboot::file),
     ("config_toml", config::toml),
     ("control_command", host::command),
@@ -81,6 +83,7 @@ const TARGETS: [(&str, Target); 30] = [
     ("payload_blob", payload_file::blob),
     ("payload_decode", payload_file::decode),
     ("payload_frame_table", payload_file::frame_table),
+    ("payload_install", install::hostile),
     ("release_edits", record::edits),
     ("release_json", record::json),
     ("release_record", record::file),
@@ -118,8 +121,15 @@ fn true_payloads_get_all_the_way_through_their_target() {
         let seed = fs::read(fuzz_folder().join("seeds/payload_decode").join(name)).expect("a readable seed");
         payload_file::verified_frames(&seed)
     };
-    let found = ["made-full", "made-whole", "made-delta", "made-wrong", "made-later"].map(verified);
-    assert_eq!(found, [Some(3), Some(2), Some(3), Some(1), Some(0)]);
+    let found = ["made-full", "made-whole", "made-delta", "made-changed", "made-wrong", "made-later"].map(verified);
+    assert_eq!(found, [Some(3), Some(2), Some(3), Some(3), Some(1), Some(0)]);
+    let installed = |name: &str| {
+        let seed = fs::read(fuzz_folder().join("seeds/payload_install").join(name)).expect("a readable seed");
+        install::installed(&seed)
+    };
+    let found =
+        ["made-full-full", "made-zeros-full", "made-delta-delta", "made-changed-delta-astray", "made-delta-full"].map(installed);
+    assert_eq!(found, [Some(true), Some(false), Some(true), Some(true), None]);
 }
 
 /// One that is refused every change, too.

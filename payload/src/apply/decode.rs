@@ -64,7 +64,7 @@ impl Blobs for Codec {
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Decodes frames, one after the other; one per thread. Beside what decodes its blobs, which keeps what they lean on (at most 4 MiB), it holds
-/// a piece of [`PIECE_BYTES`] from the first frame on that leans on others.
+/// a piece of 256 KiB from the first frame on that leans on others.
 pub struct Decoder<B = Codec> {
     blobs: B,
     piece: Vec<u8>,

@@ -8,7 +8,7 @@ use crate::varint;
 /// What is kept of each section's memory from one difference to the next. A longer one is rare.
 const KEPT_BYTES: usize = 256 * 1024;
 
-/// Decodes differences, one after the other. While it does it holds the steps and two halves of an output, at most 2 MiB; after that, [`KEPT_BYTES`]
+/// Decodes differences, one after the other. While it does it holds the steps and two halves of an output, at most 2 MiB; after that, 256 KiB
 /// of each.
 #[derive(Default)]
 pub(crate) struct DifferenceDecoder {
