@@ -22,6 +22,7 @@ pub mod fetch;
 pub mod floor;
 pub mod health;
 pub mod hooks;
+pub mod hours;
 pub mod install;
 pub mod journal;
 pub mod kernel_log;

@@ -45,7 +45,7 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
         // Keys nobody knows.
         (
             "stat_dir = \"/x\"",
-            "site.toml:1:1: stat_dir: unknown key, expected one of state_dir, socket, sysroot, server, trust, disk, slots, boot, reboot, health; did you mean \"state_dir\"?",
+            "site.toml:1:1: stat_dir: unknown key, expected one of state_dir, socket, sysroot, server, trust, fetch, disk, slots, boot, reboot, health; did you mean \"state_dir\"?",
         ),
         (
             "\n[server]\nchanel = \"beta\"",
@@ -238,6 +238,14 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
         (
             "[boot]\ncontrol = \"custom\"\ncustom = { program = \"/p\", tries = 0 }",
             "site.toml:3:36: boot.custom.tries: expected 1 to 9 boots, got 0",
+        ),
+        (
+            "[fetch]\nmax_rate = \"fast\"",
+            "site.toml:2:12: fetch.max_rate: expected a rate such as \"500 KiB/s\", \"2 MiB/s\" or \"10 Mbit/s\", or \"none\", got \"fast\"",
+        ),
+        (
+            "[fetch]\nhours = [{ start = \"8\", length = \"1h\", max_rate = \"1 MiB/s\" }]",
+            "site.toml:2:9: fetch.hours: start: expected a time of day such as \"02:00\", got \"8\"",
         ),
         // What other builds have.
         (

@@ -23,7 +23,7 @@ use crate::hostsim::gpt::Gpt;
 use crate::rig::{ReleaseImage, tree_of};
 
 /// Room of each slot, where the system is a small one.
-pub const SLOT_BYTES: u64 = 80 << 20;
+pub const SLOT_BYTES: u64 = 96 << 20;
 const ESP_BYTES: u64 = 64 << 20;
 const STATE_BYTES: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;

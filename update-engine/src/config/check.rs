@@ -12,16 +12,19 @@ use manifests::release::DEFAULT_BOARD;
 
 use super::boot::BootSettings;
 use super::fragment::{
-    DiskFragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment, SlotsFragment, TrustFragment,
+    DiskFragment, FetchFragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment, SlotsFragment,
+    TrustFragment,
 };
 use super::merge::{Merged, Origin};
 use super::problem::{ConfigError, Problem};
 use super::settings::{
-    DiskSettings, HealthSettings, LockSettings, RebootSettings, ServerSettings, Settings, SlotSettings, SlotsSettings, Strategy,
-    TrustSettings,
+    DiskSettings, FetchSettings, HealthSettings, LockSettings, RateHours, RebootSettings, ServerSettings, Settings, SlotSettings,
+    SlotsSettings, Strategy, TrustSettings,
 };
 use super::url::HttpUrl;
 use super::{DEFAULT_SOCKET, USUAL_DEADLINE};
+use crate::fetch::MaxRate;
+use crate::hours::{Hours, HoursText};
 use crate::slot::Location;
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, one of them the final zero.
@@ -52,6 +55,7 @@ pub(super) fn check(merged: Merged) -> Result<Settings, ConfigError> {
         socket: check.socket(fragment.socket),
         server: check.server(fragment.server.unwrap_or_default()),
         trust: check.trust(fragment.trust.unwrap_or_default(), &sysroot),
+        fetch: check.fetch(fragment.fetch.unwrap_or_default()),
         disk: check.disk(fragment.disk.unwrap_or_default()),
         slots: check.slots(fragment.slots.unwrap_or_default()),
         boot: check.boot(fragment.boot.unwrap_or_default()),
@@ -194,6 +198,29 @@ impl Check {
             threshold: u32::try_from(threshold).unwrap_or(u32::MAX),
             stale_after: Duration::from_secs(days.saturating_mul(86_400)),
         }
+    }
+
+    fn fetch(&mut self, fetch: FetchFragment) -> FetchSettings {
+        let max_rate = self.max_rate("fetch.max_rate", fetch.max_rate);
+        let mut hours = Vec::new();
+        for at in fetch.hours.unwrap_or_default() {
+            let days = at.days.unwrap_or_default();
+            let [start, length, zone] = [at.start, at.length, at.zone].map(Option::unwrap_or_default);
+            let max_rate = self.max_rate("fetch.hours", at.max_rate);
+            match Hours::parse(&HoursText { days: &days, start: &start, length: &length, zone: &zone }) {
+                Ok(at) => hours.push(RateHours { hours: at, max_rate }),
+                Err((key, words)) => self.problem("fetch.hours", format!("{key}: {words}")),
+            }
+        }
+        FetchSettings { max_rate, hours }
+    }
+
+    fn max_rate(&mut self, key: &str, value: Option<String>) -> MaxRate {
+        let parsed = value.unwrap_or_default().parse();
+        parsed.unwrap_or_else(|words: String| {
+            self.problem(key, words);
+            MaxRate::default()
+        })
     }
 
     fn disk(&mut self, disk: DiskFragment) -> DiskSettings {

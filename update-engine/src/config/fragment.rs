@@ -29,6 +29,7 @@ tables! {
         sysroot: String,
         server: ServerFragment,
         trust: TrustFragment,
+        fetch: FetchFragment,
         disk: DiskFragment,
         slots: SlotsFragment,
         boot: BootFragment,
@@ -49,6 +50,17 @@ tables! {
         keyring_dir: String,
         threshold: u64,
         stale_after_days: u64,
+    }
+    FetchFragment {
+        max_rate: String,
+        hours: Vec<RateHoursFragment>,
+    }
+    RateHoursFragment {
+        days: Vec<String>,
+        start: String,
+        length: String,
+        zone: String,
+        max_rate: String,
     }
     DiskFragment {
         device: String,

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::boot::BootSettings;
 use super::fragment::{
-    DiskFragment, Fragment, HealthFragment, LockFragment, RebootFragment, ServerFragment, SlotFragment, SlotsFragment,
-    TrustFragment,
+    DiskFragment, FetchFragment, Fragment, HealthFragment, LockFragment, RateHoursFragment, RebootFragment, ServerFragment,
+    SlotFragment, SlotsFragment, TrustFragment,
 };
 use super::trust::Target;
 use super::url::HttpUrl;
+use crate::fetch::MaxRate;
+use crate::hours::Hours;
 use crate::slot::Location;
 
 /// The host's settings.
@@ -26,6 +30,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// Whose releases are believed.
     pub trust: TrustSettings,
+    /// How fast payloads may come.
+    pub fetch: FetchSettings,
     /// The disk that carries the slots.
     pub disk: DiskSettings,
     /// The two slots. Both name the same images.
@@ -68,6 +74,42 @@ pub struct TrustSettings {
     pub threshold: u32,
     /// Age from which the newest release seen counts as stale.
     pub stale_after: Duration,
+}
+
+/// `[fetch]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FetchSettings {
+    /// Bytes a second; `None`: as fast as it goes.
+    pub max_rate: MaxRate,
+    /// Other limits at some hours; where several say something, the first one does.
+    pub hours: Vec<RateHours>,
+}
+
+/// A limit that holds at some hours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateHours {
+    /// When.
+    pub hours: Hours,
+    /// The limit.
+    pub max_rate: MaxRate,
+}
+
+impl FetchSettings {
+    /// The limit of this moment.
+    pub fn max_rate_at(&self, now: Timestamp) -> MaxRate {
+        self.hours.iter().find(|at| at.hours.contain(now)).map_or(self.max_rate, |at| at.max_rate)
+    }
+
+    fn to_fragment(&self) -> FetchFragment {
+        let hours = |at: &RateHours| RateHoursFragment {
+            days: Some(at.hours.days()),
+            start: Some(at.hours.start()),
+            length: Some(at.hours.length()),
+            zone: Some(at.hours.zone().to_owned()),
+            max_rate: Some(at.max_rate.to_string()),
+        };
+        FetchFragment { max_rate: Some(self.max_rate.to_string()), hours: Some(self.hours.iter().map(hours).collect()) }
+    }
 }
 
 /// `[disk]`.
@@ -222,6 +264,7 @@ impl Settings {
             sysroot: Some(shown(&self.sysroot)),
             server: Some(self.server.to_fragment()),
             trust: Some(self.trust.to_fragment(&self.sysroot)),
+            fetch: Some(self.fetch.to_fragment()),
             disk: Some(DiskFragment { device: Some(shown(&self.disk.device)), esp: Some(shown(&self.disk.esp)) }),
             slots: Some(SlotsFragment { a: Some(self.slots.a.to_fragment()), b: Some(self.slots.b.to_fragment()) }),
             boot: Some(self.boot.to_fragment()),

@@ -1,8 +1,11 @@
 //! Writing the inactive slot: disarm it, open it, and let [`crate::install`] fill it.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use manifests::release::{Record, Release};
 
 use crate::daemon::{Shared, ask, blocking, slots};
@@ -83,10 +86,25 @@ async fn fill(shared: &Shared, plan: &Plan, prepared: Prepared, scan: Scan, canc
     };
     let tell = shared.progress_of(plan);
     let progress = Arc::new(move |progress: install::Progress| tell(shown(progress)));
-    let installed = install::run(job, cancel, progress).await.map_err(|error| install_fault(&error))?;
+    let installed = tokio::select! {
+        biased;
+        never = keep_to_the_hours(shared) => match never {},
+        installed = install::run(job, cancel, progress) => installed.map_err(|error| install_fault(&error))?,
+    };
     let Installed { written, bytes_downloaded, bytes_reused, .. } = installed;
     shared.tokens.put_written(&plan.attempt, written);
     Ok(Fetched { bytes_downloaded, bytes_reused })
+}
+
+/// How often it is looked whether another limit of the rate holds by now.
+const LOOK_AT_HOURS: Duration = Duration::from_secs(10);
+
+/// Sets the limit of the rate, and sets it anew as the hours change.
+async fn keep_to_the_hours(shared: &Shared) -> Infallible {
+    loop {
+        shared.fetcher.rate().set(shared.settings.fetch.max_rate_at(Timestamp::now()).0);
+        tokio::time::sleep(LOOK_AT_HOURS).await;
+    }
 }
 
 const fn known(size: u64) -> Option<u64> {

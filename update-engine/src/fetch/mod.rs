@@ -60,7 +60,7 @@ pub use client::{Answer, Fetcher, Options};
 pub use error::{Fault, FetchError};
 pub use file::LocalFile;
 pub use limits::Patience;
-pub use rate::Rate;
+pub use rate::{MaxRate, Rate};
 pub use roster::SourceId;
 pub use sources::Sources;
 pub use timing::{Pause, SystemTiming, Timing};

@@ -1,6 +1,8 @@
 //! How many bytes a second may come: a limit that holds over all transfers of a host, and may change while they run.
 
+use std::fmt;
 use std::num::NonZeroU64;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,66 @@ const BURST: Duration = Duration::from_millis(200);
 
 /// Longest pause before the limit is looked at again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A limit as people write it: `500 KiB/s`, `2 MiB/s`, `10 Mbit/s`; nothing, or `none`, is as fast as it goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaxRate(pub Option<NonZeroU64>);
+
+/// Units of a rate, and the bits a second of one.
+const UNITS: [(&str, u64); 10] = [
+    ("GiB/s", 8 << 30),
+    ("MiB/s", 8 << 20),
+    ("KiB/s", 8 << 10),
+    ("GB/s", 8_000_000_000),
+    ("MB/s", 8_000_000),
+    ("kB/s", 8_000),
+    ("B/s", 8),
+    ("Gbit/s", 1_000_000_000),
+    ("Mbit/s", 1_000_000),
+    ("kbit/s", 1_000),
+];
+
+/// Least limit. Below it a transfer is taken for one that stands still.
+const LEAST_BYTES_PER_S: u64 = 4096;
+
+impl FromStr for MaxRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.is_empty() || text == "none" {
+            return Ok(Self(None));
+        }
+        let wrong = || format!("expected a rate such as \"500 KiB/s\", \"2 MiB/s\" or \"10 Mbit/s\", or \"none\", got {text:?}");
+        let (number, bits) =
+            UNITS.iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?.trim_end(), *bits))).ok_or_else(wrong)?;
+        let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+        if !digits(whole) || !digits(tenths) || tenths.len() > 1 {
+            return Err(wrong());
+        }
+        let tenths = whole.parse::<u64>().ok().zip(tenths.parse::<u64>().ok());
+        let tenths = tenths.and_then(|(whole, tenths)| whole.checked_mul(10)?.checked_add(tenths)).ok_or_else(wrong)?;
+        let bytes =
+            tenths.checked_mul(bits / 8).map_or_else(|| tenths.checked_mul(bits).map(|bits| bits / 80), |bytes| Some(bytes / 10));
+        let bytes = bytes.ok_or_else(wrong)?;
+        if bytes < LEAST_BYTES_PER_S {
+            return Err(format!("expected at least {} KiB/s, got {text:?}: nothing would ever arrive", LEAST_BYTES_PER_S / 1024));
+        }
+        Ok(Self(NonZeroU64::new(bytes)))
+    }
+}
+
+impl fmt::Display for MaxRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(bytes) = self.0.map(NonZeroU64::get) else { return f.write_str("none") };
+        let exact = UNITS.iter().find(|(_, bits)| bits % 8 == 0 && bytes % (bits / 8) == 0);
+        match exact {
+            Some((unit, bits)) => write!(f, "{} {unit}", bytes / (bits / 8)),
+            None => write!(f, "{bytes} B/s"),
+        }
+    }
+}
 
 /// A limit that all its clones share.
 #[derive(Clone, Debug, Default)]
@@ -114,6 +176,38 @@ mod tests {
         assert_eq!(rate.pause(start), None);
         rate.set(None);
         assert_eq!((rate.pause(start), rate.limit()), (None, None));
+    }
+
+    #[test]
+    fn a_limit_is_read_as_it_is_written() {
+        for (text, bytes, written) in [
+            ("", 0, "none"),
+            ("none", 0, "none"),
+            ("500 KiB/s", 512_000, "500 KiB/s"),
+            ("2MiB/s", 2 << 20, "2 MiB/s"),
+            ("1.5 MiB/s", 3 << 19, "1536 KiB/s"),
+            ("10 Mbit/s", 1_250_000, "1250 kB/s"),
+            ("4096 B/s", 4096, "4 KiB/s"),
+            ("5001 B/s", 5001, "5001 B/s"),
+        ] {
+            let limit: MaxRate = text.parse().unwrap();
+            assert_eq!((limit.0.map_or(0, NonZeroU64::get), limit.to_string().as_str()), (bytes, written));
+            assert_eq!(written.parse(), Ok(limit));
+        }
+        for text in [
+            "2",
+            "fast",
+            "-1 MiB/s",
+            "1. MiB/s",
+            ".5 MiB/s",
+            "1.25 MiB/s",
+            "0 MiB/s",
+            "1 kbit/s",
+            "MiB/s",
+            "99999999999999999999 B/s",
+        ] {
+            assert!(text.parse::<MaxRate>().unwrap_err().starts_with("expected "), "{text}");
+        }
     }
 
     #[test]

@@ -123,7 +123,8 @@ impl Meter {
         (self.written.load(Ordering::Relaxed), self.reused.load(Ordering::Relaxed))
     }
 
-    fn report(&self) {
+    /// Tells how far it is.
+    pub(super) fn report(&self) {
         let (written, reused) = self.totals();
         let done = written.saturating_add(reused);
         let rate = self.rate_of(done);

@@ -116,6 +116,9 @@ pub async fn run(
     let Job { release, slot_name, slot, fetcher, sources, payload_size, delta, base, decoding, scan } = job;
     let slot = make_places(slot).await?;
     let meter = Arc::new(Meter::new(release.record(), slot_name, progress));
+    // Whoever looks sees at once that something is done.
+    meter.looking(true);
+    meter.report();
     let ledger = Ledger::new(release.record(), slot_name);
     let ahead = Ahead::new(&scan, &slot, &release, slot_name);
 
