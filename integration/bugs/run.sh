@@ -53,7 +53,7 @@ bugs() {
 bug "a window is written before it is verified" update-engine "--test install_faults" \
     a_byte_that_is_wrong_everywhere_ends_the_install_with_image_window_offset_and_digests \
     update-engine/src/install/pool.rs \
-    '        match Verified::check(&self.release, frame.image(), frame.windows(), &self.output) {' \
+    '        match Verified::check(&self.release, frame.image(), frame.windows(), self.output.as_slice()) {' \
     '        struct Early<'"'"'a>(u64, &'"'"'a [u8]);
         impl VerifiedBytes for Early<'"'"'_> {
             fn image_offset(&self) -> u64 {
@@ -64,11 +64,11 @@ bug "a window is written before it is verified" update-engine "--test install_fa
             }
         }
         let at = u64::from(frame.windows().start) * u64::from(image.table.window_size());
-        let early = Early(at, &self.output.0.as_slice()[..frame.output_len()]);
+        let early = Early(at, &self.output.as_slice()[..frame.output_len()]);
         if let Err(error) = self.slot.write_window(&image.name, &early) {
             return Outcome::Failed(error);
         }
-        match Verified::check(&self.release, frame.image(), frame.windows(), &self.output) {'
+        match Verified::check(&self.release, frame.image(), frame.windows(), self.output.as_slice()) {'
 
 bug "every window counts as verified" payload --lib \
     apply::tests::no_changed_byte_of_a_blob_yields_bytes_that_differ_from_the_record \
