@@ -154,10 +154,16 @@ impl Ahead {
         let Some(batch) = &mut self.batch else { return Ok(None) };
         let found = (&mut batch.found).await.map_err(|_panic_or_shutdown| InstallError::Broken("a blocking work died"))?;
         let (Some(batch), Some(pending)) = (self.batch.take(), self.images.front_mut()) else { return Ok(None) };
-        let found = found.map_err(|error| match error {
-            SlotError::Cancelled => InstallError::Cancelled,
-            error => InstallError::Disk(error),
-        })?;
+        let found = match found {
+            Ok(found) => found,
+            Err(SlotError::Cancelled) => return Err(InstallError::Cancelled),
+            // What cannot be read may be mended by being written; whether it is, reading back will show.
+            Err(error @ SlotError::Transfer { .. }) => {
+                tracing::warn!(%error, "a part of the slot cannot be read: it is written anew");
+                Vec::new()
+            }
+            Err(error) => return Err(InstallError::Disk(error)),
+        };
         let (image, misses) = (pending.image, trailing_misses(&batch.windows, &found));
         let is_foreign = if batch.is_probe {
             misses == batch.windows.len()
@@ -257,4 +263,45 @@ fn probes(image: &Image) -> Vec<u64> {
 /// Windows at the end of `looked_at` that are not in `found`; both ascend.
 fn trailing_misses(looked_at: &[u64], found: &[u64]) -> usize {
     found.last().map_or(looked_at.len(), |last| looked_at.iter().rev().take_while(|window| *window > last).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::release::WindowTable;
+
+    use super::*;
+
+    const WINDOW: u64 = 256 * 1024;
+
+    /// An image whose windows are zeros where `is_zero` says so.
+    fn image(windows: u32, is_zero: impl Fn(u32) -> bool) -> Image {
+        let zeros = Sha256Digest::of_window(&vec![0; usize::try_from(WINDOW).unwrap()]);
+        let digest = |window: u32| if is_zero(window) { zeros } else { Sha256Digest::of(&window.to_le_bytes()) };
+        let table = WindowTable::new(u64::from(windows) * WINDOW, (0..windows).map(digest).collect()).unwrap();
+        Image { name: "root".into(), slot: None, table, verity: None }
+    }
+
+    #[test]
+    fn probes_are_the_first_windows_and_some_all_over_the_image_but_no_zeros() {
+        let probes = probes(&image(4096, |window| window % 3 == 0));
+        assert_eq!(probes.len(), PROBES);
+        assert!(probes.is_sorted_by(|one, next| one < next) && probes.iter().all(|window| window % 3 != 0));
+        assert_eq!(probes[..4], [1, 2, 4, 5]);
+        let spread = &probes[PROBES / 2..];
+        assert!(spread.windows(2).all(|pair| (200..300).contains(&(pair[1] - pair[0]))), "{spread:?}");
+        assert!(*spread.last().unwrap() > 3900, "{spread:?}");
+    }
+
+    #[test]
+    fn an_image_of_few_windows_or_of_zeros_is_not_probed() {
+        assert_eq!(probes(&image(100, |_| false)), [0; 0]);
+        assert_eq!(probes(&image(4096, |window| window > 100)), [0; 0]);
+    }
+
+    #[test]
+    fn misses_are_counted_from_the_last_window_that_was_right() {
+        assert_eq!(trailing_misses(&[1, 2, 5, 9], &[2]), 2);
+        assert_eq!(trailing_misses(&[1, 2, 5, 9], &[1, 9]), 0);
+        assert_eq!(trailing_misses(&[1, 2, 5, 9], &[]), 4);
+    }
 }
