@@ -23,7 +23,11 @@ trap 'exit 130' INT TERM
 started=$SECONDS
 
 # Several layers may run at once: each writes its output to a file of its own, and its counts to one line of this one.
-count() { echo "$1 $2 $3" >>"$log/counts"; } # PASSED FAILED SKIPPED
+# What failed is named once more above the last line of all: its output may be thousands of lines earlier.
+count() { # PASSED FAILED SKIPPED NAME
+    echo "$1 $2 $3" >>"$log/counts"
+    (($2 == 0)) || echo "FAILED: $4" >>"$log/failed"
+}
 
 # A hang must end, too.
 run() { # OUT COMMAND...
@@ -40,11 +44,11 @@ layer() { # NAME COMMAND...: one check that passes or fails as a whole
     out=$(mktemp "$log/XXXXXX")
     if run "$out" "$@"; then
         echo "$name: passed ($((SECONDS - at)) s)"
-        count 1 0 0
+        count 1 0 0 "$name"
     else
         cat "$out"
         echo "$name: FAILED"
-        count 0 1 0
+        count 0 1 0 "$name"
     fi
 }
 
@@ -77,7 +81,7 @@ tests() { # NAME CARGO-TEST-ARGUMENTS... [-- FILTERS...]: a set of Rust tests, c
     # What is ignored is run by another test, as it says.
     s=$((s + i))
     echo "$name: $p passed, $f failed, $s skipped ($((SECONDS - at)) s)"
-    count "$p" "$f" "$s"
+    count "$p" "$f" "$s" "$name: $(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$out" | head -20 | paste -sd' ')"
 }
 
 may_not_skip() { [[ ${MACHINES_REQUIRED:-} == 1 ]]; }
@@ -123,13 +127,13 @@ cuts() { # NAME LOADER: an update of a virtual machine, recorded; every disk tha
     case $status in
     0)
         if may_not_skip && grep -q '^partly skipped: ' "$out"; then
-            verdict="FAILED, because all of it has to run here" && count 0 1 0
+            verdict="FAILED, because all of it has to run here" && count 0 1 0 "$name"
         else
-            count 1 0 0
+            count 1 0 0 "$name"
         fi ;;
-    3) if may_not_skip; then verdict="FAILED, because it has to run here" && count 0 1 0; else verdict=skipped && count 0 0 1; fi ;;
-    124 | 137) verdict="FAILED: expected an end within 3000 s" && count 0 1 0 ;;
-    *) verdict="FAILED: $verdict" && count 0 1 0 ;;
+    3) if may_not_skip; then verdict="FAILED, because it has to run here" && count 0 1 0 "$name"; else verdict=skipped && count 0 0 1 "$name"; fi ;;
+    124 | 137) verdict="FAILED: expected an end within 3000 s" && count 0 1 0 "$name" ;;
+    *) count 0 1 0 "$name: $verdict" && verdict="FAILED: $verdict" ;;
     esac
     echo "$name: $verdict ($((SECONDS - at)) s)"
 }
@@ -151,13 +155,14 @@ joined() {
     beside=''
     for lane in $lanes; do
         cat "$log/$lane.out"
-        [[ -e $log/$lane.done ]] || { echo "$lane ended before its time: FAILED"; count 0 1 0; }
+        [[ -e $log/$lane.done ]] || { echo "$lane ended before its time: FAILED"; count 0 1 0 "$lane"; }
     done
 }
 
 summary() {
     local p f s
     read -r p f s < <(awk '{p += $1; f += $2; s += $3} END {print p + 0, f + 0, s + 0}' "$log/counts")
+    [[ ! -e $log/failed ]] || cat "$log/failed"
     echo "took $((SECONDS - started)) s"
     echo "$p passed, $f failed, $s skipped"
     ((f == 0))
