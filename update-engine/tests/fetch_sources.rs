@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fetching::{Bench, block_on, fault, noise};
 use server_mock::{Fault, FaultKind};
-use update_engine::fetch::{FetchError, Source, SourceId, Sources};
+use update_engine::fetch::{Budget, FetchError, Source, SourceId, Sources};
 
 const SIZE: usize = 300_000;
 
@@ -242,7 +242,7 @@ fn design_11_14_a_redirect_within_the_scheme_is_followed_and_credentials_stay_at
     let to = format!("{}/two/file", elsewhere.mock.url()).replace("127.0.0.1", "localhost");
     let bench = Bench::new(SIZE, [fault("one", FaultKind::Redirect { to, code: 307 })]);
     let secret = bench.address("/one/file").to_string().replace("http://", "http://user:secret@");
-    let mut sources = Sources::new(bench.fetcher.clone(), vec![Source::open(&secret).unwrap()], 1 << 20).unwrap();
+    let mut sources = Sources::new(bench.fetcher.clone(), vec![Source::open(&secret).unwrap()], Budget::new(1 << 20)).unwrap();
     let mut piece = Vec::new();
     block_on(sources.read(1000..2000, &mut piece)).unwrap();
     assert!(piece == bench.file[1000..2000]);
@@ -278,7 +278,7 @@ fn design_11_14_redirects_end_after_five() {
 fn design_11_14_an_attempt_downloads_no_more_than_its_budget() {
     let bench = Bench::new(SIZE, []);
     let mut sources = bench.sources(&["one", "two"]);
-    sources.set_budget(450_000);
+    sources.budget().set_limit(450_000);
     let error = block_on(async {
         loop {
             let id = match sources.read(0..100_000, &mut Vec::new()).await {
@@ -292,6 +292,32 @@ fn design_11_14_an_attempt_downloads_no_more_than_its_budget() {
     assert!(error.to_string().starts_with("the download budget of 450000 bytes is spent"), "{error}");
     assert!(error.to_string().contains("/one/file: 4 windows differ from the signed record"), "{error}");
     assert!(sources.downloaded() < 900_000, "what was under way when it ran out is all that is above it");
+}
+
+#[test]
+fn design_11_14_payloads_of_an_attempt_share_its_budget_and_none_takes_more_than_its_share() {
+    let bench = Bench::new(SIZE, []);
+    let budget = Budget::new(500_000);
+    let offered = |codebase| Sources::new(bench.fetcher.clone(), vec![bench.source(codebase)], budget.clone()).unwrap();
+    let (mut delta, mut full) = (offered("one"), offered("two"));
+    delta.limit_share(250_000);
+    delta.limit_share(400_000);
+    let spent = |sources: &mut Sources| {
+        block_on(async {
+            loop {
+                if let Err(error) = sources.read(0..100_000, &mut Vec::new()).await {
+                    return error.to_string();
+                }
+            }
+        })
+    };
+    let error = spent(&mut delta);
+    assert!(error.starts_with("the download budget of 250000 bytes is spent"), "{error}");
+    let left = budget.limit() - budget.spent();
+    let error = spent(&mut full);
+    assert!(error.starts_with("the download budget of 500000 bytes is spent"), "{error}");
+    assert_eq!(delta.downloaded() + full.downloaded(), budget.spent());
+    assert!(full.downloaded() > left && full.downloaded() <= left + 100_000, "{left} were left, {} came", full.downloaded());
 }
 
 #[test]
@@ -352,7 +378,7 @@ fn nobody_listening_is_told_as_such() {
     let address = bench.address("/one/file");
     let fetcher = bench.fetcher.clone();
     drop(bench);
-    let mut sources = Sources::new(fetcher, vec![address.into()], 1 << 20).unwrap();
+    let mut sources = Sources::new(fetcher, vec![address.into()], Budget::new(1 << 20)).unwrap();
     let error = block_on(sources.read(0..10, &mut Vec::new())).unwrap_err();
     assert_eq!(error.code(), "connect");
     assert!(error.to_string().contains("cannot connect: Connection refused"), "{error}");
@@ -366,7 +392,7 @@ fn a_local_file_is_a_source_like_any_other() {
     std::fs::write(&path, &bytes).unwrap();
     let bench = Bench::new(1000, []);
     let open = || Source::open(path.to_str().unwrap()).unwrap();
-    let mut sources = Sources::new(bench.fetcher.clone(), vec![open()], 0).unwrap();
+    let mut sources = Sources::new(bench.fetcher.clone(), vec![open()], Budget::new(0)).unwrap();
     block_on(async {
         let mut piece = Vec::new();
         sources.read(10..2_500_000, &mut piece).await.unwrap();
@@ -410,7 +436,7 @@ fn a_whole_file_of_unknown_length_is_read_from_its_start() {
         stream.write_all(&noise(100_000)).unwrap();
     });
     let bench = Bench::new(0, []);
-    let mut sources = Sources::new(bench.fetcher.clone(), vec![Source::open(&url).unwrap()], 1 << 20).unwrap();
+    let mut sources = Sources::new(bench.fetcher.clone(), vec![Source::open(&url).unwrap()], Budget::new(1 << 20)).unwrap();
     let mut piece = Vec::new();
     block_on(async {
         for range in [0..64, 64..2000, 50_000..100_000] {

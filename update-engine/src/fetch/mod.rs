@@ -30,12 +30,12 @@
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
 //! use manifests::omaha::{Codebase, PackageName};
-//! use update_engine::fetch::{Fetcher, Options, Source, Sources};
+//! use update_engine::fetch::{Budget, Fetcher, Options, Source, Sources};
 //!
 //! let fetcher = Fetcher::new(Options::default())?;
 //! let codebases = [Codebase::parse("https://a.example/")?, Codebase::parse("https://b.example/mirror/")?];
 //! let offered = Source::of_package(&codebases, &PackageName::parse("1.1.0.payload")?)?;
-//! let mut payload = Sources::new(fetcher, offered, 64 * 1024 * 1024)?;
+//! let mut payload = Sources::new(fetcher, offered, Budget::new(64 * 1024 * 1024))?;
 //! payload.announce(0..65_536);
 //! let mut header = Vec::new();
 //! let source = payload.read(0..64, &mut header).await?;
@@ -43,6 +43,7 @@
 //! ```
 
 mod address;
+mod budget;
 mod client;
 mod error;
 mod file;
@@ -56,6 +57,7 @@ mod sources;
 mod timing;
 
 pub use address::{Address, Source};
+pub use budget::Budget;
 pub use client::{Answer, Fetcher, Options};
 pub use error::{Fault, FetchError};
 pub use file::LocalFile;

@@ -9,6 +9,7 @@ use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
 use super::address::{Address, Source};
+use super::budget::Budget;
 use super::client::Fetcher;
 use super::error::{Fault, FetchError};
 use super::file::{LocalFile, read_aside};
@@ -31,7 +32,9 @@ pub struct Sources {
     horizon: Range<u64>,
     body: Option<Body>,
     downloaded: u64,
-    budget: u64,
+    budget: Budget,
+    /// Most of the budget that this file may take.
+    share: u64,
     since_progress: u64,
     /// Told what is wrong while nothing comes, and `None` when bytes come again.
     on_trouble: Option<Arc<OnTrouble>>,
@@ -82,8 +85,8 @@ impl std::fmt::Debug for Sources {
 }
 
 impl Sources {
-    /// The file that `sources` offer, asked in this order. At most `budget_bytes` are downloaded, wasted bytes included.
-    pub fn new(fetcher: Fetcher, sources: Vec<Source>, budget_bytes: u64) -> Result<Self, FetchError> {
+    /// The file that `sources` offer, asked in this order. No more is downloaded than `budget` has left, wasted bytes included.
+    pub fn new(fetcher: Fetcher, sources: Vec<Source>, budget: Budget) -> Result<Self, FetchError> {
         let roster = Roster::new(sources, fetcher.patience())?;
         Ok(Self {
             fetcher,
@@ -92,7 +95,8 @@ impl Sources {
             horizon: 0..0,
             body: None,
             downloaded: 0,
-            budget: budget_bytes,
+            budget,
+            share: u64::MAX,
             since_progress: 0,
             on_trouble: None,
             in_trouble: false,
@@ -104,9 +108,14 @@ impl Sources {
         self.expected_size = bytes;
     }
 
-    /// From now on this much may be downloaded in all, what was downloaded before included.
-    pub fn set_budget(&mut self, bytes: u64) {
-        self.budget = bytes;
+    /// From now on no more than this much of the budget is for this file, what was downloaded of it before included.
+    pub fn limit_share(&mut self, bytes: u64) {
+        self.share = self.share.min(bytes);
+    }
+
+    /// What all files of the attempt may take together.
+    pub const fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// From now on `tell` hears what is wrong when a source fails ("URL: what it did"), and `None` once bytes come again.
@@ -144,7 +153,9 @@ impl Sources {
             }
             let changed = match self.step(at, range.end, out).await {
                 Ok(()) => false,
-                Err(Stop::Budget) => return Err(FetchError::Budget { limit: self.budget, tried: self.roster.tried() }),
+                Err(Stop::Budget) => {
+                    return Err(FetchError::Budget { limit: self.budget.limit().min(self.share), tried: self.roster.tried() });
+                }
                 Err(Stop::Fault(fault)) => {
                     let changed = matches!(fault, Fault::Changed { .. });
                     self.recover(fault).await?;
@@ -231,7 +242,7 @@ impl Sources {
             while let Some(pause) = self.fetcher.rate().pause(timing.now()) {
                 timing.pause(pause).await;
             }
-            if self.downloaded > self.budget {
+            if !self.budget.spend(came) || self.downloaded > self.share {
                 return Err(Stop::Budget);
             }
             if length_of(&http.chunk) > *end - *at {

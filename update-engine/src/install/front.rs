@@ -6,8 +6,8 @@ use manifests::release::Record;
 use payload::format::{Frame, FrameTable, Header, Kind};
 use payload::limits::HEADER_BYTES;
 
-use super::budget_for;
 use super::error::InstallError;
+use super::{budget_for, bytes_of_images};
 use crate::fetch::{SourceId, Sources};
 
 /// What the first request asks for: the front of most payloads, so that one round trip is enough.
@@ -62,7 +62,11 @@ async fn fetch(sources: &mut Sources, record: &Record, payload_size: Option<u64>
             Ok((table, giver)) => {
                 let header = table.header();
                 sources.expect_size(Some(header.total_len()));
-                sources.set_budget(budget_for(header.total_len()));
+                let budget = budget_for(header.total_len().min(bytes_of_images(record)));
+                match role {
+                    Role::Full => sources.budget().set_limit(budget),
+                    Role::Delta => sources.limit_share(budget),
+                }
                 let is_vouched = role == Role::Full && record.payload_table_sha256 == Some(header.table_sha256());
                 return Ok(Front { table: Arc::new(table), giver, is_vouched });
             }

@@ -51,7 +51,7 @@ pub use pool::Decoding;
 pub use scan::Scan;
 
 use crate::fetch::limits::BUDGET_EXTRA_BYTES;
-use crate::fetch::{Fetcher, Source, Sources};
+use crate::fetch::{Budget, Fetcher, Source, Sources};
 use crate::slot::{InactiveSlot, Written};
 use front::{Offered, Role};
 use ledger::Ledger;
@@ -122,15 +122,20 @@ pub async fn run(
     let ledger = Ledger::new(release.record(), slot_name);
     let ahead = Ahead::new(&scan, &slot, &release, slot_name);
 
+    let budget = Budget::new(first_budget(release.record(), payload_size));
     let offered = |role, sources, size| {
-        let mut sources = Sources::new(fetcher.clone(), sources, first_budget(release.record()))?;
+        let mut sources = Sources::new(fetcher.clone(), sources, budget.clone())?;
         let troubled = meter.clone();
         sources.on_trouble(move |trouble| troubled.trouble(trouble));
         Ok::<_, InstallError>(Offered { role, sources, size, front: None })
     };
     // A delta that nobody offers properly is none.
-    let delta = delta.and_then(|(sources, size)| offered(Role::Delta, sources, size).ok());
+    let mut delta = delta.and_then(|(sources, size)| offered(Role::Delta, sources, size).ok());
     let full = if sources.is_empty() && delta.is_some() { None } else { Some(offered(Role::Full, sources, payload_size)?) };
+    // Whatever a delta wastes, the full payload can still be fetched once.
+    if let (Some(delta), Some(_)) = (&mut delta, &full) {
+        delta.sources.limit_share(budget.limit() / 2);
+    }
     let mut pool = Pool::start(threads(), &decoding, &release, &slot)?;
     let mut install = stream::Install {
         release: &release,
@@ -142,21 +147,20 @@ pub async fn run(
         full,
         pool: &mut pool,
         meter: &meter,
-        wasted: 0,
+        budget: &budget,
     };
     let streamed = tokio::select! {
         biased;
         () = is_set(&cancel) => Err(InstallError::Cancelled),
         streamed = install.run() => streamed,
     };
-    let bytes_downloaded = install.downloaded();
     install.ahead.stop().await;
     drop(install);
     pool.stop().await;
     streamed?;
     let written = finish(slot).await?;
     let (bytes_written, bytes_reused) = meter.totals();
-    Ok(Installed { written, bytes_downloaded, bytes_reused, bytes_written })
+    Ok(Installed { written, bytes_downloaded: budget.spent(), bytes_reused, bytes_written })
 }
 
 /// One thread for each processor, and no more than [`MAX_THREADS`].
@@ -190,13 +194,17 @@ async fn is_set(cancel: &AtomicBool) {
     .await;
 }
 
-/// Until the payload's header is read: twice what the images themselves would take.
-fn first_budget(record: &Record) -> u64 {
-    let images = record.images.iter().map(|image| image.table.image_size()).fold(0, u64::saturating_add);
-    budget_for(images)
+/// Until the full payload's header is read: its length by the update server's word, but no payload is worth more than the images themselves.
+fn first_budget(record: &Record, payload_size: Option<u64>) -> u64 {
+    let images = bytes_of_images(record);
+    budget_for(payload_size.map_or(images, |size| size.min(images)))
 }
 
-/// What an attempt may download for a payload of that length (design 11.14).
+fn bytes_of_images(record: &Record) -> u64 {
+    record.images.iter().map(|image| image.table.image_size()).fold(0, u64::saturating_add)
+}
+
+/// What an attempt may download where the full payload is so long (design 11.14).
 fn budget_for(payload_bytes: u64) -> u64 {
     payload_bytes.saturating_mul(2).saturating_add(BUDGET_EXTRA_BYTES)
 }

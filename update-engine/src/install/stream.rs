@@ -29,7 +29,7 @@ use super::meter::Meter;
 use super::pool::{Made, Order, Outcome, Pool, Task, Which, right_windows};
 use super::scan::Ahead;
 use crate::fetch::limits::{MAX_GAP_BYTES, MAX_TRIES_PER_FRAME};
-use crate::fetch::{Fault, FetchError, SourceId, Sources};
+use crate::fetch::{Budget, Fault, FetchError, SourceId, Sources};
 use crate::slot::InactiveSlot;
 
 /// Bytes of blobs that were fetched and are not made yet, beside the one that comes just now: enough to keep the threads busy while a frame of
@@ -53,8 +53,8 @@ pub(super) struct Install<'a> {
     pub(super) full: Option<Offered>,
     pub(super) pool: &'a mut Pool,
     pub(super) meter: &'a Meter,
-    /// Bytes that came for a delta that was given up.
-    pub(super) wasted: u64,
+    /// What came over the network, for all payloads together.
+    pub(super) budget: &'a Budget,
 }
 
 impl Install<'_> {
@@ -71,7 +71,7 @@ impl Install<'_> {
                 Ended::Done => {}
                 Ended::Without(why) => {
                     tracing::warn!(reason = %why, "the delta is of no use: the full payload is fetched");
-                    self.drop_delta();
+                    self.delta = None;
                 }
                 Ended::TableDropped(why) => {
                     tracing::info!(reason = %why, "the frame table is dropped together with the source that gave it");
@@ -79,18 +79,6 @@ impl Install<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Bytes that came over the network, for all payloads together.
-    pub(super) fn downloaded(&self) -> u64 {
-        let offered = [&self.delta, &self.full].into_iter().flatten();
-        offered.map(|offered| offered.sources.downloaded()).fold(self.wasted, u64::saturating_add)
-    }
-
-    fn drop_delta(&mut self) {
-        if let Some(delta) = self.delta.take() {
-            self.wasted = self.wasted.saturating_add(delta.sources.downloaded());
-        }
     }
 
     /// Follows one payload as far as it leads.
@@ -122,7 +110,7 @@ impl Install<'_> {
             running,
             pool: &mut *self.pool,
             meter: self.meter,
-            wasted: self.wasted,
+            budget: self.budget,
             busy: BTreeSet::new(),
             in_flight: 0,
             waiting: Vec::new(),
@@ -197,7 +185,7 @@ struct Round<'a> {
     running: Option<Arc<Running>>,
     pool: &'a mut Pool,
     meter: &'a Meter,
-    wasted: u64,
+    budget: &'a Budget,
     /// Frames that are fetched, held, made, or to be made again.
     busy: BTreeSet<Task>,
     /// Frames handed to the pool and not settled.
@@ -485,8 +473,7 @@ impl Round<'_> {
         let front = front.ok_or(InstallError::Broken("a frame came back of a payload that is none"))?;
         let frame = front.table.frame(made.task.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
         let written = self.ledger.right(frame.image(), right_windows(frame.windows(), &made.outcome));
-        let beside = self.beside.as_ref().map_or(0, |beside| beside.sources.downloaded());
-        self.meter.downloaded(self.followed.sources.downloaded().saturating_add(beside).saturating_add(self.wasted));
+        self.meter.downloaded(self.budget.spent());
         self.meter.written(written);
         match &made.outcome {
             Outcome::Died => Err(InstallError::Broken("a thread panicked")),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use server_mock::{Fault, FaultKind, Mock, Recorded, Script};
-use update_engine::fetch::{Address, Fetcher, Options, Patience, Pause, Source, Sources, Timing};
+use update_engine::fetch::{Address, Budget, Fetcher, Options, Patience, Pause, Source, Sources, Timing};
 
 /// Time in which every pause is over at once, and is written down.
 pub(crate) struct NoTime {
@@ -88,7 +88,7 @@ impl Bench {
     pub(crate) fn sources(&self, codebases: &[&str]) -> Sources {
         let list = codebases.iter().map(|codebase| self.source(codebase)).collect();
         let budget = 2 * u64::try_from(self.file.len()).unwrap() + 16 * 1024 * 1024;
-        let mut sources = Sources::new(self.fetcher.clone(), list, budget).unwrap();
+        let mut sources = Sources::new(self.fetcher.clone(), list, Budget::new(budget)).unwrap();
         sources.expect_size(Some(u64::try_from(self.file.len()).unwrap()));
         sources
     }
