@@ -192,10 +192,10 @@ layer "L0 programs" cargo build --quiet --workspace --bins
 # Here, so that none of those that run beside each other waits for another's build.
 layer "L0 tests" cargo test --quiet --workspace --no-run
 golden=(--test omaha_samples --test omaha_codes --test omaha_rules --test omaha_properties --test omaha_hostile)
-of_their_own=(omaha_samples omaha_codes omaha_rules omaha_properties omaha_hostile main_job attacks verbs slot_block_devices kill vm fuzz_corpus)
+of_their_own=(omaha_samples omaha_codes omaha_rules omaha_properties omaha_hostile main_job attacks verbs slot_block_devices install_devices kill vm fuzz_corpus)
 others=$(programs "${of_their_own[@]}") || { echo "integration/test.sh: its list of test programs is wrong"; exit 1; }
 # First, because it takes and gives back loop devices by their names: others take any that is free.
-tests "L6 real parts: loop devices, disks that lie" --test slot_block_devices
+tests "L6 real parts: loop devices, disks that lie" --test slot_block_devices --test install_devices
 tests "L6 small files: what is on the medium when power is cut" --lib -- durable::
 # Layers that mostly wait run beside those that compute.
 waiting() {

@@ -12,6 +12,7 @@ use payload::format::{Frame, ImageEntry, Source};
 use crate::slot::buffer::{ALIGNMENT, AlignedBuf};
 use crate::slot::readback::SlotView;
 use crate::slot::{self, Disk, InactiveSlot, SlotError};
+use crate::world::chain;
 
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -29,6 +30,7 @@ pub struct Base {
 
 /// The images of the running slot that a delta names, opened.
 pub(super) struct Running {
+    slot: SlotName,
     view: SlotView,
     /// By the order of the delta's sources; nothing where an image is not in this slot.
     images: Vec<Option<RunningImage>>,
@@ -75,7 +77,7 @@ impl Running {
             let table = base.record.as_ref().and_then(|record| table_of(record, entry)).cloned();
             is_here(&entry).then(|| RunningImage { name: entry.name.clone(), table })
         };
-        Ok(Self { view, images: entries.iter().map(image).collect() })
+        Ok(Self { slot: base.slot, view, images: entries.iter().map(image).collect() })
     }
 
     /// Hashes what `frame`, which came out wrong, leans on in the running slot. Blocks.
@@ -100,11 +102,13 @@ impl Running {
                 }
                 let found = match self.view.read_at(&image.name, offset, &mut buffer, length) {
                     Ok(bytes) => Sha256Digest::of_window(bytes),
-                    Err(error) => return Fault::RunningSlot(error.to_string()),
+                    Err(error) => return Fault::RunningSlot(chain(&error)),
                 };
                 if table.digest(number) != Some(found) {
-                    let name = &image.name;
-                    return Fault::RunningSlot(format!("window {number} of its image {name:?} is not what its release says"));
+                    let (slot, name) = (self.slot, &image.name);
+                    return Fault::RunningSlot(format!(
+                        "it leans on slot {slot}, which runs, and window {number} (at byte {offset}) of image {name:?} there is not what its release says"
+                    ));
                 }
             }
         }

@@ -258,10 +258,16 @@ impl OpenImage {
     }
 
     /// Finds out with one read whether transfers are direct, so that it is known from the start.
+    ///
+    /// What the medium says of its first block is for whoever reads it: one that cannot be read may be written anew, and the rest of a slot that
+    /// is leant on is of use without it.
     fn probe(&self) -> Result<(), SlotError> {
         let mut buffer = AlignedBuf::zeroed(ALIGNMENT);
         let length = self.padded_length(0, 1);
-        self.read_at(0, &mut buffer.as_mut_slice()[..length])
+        match self.read_at(0, &mut buffer.as_mut_slice()[..length]) {
+            Err(SlotError::Transfer { source, .. }) if source.raw_os_error().is_some() => Ok(()),
+            read => read,
+        }
     }
 
     /// The image's name.

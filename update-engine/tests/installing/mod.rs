@@ -1,6 +1,7 @@
 //! What the tests of installing share: a disk image with two slots, a signed release, its payload, and servers of it.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod disk;
 #[path = "../../src/boot/gpt/fixture.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the tests of the codec")]
 mod fixture;
@@ -235,7 +236,8 @@ impl Host {
         InactiveSlot::open(&disk, &"b".parse().unwrap(), &running, &sizes).unwrap()
     }
 
-    fn offset(&self, name: &str) -> u64 {
+    /// Where slot b's place for an image is on the disk.
+    pub(crate) fn offset(&self, name: &str) -> u64 {
         let index = self.names.iter().position(|known| known == name).unwrap();
         u64::try_from(40 * 512 + (2 * index + 1) * self.slot_bytes).unwrap()
     }
@@ -248,12 +250,21 @@ impl Host {
     /// Writes an image to slot a, which runs.
     pub(crate) fn runs(&self, name: &str, at: u64, bytes: &[u8]) {
         let file = std::fs::File::options().write(true).open(self.path()).unwrap();
-        file.write_all_at(bytes, self.offset(name) - u64::try_from(self.slot_bytes).unwrap() + at).unwrap();
+        file.write_all_at(bytes, self.running_offset(name) + at).unwrap();
+    }
+
+    /// Where slot a's place for an image is on the disk.
+    pub(crate) fn running_offset(&self, name: &str) -> u64 {
+        self.offset(name) - u64::try_from(self.slot_bytes).unwrap()
     }
 
     /// What a delta leans on; the record of slot a is known or not.
     pub(crate) fn base(&self, record: Option<&Record>) -> Base {
-        Base { disk: Disk::discover(&self.spec(self.path())).unwrap(), slot: SlotName::A, record: record.cloned() }
+        self.base_at(self.path(), record)
+    }
+
+    pub(crate) fn base_at(&self, device: PathBuf, record: Option<&Record>) -> Base {
+        Base { disk: Disk::discover(&self.spec(device)).unwrap(), slot: SlotName::A, record: record.cloned() }
     }
 
     /// All bytes of slot b's partition for an image.

@@ -1,0 +1,258 @@
+//! Installs onto disks that fail: whatever they do, an install that ends well and is proven has made the very image, and one that does not says where.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "a test that cannot go on fails")]
+
+mod fetching;
+mod installing;
+
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use installing::disk::{Failing, FailingDisk, LOUD_WRITES};
+use installing::{Attempt, Host, Published, Server, Vouched, WINDOW, content};
+use manifests::digest::Sha256Digest;
+use update_engine::engine::cause::Cause;
+use update_engine::install::InstallError;
+use update_engine::slot::readback::{Acceptance, ImageTable, ProveError, Watch, prove};
+use update_engine::slot::{Proven, Written};
+
+/// An image of 15 windows and a part of one, in a slot with 2 MiB and more behind it.
+const IMAGE: usize = 15 * WINDOW + 5 * 4096 + 100;
+const ROOM: usize = IMAGE + (3 << 20);
+
+/// A process that one test starts has, for a moment, the slots open that another one's threads have.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+struct Scene {
+    disk: FailingDisk,
+    host: Host,
+    old: Published,
+    new: Published,
+    full: Server,
+    delta: Server,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// With what an install is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Full,
+    Delta,
+    /// The delta has the full payload beside it.
+    Both,
+}
+
+impl Scene {
+    fn new() -> Option<Self> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = Published::root(content(IMAGE, 1), Vouched::Yes);
+        let mut image = old.images[0].2.clone();
+        for window in [0, 2, 3, 9, 15] {
+            for at in (window * WINDOW + 100..IMAGE.min((window + 1) * WINDOW)).step_by(9000) {
+                image[at] ^= 0x55;
+            }
+        }
+        image.copy_within(0..WINDOW, 11 * WINDOW);
+        let new = Published::root(image, Vouched::Yes);
+        let host = Host::new(&["root"], ROOM);
+        host.runs("root", 0, &old.images[0].2);
+        let disk = match FailingDisk::over(&host.path()) {
+            Ok(disk) => disk,
+            Err(why) => {
+                println!("skipped: {why}");
+                return None;
+            }
+        };
+        let (full, delta) = (Server::of(&new.payload, []), Server::of(&new.delta_from(&old), []));
+        Some(Self { disk, host, old, new, full, delta, _turn: turn })
+    }
+
+    fn image(&self) -> &[u8] {
+        &self.new.images[0].2
+    }
+
+    /// A stretch of slot b, as a stretch of the disk.
+    fn in_slot(&self, bytes: Range<usize>) -> Range<u64> {
+        let start = self.host.offset("root");
+        start + bytes.start as u64..start + bytes.end as u64
+    }
+
+    /// A stretch of the slot that runs, as a stretch of the disk.
+    fn in_running(&self, bytes: Range<usize>) -> Range<u64> {
+        let start = self.host.running_offset("root");
+        start + bytes.start as u64..start + bytes.end as u64
+    }
+
+    /// Slot b holds nothing of it any more, and from now on just this goes wrong.
+    fn set(&self, faults: Vec<(Failing, Range<u64>)>) {
+        self.host.poke("root", 0, &vec![installing::OLD; ROOM]);
+        self.disk.fails(faults);
+    }
+
+    fn install(&self, by: By) -> Result<Written, InstallError> {
+        let fulls = if by == By::Delta { vec![] } else { vec![self.full.source("one")] };
+        let attempt = Attempt::on(self.host.open_at(self.disk.path(), self.new.record()), &self.new, fulls);
+        let base = self.host.base_at(self.disk.path(), Some(self.old.record()));
+        let attempt = if by == By::Full { attempt } else { attempt.with_delta(vec![self.delta.source("one")], base) };
+        attempt.run().map(|installed| installed.written)
+    }
+
+    fn prove(&self, written: Written) -> Result<Proven, ProveError> {
+        let digests: Vec<Sha256Digest> = self.image().chunks(WINDOW).map(Sha256Digest::of).collect();
+        let table = ImageTable::new("root", IMAGE as u64, WINDOW as u64, &digests).unwrap();
+        let never = AtomicBool::new(false);
+        prove(written, [3; 32], &[table], Acceptance::EveryWindow, &Watch::new(2, &never, &|_| {}))
+    }
+
+    /// Installs and proves. What is proven is the image, to the last byte.
+    fn update(&self, by: By) -> Result<(), String> {
+        let written = self.install(by).map_err(|error| format!("{:?}: {error}", error.cause()))?;
+        let proven = self.prove(written).map_err(|error| format!("not proven: {error}"))?;
+        self.disk.fails(vec![]);
+        self.host.assert_is("root", self.image());
+        drop(proven);
+        Ok(())
+    }
+}
+
+/// Places of a slot: windows that are written whole, the last one, and the space behind the image.
+fn places() -> Vec<Range<usize>> {
+    let blocks = |at: usize| at..at + 4096;
+    vec![
+        blocks(0),
+        blocks(WINDOW),
+        blocks(3 * WINDOW + 12 * 4096),
+        blocks(9 * WINDOW - 4096),
+        blocks(11 * WINDOW),
+        blocks(IMAGE / 4096 * 4096),
+        blocks(IMAGE.next_multiple_of(4096) + (512 << 10)),
+        ROOM - 4096..ROOM,
+    ]
+}
+
+#[test]
+fn a_disk_that_fails_nothing_takes_an_image_by_any_payload() {
+    let Some(scene) = Scene::new() else { return };
+    for by in [By::Full, By::Delta, By::Both] {
+        scene.set(vec![]);
+        assert_eq!(scene.update(by), Ok(()), "{by:?}");
+        assert_eq!(scene.disk.struck(), 0);
+    }
+}
+
+#[test]
+fn a_write_that_fails_anywhere_ends_the_install_with_the_place_and_never_in_success() {
+    let Some(scene) = Scene::new() else { return };
+    for (place, by) in places().into_iter().flat_map(|place| [By::Full, By::Delta, By::Both].map(|by| (place.clone(), by))) {
+        for fault in LOUD_WRITES {
+            scene.set(vec![(fault, scene.in_slot(place.clone()))]);
+            let error = scene.install(by).expect_err("a write failed");
+            assert_eq!(error.cause(), Cause::DiskWrite, "{fault:?} at {place:?} by {by:?}: {error}");
+            assert!(scene.disk.struck() > 0, "{fault:?} at {place:?} by {by:?}");
+            let words = error.to_string();
+            let what = if fault == Failing::Flush { "flush" } else { "cannot write slot b, image \"root\", at offset " };
+            assert!(words.contains(what), "{fault:?} at {place:?} by {by:?}: {words}");
+            if let Some((_, offset)) = words.split_once("at offset ") {
+                let offset: usize = offset.split(|letter: char| !letter.is_ascii_digit()).next().unwrap().parse().unwrap();
+                // A transfer is a frame of 1 MiB at most.
+                assert!(offset <= place.start && place.start - offset < 1 << 20, "{fault:?} at {place:?} by {by:?}: {words}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_write_that_is_lost_or_changed_is_found_by_reading_back() {
+    let Some(scene) = Scene::new() else { return };
+    for (place, by) in places().into_iter().flat_map(|place| [By::Full, By::Both].map(|by| (place.clone(), by))) {
+        for fault in [Failing::LostWrite, Failing::WrongWrite] {
+            scene.set(vec![(fault, scene.in_slot(place.clone()))]);
+            let Err(why) = scene.update(by) else { panic!("{fault:?} at {place:?} by {by:?} was proven") };
+            let is_named = why.starts_with("not proven: slot b is not what the release says: image \"root\"")
+                || why.contains("reads back as something else, again and again");
+            assert!(is_named, "{fault:?} at {place:?} by {by:?}: {why}");
+        }
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_read_until_it_is_written_is_written_anew() {
+    let Some(scene) = Scene::new() else { return };
+    for place in places() {
+        scene.set(vec![(Failing::Read, scene.in_slot(place.clone()))]);
+        assert_eq!(scene.update(By::Both), Ok(()), "{place:?}");
+    }
+}
+
+#[test]
+fn a_slot_that_cannot_be_read_back_is_not_proven() {
+    let Some(scene) = Scene::new() else { return };
+    for place in places() {
+        scene.set(vec![]);
+        let written = scene.install(By::Both).unwrap();
+        for fault in [Failing::ReadForEver, Failing::WrongRead] {
+            scene.disk.fails(vec![(fault, scene.in_slot(place.clone()))]);
+        }
+        let words = scene.prove(written).expect_err("it cannot be read").to_string();
+        assert!(words.contains("slot b"), "{place:?}: {words}");
+    }
+}
+
+#[test]
+fn a_running_slot_that_cannot_be_read_costs_its_own_windows_and_without_the_full_payload_is_named() {
+    let Some(scene) = Scene::new() else { return };
+    for (window, fault) in
+        (0..16).step_by(3).flat_map(|window| [Failing::ReadForEver, Failing::WrongRead].map(|fault| (window, fault)))
+    {
+        let place = scene.in_running(window * WINDOW..window * WINDOW + 4096);
+        scene.set(vec![(fault, place.clone())]);
+        assert_eq!(scene.update(By::Both), Ok(()), "{fault:?} in window {window}");
+        scene.set(vec![(fault, place)]);
+        match scene.update(By::Delta) {
+            Ok(()) => assert_eq!(scene.disk.struck(), 0, "nothing leans on window {window}"),
+            Err(why) => assert!(why.contains("image \"root\"") && why.contains("slot a"), "{fault:?} in window {window}: {why}"),
+        }
+    }
+}
+
+/// Whatever goes wrong where, and how much of it.
+#[test]
+fn whatever_a_disk_does_what_is_proven_is_the_image() {
+    let Some(scene) = Scene::new() else { return };
+    let mut dice: u64 = 0x5eed;
+    let mut roll = |below: usize| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (dice >> 33) as usize % below
+    };
+    let kinds = [
+        Failing::Write,
+        Failing::Room,
+        Failing::LostWrite,
+        Failing::WrongWrite,
+        Failing::Read,
+        Failing::ReadForEver,
+        Failing::WrongRead,
+        Failing::Flush,
+    ];
+    let (mut well, mut badly) = (0, 0);
+    for round in 0..60 {
+        let faults: Vec<_> = (0..1 + roll(3))
+            .map(|_| {
+                let (kind, at, length) = (kinds[roll(kinds.len())], roll(ROOM / 512) * 512, 512 << roll(12));
+                let bytes = at..ROOM.min(at + length);
+                (kind, if roll(4) == 0 { scene.in_running(bytes) } else { scene.in_slot(bytes) })
+            })
+            .collect();
+        scene.set(faults.clone());
+        let by = [By::Full, By::Delta, By::Both][roll(3)];
+        match scene.update(by) {
+            Ok(()) => well += 1,
+            Err(why) => {
+                assert!(scene.disk.struck() > 0, "round {round} by {by:?} with {faults:?}: {why}");
+                badly += 1;
+            }
+        }
+    }
+    assert!(well > 5 && badly > 5, "{well} ended well, {badly} badly");
+}
