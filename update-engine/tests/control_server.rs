@@ -91,6 +91,7 @@ fn the_status_document_has_the_keys_of_the_contract() {
             "inspection",
             "kernel_log",
             "last_error",
+            "limit",
             "mode",
             "pause",
             "progress",

@@ -437,14 +437,53 @@ fn every_verb_sends_its_command() {
         (vec!["verify"], Command::Verify),
         (
             vec!["install", &release, url, "--no-reboot"],
-            Command::Install { release: release.clone(), payload: url.into(), allow_older: false, no_reboot: true },
+            Command::Install {
+                release: release.clone(),
+                payload: Some(url.into()),
+                delta: None,
+                allow_older: false,
+                no_reboot: true,
+            },
         ),
         (
             vec!["install", &release, &payload],
-            Command::Install { release: release.clone(), payload: payload.clone(), allow_older: false, no_reboot: false },
+            Command::Install {
+                release: release.clone(),
+                payload: Some(payload.clone()),
+                delta: None,
+                allow_older: false,
+                no_reboot: false,
+            },
+        ),
+        (
+            vec!["install", &release, "--delta", &payload],
+            Command::Install {
+                release: release.clone(),
+                payload: None,
+                delta: Some(payload.clone()),
+                allow_older: false,
+                no_reboot: false,
+            },
+        ),
+        (
+            vec!["install", &release, url, "--delta", &payload],
+            Command::Install {
+                release: release.clone(),
+                payload: Some(url.into()),
+                delta: Some(payload.clone()),
+                allow_older: false,
+                no_reboot: false,
+            },
         ),
         (vec!["adopt", &release], Command::Adopt { release: release.clone() }),
         (vec!["channel", "beta"], Command::Channel { name: "beta".into() }),
+        (vec!["limit", "2 MiB/s"], Command::Limit { max_rate: Some("2 MiB/s".into()), until: None }),
+        (vec!["limit", "2", "MiB/s"], Command::Limit { max_rate: Some("2 MiB/s".into()), until: None }),
+        (
+            vec!["limit", "none", "--until", "2036-01-01T00:00:00Z"],
+            Command::Limit { max_rate: Some("none".into()), until: Some("2036-01-01T00:00:00Z".parse().unwrap()) },
+        ),
+        (vec!["limit", "default"], Command::Limit { max_rate: None, until: None }),
     ];
     for (arguments, command) in cases {
         let end = match &command {

@@ -175,6 +175,44 @@ fn install_takes_files_by_relative_paths_and_needs_no_server() {
 }
 
 #[test]
+fn install_takes_a_delta_alone_and_says_what_is_missing_where_it_cannot_be_used() {
+    let scene = started_without_a_server(|publisher| {
+        publisher.publish(&small("1.0.0", 1));
+        publisher.publish(&small("2.0.0", 2));
+        publisher.publish(&small("3.0.0", 3));
+        let _here_and_there = ["1.0.0", "2.0.0"].map(|from| publisher.publish_delta(from, "3.0.0"));
+        nothing_new(publisher)
+    });
+    let file = |name: &str| file(&scene, name);
+    let install = |delta: &str| vec!["install".to_owned(), file("3.0.0.release"), "--delta".to_owned(), file(delta)];
+    let arguments = install("2.0.0-to-3.0.0.payload");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    words_in(&fails(&scene, 1, &arguments), &["the delta cannot be used, and no full payload is offered"]);
+    scene.assert_nothing_armed();
+    // Whoever takes a delta for the payload is told what it is.
+    let payload = file("1.0.0-to-3.0.0.payload");
+    words_in(&fails(&scene, 1, &["install", &file("3.0.0.release"), &payload]), &["another payload than the record names"]);
+    let arguments = install("1.0.0-to-3.0.0.payload");
+    run(&scene, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    scene.host.wait_committed("3.0.0");
+}
+
+#[test]
+fn limit_is_shown_and_obeyed_by_what_is_under_way() {
+    let scene = quiet_and_started(next_release);
+    assert_eq!(run(&scene, &["limit"]), "Downloads are as fast as they go, as the configuration says.\n");
+    words_in(&fails(&scene, 1, &["limit", "fast"]), &["expected a rate such as", "got \"fast\""]);
+    words_in(&run(&scene, &["limit", "4", "KiB/s"]), &["At most 4 KiB/s", "by `updatectl limit` until the daemon starts anew"]);
+    run(&scene, &["update", "--no-wait"]);
+    // A minute and more at this rate.
+    let status = scene.host.wait_for("it is being fetched", |status| status["progress"]["bytes_downloaded"].as_u64() > Some(0));
+    assert_eq!(status["limit"], serde_json::json!({ "max_rate_bytes_per_s": 4096, "by": "command", "until": null }));
+    words_in(&run(&scene, &["status"]), &["limit     At most 4 KiB/s are downloaded"]);
+    words_in(&run(&scene, &["limit", "none"]), &["as fast as they go"]);
+    scene.host.wait_committed("2.0.0");
+}
+
+#[test]
 fn install_takes_urls() {
     let scene = quiet_and_started(|publisher| {
         publisher.publish(&small("2.0.0", 2));

@@ -47,8 +47,8 @@ pub use boot::{
 };
 pub use problem::{ConfigError, Problem};
 pub use settings::{
-    DiskSettings, HealthSettings, LockSettings, RebootPurpose, RebootSettings, ServerSettings, Settings, SlotSettings,
-    SlotsSettings, Strategy, TrustSettings,
+    DiskSettings, FetchSettings, HealthSettings, LockSettings, RebootPurpose, RebootSettings, ServerSettings, Settings,
+    SlotSettings, SlotsSettings, Strategy, TrustSettings,
 };
 pub use source::Source;
 pub use url::{HttpUrl, hide_credentials};

@@ -95,9 +95,9 @@ pub struct RateHours {
 }
 
 impl FetchSettings {
-    /// The limit of this moment.
-    pub fn max_rate_at(&self, now: Timestamp) -> MaxRate {
-        self.hours.iter().find(|at| at.hours.contain(now)).map_or(self.max_rate, |at| at.max_rate)
+    /// The limit of this moment, and whether it is that of some hours.
+    pub fn max_rate_at(&self, now: Timestamp) -> (MaxRate, bool) {
+        self.hours.iter().find(|at| at.hours.contain(now)).map_or((self.max_rate, false), |at| (at.max_rate, true))
     }
 
     fn to_fragment(&self) -> FetchFragment {

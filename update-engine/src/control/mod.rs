@@ -71,5 +71,7 @@ pub struct Request {
 }
 
 /// The verbs of `POST /v1/VERB`: the names of [`Command`]'s variants.
-pub const VERBS: [&str; 12] =
-    ["check", "update", "reboot", "rollback", "confirm", "pause", "resume", "cancel", "install", "verify", "adopt", "channel"];
+pub const VERBS: [&str; 13] = [
+    "check", "update", "reboot", "rollback", "confirm", "pause", "resume", "cancel", "install", "verify", "adopt", "channel",
+    "limit",
+];

@@ -330,7 +330,7 @@ mod tests {
             ("check", b"{\"command\": \"reboot\"}", "unknown field `command`: the path says the verb"),
             ("update", b"{\"versoin\": \"1\"}", "unknown field `versoin`, expected one of `version`, `allow_older`, `no_reboot`"),
             ("update", b"{\"no_reboot\": 1}", "invalid type: integer `1`, expected a boolean"),
-            ("install", b"{\"release\": \"/r\"}", "missing field `payload`"),
+            ("install", b"{\"payload\": \"/p\"}", "missing field `release`"),
             ("channel", b"", "missing field `name`"),
         ];
         for (verb, body, expected) in cases {

@@ -45,7 +45,10 @@ pub(super) async fn check(shared: Shared, request: Request, channel: Option<Stri
             return CheckAnswer::Failed { fault: Fault { message, ..fault }, retry_after_s: None };
         }
         match &request.origin {
-            Origin::Files { release, payload } => from_files(&shared, release, payload).await,
+            Origin::Files { release, payload, delta } => {
+                let delta = delta.clone().map(|delta| DeltaSource { urls: vec![delta], size: 0 });
+                from_files(&shared, release, Source { urls: payload.iter().cloned().collect(), size: 0, delta }).await
+            }
             Origin::Timer => from_server(&shared, &facts, Initiator::Schedule).await,
             Origin::Person => from_server(&shared, &facts, Initiator::Person).await,
         }
@@ -67,16 +70,15 @@ pub(super) async fn look_to_leave(shared: Shared, channel: Option<String>) -> Ev
     Event::LookedToLeave { facts: Box::new(look::look(&shared, channel).await) }
 }
 
-async fn from_files(shared: &Shared, release: &str, payload: &str) -> CheckAnswer {
+async fn from_files(shared: &Shared, release: &str, source: Source) -> CheckAnswer {
     let read = async {
-        let source = fetch::Source::open(release).map_err(|error| fetch_fault(Cause::RecordFetch, &error))?;
-        shared.fetcher.get_capped(&source, MAX_RECORD_BYTES).await.map_err(|error| fetch_fault(Cause::RecordFetch, &error))
+        let record = fetch::Source::open(release).map_err(|error| fetch_fault(Cause::RecordFetch, &error))?;
+        shared.fetcher.get_capped(&record, MAX_RECORD_BYTES).await.map_err(|error| fetch_fault(Cause::RecordFetch, &error))
     };
     let bytes = match read.await {
         Ok(bytes) => bytes,
         Err(fault) => return CheckAnswer::Failed { fault, retry_after_s: None },
     };
-    let source = Source { urls: vec![payload.to_owned()], ..Source::default() };
     match verified(shared, &bytes).await {
         Ok(release) => CheckAnswer::Offer { again: AskAgain::default(), offer: Box::new(offer(&release, None, source)) },
         Err(Unverified::Bad(fault)) => CheckAnswer::BadRecord { again: AskAgain::default(), version: release.to_owned(), fault },

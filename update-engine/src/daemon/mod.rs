@@ -7,6 +7,7 @@
 mod ask;
 mod inspect;
 mod judge;
+mod limit;
 mod lock;
 mod look;
 mod mounts;
@@ -583,6 +584,11 @@ impl Daemon {
         let reply = self.refuse_for_another_state().and_then(|()| match request.command {
             Command::Verify => self.inspect(inspect::What::Verify { being_written: self.being_written() }),
             Command::Adopt { release } => self.inspect(inspect::What::Adopt(release.into())),
+            Command::Limit { max_rate, until } => {
+                let reply = self.shared.limits.command(max_rate.as_deref(), until, now().wall.timestamp());
+                self.publish(self.engine.model().state.word());
+                reply
+            }
             command => self.obey(command),
         });
         // Whoever asked may have gone.
@@ -706,6 +712,7 @@ impl Daemon {
             standstill_until: self.waiting.until(),
             reports_waiting: self.outbox.reports_waiting(),
             read_back: self.shared.read_back(),
+            limit: self.shared.limits.at(now().wall.timestamp()),
             now: now(),
         };
         self.publisher.publish(&view, before);

@@ -20,8 +20,8 @@ use crate::engine::time::{Mono, Now};
 use crate::journal::{Attempt, Journal};
 use crate::kernel_log;
 use crate::status::json::{
-    EventKind, EventLine, HistoryEntry, Inspecting, Inspection, KernelLog, LastError, Outcome, ReadBack, Status, WholeKernelLog,
-    WhyEntry,
+    EventKind, EventLine, HistoryEntry, Inspecting, Inspection, KernelLog, LastError, Limit, Outcome, ReadBack, Status,
+    WholeKernelLog, WhyEntry,
 };
 use crate::status::view;
 use crate::status::why::why;
@@ -40,6 +40,8 @@ pub(super) struct View<'a> {
     pub(super) reports_waiting: usize,
     /// How slots were read back in this run of the daemon.
     pub(super) read_back: PerSlot<Option<ReadBack>>,
+    /// How fast payloads may come.
+    pub(super) limit: Limit,
     pub(super) now: Now,
 }
 
@@ -78,7 +80,15 @@ impl Publisher {
             Self { status, history, why, kernel_log, state_dir, events: events_in, server, owed: None, inspection: None };
         publisher.history(journal);
         publisher.publish(
-            &View { engine, journal_fault: None, standstill_until: None, reports_waiting: 0, read_back: PerSlot::default(), now },
+            &View {
+                engine,
+                journal_fault: None,
+                standstill_until: None,
+                reports_waiting: 0,
+                read_back: PerSlot::default(),
+                limit: Limit::default(),
+                now,
+            },
             engine.model().state.word(),
         );
         let config_text = settings.to_toml().unwrap_or_default().into();
@@ -214,6 +224,7 @@ impl Publisher {
             status.inspection = Some(inspection.clone());
         }
         status.kernel_log = self.kernel_log_of_rollback(&status);
+        status.limit = view.limit;
         for slot in &mut status.slots {
             let name = if slot.name == "a" { SlotName::A } else { SlotName::B };
             slot.read_back = *view.read_back.get(name);

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Settings;
 use crate::daemon::judge;
+use crate::daemon::limit::Limits;
 use crate::daemon::look::Looker;
 use crate::daemon::reboot::RebootCommand;
 use crate::daemon::slots::Tokens;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) settings: Arc<Settings>,
     pub(super) world: World,
     pub(super) fetcher: Fetcher,
+    pub(super) limits: Limits,
     pub(super) tokens: Arc<Tokens>,
     pub(super) events: mpsc::Sender<Event>,
     /// Held by the one work that has the inactive slot in its hands.
@@ -46,6 +48,7 @@ impl Shared {
     pub(super) fn new(world: World, fetcher: Fetcher, events: mpsc::Sender<Event>, facts: Facts) -> Self {
         Self {
             settings: world.settings().clone(),
+            limits: Limits::new(world.settings().fetch.clone(), fetcher.rate().clone()),
             world,
             fetcher,
             tokens: Arc::default(),

@@ -556,7 +556,7 @@ mod tests {
         envelope.sign(&SecretKey::from_seed(&[1; 32])).unwrap();
         let release = dir.join("new.release");
         std::fs::write(&release, envelope.to_bytes()).unwrap();
-        let origin = Origin::Files { release: release.display().to_string(), payload: "/none".into() };
+        let origin = Origin::Files { release: release.display().to_string(), payload: Some("/none".into()), delta: None };
         match ask::check(shared.clone(), Request { origin, ..Request::timer() }, None).await {
             Event::Checked { answer, .. } => *answer,
             other => panic!("{other:?}"),

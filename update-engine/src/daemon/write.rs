@@ -1,11 +1,8 @@
 //! Writing the inactive slot: disarm it, open it, and let [`crate::install`] fill it.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
-use jiff::Timestamp;
 use manifests::release::{Record, Release};
 
 use crate::daemon::{Shared, ask, blocking, slots};
@@ -72,7 +69,12 @@ async fn fill(shared: &Shared, plan: &Plan, prepared: Prepared, scan: Scan, canc
         (Scan::All, _) | (Scan::Shared, None) => install::Scan::Any,
     };
     let job = Job {
-        sources: sources(&plan.source.urls)?,
+        // A person may have given a delta and nothing else.
+        sources: if plan.source.urls.is_empty() && plan.source.delta.is_some() {
+            Vec::new()
+        } else {
+            sources(&plan.source.urls)?
+        },
         payload_size: known(plan.source.size),
         // One that cannot be used is none: the full payload is there.
         delta: plan.source.delta.as_ref().and_then(|delta| Some((sources(&delta.urls).ok()?, known(delta.size)))),
@@ -88,23 +90,12 @@ async fn fill(shared: &Shared, plan: &Plan, prepared: Prepared, scan: Scan, canc
     let progress = Arc::new(move |progress: install::Progress| tell(shown(progress)));
     let installed = tokio::select! {
         biased;
-        never = keep_to_the_hours(shared) => match never {},
+        never = shared.limits.keep() => match never {},
         installed = install::run(job, cancel, progress) => installed.map_err(|error| install_fault(&error))?,
     };
     let Installed { written, bytes_downloaded, bytes_reused, .. } = installed;
     shared.tokens.put_written(&plan.attempt, written);
     Ok(Fetched { bytes_downloaded, bytes_reused })
-}
-
-/// How often it is looked whether another limit of the rate holds by now.
-const LOOK_AT_HOURS: Duration = Duration::from_secs(10);
-
-/// Sets the limit of the rate, and sets it anew as the hours change.
-async fn keep_to_the_hours(shared: &Shared) -> Infallible {
-    loop {
-        shared.fetcher.rate().set(shared.settings.fetch.max_rate_at(Timestamp::now()).0);
-        tokio::time::sleep(LOOK_AT_HOURS).await;
-    }
 }
 
 const fn known(size: u64) -> Option<u64> {

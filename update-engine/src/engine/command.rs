@@ -48,8 +48,12 @@ pub enum Command {
     Install {
         /// Absolute path or http(s) URL of the record.
         release: String,
-        /// Absolute path or http(s) URL of the payload.
-        payload: String,
+        /// Absolute path or http(s) URL of the full payload. It may be left out where a delta is given.
+        #[serde(default)]
+        payload: Option<String>,
+        /// Absolute path or http(s) URL of a delta from the release that runs.
+        #[serde(default)]
+        delta: Option<String>,
         /// As in [`Command::Update`].
         #[serde(default)]
         allow_older: bool,
@@ -68,6 +72,15 @@ pub enum Command {
     Channel {
         /// Its name.
         name: String,
+    },
+    /// Download payloads no faster than this from now on, also one that is under way, until the daemon starts anew.
+    Limit {
+        /// As [`crate::fetch::MaxRate`] is written: `2 MiB/s`, `none`. Left out = as the configuration says.
+        #[serde(default)]
+        max_rate: Option<String>,
+        /// When that ends by itself.
+        #[serde(default)]
+        until: Option<Timestamp>,
     },
 }
 

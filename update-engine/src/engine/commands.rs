@@ -40,8 +40,11 @@ impl Engine {
             Command::Update { version, allow_older, no_reboot } => {
                 self.command_check(Request { origin: Origin::Person, check_only: false, version, allow_older, no_reboot }, now)
             }
-            Command::Install { release, payload, allow_older, no_reboot } => {
-                let origin = Origin::Files { release, payload };
+            Command::Install { payload: None, delta: None, .. } => {
+                reject(Rejection::BadRequest, "install: expected a payload, a delta or both, got neither")
+            }
+            Command::Install { release, payload, delta, allow_older, no_reboot } => {
+                let origin = Origin::Files { release, payload, delta };
                 self.command_check(Request { origin, check_only: false, version: None, allow_older, no_reboot }, now)
             }
             Command::Reboot { force } => self.command_reboot(force, now),
@@ -51,7 +54,9 @@ impl Engine {
             Command::Resume => self.command_resume(now),
             Command::Cancel => self.command_cancel(now),
             Command::Channel { name } => self.command_channel(name),
-            Command::Verify | Command::Adopt { .. } => reject(Rejection::NotHere, "this is done by the daemon itself"),
+            Command::Verify | Command::Adopt { .. } | Command::Limit { .. } => {
+                reject(Rejection::NotHere, "this is done by the daemon itself")
+            }
         }
     }
 

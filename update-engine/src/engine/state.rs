@@ -214,8 +214,11 @@ pub enum Origin {
     Files {
         /// Path or URL of the record.
         release: String,
-        /// Path or URL of the payload.
-        payload: String,
+        /// Path or URL of the full payload, if one was given.
+        payload: Option<String>,
+        /// Path or URL of a delta, if one was given.
+        #[serde(default)]
+        delta: Option<String>,
     },
 }
 

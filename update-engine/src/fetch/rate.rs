@@ -33,6 +33,14 @@ const UNITS: [(&str, u64); 10] = [
 /// Least limit. Below it a transfer is taken for one that stands still.
 const LEAST_BYTES_PER_S: u64 = 4096;
 
+impl MaxRate {
+    /// As a number, for programs.
+    #[must_use]
+    pub fn bytes_per_s(self) -> Option<u64> {
+        self.0.map(NonZeroU64::get)
+    }
+}
+
 impl FromStr for MaxRate {
     type Err = String;
 

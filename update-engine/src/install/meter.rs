@@ -107,9 +107,11 @@ impl Meter {
         self.windows_done.fetch_sub(amount.windows, Ordering::Relaxed);
     }
 
-    /// So much came over the network in all.
+    /// So much came over the network in all: told also where it is not enough yet for anything to be made of it.
     pub(super) fn downloaded(&self, bytes: u64) {
-        self.downloaded.store(bytes, Ordering::Relaxed);
+        if self.downloaded.swap(bytes, Ordering::Relaxed) != bytes {
+            self.report();
+        }
     }
 
     /// Nothing comes, and why; or bytes come again.

@@ -66,7 +66,7 @@ pub const MAX_IN_FLIGHT: usize = 16;
 /// second: more than comes over a network.
 const MAX_THREADS: usize = 2;
 
-/// How often a cancelled install is noticed.
+/// How often a cancelled install is noticed, and what has come is told.
 const CANCEL_EVERY: Duration = Duration::from_millis(50);
 
 /// What to install, where, and from whom.
@@ -151,7 +151,7 @@ pub async fn run(
     };
     let streamed = tokio::select! {
         biased;
-        () = is_set(&cancel) => Err(InstallError::Cancelled),
+        () = is_set(&cancel, || meter.downloaded(budget.spent())) => Err(InstallError::Cancelled),
         streamed = install.run() => streamed,
     };
     install.ahead.stop().await;
@@ -184,11 +184,13 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     tokio::task::spawn_blocking(work).await.map_err(|_panic_or_shutdown| InstallError::Broken("a blocking work died"))
 }
 
-/// Ends when `cancel` is set: looked at whenever the task wakes, and at least every [`CANCEL_EVERY`].
-async fn is_set(cancel: &AtomicBool) {
+/// Ends when `cancel` is set: looked at whenever the task wakes, and at least every [`CANCEL_EVERY`]; then `meanwhile` is called, too.
+async fn is_set(cancel: &AtomicBool, meanwhile: impl Fn()) {
     let mut tick = tokio::time::interval(CANCEL_EVERY);
     poll_fn(|context| {
-        while tick.poll_tick(context).is_ready() {}
+        while tick.poll_tick(context).is_ready() {
+            meanwhile();
+        }
         if cancel.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;

@@ -12,10 +12,13 @@
 //! assert_eq!(status.exit_class(), ExitClass::UnderWay);
 //! ```
 
+use std::num::NonZeroU64;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::model::CheckOutcome;
+use crate::fetch::MaxRate;
 
 /// The `schema` of [`Status`]. It changes only if a key is renamed or removed.
 pub const SCHEMA: u32 = 1;
@@ -54,6 +57,9 @@ pub struct Status {
     /// A person paused this host.
     #[serde(default)]
     pub pause: Option<Pause>,
+    /// How fast payloads may be downloaded.
+    #[serde(default)]
+    pub limit: Limit,
     /// The last thing that went wrong.
     pub last_error: Option<LastError>,
     /// What is kept of the kernel's log of the rollback that `last_error` is about.
@@ -67,6 +73,46 @@ pub struct Status {
     /// What a person has to mend, most important first: no key, state lost, stale, a slot that is broken, …
     #[serde(default)]
     pub troubles: Vec<Trouble>,
+}
+
+/// How fast payloads may be downloaded, all of them together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limit {
+    /// Bytes a second; `null` = as fast as it goes.
+    pub max_rate_bytes_per_s: Option<u64>,
+    /// Who says so.
+    pub by: LimitBy,
+    /// When that ends by itself, if a person said so.
+    pub until: Option<Timestamp>,
+}
+
+/// Who says how fast payloads may be downloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitBy {
+    /// `[fetch] max_rate`.
+    #[default]
+    Configuration,
+    /// `[fetch] hours`, at this hour.
+    Hours,
+    /// `updatectl limit`.
+    Command,
+}
+
+impl Limit {
+    /// One sentence.
+    pub fn to_words(self) -> String {
+        let rate = match self.max_rate_bytes_per_s.and_then(NonZeroU64::new) {
+            Some(rate) => format!("At most {} are downloaded", MaxRate(Some(rate))),
+            None => "Downloads are as fast as they go".to_owned(),
+        };
+        match (self.by, self.until) {
+            (LimitBy::Configuration, _) => format!("{rate}, as the configuration says."),
+            (LimitBy::Hours, _) => format!("{rate}, as the configuration says for these hours."),
+            (LimitBy::Command, Some(until)) => format!("{rate}, by `updatectl limit` until {until}."),
+            (LimitBy::Command, None) => format!("{rate}, by `updatectl limit` until the daemon starts anew."),
+        }
+    }
 }
 
 /// Where an update stands.
@@ -584,6 +630,7 @@ impl Default for Status {
             check: Check::default(),
             reboot: Reboot::default(),
             pause: None,
+            limit: Limit::default(),
             last_error: None,
             kernel_log: None,
             attempts: Attempts::default(),

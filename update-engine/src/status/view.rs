@@ -14,8 +14,8 @@ use crate::engine::state::{Alarm, ArmedStep, State as EngineState, Waiting as St
 use crate::engine::time::{Mono, Now};
 use crate::health;
 use crate::status::json::{
-    Attempts, Booted, Check, Hold, Holder, Host, LastError, Lock, Mode, Pause, Phase, Progress, Reboot, SCHEMA, Slot, State,
-    Status, Target, Trial, Trouble, Waiting,
+    Attempts, Booted, Check, Hold, Holder, Host, LastError, Limit, Lock, Mode, Pause, Phase, Progress, Reboot, SCHEMA, Slot,
+    State, Status, Target, Trial, Trouble, Waiting,
 };
 use crate::status::sentence;
 
@@ -86,6 +86,7 @@ pub fn status(input: &Input<'_>) -> Status {
         // The engine knows nothing of these.
         inspection: None,
         kernel_log: None,
+        limit: Limit::default(),
         mode: if input.facts().image_mode { Mode::Image } else { Mode::Host },
         check: check(input),
         reboot: reboot(input),

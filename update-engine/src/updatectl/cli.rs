@@ -99,6 +99,19 @@ pub(super) enum Show {
         /// Its name.
         name: Option<String>,
     },
+    /// Show how fast payloads may be downloaded, or change it.
+    #[command(
+        after_help = "It holds at once, also for a download under way, until the daemon starts anew, by a reboot at the latest.\n\
+                            [fetch] max_rate in the configuration lasts."
+    )]
+    Limit {
+        /// "500 KiB/s", "2 MiB/s", "10 Mbit/s", none (as fast as it goes), or default (as the configuration says).
+        #[arg(num_args = 0..=2)]
+        rate: Vec<String>,
+        /// When it ends by itself: 2h, 06:00, "2026-11-22 06:00" or 2026-11-22T06:00:00Z.
+        #[arg(long, value_name = "T", requires = "rate")]
+        until: Option<String>,
+    },
 }
 
 /// Verbs that ask for something.
@@ -161,8 +174,12 @@ pub(super) enum Act {
     Install {
         /// The release record: a file or URL.
         release: String,
-        /// Its payload: a file or URL.
-        payload: String,
+        /// Its full payload: a file or URL. With --delta it may be left out; beside a delta it makes what the delta cannot.
+        #[arg(required_unless_present = "delta")]
+        payload: Option<String>,
+        /// A delta from the release that runs: a file or URL.
+        #[arg(long, value_name = "PAYLOAD")]
+        delta: Option<String>,
         #[command(flatten)]
         install: InstallArgs,
         #[command(flatten)]

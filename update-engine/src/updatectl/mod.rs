@@ -123,6 +123,13 @@ async fn show(client: &Client, verb: Show, terminal: &Terminal) -> Result<Exit, 
             print(&format!("{}\n", words::printable(&status.host.channel)), terminal)
         }
         Show::Channel { name: Some(name) } => give(client, &Command::Channel { name }, terminal).await,
+        Show::Limit { rate, .. } if rate.is_empty() => print(&format!("{}\n", client.status().await?.limit.to_words()), terminal),
+        Show::Limit { rate, until } => {
+            // "2 MiB/s" without its quotes is two arguments.
+            let rate = rate.join(" ");
+            let max_rate = if rate == "default" { None } else { Some(rate) };
+            give(client, &Command::Limit { max_rate, until: moment(until)? }, terminal).await
+        }
     }
 }
 
@@ -209,21 +216,24 @@ fn command(verb: Act) -> Result<Command, Failure> {
         Act::Reboot { force, .. } => Command::Reboot { force },
         Act::Rollback { .. } => Command::Rollback,
         Act::Confirm { .. } => Command::Confirm,
-        Act::Pause { until, reason } => {
-            let until = until.map(|text| until::parse(&text, &jiff::Zoned::now())).transpose();
-            Command::Pause { until: until.map_err(|words| Failure::new(format!("--until: {words}")).usage())?, reason }
-        }
+        Act::Pause { until, reason } => Command::Pause { until: moment(until)?, reason },
         Act::Resume => Command::Resume,
         Act::Cancel => Command::Cancel,
         Act::Verify { .. } => Command::Verify,
-        Act::Install { release, payload, install, .. } => Command::Install {
+        Act::Install { release, payload, delta, install, .. } => Command::Install {
             release: source(&release)?,
-            payload: source(&payload)?,
+            payload: payload.as_deref().map(source).transpose()?,
+            delta: delta.as_deref().map(source).transpose()?,
             allow_older: install.allow_older,
             no_reboot: install.no_reboot,
         },
         Act::Adopt { release, .. } => Command::Adopt { release: file(&release)? },
     })
+}
+
+fn moment(until: Option<String>) -> Result<Option<Timestamp>, Failure> {
+    let at = until.map(|text| until::parse(&text, &jiff::Zoned::now())).transpose();
+    at.map_err(|words| Failure::new(format!("--until: {words}")).usage())
 }
 
 /// A URL as it is; a file by its absolute path, because the daemon stands in another folder.

@@ -172,7 +172,13 @@ fn a_record_that_is_bad_or_never_comes_is_reported_and_what_may_pass_or_is_no_of
         assert_eq!(host.checked(answer.clone()), list(""), "again: {answer:?}");
     }
     let mut host = Host::at("idle");
-    host.order(Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: false, no_reboot: false });
+    host.order(Command::Install {
+        release: "/r".into(),
+        payload: Some("/p".into()),
+        delta: None,
+        allow_older: false,
+        no_reboot: false,
+    });
     assert_eq!(host.checked(bad()), list(""), "files of a person");
     let mut host = Host::at("idle");
     host.order(Command::Update { version: Some("9.9.9".into()), allow_older: false, no_reboot: true });

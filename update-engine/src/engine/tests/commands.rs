@@ -271,7 +271,8 @@ fn update_joins_a_check_that_was_only_to_tell() {
     host.order(update());
     assert_eq!(host.offered(2).last().unwrap(), "install b");
     // Files are another question: they do not join.
-    let files = Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: false, no_reboot: false };
+    let files =
+        Command::Install { release: "/r".into(), payload: Some("/p".into()), delta: None, allow_older: false, no_reboot: false };
     let mut host = Host::at("checking");
     assert_eq!(host.refused(files.clone()), "busy");
     let mut host = Host::new();
@@ -295,7 +296,8 @@ fn without_a_server_only_files_are_installed() {
     assert_eq!(host.engine.next_wake(), None);
     assert_eq!(host.refused(Command::Check), "no-server");
     assert_eq!(host.refused(update()), "no-server");
-    let files = Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: false, no_reboot: false };
+    let files =
+        Command::Install { release: "/r".into(), payload: Some("/p".into()), delta: None, allow_older: false, no_reboot: false };
     assert_eq!(host.order(files), list("read files"));
     let mut offer = offer(2);
     offer.announced_version = None;

@@ -407,7 +407,8 @@ fn design_11_3_the_floor_is_absolute_for_the_timer_a_person_a_file_and_a_rollbac
     assert_eq!((host.offered(3), host.state(), host.last_error()), (list("report refused"), "idle", "below-floor"));
     host.order(permit("1.2.0"));
     assert_eq!((host.offered(3), host.state(), host.last_error()), (list(""), "idle", "below-floor"));
-    let files = Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: true, no_reboot: false };
+    let files =
+        Command::Install { release: "/r".into(), payload: Some("/p".into()), delta: None, allow_older: true, no_reboot: false };
     host.order(files);
     assert_eq!((host.offered(3), host.state(), host.last_error()), (list(""), "idle", "below-floor"));
     let mut model = host.engine.model().clone();

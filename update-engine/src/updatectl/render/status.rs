@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::super::terminal::{Paint, Style};
 use super::super::words::{printable, progress, since, since_text, until_text, when};
 use crate::engine::cause::Cause;
-use crate::status::json::{Check, ExitClass, LastError, Lock, Mode, Slot, State, Status, Waiting};
+use crate::status::json::{Check, ExitClass, LastError, Limit, LimitBy, Lock, Mode, Slot, State, Status, Waiting};
 
 /// The sentence, then what it stands on.
 pub fn status(status: &Status, now: Timestamp, style: &Style) -> String {
@@ -23,6 +23,7 @@ pub fn status(status: &Status, now: Timestamp, style: &Style) -> String {
         page.slot(if index == 0 { "slots" } else { "" }, slot, status);
     }
     page.target(status);
+    page.limit(status.limit);
     page.check(&status.check);
     page.pause(status);
     page.reboot(status);
@@ -104,6 +105,13 @@ impl Page<'_> {
         }
         if let Some(state) = &status.progress {
             self.row("progress", &progress(state));
+        }
+    }
+
+    /// Where downloads are slower than they could be, or somebody said that they may not be.
+    fn limit(&mut self, limit: Limit) {
+        if limit.max_rate_bytes_per_s.is_some() || limit.by == LimitBy::Command {
+            self.row("limit", &limit.to_words());
         }
     }
 

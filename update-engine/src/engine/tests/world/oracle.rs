@@ -22,7 +22,13 @@ impl World {
             6 => Command::Confirm,
             7 => Command::Pause { until: None, reason: None },
             8 | 9 => Command::Resume,
-            10 => Command::Install { release: "/r".into(), payload: "/p".into(), allow_older: false, no_reboot: false },
+            10 => Command::Install {
+                release: "/r".into(),
+                payload: Some("/p".into()),
+                delta: None,
+                allow_older: false,
+                no_reboot: false,
+            },
             _ => Command::Cancel,
         };
         self.order(command);
