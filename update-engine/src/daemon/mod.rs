@@ -724,6 +724,10 @@ impl Daemon {
 
 fn log_transition(state: &State) {
     match state.plan() {
+        Some(plan) if matches!(state, State::Fetching { .. }) => {
+            let download = plan.source.in_words().unwrap_or_else(|| "not known".to_owned());
+            tracing::info!(attempt = %plan.attempt, version = %plan.version, slot = %plan.slot, download, "{}", state.word());
+        }
         Some(plan) => tracing::info!(attempt = %plan.attempt, version = %plan.version, slot = %plan.slot, "{}", state.word()),
         None => tracing::info!("{}", state.word()),
     }

@@ -64,8 +64,9 @@ fn by_state(input: &Input<'_>) -> String {
         State::Deferred { plan, reason, .. } => format!("{} is available and waits: {}", plan.version, end(reason)),
         State::Fetching { plan, rewrites } => {
             let again = if *rewrites > 0 { " again, because reading it back found differences" } else { "" };
+            let download = plan.source.in_words().map_or_else(String::new, |words| format!(", downloading at most {words}"));
             format!(
-                "writing {} to slot {}{again}{}; then it is read back to prove it; {} meanwhile",
+                "writing {} to slot {}{again}{}{download}; then it is read back to prove it; {} meanwhile",
                 plan.version,
                 plan.slot,
                 done(input),

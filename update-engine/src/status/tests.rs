@@ -31,10 +31,10 @@ const SENTENCES: [(&str, &str); 32] = [
         "deferred",
         "Paused by a person (demo) until `updatectl resume`; 1.1.0 is available and is installed after that; 1.0.0 runs from slot a.",
     ),
-    ("fetching", "Writing 1.1.0 to slot b; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."),
+    ("fetching", "Writing 1.1.0 to slot b, downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."),
     (
         "fetching/again",
-        "Writing 1.1.0 to slot b again, because reading it back found differences; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
+        "Writing 1.1.0 to slot b again, because reading it back found differences, downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
     ),
     (
         "written",
@@ -331,7 +331,7 @@ fn while_nothing_comes_the_source_and_what_it_did_are_named() {
     host.step(Event::Progressed { attempt, progress });
     assert_says(
         &mut host,
-        "Writing 1.1.0 to slot b (25 %; nothing comes, trying again: http://files.example/1.payload: status 503); then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
+        "Writing 1.1.0 to slot b (25 %; nothing comes, trying again: http://files.example/1.payload: status 503), downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
     );
 }
 
@@ -622,7 +622,7 @@ fn a_trouble_does_not_hide_what_is_under_way() {
     let summary = document_with(&mut host, Some(&full)).summary;
     assert_eq!(
         summary,
-        "Needs attention: /var/lib: no space left: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?); writing 1.1.0 to slot b; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."
+        "Needs attention: /var/lib: no space left: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?); writing 1.1.0 to slot b, downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."
     );
 }
 
