@@ -22,7 +22,7 @@ use manifests::digest::Sha256Digest;
 use update_engine::engine::cause::Cause;
 use update_engine::install::InstallError;
 use update_engine::slot::readback::{Acceptance, ImageTable, ProveError, Watch, prove};
-use update_engine::slot::{Proven, Written};
+use update_engine::slot::{Proven, Writes, Written};
 
 /// An image of 15 windows and a part of one, in a slot with 2 MiB and more behind it.
 const IMAGE: usize = 15 * WINDOW + 5 * 4096 + 100;
@@ -165,6 +165,28 @@ fn a_write_that_fails_anywhere_ends_the_install_with_the_place_and_never_in_succ
                 // A transfer is a frame of 1 MiB at most.
                 assert!(offset <= place.start && place.start - offset < 1 << 20, "{fault:?} at {place:?} by {by:?}: {words}");
             }
+        }
+    }
+}
+
+/// What is the same in the slot already is not written: a disk that fails all writes there is none the wiser.
+#[test]
+fn where_only_what_changed_is_written_nothing_else_is() {
+    let Some(scene) = Scene::new() else { return };
+    let (old, new) = (&scene.old.images[0].2, scene.image());
+    let same = |block: &usize| old[block * 4096..(block + 1) * 4096] == new[block * 4096..(block + 1) * 4096];
+    let unchanged: Vec<_> = (0..IMAGE / 4096).filter(same).map(|block| scene.in_slot(block * 4096..(block + 1) * 4096)).collect();
+    assert!(unchanged.len() > 500, "{}", unchanged.len());
+    for (writes, is_well) in [(Writes::Changed, true), (Writes::All, false)] {
+        scene.set(unchanged.iter().map(|place| (Failing::Write, place.clone())).collect());
+        scene.host.poke("root", 0, old);
+        let slot = scene.host.open_at(scene.disk.path(), scene.new.record()).writing(writes);
+        let installed = Attempt::on(slot, &scene.new, vec![scene.full.source("one")]).run();
+        assert_eq!(installed.is_ok(), is_well, "{writes:?}: {:?}", installed.err());
+        assert_eq!(scene.disk.struck() == 0, is_well, "{writes:?}");
+        if let Ok(installed) = installed {
+            drop(scene.prove(installed.written).unwrap());
+            scene.host.assert_is("root", new);
         }
     }
 }

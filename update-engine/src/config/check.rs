@@ -25,7 +25,7 @@ use super::url::HttpUrl;
 use super::{DEFAULT_SOCKET, USUAL_DEADLINE};
 use crate::fetch::MaxRate;
 use crate::hours::{Hours, HoursText};
-use crate::slot::Location;
+use crate::slot::{Location, Writes};
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, one of them the final zero.
 const MAX_SOCKET_BYTES: usize = 107;
@@ -226,7 +226,15 @@ impl Check {
     fn disk(&mut self, disk: DiskFragment) -> DiskSettings {
         let device = self.required("disk.device", disk.device, "the disk that carries the slots, such as \"/dev/vda\"");
         let device = if device.is_empty() { PathBuf::new() } else { self.path("disk.device", Some(device), "") };
-        DiskSettings { device, esp: self.path("disk.esp", disk.esp, "/efi") }
+        let writes = match disk.writes.as_deref() {
+            None | Some("all") => Writes::All,
+            Some("changed") => Writes::Changed,
+            Some(got) => {
+                self.problem("disk.writes", format!("expected one of all, changed, got \"{got}\""));
+                Writes::All
+            }
+        };
+        DiskSettings { device, esp: self.path("disk.esp", disk.esp, "/efi"), writes }
     }
 
     fn slots(&mut self, slots: SlotsFragment) -> SlotsSettings {

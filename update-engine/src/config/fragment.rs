@@ -65,6 +65,7 @@ tables! {
     DiskFragment {
         device: String,
         esp: String,
+        writes: String,
     }
     SlotsFragment {
         a: SlotFragment,

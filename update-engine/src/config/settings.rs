@@ -15,7 +15,7 @@ use super::trust::Target;
 use super::url::HttpUrl;
 use crate::fetch::MaxRate;
 use crate::hours::Hours;
-use crate::slot::Location;
+use crate::slot::{Location, Writes};
 
 /// The host's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +119,8 @@ pub struct DiskSettings {
     pub device: PathBuf,
     /// Where the EFI system partition is mounted, below `sysroot`: for the targets `esp:/PATH`.
     pub esp: PathBuf,
+    /// What of a window that differs is written.
+    pub writes: Writes,
 }
 
 /// `[slots]`: exactly two.
@@ -265,7 +267,11 @@ impl Settings {
             server: Some(self.server.to_fragment()),
             trust: Some(self.trust.to_fragment(&self.sysroot)),
             fetch: Some(self.fetch.to_fragment()),
-            disk: Some(DiskFragment { device: Some(shown(&self.disk.device)), esp: Some(shown(&self.disk.esp)) }),
+            disk: Some(DiskFragment {
+                device: Some(shown(&self.disk.device)),
+                esp: Some(shown(&self.disk.esp)),
+                writes: Some(self.disk.writes.as_str().to_owned()),
+            }),
             slots: Some(SlotsFragment { a: Some(self.slots.a.to_fragment()), b: Some(self.slots.b.to_fragment()) }),
             boot: Some(self.boot.to_fragment()),
             reboot: Some(self.reboot.to_fragment()),

@@ -53,7 +53,8 @@ fn prepare(shared: &Shared, plan: &Plan) -> Result<(Prepared, BootTable), Fault>
     let ground = shared.world.ground()?;
     let name = disk_name(plan.slot, &ground.disk)?;
     let slot = InactiveSlot::open(&ground.disk, &name, &ground.running, &slots::sizes_of(release.record(), plan.slot))
-        .map_err(|error| slot_fault(&error))?;
+        .map_err(|error| slot_fault(&error))?
+        .writing(shared.settings.disk.writes);
     let boot = slots::disarm_before_writing(&shared.world, plan, &ground)?;
     shared.set_read_back(plan.slot, None);
     let running = plan.slot.other();

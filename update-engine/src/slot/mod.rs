@@ -44,4 +44,4 @@ pub use medium::Transfer;
 pub use readback::{ImageTable, Mismatch, ProveError, Proven, Watch};
 pub use running::RunningSlot;
 pub use system::{DeviceId, SystemView};
-pub use writer::{InactiveSlot, Reopened, VerifiedBytes, Written};
+pub use writer::{InactiveSlot, Reopened, VerifiedBytes, Writes, Written};

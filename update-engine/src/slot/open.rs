@@ -1,5 +1,6 @@
 //! Opening a slot: every reason not to, checked before and after.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -317,6 +318,27 @@ impl OpenImage {
         self.bound_unflushed(offset, bytes.len() as u64)
     }
 
+    /// The same, but for blocks that the medium holds already. What cannot be read is written.
+    pub(super) fn write_changed(&self, offset: u64, bytes: &[u8]) -> Result<(), SlotError> {
+        self.check_flushable()?;
+        for (number, piece) in bytes.chunks(TRANSFER_BYTES).enumerate() {
+            let at = offset + (number * TRANSFER_BYTES) as u64;
+            let padded = self.padded_length(at, piece.len());
+            let mut buffer = self.take_spare();
+            let read = self.read_at(at, &mut buffer.as_mut_slice()[..padded]);
+            let runs = match read {
+                Ok(()) => changed_runs(piece, &buffer.as_slice()[..padded]),
+                Err(_) => std::iter::once(0..piece.len()).collect(),
+            };
+            self.give_back(buffer);
+            for run in runs {
+                let from = at + run.start as u64;
+                self.write_piece(from, &piece[run])?;
+            }
+        }
+        self.bound_unflushed(offset, bytes.len() as u64)
+    }
+
     fn write_piece(&self, offset: u64, piece: &[u8]) -> Result<(), SlotError> {
         let padded = self.padded_length(offset, piece.len());
         self.check_inside(offset, padded)?;
@@ -407,6 +429,23 @@ impl OpenImage {
             spare.push(buffer);
         }
     }
+}
+
+/// The parts of `piece`, in whole blocks but for its end, that are not what `held` has there; behind the end of `piece` it has to have zeros.
+pub(super) fn changed_runs(piece: &[u8], held: &[u8]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (number, (wanted, held)) in piece.chunks(ALIGNMENT).zip(held.chunks(ALIGNMENT)).enumerate() {
+        let (same, rest) = held.split_at(wanted.len().min(held.len()));
+        if same == wanted && rest.iter().all(|&byte| byte == 0) {
+            continue;
+        }
+        let block = number * ALIGNMENT..number * ALIGNMENT + wanted.len();
+        match runs.last_mut() {
+            Some(run) if run.end == block.start => run.end = block.end,
+            _ => runs.push(block),
+        }
+    }
+    runs
 }
 
 fn refused(target: &Target, why: &str) -> SlotError {

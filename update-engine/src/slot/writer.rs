@@ -33,6 +33,29 @@ pub trait VerifiedBytes {
 #[derive(Debug)]
 pub struct InactiveSlot {
     held: Held,
+    writes: Writes,
+}
+
+/// What of a window is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writes {
+    /// All of it.
+    #[default]
+    All,
+    /// The blocks of 4 KiB that are not what the medium holds already: it is read first. For flash that bears few writes, where windows differ in
+    /// little from what the slot held before.
+    Changed,
+}
+
+impl Writes {
+    /// The word of `[disk] writes`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Changed => "changed",
+        }
+    }
 }
 
 /// A slot whose every byte was handed to the medium and flushed; still open, exclusively. Not proven: [`super::readback`] does that.
@@ -55,11 +78,17 @@ impl InactiveSlot {
     /// smaller than its image. [`SlotError::Spec`] if the images are not the slot's.
     pub fn open(disk: &Disk, slot: &SlotName, running: &RunningSlot, sizes: &[(&str, u64)]) -> Result<Self, SlotError> {
         let held = Held::open_inactive(disk, slot, running, sizes, Purpose::Write)?;
-        Ok(Self { held })
+        Ok(Self::from_held(held))
     }
 
     pub(super) fn from_held(held: Held) -> Self {
-        Self { held }
+        Self { held, writes: Writes::All }
+    }
+
+    /// From now on just this much of a window is written.
+    #[must_use]
+    pub fn writing(self, writes: Writes) -> Self {
+        Self { writes, ..self }
     }
 
     /// The slot's name.
@@ -104,7 +133,10 @@ impl InactiveSlot {
                 image.image_size()
             )));
         }
-        image.write_at(offset, bytes)
+        match self.writes {
+            Writes::All => image.write_at(offset, bytes),
+            Writes::Changed => image.write_changed(offset, bytes),
+        }
     }
 
     /// Reads `length` bytes of an image from the medium into `buffer`, and returns them. `offset` is a multiple of 4096.
@@ -496,6 +528,47 @@ mod tests {
             let error = InactiveSlot::open(&rig.disk(), &name("b"), &rig.running(), images).unwrap_err().to_string();
             assert!(error.starts_with("slot b takes the images root, got"), "{error}");
         }
+    }
+
+    #[test]
+    fn writing_only_what_changed_makes_the_same_slot() {
+        let image: Vec<u8> = (0..2 * TRANSFER_BYTES + 9000).map(|n| (n / 4096 * 31 + n % 7).to_le_bytes()[0]).collect();
+        let blocks = image.len().div_ceil(4096);
+        // Nothing, all, one block, runs at the ends and in the middle, and what lies behind the end of the image.
+        for differing in
+            [vec![], (0..blocks).collect(), vec![0], vec![255, 256, 257], vec![blocks - 1], (0..blocks).step_by(3).collect()]
+        {
+            let rig = Rig::with_slots_of(SLOT / 512);
+            let mut before = image.clone();
+            before.resize(SLOT, 0);
+            for block in &differing {
+                before[block * 4096..(block + 1) * 4096].iter_mut().for_each(|byte| *byte ^= 0xff);
+            }
+            rig.poke(1, 0, &before);
+            let slot = open(&rig, image.len() as u64).unwrap().writing(Writes::Changed);
+            write_all(&slot, &image, 300 * 4096);
+            slot.finish().unwrap();
+            let after = &rig.bytes()[rig.range_of(1)];
+            assert!(after[..image.len()] == image && after[image.len()..].iter().all(|&byte| byte == 0), "{differing:?}");
+        }
+    }
+
+    #[test]
+    fn runs_of_blocks_that_differ_are_found_to_the_byte() {
+        use super::super::open::changed_runs;
+        let held: Vec<u8> = (0..5 * 4096).map(|n: usize| n.to_le_bytes()[1]).collect();
+        let runs = |at: &[usize], length: usize| {
+            let mut wanted = held.clone();
+            at.iter().for_each(|&at| wanted[at] ^= 1);
+            changed_runs(&wanted[..length], &held)
+        };
+        let none: [Range<usize>; 0] = [];
+        assert_eq!(runs(&[], 5 * 4096), none);
+        assert_eq!(runs(&[0, 4096], 5 * 4096), [0..8192]);
+        assert_eq!(runs(&[4095, 3 * 4096], 5 * 4096), [0..4096, 3 * 4096..4 * 4096]);
+        assert_eq!(runs(&[5 * 4096 - 1], 5 * 4096), [4 * 4096..5 * 4096]);
+        // Behind the end of a piece has to be nothing.
+        assert_eq!(runs(&[], 4 * 4096 + 100), [4 * 4096..4 * 4096 + 100]);
     }
 
     #[test]

@@ -31,7 +31,10 @@ const SENTENCES: [(&str, &str); 32] = [
         "deferred",
         "Paused by a person (demo) until `updatectl resume`; 1.1.0 is available and is installed after that; 1.0.0 runs from slot a.",
     ),
-    ("fetching", "Writing 1.1.0 to slot b, downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."),
+    (
+        "fetching",
+        "Writing 1.1.0 to slot b, downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
+    ),
     (
         "fetching/again",
         "Writing 1.1.0 to slot b again, because reading it back found differences, downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
