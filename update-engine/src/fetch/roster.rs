@@ -169,6 +169,11 @@ impl Roster {
         self.entries.iter().any(|entry| !entry.dropped && !entry.ignores_ranges)
     }
 
+    /// The source as it is shown.
+    pub(super) fn name(&self, id: SourceId) -> String {
+        self.entries.get(id.0).map_or_else(String::new, |entry| entry.source.to_string())
+    }
+
     /// The sources with their last faults, for a message.
     pub(super) fn tried(&self) -> Vec<(String, Option<Fault>)> {
         self.entries.iter().map(|entry| (entry.source.to_string(), entry.last_fault.clone())).collect()

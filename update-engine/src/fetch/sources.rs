@@ -204,6 +204,11 @@ impl Sources {
         self.roster.usable()
     }
 
+    /// A source as it is shown: without its secrets.
+    pub fn name(&self, id: SourceId) -> String {
+        self.roster.name(id)
+    }
+
     /// Every source with its last fault, in the order of the list; for messages.
     pub fn tried(&self) -> Vec<(String, Option<Fault>)> {
         self.roster.tried()

@@ -14,7 +14,7 @@ use crate::fetch::{SourceId, Sources};
 const FIRST_REQUEST_BYTES: u64 = 64 * 1024;
 
 /// What a payload is to a release.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Role {
     /// It leans on nothing but itself, and is the one that the record names, if that names one.
     Full,

@@ -32,6 +32,7 @@ mod front;
 mod ground;
 mod ledger;
 mod meter;
+mod origin;
 mod pool;
 mod scan;
 mod stream;
@@ -56,6 +57,7 @@ use crate::slot::{InactiveSlot, Written};
 use front::{Offered, Role};
 use ledger::Ledger;
 use meter::Meter;
+use origin::Origins;
 use pool::Pool;
 use scan::Ahead;
 
@@ -148,6 +150,7 @@ pub async fn run(
         pool: &mut pool,
         meter: &meter,
         budget: &budget,
+        origins: Origins::default(),
     };
     let streamed = tokio::select! {
         biased;
@@ -155,12 +158,15 @@ pub async fn run(
         streamed = install.run() => streamed,
     };
     install.ahead.stop().await;
+    let origins = std::mem::take(&mut install.origins);
     drop(install);
     pool.stop().await;
     streamed?;
     let written = finish(slot).await?;
     let (bytes_written, bytes_reused) = meter.totals();
-    Ok(Installed { written, bytes_downloaded: budget.spent(), bytes_reused, bytes_written })
+    let (slot, bytes_downloaded) = (slot_name, budget.spent());
+    tracing::info!(%slot, bytes_reused, bytes_written, bytes_downloaded, made = origins.in_words(), "every window is right");
+    Ok(Installed { written, bytes_downloaded, bytes_reused, bytes_written })
 }
 
 /// One thread for each processor, and no more than [`MAX_THREADS`].

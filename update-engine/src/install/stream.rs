@@ -26,6 +26,7 @@ use super::front::{Front, Offered, Role};
 use super::ground::{self, Base, Running};
 use super::ledger::Ledger;
 use super::meter::Meter;
+use super::origin::{Origin, Origins, windows_in_words};
 use super::pool::{Made, Order, Outcome, Pool, Task, Which, right_windows};
 use super::scan::Ahead;
 use crate::fetch::limits::{MAX_GAP_BYTES, MAX_TRIES_PER_FRAME};
@@ -55,6 +56,8 @@ pub(super) struct Install<'a> {
     pub(super) meter: &'a Meter,
     /// What came over the network, for all payloads together.
     pub(super) budget: &'a Budget,
+    /// Which windows came from where.
+    pub(super) origins: Origins,
 }
 
 impl Install<'_> {
@@ -111,6 +114,7 @@ impl Install<'_> {
             pool: &mut *self.pool,
             meter: self.meter,
             budget: self.budget,
+            origins: &mut self.origins,
             busy: BTreeSet::new(),
             in_flight: 0,
             waiting: Vec::new(),
@@ -186,6 +190,7 @@ struct Round<'a> {
     pool: &'a mut Pool,
     meter: &'a Meter,
     budget: &'a Budget,
+    origins: &'a mut Origins,
     /// Frames that are fetched, held, made, or to be made again.
     busy: BTreeSet<Task>,
     /// Frames handed to the pool and not settled.
@@ -472,12 +477,33 @@ impl Round<'_> {
         };
         let front = front.ok_or(InstallError::Broken("a frame came back of a payload that is none"))?;
         let frame = front.table.frame(made.task.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
+        let missing = self.ledger.missing_of(&frame);
         let written = self.ledger.right(frame.image(), right_windows(frame.windows(), &made.outcome));
         self.meter.downloaded(self.budget.spent());
         self.meter.written(written);
+        let origin = self.origin(made.task.which, made.source);
+        let is_made_up_for = made.task.which == Which::Beside || self.wrong_from.contains_key(&made.task);
+        if is_made_up_for && matches!(made.outcome, Outcome::Written) {
+            let image = front.table.images().get(frame.image()).map_or("", |image| &image.name);
+            for windows in missing {
+                tracing::info!(image, "{} made by {origin}", windows_in_words(&windows));
+            }
+        }
+        self.origins.made(origin, written);
         match &made.outcome {
             Outcome::Died => Err(InstallError::Broken("a thread panicked")),
             _ => Ok(front),
+        }
+    }
+
+    fn origin(&self, which: Which, source: Option<SourceId>) -> Origin {
+        let offered = match (which, &self.beside) {
+            (Which::Beside, Some(beside)) => &**beside,
+            _ => &*self.followed,
+        };
+        match source {
+            Some(source) => Origin::Blob(offered.role, offered.sources.name(source)),
+            None => Origin::Table(offered.role),
         }
     }
 
