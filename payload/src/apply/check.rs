@@ -129,7 +129,7 @@ impl Worker<'_> {
         }
         let sources = WithKept { sources: self.sources, kept: self.kept };
         if let Err(error) = self.decoder.decode(frame, &self.blob, &sources, &mut self.output) {
-            return Ok(Outcome { wrong: all, reason: Some(error.to_string()) });
+            return Ok(Outcome { wrong: all, reason: Some(error.with_cause()) });
         }
         let Compared { wrong, windows, image_offset, .. } = compare(self.record, frame.image(), frame.windows(), &self.output);
         let is_right = |window: &u32| wrong.iter().all(|wrong| wrong.window != *window);

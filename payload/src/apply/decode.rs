@@ -154,7 +154,7 @@ fn read_extents(frame: &Frame<'_>, sources: &dyn Sources, out: &mut [u8]) -> Res
 /// Reads an extent of a frame from its first byte on.
 fn read_extent(frame: &Frame<'_>, sources: &dyn Sources, extent: &Extent, out: &mut [u8]) -> Result<(), Error> {
     let Extent { source: origin, offset, length } = *extent;
-    let name = |source| Error::Source { frame: frame.name(), origin, offset, length, source };
+    let name = |source| Error::Source { frame: frame.name(), origin: frame.origin(origin), offset, length, source };
     sources.read(origin, frame.image(), offset, out).map_err(name)
 }
 
@@ -162,6 +162,6 @@ fn name(frame: &Frame<'_>, refusal: Refusal) -> Error {
     Error::Blob { frame: frame.name(), what: refusal.what, expected: refusal.expected, got: refusal.got }
 }
 
-fn wrong(frame: &Frame<'_>, what: &'static str, expected: impl ToString, got: impl ToString) -> Error {
-    Error::Blob { frame: frame.name(), what, expected: expected.to_string(), got: got.to_string() }
+fn wrong(frame: &Frame<'_>, what: &str, expected: impl ToString, got: impl ToString) -> Error {
+    Error::Blob { frame: frame.name(), what: what.to_owned(), expected: expected.to_string(), got: got.to_string() }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use manifests::limits::MAX_IMAGES;
+
 use super::cursor::Cursor;
 use super::table::{Entry, FrameTable};
 use crate::error::Error;
@@ -131,7 +133,7 @@ impl<'t> Extents<'t> {
         let source = match u8::try_from(number) {
             Ok(0) => Source::Target,
             Ok(number) => Source::Image(number - 1),
-            Err(_) => return Err(Error::field("source of an extent", "a source image of the table", number)),
+            Err(_) => return Err(Error::field("source of an extent", format!("0 to {MAX_IMAGES}"), number)),
         };
         let step = unzigzag(self.cursor.varint("offset of an extent")?);
         let offset = self.expected_offset.checked_add_signed(step);
@@ -211,6 +213,15 @@ impl<'t> Frame<'t> {
         let window = move |offset: u64| u32::try_from(offset / window_size).unwrap_or(u32::MAX);
         let own = self.extents().filter(|extent| extent.source == Source::Target);
         own.map(move |extent| window(extent.offset)..window(extent.offset + extent.length - 1).saturating_add(1))
+    }
+
+    /// A source of its extents in messages: `source image 0 ("root")`.
+    pub(crate) fn origin(&self, source: Source) -> String {
+        let image = match source {
+            Source::Target => None,
+            Source::Image(index) => self.table.sources().get(usize::from(index)),
+        };
+        image.map_or_else(|| source.to_string(), |image| format!("{source} ({:?})", image.name))
     }
 
     /// Its name in messages.

@@ -76,15 +76,15 @@ impl<'b> Parser<'b> {
 
     fn read_image(&mut self, what: &str) -> Result<ImageEntry, Error> {
         let name = self.read_name(what)?;
-        let slot = match self.cursor.byte(what)? {
+        let slot = match self.cursor.byte(&format!("{what}: slot"))? {
             0 => None,
             1 => Some(SlotName::A),
             2 => Some(SlotName::B),
             other => return Err(Error::field(format!("{what}: slot"), "0, 1 or 2", other)),
         };
-        let size = u64::from_le_bytes(self.cursor.array(what)?);
-        let window_size = u32::from_le_bytes(self.cursor.array(what)?);
-        let table_sha256 = Sha256Digest::from_bytes(self.cursor.array(what)?);
+        let size = u64::from_le_bytes(self.cursor.array(&format!("{what}: size"))?);
+        let window_size = u32::from_le_bytes(self.cursor.array(&format!("{what}: window size"))?);
+        let table_sha256 = Sha256Digest::from_bytes(self.cursor.array(&format!("{what}: sha256 of its window table"))?);
         if size == 0 {
             return Err(Error::field(format!("{what}: size"), "1 or more", size));
         }
@@ -96,12 +96,12 @@ impl<'b> Parser<'b> {
     }
 
     fn read_name(&mut self, what: &str) -> Result<String, Error> {
-        let length = usize::from(self.cursor.byte(what)?);
+        let length = usize::from(self.cursor.byte(&format!("{what}: length of its name"))?);
         let expected = format!("1 to {MAX_NAME_CHARS} printable ASCII characters");
         if length == 0 || length > MAX_NAME_CHARS {
             return Err(Error::field(format!("{what}: name"), expected, format!("{length} bytes")));
         }
-        let bytes = self.cursor.take(length, what)?;
+        let bytes = self.cursor.take(length, &format!("{what}: name"))?;
         match std::str::from_utf8(bytes) {
             Ok(name) if name.bytes().all(|c| c.is_ascii_graphic()) => Ok(name.to_owned()),
             _ => Err(Error::field(format!("{what}: name"), expected, format!("{:?}", String::from_utf8_lossy(bytes)))),
@@ -185,7 +185,7 @@ impl<'b> Parser<'b> {
         let output_offset = self.images.get(image).map_or(0, |image| image.window_start(entry.first_window));
         let mut extents = Extents::new(self.cursor, entry.extents, output_offset);
         let mut sum = 0_u64;
-        while let Some(extent) = extents.read()? {
+        while let Some(extent) = extents.read().map_err(|error| error.at(name))? {
             self.check_extent(&extent, output_offset, name)?;
             sum = sum.saturating_add(extent.length);
         }
@@ -201,8 +201,11 @@ impl<'b> Parser<'b> {
             Source::Target => output_offset,
             Source::Image(index) => {
                 let Some(source) = self.sources.get(usize::from(index)) else {
-                    let expected = format!("one of the {} source images", self.sources.len());
-                    return Err(Error::field(format!("{name}: source of an extent"), expected, index));
+                    let expected = match self.sources.len() {
+                        0 => "0 (the image itself; the payload has no source images)".to_owned(),
+                        count => format!("0 (the image itself) to {count} (the last source image)"),
+                    };
+                    return Err(Error::field(format!("{name}: source of an extent"), expected, u16::from(index) + 1));
                 };
                 source.size
             }

@@ -196,7 +196,10 @@ fn extents_stay_inside_their_source_and_below_their_frame() {
         (extent(Source::Image(0), 1, old), Some("below byte 786432 of source image 0, got 786432 at byte 1")),
         (extent(Source::Image(0), old, 1), Some("below byte 786432")),
         (extent(Source::Image(0), 0, 0), Some("extent: expected 1 or more bytes")),
-        (extent(Source::Image(1), 0, 1), Some("source of an extent: expected one of the 1 source images, got 1")),
+        (
+            extent(Source::Image(1), 0, 1),
+            Some("source of an extent: expected 0 (the image itself) to 1 (the last source image), got 2"),
+        ),
         (extent(Source::Image(254), 0, 1), Some("source of an extent")),
         (extent(Source::Target, 0, first), None),
         (extent(Source::Target, 1, first), Some("below byte 262144 of the image itself")),
