@@ -140,7 +140,8 @@ impl<'t> Extents<'t> {
         let length = self.cursor.varint("length of an extent")?;
         let end = offset.and_then(|offset| offset.checked_add(length));
         let (Some(offset), Some(end)) = (offset, end) else {
-            return Err(Error::field("extent", "an offset and length below 2^64", format!("{step:+} and {length}")));
+            let got = i128::from(self.expected_offset) + i128::from(step);
+            return Err(Error::field("extent", "bytes from 0 to 2^64", format!("{length} at byte {got}")));
         };
         self.expected_offset = end;
         Ok(Some(Extent { source, offset, length }))

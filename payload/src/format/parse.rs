@@ -1,7 +1,7 @@
 //! Reading the frame table in one pass. Every rule of the format is checked here and nowhere else.
 
 use manifests::digest::Sha256Digest;
-use manifests::limits::{LARGE_WINDOW_BYTES, MAX_IMAGES, MAX_NAME_CHARS, MAX_WINDOWS, WINDOW_BYTES};
+use manifests::limits::{MAX_IMAGES, MAX_NAME_CHARS, MAX_WINDOWS};
 use manifests::release::{SlotName, WindowTable};
 
 use super::cursor::Cursor;
@@ -88,8 +88,9 @@ impl<'b> Parser<'b> {
         if size == 0 {
             return Err(Error::field(format!("{what}: size"), "1 or more", size));
         }
-        if window_size != WindowTable::standard_window_size(size) {
-            let expected = format!("{WINDOW_BYTES}, or {LARGE_WINDOW_BYTES} above 16 GiB");
+        let standard = WindowTable::standard_window_size(size);
+        if window_size != standard {
+            let expected = format!("{standard} for {size} bytes");
             return Err(Error::field(format!("{what}: window size"), expected, window_size));
         }
         Ok(ImageEntry { name, slot, size, window_size, table_sha256 })
@@ -139,11 +140,8 @@ impl<'b> Parser<'b> {
     }
 
     fn read_frame(&mut self, image: usize, first_window: u32, image_windows: u64) -> Result<Entry, Error> {
-        let kind = Kind::from_number(self.cursor.byte("kind of a frame")?);
-        let windows = self.cursor.varint("windows of a frame")?;
-        let blob_len = self.cursor.varint("length of a blob")?;
-        let extents = self.cursor.varint("number of extents")?;
-
+        let (kind, [windows, blob_len, extents]) =
+            self.read_frame_head().map_err(|error| error.at(format_args!("frame {}", self.entries.len())))?;
         let at = |what: &str| format!("frame {} (from window {first_window} of image {image}): {what}", self.entries.len());
         let left = image_windows - u64::from(first_window);
         let Some(windows) = u32::try_from(windows).ok().filter(|count| *count > 0 && u64::from(*count) <= left) else {
@@ -171,6 +169,14 @@ impl<'b> Parser<'b> {
         check_shape(&entry, prefix, &name)?;
         self.blob_offset = blob_offset.saturating_add(u64::from(blob_len));
         Ok(entry)
+    }
+
+    /// Its kind, and how many windows, bytes of a blob and extents it says it has.
+    fn read_frame_head(&mut self) -> Result<(Kind, [u64; 3]), Error> {
+        let kind = Kind::from_number(self.cursor.byte("kind")?);
+        let windows = self.cursor.varint("windows")?;
+        let blob_len = self.cursor.varint("length of its blob")?;
+        Ok((kind, [windows, blob_len, self.cursor.varint("number of extents")?]))
     }
 
     fn output_len(&self, image: usize, first_window: u32, windows: u32) -> Option<u32> {
