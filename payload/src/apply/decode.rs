@@ -5,6 +5,7 @@ use super::difference::DifferenceDecoder;
 use super::zstd_frame::{Refusal, ZstdDecoder, decode_with_prefix};
 use crate::error::Error;
 use crate::format::{Extent, Frame, Kind};
+use crate::limits::MAX_PREFIX_BYTES;
 
 /// Decodes blobs, one after the other, whatever they belong to; one per thread. It holds a zstd context (about 160 KB) and, from the first
 /// difference on, room for what that is made of (at most 2 MiB).
@@ -45,6 +46,11 @@ pub trait Blobs {
 impl Blobs for Codec {
     fn lean_on(&mut self, at: usize, bytes: &[u8]) -> Result<(), Refusal> {
         self.leans_on.truncate(at);
+        let (length, most) = (self.leans_on.len(), usize::try_from(MAX_PREFIX_BYTES).unwrap_or(usize::MAX));
+        if self.leans_on.capacity() - length < bytes.len() {
+            // A vector that grows by itself doubles, which may be twice the most that is ever in it.
+            self.leans_on.reserve_exact(bytes.len().max(length.min(most.saturating_sub(length))));
+        }
         self.leans_on.extend_from_slice(bytes);
         Ok(())
     }
@@ -164,4 +170,23 @@ fn name(frame: &Frame<'_>, refusal: Refusal) -> Error {
 
 fn wrong(frame: &Frame<'_>, what: &str, expected: impl ToString, got: impl ToString) -> Error {
     Error::Blob { frame: frame.name(), what: what.to_owned(), expected: expected.to_string(), got: got.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_blob_leans_on_no_more_is_kept_than_there_may_be() {
+        let most = usize::try_from(MAX_PREFIX_BYTES).unwrap();
+        for first in [1, 1000, 140_000, PIECE_BYTES] {
+            let (mut codec, mut at) = (Codec::new().unwrap(), 0);
+            while at < most {
+                let length = if at == 0 { first } else { PIECE_BYTES.min(most - at) };
+                codec.lean_on(at, &vec![7; length]).unwrap();
+                at += length;
+            }
+            assert!(codec.leans_on.len() == most && codec.leans_on.capacity() == most, "{first}: {}", codec.leans_on.capacity());
+        }
+    }
 }

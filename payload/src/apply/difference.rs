@@ -192,6 +192,28 @@ mod tests {
         assert_eq!(refusal(Vec::new(), 1).what, "length of the steps");
     }
 
+    #[test]
+    fn little_memory_is_kept_whatever_became_of_a_difference() {
+        let length = 1 << 20;
+        let source = vec![0; length];
+        let long = |numbers: &[(i64, u64, u64)], add, own| blob(numbers, &vec![1; add], &vec![2; own]);
+        let steps = vec![(0, 1, 0); length / 3];
+        let cases = [
+            (long(&steps, length / 3, 0), length / 3, true),
+            (long(&steps, length / 3 - 1, 0), length / 3, false),
+            (long(&steps, length / 3, 0), length, false),
+            (long(&[(1, length as u64, 0)], length, 0), length, false),
+            (long(&[(-1, 0, length as u64)], 0, length), length, false),
+            (long(&[(0, 0, length as u64)], 0, length - 1), length, false),
+        ];
+        let (mut decoder, mut zstd) = (DifferenceDecoder::default(), ZstdDecoder::new().unwrap());
+        for (at, (blob, length, is_right)) in cases.into_iter().enumerate() {
+            assert_eq!(decoder.decode(&mut zstd, &blob, &source, &mut vec![0; length]).is_ok(), is_right, "case {at}");
+            let kept = [&decoder.steps, &decoder.added, &decoder.literal].map(Vec::capacity);
+            assert!(kept.iter().all(|bytes| *bytes <= KEPT_BYTES), "case {at}: {kept:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_blob_is_refused_or_makes_the_output(
