@@ -10,9 +10,9 @@ use std::num::NonZeroUsize;
 
 use super::*;
 use crate::error::Error;
-use crate::format::Extent;
-use crate::testing::{self, Dice, Slots, WINDOW, disk_like, options, record, release};
-use crate::window::Verified;
+use crate::format::{Extent, Kind, NewFrame};
+use crate::testing::{self, Dice, Slots, WINDOW, by_hand, disk_like, entry, options, record, release};
+use crate::window::{ReadAt, Verified};
 
 /// What becomes of a read that touches the place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,5 +164,51 @@ fn a_whole_payload_is_checked_over_a_source_that_cannot_be_read_and_the_cause_is
             "{}",
             fault.reason
         );
+    }
+}
+
+/// A payload of which one blob cannot be read.
+struct Broken {
+    payload: Vec<u8>,
+    blob: u64,
+}
+
+impl ReadAt for Broken {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        if offset == self.blob { Err(io::Error::other("medium error")) } else { self.payload.read_exact_at(buffer, offset) }
+    }
+}
+
+#[test]
+fn a_payload_that_cannot_be_read_ends_the_check_though_frames_wait_for_others() {
+    let window = WINDOW as u64;
+    let image = Dice::new(1).bytes(WINDOW).repeat(9);
+    let frame = |index: u64| {
+        let below = Extent { source: Source::Target, offset: index.saturating_sub(1) * window, length: window };
+        let (kind, extents, blob) = match index {
+            0..3 => (Kind::Raw, vec![], image[..WINDOW].to_vec()),
+            _ => (Kind::Copy, vec![below], vec![]),
+        };
+        (NewFrame { kind, output_offset: index * window, windows: 1, blob_len: 0, extents }, blob)
+    };
+    let payload = by_hand(&[entry("root", &image)], &[], (0..9).map(frame).collect());
+    let record = record(&[("root", &image)]);
+    for threads in 1..5 {
+        for broken in 0..3 {
+            let (payload, record) = (payload.clone(), record.clone());
+            let (sender, receiver) = std::sync::mpsc::channel();
+            // A check that does not end must not keep the test from it.
+            std::thread::spawn(move || {
+                let table = FrameTable::read(&payload, payload.len() as u64, &record).unwrap();
+                let blob = table.frame(broken).unwrap().blob().start;
+                let (file, scratch) = (Broken { payload, blob }, tempfile::tempfile().unwrap());
+                let threads = NonZeroUsize::new(threads).unwrap();
+                let checked = check(&record, &table, &file, &NoSources, (&scratch, Keep::LeanedOn), threads, &mut |_| {});
+                sender.send((checked.map(|checked| checked.faults.len()).map_err(|error| error.to_string()), blob)).unwrap();
+            });
+            let patience = std::time::Duration::from_secs(30);
+            let (outcome, blob) = receiver.recv_timeout(patience).expect("it waits for what will never be made");
+            assert_eq!(outcome, Err(format!("payload: cannot read {window} bytes at byte {blob}")), "{threads} threads");
+        }
     }
 }
