@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::edits::{edited, repeating};
+use crate::format::{Extent, Kind, NewFrame};
 use crate::testing::{self, Dice, WINDOW, options};
 use crate::window::ReadAt as _;
 
@@ -104,12 +105,13 @@ fn frames_that_lean_on_others_are_made_after_them_in_a_hundred_orders() {
         image.extend(again);
     }
     let new: [(&str, &[u8]); 1] = [("root", &image)];
-    let (payload, built) = testing::full(&new, &options(2, 1));
-    let leaning = built.table.frames().filter(|frame| frame.needs().next().is_some()).count();
-    assert!(leaning > 0);
-    for _ in 0..100 {
-        let own = apply_in_some_order(&payload, &built.table, &[], &new, 0, &mut dice).unwrap();
-        assert!(own > 0);
+    let old: [(&str, &[u8]); 1] = [("root", &Dice::new(9).bytes(WINDOW))];
+    let payloads = [(testing::full(&new, &options(2, 1)), &[][..]), (testing::delta(&old, &new, &options(2, 1)), &old[..])];
+    for ((payload, built), old) in payloads {
+        for _ in 0..100 {
+            let own = apply_in_some_order(&payload, &built.table, old, &new, 0, &mut dice).unwrap();
+            assert!(own > 0, "nothing leans on what is made");
+        }
     }
 }
 
@@ -158,5 +160,53 @@ proptest! {
         for _ in 0..4 {
             apply_in_some_order(&payload, &built.table, &old, &new, there, &mut dice)?;
         }
+    }
+}
+
+/// A frame that brings its window, right or wrong, or copies one below it.
+#[derive(Clone, Copy, Debug)]
+enum Plan {
+    Brings { right: bool },
+    Copies { below: usize },
+}
+
+fn plans() -> impl Strategy<Value = Vec<Plan>> {
+    let plan = prop_oneof![
+        1 => any::<bool>().prop_map(|right| Plan::Brings { right }),
+        4 => any::<usize>().prop_map(|below| Plan::Copies { below }),
+    ];
+    proptest::collection::vec(plan, 1..14)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_check_ends_on_any_number_of_threads_and_counts_what_leans_on_what_is_wrong(plans in plans(), threads in 1..5_usize) {
+        let once = Dice::new(1).bytes(WINDOW);
+        let image = once.repeat(plans.len());
+        let mut right: Vec<bool> = Vec::new();
+        let mut frames = Vec::new();
+        for (index, plan) in plans.iter().enumerate() {
+            let (kind, extents, blob, is_right) = match *plan {
+                Plan::Copies { below } if index > 0 => {
+                    let window = below % index;
+                    let extent = Extent { source: Source::Target, offset: (window * WINDOW) as u64, length: WINDOW as u64 };
+                    (Kind::Copy, vec![extent], vec![], right[window])
+                }
+                Plan::Brings { right: false } => (Kind::Raw, vec![], vec![0x5a; WINDOW], false),
+                _ => (Kind::Raw, vec![], once.clone(), true),
+            };
+            right.push(is_right);
+            frames.push((NewFrame { kind, output_offset: (index * WINDOW) as u64, windows: 1, blob_len: 0, extents }, blob));
+        }
+        let payload = testing::by_hand(&[testing::entry("root", &image)], &[], frames);
+        let record = testing::record(&[("root", &image)]);
+        let table = FrameTable::read(&payload, payload.len() as u64, &record).unwrap();
+        let threads = std::num::NonZeroUsize::new(threads).unwrap();
+        let checked = testing::check(&record, &table, &payload, &[], threads, &mut |_| {});
+        let wrong: Vec<u32> = (0..).zip(&right).filter(|(_, right)| !**right).map(|(index, _)| index).collect();
+        prop_assert_eq!(checked.faults.iter().map(|fault| fault.frame.index).collect::<Vec<_>>(), wrong.clone());
+        prop_assert_eq!((checked.right + checked.wrong, checked.wrong), (right.len() as u64, wrong.len() as u64));
     }
 }
