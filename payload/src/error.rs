@@ -4,7 +4,7 @@ use std::io;
 
 use manifests::digest::Sha256Digest;
 
-use crate::format::{FrameName, Kind, Source};
+use crate::format::{FrameName, Kind};
 
 /// Why a payload was refused, could not be applied, or could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ pub enum Error {
         /// The frame.
         frame: FrameName,
         /// What about it.
-        what: &'static str,
+        what: String,
         /// What would be right.
         expected: String,
         /// What was found.
@@ -84,8 +84,8 @@ pub enum Error {
     Source {
         /// The frame.
         frame: FrameName,
-        /// Which source.
-        origin: Source,
+        /// Which source, in words.
+        origin: String,
         /// Where in it.
         offset: u64,
         /// How many bytes.
@@ -135,6 +135,19 @@ pub enum Error {
 impl Error {
     pub(crate) fn field(what: impl Into<String>, expected: impl ToString, got: impl ToString) -> Self {
         Self::Field { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+
+    /// Says where a field stands that has an impossible value.
+    pub(crate) fn at(self, place: impl std::fmt::Display) -> Self {
+        match self {
+            Self::Field { what, expected, got } => Self::Field { what: format!("{place}: {what}"), expected, got },
+            other => other,
+        }
+    }
+
+    /// What is wrong, and by what cause, on one line.
+    pub(crate) fn with_cause(&self) -> String {
+        std::error::Error::source(self).map_or_else(|| self.to_string(), |cause| format!("{self}: {cause}"))
     }
 
     pub(crate) fn codec(reason: impl Into<String>) -> Self {

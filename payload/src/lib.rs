@@ -62,6 +62,8 @@
 
 pub mod apply;
 pub mod build;
+#[cfg(test)]
+mod edits;
 mod error;
 pub mod format;
 pub mod limits;

@@ -14,6 +14,9 @@ pub const MAX_PREFIX_BYTES: u64 = 4 * 1024 * 1024;
 /// Most bytes that a blob may be longer than the output it makes: stored content plus the framing of any codec.
 pub const MAX_BLOB_EXCESS_BYTES: u32 = 64 * 1024;
 
+/// Most bytes of the steps of a difference, decoded: a step takes 3 and makes 1 or more, but one that makes so few is not worth it.
+pub const MAX_STEPS_BYTES: usize = 1024 * 1024;
+
 /// Most extents of one frame: 4 MiB of prefix in pieces of 16 KiB is 256; twice that leaves room for unaligned edges.
 pub const MAX_EXTENTS: u16 = 512;
 

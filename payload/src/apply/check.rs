@@ -62,8 +62,12 @@ pub fn check(
     let kept = Kept::new(table, made);
     let mut checked = Checked::default();
     let mut done = 0_u64;
-    let worker =
-        || Ok(Worker { decoder: Decoder::new()?, blob: Vec::new(), output: Vec::new(), record, file, sources, kept: &kept });
+    let worker = || {
+        let ending = Ending { kept: &kept };
+        let decoder = Decoder::new()?;
+        ending.goes_on();
+        Ok(Worker { decoder, blob: Vec::new(), output: Vec::new(), record, file, sources, kept: &kept })
+    };
     let outcome = parallel::ordered(
         u64::from(table.len()),
         threads,
@@ -71,11 +75,11 @@ pub fn check(
         |worker, index| {
             let frame = u32::try_from(index).ok().and_then(|index| table.frame(index));
             let frame = frame.ok_or_else(|| Error::field("frame", format!("below {}", table.len()), index))?;
-            // Whoever waits for this frame does so no longer, whatever becomes of it.
-            let settled = Settled { kept: &kept, image: frame.image(), windows: frame.windows() };
-            let outcome = worker.try_frame(&frame);
-            drop(settled);
-            Ok((frame, outcome?))
+            let ending = Ending { kept: &kept };
+            let outcome = worker.try_frame(&frame)?;
+            kept.change(|state| state.settle(frame.image(), frame.windows()));
+            ending.goes_on();
+            Ok((frame, outcome))
         },
         |_, (frame, outcome)| {
             checked.add(&frame, outcome);
@@ -129,7 +133,7 @@ impl Worker<'_> {
         }
         let sources = WithKept { sources: self.sources, kept: self.kept };
         if let Err(error) = self.decoder.decode(frame, &self.blob, &sources, &mut self.output) {
-            return Ok(Outcome { wrong: all, reason: Some(error.to_string()) });
+            return Ok(Outcome { wrong: all, reason: Some(error.with_cause()) });
         }
         let Compared { wrong, windows, image_offset, .. } = compare(self.record, frame.image(), frame.windows(), &self.output);
         let is_right = |window: &u32| wrong.iter().all(|wrong| wrong.window != *window);
@@ -145,7 +149,7 @@ impl Worker<'_> {
 struct Kept<'a> {
     file: &'a File,
     images: Vec<KeptImage>,
-    state: Mutex<Vec<Windows>>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
@@ -155,6 +159,25 @@ struct KeptImage {
     size: u64,
     window_size: u64,
     wanted: WindowSet,
+}
+
+/// How far the images are.
+#[derive(Default)]
+struct State {
+    images: Vec<Windows>,
+    /// A thread has ended before its frames were made: some are never settled.
+    has_ended: bool,
+}
+
+impl State {
+    /// Of these windows no more comes than has come.
+    fn settle(&mut self, image: usize, windows: Range<u32>) {
+        if let Some(known) = self.images.get_mut(image) {
+            windows.for_each(|window| {
+                known.settled.insert(window);
+            });
+        }
+    }
 }
 
 /// What is known of an image's windows.
@@ -182,21 +205,21 @@ impl<'a> Kept<'a> {
             images.push(KeptImage { base, size: image.size, window_size: u64::from(image.window_size), wanted });
             base = base.saturating_add(image.size);
         }
-        let state = images.iter().map(|_| Windows::default()).collect();
+        let state = State { images: images.iter().map(|_| Windows::default()).collect(), has_ended: false };
         Self { file, images, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Waits until every window that `frame` needs is settled; the first one that is not right is the error. Frames need lower ones only, and the
-    /// lowest one that is under way waits for nobody.
+    /// lowest one that is under way waits for nobody. Once a thread has ended early, nobody waits: then the check ends in an error.
     fn wait_for(&self, frame: &Frame<'_>) -> Result<(), u32> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for window in frame.needs().flatten() {
             loop {
-                let known = state.get(frame.image());
+                let known = state.images.get(frame.image());
                 if known.is_some_and(|known| known.right.contains(window)) {
                     break;
                 }
-                if known.is_none_or(|known| known.settled.contains(window)) {
+                if state.has_ended || known.is_none_or(|known| known.settled.contains(window)) {
                     return Err(window);
                 }
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -216,37 +239,36 @@ impl<'a> Kept<'a> {
             let written = self.file.write_all_at(bytes.unwrap_or_default(), kept.base.saturating_add(offset));
             written.map_err(|source| Error::Write { step: "windows that were made", source })?;
         }
-        self.change(image, |known| {
-            windows.iter().for_each(|window| {
-                known.right.insert(*window);
-            });
+        self.change(|state| {
+            if let Some(known) = state.images.get_mut(image) {
+                windows.iter().for_each(|window| {
+                    known.right.insert(*window);
+                });
+            }
         });
         Ok(())
     }
 
-    fn change(&self, image: usize, change: impl FnOnce(&mut Windows)) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = state.get_mut(image) {
-            change(known);
-        }
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_all();
     }
 }
 
-/// Tells, however a frame ends, that no more comes of it.
-struct Settled<'a> {
+/// Tells those who wait that a thread has ended, by an error or a panic, unless it goes on.
+struct Ending<'a> {
     kept: &'a Kept<'a>,
-    image: usize,
-    windows: Range<u32>,
 }
 
-impl Drop for Settled<'_> {
+impl Ending<'_> {
+    fn goes_on(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.kept.change(self.image, |known| {
-            self.windows.clone().for_each(|window| {
-                known.settled.insert(window);
-            });
-        });
+        self.kept.change(|state| state.has_ended = true);
     }
 }
 

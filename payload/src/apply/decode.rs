@@ -5,6 +5,7 @@ use super::difference::DifferenceDecoder;
 use super::zstd_frame::{Refusal, ZstdDecoder, decode_with_prefix};
 use crate::error::Error;
 use crate::format::{Extent, Frame, Kind};
+use crate::limits::MAX_PREFIX_BYTES;
 
 /// Decodes blobs, one after the other, whatever they belong to; one per thread. It holds a zstd context (about 160 KB) and, from the first
 /// difference on, room for what that is made of (at most 2 MiB).
@@ -45,6 +46,11 @@ pub trait Blobs {
 impl Blobs for Codec {
     fn lean_on(&mut self, at: usize, bytes: &[u8]) -> Result<(), Refusal> {
         self.leans_on.truncate(at);
+        let (length, most) = (self.leans_on.len(), usize::try_from(MAX_PREFIX_BYTES).unwrap_or(usize::MAX));
+        if self.leans_on.capacity() - length < bytes.len() {
+            // A vector that grows by itself doubles, which may be twice the most that is ever in it.
+            self.leans_on.reserve_exact(bytes.len().max(length.min(most.saturating_sub(length))));
+        }
         self.leans_on.extend_from_slice(bytes);
         Ok(())
     }
@@ -154,7 +160,7 @@ fn read_extents(frame: &Frame<'_>, sources: &dyn Sources, out: &mut [u8]) -> Res
 /// Reads an extent of a frame from its first byte on.
 fn read_extent(frame: &Frame<'_>, sources: &dyn Sources, extent: &Extent, out: &mut [u8]) -> Result<(), Error> {
     let Extent { source: origin, offset, length } = *extent;
-    let name = |source| Error::Source { frame: frame.name(), origin, offset, length, source };
+    let name = |source| Error::Source { frame: frame.name(), origin: frame.origin(origin), offset, length, source };
     sources.read(origin, frame.image(), offset, out).map_err(name)
 }
 
@@ -162,6 +168,25 @@ fn name(frame: &Frame<'_>, refusal: Refusal) -> Error {
     Error::Blob { frame: frame.name(), what: refusal.what, expected: refusal.expected, got: refusal.got }
 }
 
-fn wrong(frame: &Frame<'_>, what: &'static str, expected: impl ToString, got: impl ToString) -> Error {
-    Error::Blob { frame: frame.name(), what, expected: expected.to_string(), got: got.to_string() }
+fn wrong(frame: &Frame<'_>, what: &str, expected: impl ToString, got: impl ToString) -> Error {
+    Error::Blob { frame: frame.name(), what: what.to_owned(), expected: expected.to_string(), got: got.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_blob_leans_on_no_more_is_kept_than_there_may_be() {
+        let most = usize::try_from(MAX_PREFIX_BYTES).unwrap();
+        for first in [1, 1000, 140_000, PIECE_BYTES] {
+            let (mut codec, mut at) = (Codec::new().unwrap(), 0);
+            while at < most {
+                let length = if at == 0 { first } else { PIECE_BYTES.min(most - at) };
+                codec.lean_on(at, &vec![7; length]).unwrap();
+                at += length;
+            }
+            assert!(codec.leans_on.len() == most && codec.leans_on.capacity() == most, "{first}: {}", codec.leans_on.capacity());
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! addresses have moved. The layout of its blob stands in [`mod@crate::format`].
 
 use super::zstd_frame::{Refusal, ZstdDecoder, content_size, decode_with_prefix};
-use crate::limits::MAX_OUTPUT_BYTES;
+use crate::limits::MAX_STEPS_BYTES;
 use crate::varint;
 
 /// What is kept of each section's memory from one difference to the next. A longer one is rare.
@@ -27,25 +27,31 @@ struct Step {
 impl DifferenceDecoder {
     /// Makes exactly `out` of `blob` and the bytes it leans on.
     pub(crate) fn decode(&mut self, zstd: &mut ZstdDecoder, blob: &[u8], source: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
-        let mut rest = blob;
-        let mut length = |what| varint::take(&mut rest).ok_or_else(|| Refusal::new(what, "a length", "other bytes"));
-        let (steps, added) = (length("length of the steps")?, length("length of the differences")?);
-        let (steps, rest) = split(rest, steps, "steps")?;
-        let (added, literal) = split(rest, added, "differences")?;
-
-        let steps_len = content_size(steps).filter(|length| *length <= u64::from(MAX_OUTPUT_BYTES));
-        let steps_len =
-            steps_len.ok_or_else(|| Refusal::new("steps", format!("at most {MAX_OUTPUT_BYTES} bytes"), "more, or none"))?;
-        refill(steps, usize::try_from(steps_len).unwrap_or(0), &mut self.steps, |frame, to| zstd.decode(frame, to))?;
-        let (add, own) = sums(&self.steps, out.len())?;
-        refill(added, add, &mut self.added, |frame, to| zstd.decode(frame, to))?;
-        refill(literal, own, &mut self.literal, |frame, to| decode_with_prefix(frame, source, to))?;
-        let followed = self.follow(source, out);
+        let made = self.make(zstd, blob, source, out);
         for section in [&mut self.steps, &mut self.added, &mut self.literal] {
             section.clear();
             section.shrink_to(KEPT_BYTES);
         }
-        followed
+        made
+    }
+
+    fn make(&mut self, zstd: &mut ZstdDecoder, blob: &[u8], source: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
+        let mut rest = blob;
+        let mut length = |what: &str| varint::take(&mut rest).ok_or_else(|| Refusal::new(what, "a varint", "other bytes"));
+        let (steps, added) = (length("length of the steps")?, length("length of the differences")?);
+        let (steps, rest) = split(rest, steps, "steps")?;
+        let (added, literal) = split(rest, added, "differences")?;
+
+        let steps_len = content_size(steps).map_err(|refusal| refusal.of("steps"))?;
+        let steps_len = usize::try_from(steps_len)
+            .ok()
+            .filter(|length| *length <= MAX_STEPS_BYTES)
+            .ok_or_else(|| Refusal::new("steps: zstd content size", format!("at most {MAX_STEPS_BYTES}"), steps_len))?;
+        refill("steps", steps, steps_len, &mut self.steps, |frame, to| zstd.decode(frame, to))?;
+        let (add, own) = sums(&self.steps, out.len())?;
+        refill("differences", added, add, &mut self.added, |frame, to| zstd.decode(frame, to))?;
+        refill("new bytes", literal, own, &mut self.literal, |frame, to| decode_with_prefix(frame, source, to))?;
+        self.follow(source, out)
     }
 
     fn follow(&self, source: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
@@ -56,11 +62,8 @@ impl DifferenceDecoder {
             let from = usize::try_from(at).ok().and_then(|at| source.get(at..at.checked_add(step.add)?));
             let parts = rest.split_at_mut_checked(step.add).zip(added.split_at_checked(step.add));
             let (Some(from), Some(((to, after), (differ, left)))) = (from, parts) else {
-                return Err(Refusal::new(
-                    "step",
-                    format!("bytes of the {} it leans on", source.len()),
-                    format!("{} from {at}", step.add),
-                ));
+                let expected = format!("a place within the {} bytes that it leans on", source.len());
+                return Err(Refusal::new("step", expected, format!("{} bytes from byte {at}", step.add)));
             };
             for ((to, from), differ) in to.iter_mut().zip(from).zip(differ) {
                 *to = from.wrapping_add(*differ);
@@ -85,6 +88,7 @@ fn split<'b>(bytes: &'b [u8], length: u64, what: &'static str) -> Result<(&'b [u
 
 /// Decodes a section of this length into `to`; of nothing there is no frame.
 fn refill(
+    what: &str,
     frame: &[u8],
     length: usize,
     to: &mut Vec<u8>,
@@ -95,8 +99,8 @@ fn refill(
     to.resize(length, 0);
     match (length, frame) {
         (0, []) => Ok(()),
-        (0, frame) => Err(Refusal::new("difference", "no bytes for nothing", frame.len())),
-        _ => decode(frame, to),
+        (0, frame) => Err(Refusal::new(what, "no frame, as it would make nothing", format!("{} bytes", frame.len()))),
+        _ => decode(frame, to).map_err(|refusal| refusal.of(what)),
     }
 }
 
@@ -181,11 +185,33 @@ mod tests {
         assert_eq!(refusal(blob(&[(0, 0, 0)], b"", b""), 0).what, "step");
         assert_eq!(refusal(blob(&[(0, u64::MAX, u64::MAX)], b"", b""), 1).what, "bytes of all steps");
         // Sections that are longer or shorter than the steps say, are missing, or are there for nothing.
-        assert_eq!(refusal(blob(&[(0, 3, 0)], &[0; 2], b""), 3).what, "zstd content size");
-        assert_eq!(refusal(blob(&[(0, 3, 0)], b"", b""), 3).what, "zstd frame");
-        assert_eq!(refusal(blob(&[(0, 0, 1)], b"\0", b"x"), 1).what, "difference");
+        assert_eq!(refusal(blob(&[(0, 3, 0)], &[0; 2], b""), 3).what, "differences: zstd content size");
+        assert_eq!(refusal(blob(&[(0, 3, 0)], b"", b""), 3).what, "differences: zstd frame");
+        assert_eq!(refusal(blob(&[(0, 0, 1)], b"\0", b"x"), 1).what, "differences");
         assert_eq!(refusal([&[200, 1, 0][..], &[0; 9]].concat(), 1).what, "steps");
         assert_eq!(refusal(Vec::new(), 1).what, "length of the steps");
+    }
+
+    #[test]
+    fn little_memory_is_kept_whatever_became_of_a_difference() {
+        let length = 1 << 20;
+        let source = vec![0; length];
+        let long = |numbers: &[(i64, u64, u64)], add, own| blob(numbers, &vec![1; add], &vec![2; own]);
+        let steps = vec![(0, 1, 0); length / 3];
+        let cases = [
+            (long(&steps, length / 3, 0), length / 3, true),
+            (long(&steps, length / 3 - 1, 0), length / 3, false),
+            (long(&steps, length / 3, 0), length, false),
+            (long(&[(1, length as u64, 0)], length, 0), length, false),
+            (long(&[(-1, 0, length as u64)], 0, length), length, false),
+            (long(&[(0, 0, length as u64)], 0, length - 1), length, false),
+        ];
+        let (mut decoder, mut zstd) = (DifferenceDecoder::default(), ZstdDecoder::new().unwrap());
+        for (at, (blob, length, is_right)) in cases.into_iter().enumerate() {
+            assert_eq!(decoder.decode(&mut zstd, &blob, &source, &mut vec![0; length]).is_ok(), is_right, "case {at}");
+            let kept = [&decoder.steps, &decoder.added, &decoder.literal].map(Vec::capacity);
+            assert!(kept.iter().all(|bytes| *bytes <= KEPT_BYTES), "case {at}: {kept:?}");
+        }
     }
 
     proptest! {

@@ -45,4 +45,8 @@ pub fn needed<'t>(table: &'t FrameTable, image: usize, missing: &WindowSet) -> V
 }
 
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
+mod source_tests;
+#[cfg(test)]
 mod tests;

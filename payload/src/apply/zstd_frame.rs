@@ -18,7 +18,7 @@ const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 #[error("{what}: expected {expected}, got {got}")]
 pub struct Refusal {
     /// What of it.
-    pub what: &'static str,
+    pub what: String,
     /// What would be right.
     pub expected: String,
     /// What stands there.
@@ -27,8 +27,13 @@ pub struct Refusal {
 
 impl Refusal {
     /// In these words.
-    pub fn new(what: &'static str, expected: impl ToString, got: impl ToString) -> Self {
-        Self { what, expected: expected.to_string(), got: got.to_string() }
+    pub fn new(what: impl Into<String>, expected: impl ToString, got: impl ToString) -> Self {
+        Self { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+
+    /// The same of a part of what it was said of.
+    pub(super) fn of(self, part: &str) -> Self {
+        Self { what: format!("{part}: {}", self.what), ..self }
     }
 }
 
@@ -76,13 +81,14 @@ pub(crate) fn name_of(code: usize) -> &'static str {
 }
 
 /// The content size that a frame states.
-pub(super) fn content_size(blob: &[u8]) -> Option<u64> {
-    FrameHeader::parse(blob)?.content_size
+pub(super) fn content_size(blob: &[u8]) -> Result<u64, Refusal> {
+    let size = FrameHeader::parse(blob)?.content_size;
+    size.ok_or_else(|| Refusal::new("zstd content size", "a number", "none stated"))
 }
 
 /// One frame and nothing behind it, of the right content size, with a window within the cap and without a dictionary.
 fn check_frame(blob: &[u8], output_len: usize) -> Result<(), Refusal> {
-    let header = FrameHeader::parse(blob).ok_or_else(|| Refusal::new("zstd frame", "a frame header", "other bytes"))?;
+    let header = FrameHeader::parse(blob)?;
     if header.names_dictionary {
         return Err(Refusal::new("zstd frame", "no dictionary", "a dictionary id"));
     }
@@ -109,14 +115,25 @@ struct FrameHeader {
 }
 
 impl FrameHeader {
-    fn parse(blob: &[u8]) -> Option<Self> {
-        let rest = blob.strip_prefix(&MAGIC)?;
-        let (descriptor, rest) = rest.split_first()?;
-        let single_segment = descriptor & 0x20 != 0;
-        let reserved = descriptor & 0x08 != 0;
-        if reserved {
-            return None;
+    fn parse(blob: &[u8]) -> Result<Self, Refusal> {
+        let Some(rest) = blob.strip_prefix(&MAGIC) else {
+            return Err(Refusal::new("zstd frame", format!("to begin with {}", hex(&MAGIC)), hex(blob)));
+        };
+        let Some((descriptor, rest)) = rest.split_first() else {
+            return Err(Refusal::new("zstd frame header", "a descriptor", "the end of the frame"));
+        };
+        if descriptor & 0x08 != 0 {
+            return Err(Refusal::new("zstd frame header", "a descriptor whose reserved bit is 0", hex(&[*descriptor])));
         }
+        Self::fields(*descriptor, rest).ok_or_else(|| {
+            let got = format!("{} bytes in all", blob.len());
+            Refusal::new("zstd frame header", format!("all fields of the descriptor {descriptor:02x}"), got)
+        })
+    }
+
+    /// What stands behind the descriptor; nothing if it is cut.
+    fn fields(descriptor: u8, rest: &[u8]) -> Option<Self> {
+        let single_segment = descriptor & 0x20 != 0;
         let (window_size, rest) = match (single_segment, rest) {
             (true, rest) => (None, rest),
             (false, [window, rest @ ..]) => (Some(window_size(*window)), rest),
@@ -134,6 +151,14 @@ impl FrameHeader {
         let content_size = (size_bytes > 0).then(|| little_endian(size) + if size_bytes == 2 { 256 } else { 0 });
         let window_size = window_size.or(content_size)?;
         Some(Self { names_dictionary: dictionary_bytes > 0, content_size, window_size })
+    }
+}
+
+/// The first bytes, to be shown.
+fn hex(bytes: &[u8]) -> String {
+    match bytes {
+        [] => "no bytes".to_owned(),
+        bytes => bytes.iter().take(MAGIC.len()).map(|byte| format!("{byte:02x}")).collect(),
     }
 }
 
@@ -219,7 +244,7 @@ mod tests {
         let padded = [&blob[..], b"\0"].concat();
         assert!(refusal(&padded, 43).starts_with("zstd frame: expected"), "{}", refusal(&padded, 43));
         let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0], &blob[..]].concat();
-        assert_eq!(refusal(&skippable, 43), "zstd frame: expected a frame header, got other bytes");
+        assert_eq!(refusal(&skippable, 43), "zstd frame: expected to begin with 28b52ffd, got 502a4d18");
         assert!(refusal(&blob[..blob.len() - 1], 43).starts_with("zstd frame: expected a frame that decodes"));
         let dictionary = [&MAGIC[..], &[0x21, 7, 43, 1, 0, 0]].concat();
         assert_eq!(refusal(&dictionary, 43), "zstd frame: expected no dictionary, got a dictionary id");

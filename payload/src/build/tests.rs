@@ -43,7 +43,7 @@ fn several_images_come_back() {
 
 #[test]
 fn the_bytes_do_not_depend_on_the_number_of_threads() {
-    let (root, boot) = (disk_like(5, 13 * WINDOW + 9), disk_like(6, 3 * WINDOW));
+    let (root, boot) = (disk_like(5, 7 * WINDOW + 9), disk_like(6, 2 * WINDOW));
     let images: [(&str, &[u8]); 2] = [("root", &root), ("boot", &boot)];
     for level in [3, 12, 19] {
         let one = testing::full(&images, &Options { level, ..options(1, 4) }).0;
@@ -178,7 +178,7 @@ fn a_full_disk_is_an_error_wherever_it_strikes() {
     let data = disk_like(1, 5 * WINDOW);
     let image = Image { name: "root", slot: None, size: data.len() as u64, data: &data };
     let (payload, _) = build(&[image], &options(2, 4)).unwrap();
-    for room in (0..payload.len()).step_by(10_007) {
+    for room in (0..payload.len()).step_by(40_009) {
         let mut spool = Cursor::new(Vec::new());
         let result = full(&[image], &options(2, 4), &mut spool, &mut Full { room }, &mut |_| {});
         assert!(matches!(result, Err(Error::Write { .. })), "{room} bytes of room");

@@ -27,7 +27,7 @@ impl<'a> Cursor<'a> {
         let end = self.at.checked_add(count);
         let found = end.and_then(|end| self.bytes.get(self.at..end));
         let Some(found) = found else {
-            return Err(Error::field(format!("frame table: {what}"), format!("{count} bytes at byte {}", self.at), self.left()));
+            return Err(Error::field(what, format!("{count} bytes at byte {} of the frame table", self.at), self.left()));
         };
         self.at = self.at.saturating_add(count);
         Ok(found)
@@ -44,9 +44,12 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn varint(&mut self, what: &str) -> Result<u64, Error> {
+        let start = self.at;
         if let Some(value) = varint::read(|| self.byte(what))? {
             return Ok(value);
         }
-        Err(Error::field(format!("frame table: {what}"), "a varint of at most 64 bits in its shortest form", "another"))
+        let expected = format!("a varint of at most 64 bits in its shortest form at byte {start} of the frame table");
+        let got: String = self.bytes.get(start..self.at).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect();
+        Err(Error::field(what, expected, got))
     }
 }

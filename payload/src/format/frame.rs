@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use manifests::limits::MAX_IMAGES;
+
 use super::cursor::Cursor;
 use super::table::{Entry, FrameTable};
 use crate::error::Error;
@@ -131,14 +133,15 @@ impl<'t> Extents<'t> {
         let source = match u8::try_from(number) {
             Ok(0) => Source::Target,
             Ok(number) => Source::Image(number - 1),
-            Err(_) => return Err(Error::field("source of an extent", "a source image of the table", number)),
+            Err(_) => return Err(Error::field("source of an extent", format!("0 to {MAX_IMAGES}"), number)),
         };
         let step = unzigzag(self.cursor.varint("offset of an extent")?);
         let offset = self.expected_offset.checked_add_signed(step);
         let length = self.cursor.varint("length of an extent")?;
         let end = offset.and_then(|offset| offset.checked_add(length));
         let (Some(offset), Some(end)) = (offset, end) else {
-            return Err(Error::field("extent", "an offset and length below 2^64", format!("{step:+} and {length}")));
+            let got = i128::from(self.expected_offset) + i128::from(step);
+            return Err(Error::field("extent", "bytes from 0 to 2^64", format!("{length} at byte {got}")));
         };
         self.expected_offset = end;
         Ok(Some(Extent { source, offset, length }))
@@ -211,6 +214,15 @@ impl<'t> Frame<'t> {
         let window = move |offset: u64| u32::try_from(offset / window_size).unwrap_or(u32::MAX);
         let own = self.extents().filter(|extent| extent.source == Source::Target);
         own.map(move |extent| window(extent.offset)..window(extent.offset + extent.length - 1).saturating_add(1))
+    }
+
+    /// A source of its extents in messages: `source image 0 ("root")`.
+    pub(crate) fn origin(&self, source: Source) -> String {
+        let image = match source {
+            Source::Target => None,
+            Source::Image(index) => self.table.sources().get(usize::from(index)),
+        };
+        image.map_or_else(|| source.to_string(), |image| format!("{source} ({:?})", image.name))
     }
 
     /// Its name in messages.

@@ -99,4 +99,6 @@ pub use header::Header;
 pub use table::{FrameTable, ImageEntry, KindTotals};
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Reading the frame table in one pass. Every rule of the format is checked here and nowhere else.
 
 use manifests::digest::Sha256Digest;
-use manifests::limits::{LARGE_WINDOW_BYTES, MAX_IMAGES, MAX_NAME_CHARS, MAX_WINDOWS, WINDOW_BYTES};
+use manifests::limits::{MAX_IMAGES, MAX_NAME_CHARS, MAX_WINDOWS};
 use manifests::release::{SlotName, WindowTable};
 
 use super::cursor::Cursor;
@@ -76,32 +76,33 @@ impl<'b> Parser<'b> {
 
     fn read_image(&mut self, what: &str) -> Result<ImageEntry, Error> {
         let name = self.read_name(what)?;
-        let slot = match self.cursor.byte(what)? {
+        let slot = match self.cursor.byte(&format!("{what}: slot"))? {
             0 => None,
             1 => Some(SlotName::A),
             2 => Some(SlotName::B),
             other => return Err(Error::field(format!("{what}: slot"), "0, 1 or 2", other)),
         };
-        let size = u64::from_le_bytes(self.cursor.array(what)?);
-        let window_size = u32::from_le_bytes(self.cursor.array(what)?);
-        let table_sha256 = Sha256Digest::from_bytes(self.cursor.array(what)?);
+        let size = u64::from_le_bytes(self.cursor.array(&format!("{what}: size"))?);
+        let window_size = u32::from_le_bytes(self.cursor.array(&format!("{what}: window size"))?);
+        let table_sha256 = Sha256Digest::from_bytes(self.cursor.array(&format!("{what}: sha256 of its window table"))?);
         if size == 0 {
             return Err(Error::field(format!("{what}: size"), "1 or more", size));
         }
-        if window_size != WindowTable::standard_window_size(size) {
-            let expected = format!("{WINDOW_BYTES}, or {LARGE_WINDOW_BYTES} above 16 GiB");
+        let standard = WindowTable::standard_window_size(size);
+        if window_size != standard {
+            let expected = format!("{standard} for {size} bytes");
             return Err(Error::field(format!("{what}: window size"), expected, window_size));
         }
         Ok(ImageEntry { name, slot, size, window_size, table_sha256 })
     }
 
     fn read_name(&mut self, what: &str) -> Result<String, Error> {
-        let length = usize::from(self.cursor.byte(what)?);
+        let length = usize::from(self.cursor.byte(&format!("{what}: length of its name"))?);
         let expected = format!("1 to {MAX_NAME_CHARS} printable ASCII characters");
         if length == 0 || length > MAX_NAME_CHARS {
             return Err(Error::field(format!("{what}: name"), expected, format!("{length} bytes")));
         }
-        let bytes = self.cursor.take(length, what)?;
+        let bytes = self.cursor.take(length, &format!("{what}: name"))?;
         match std::str::from_utf8(bytes) {
             Ok(name) if name.bytes().all(|c| c.is_ascii_graphic()) => Ok(name.to_owned()),
             _ => Err(Error::field(format!("{what}: name"), expected, format!("{:?}", String::from_utf8_lossy(bytes)))),
@@ -139,11 +140,8 @@ impl<'b> Parser<'b> {
     }
 
     fn read_frame(&mut self, image: usize, first_window: u32, image_windows: u64) -> Result<Entry, Error> {
-        let kind = Kind::from_number(self.cursor.byte("kind of a frame")?);
-        let windows = self.cursor.varint("windows of a frame")?;
-        let blob_len = self.cursor.varint("length of a blob")?;
-        let extents = self.cursor.varint("number of extents")?;
-
+        let (kind, [windows, blob_len, extents]) =
+            self.read_frame_head().map_err(|error| error.at(format_args!("frame {}", self.entries.len())))?;
         let at = |what: &str| format!("frame {} (from window {first_window} of image {image}): {what}", self.entries.len());
         let left = image_windows - u64::from(first_window);
         let Some(windows) = u32::try_from(windows).ok().filter(|count| *count > 0 && u64::from(*count) <= left) else {
@@ -173,6 +171,14 @@ impl<'b> Parser<'b> {
         Ok(entry)
     }
 
+    /// Its kind, and how many windows, bytes of a blob and extents it says it has.
+    fn read_frame_head(&mut self) -> Result<(Kind, [u64; 3]), Error> {
+        let kind = Kind::from_number(self.cursor.byte("kind")?);
+        let windows = self.cursor.varint("windows")?;
+        let blob_len = self.cursor.varint("length of its blob")?;
+        Ok((kind, [windows, blob_len, self.cursor.varint("number of extents")?]))
+    }
+
     fn output_len(&self, image: usize, first_window: u32, windows: u32) -> Option<u32> {
         let image = self.images.get(image)?;
         let end = image.window_start(first_window.checked_add(windows)?);
@@ -185,7 +191,7 @@ impl<'b> Parser<'b> {
         let output_offset = self.images.get(image).map_or(0, |image| image.window_start(entry.first_window));
         let mut extents = Extents::new(self.cursor, entry.extents, output_offset);
         let mut sum = 0_u64;
-        while let Some(extent) = extents.read()? {
+        while let Some(extent) = extents.read().map_err(|error| error.at(name))? {
             self.check_extent(&extent, output_offset, name)?;
             sum = sum.saturating_add(extent.length);
         }
@@ -201,8 +207,11 @@ impl<'b> Parser<'b> {
             Source::Target => output_offset,
             Source::Image(index) => {
                 let Some(source) = self.sources.get(usize::from(index)) else {
-                    let expected = format!("one of the {} source images", self.sources.len());
-                    return Err(Error::field(format!("{name}: source of an extent"), expected, index));
+                    let expected = match self.sources.len() {
+                        0 => "0 (the image itself; the payload has no source images)".to_owned(),
+                        count => format!("0 (the image itself) to {count} (the last source image)"),
+                    };
+                    return Err(Error::field(format!("{name}: source of an extent"), expected, u16::from(index) + 1));
                 };
                 source.size
             }
