@@ -9,7 +9,7 @@ declare -A build_needs=([cc]=gcc [/usr/include/stdio.h]=libc6-dev [python3]=pyth
 # What tests run besides the programs of this workspace, and what the other targets of the Makefile call.
 declare -A test_needs=(
     [git]=git [curl]=curl [mke2fs]=e2fsprogs [debugfs]=e2fsprogs [debootstrap]=debootstrap [losetup]=mount [partx]=util-linux
-    [sgdisk]=gdisk [zstd]=zstd [fw_setenv]=libubootenv-tool [veritysetup]=cryptsetup-bin
+    [sgdisk]=gdisk [zstd]=zstd [fw_setenv]=libubootenv-tool [veritysetup]=cryptsetup-bin [mksquashfs]=squashfs-tools [mkfs.erofs]=erofs-utils
 )
 # What virtual machines are made of.
 declare -A machine_needs=(

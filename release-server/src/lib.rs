@@ -8,5 +8,6 @@
 //! Promises: the same input gives the same bytes; a file that is written appears whole or not at all; a private key file
 //! is never overwritten. Never: a private key on a server, or a network connection from [`publisher`].
 
+mod filesystem;
 pub mod publisher;
 pub mod releasectl;

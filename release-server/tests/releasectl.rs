@@ -9,6 +9,8 @@ mod build;
 mod delta;
 #[path = "releasectl/desk.rs"]
 mod desk;
+#[path = "releasectl/explain.rs"]
+mod explain;
 #[path = "releasectl/folder.rs"]
 mod folder;
 #[path = "releasectl/inspect.rs"]

@@ -1,6 +1,5 @@
 //! Checking releases the way a host does, and adding signatures.
 
-use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use payload::apply::{Fault, Keep, NoSources, Sources};
 use payload::format::FrameTable;
 
 use super::Error;
-use super::files::{lock_folder_of, nameless, open_sized, read_capped, refuse_endless, replace};
+use super::files::{lock_folder_of, open_sized, read_capped, refuse_endless, replace, scratch_beside};
 use super::images::{Opened, Published, SourceImages, label};
 
 /// Verifies a record file against a keyring.
@@ -88,7 +87,7 @@ pub fn check_payload(
 ) -> Result<CheckedPayload, Error> {
     let (file, length) = open_sized(path)?;
     let table = FrameTable::read(&file, length, release.record()).map_err(Error::payload(path))?;
-    let scratch = scratch(path)?;
+    let scratch = scratch_beside(path)?;
     let opened;
     let sources: &(dyn Sources + Sync) = match source {
         _ if table.sources().is_empty() => &NoSources,
@@ -115,11 +114,6 @@ pub fn check_payload(
 
 fn names(table: &FrameTable) -> Vec<String> {
     table.sources().iter().map(|image| label(&image.name, image.slot)).collect()
-}
-
-/// Room for what frames of a payload lean on: beside it, or where that cannot be, in the folder for temporary files.
-fn scratch(path: &Path) -> Result<File, Error> {
-    nameless(path).or_else(|_cannot_be_written| nameless(&std::env::temp_dir().join("payload")))
 }
 
 pub(super) fn read_envelope(path: &Path) -> Result<Envelope, Error> {

@@ -5,13 +5,11 @@ use std::path::PathBuf;
 
 use manifests::release::{Record, WindowTable};
 use payload::build::{Built, Options, Progress};
-use payload::format::{FrameTable, Header};
-use payload::limits::HEADER_BYTES;
-use payload::window::ReadAt as _;
+use payload::format::FrameTable;
 
-use super::files::{PendingFile, nameless, open_sized, remove_leftovers};
+use super::Error;
+use super::files::{PendingFile, nameless, remove_leftovers};
 use super::images::{Opened, Published};
-use super::{Error, payload_beside};
 
 /// A delta longer than this part of the full payload is hardly worth its place, its time and its choice: percent.
 pub const MAX_PERCENT_OF_FULL: u64 = 80;
@@ -66,7 +64,7 @@ pub fn build_delta(spec: &DeltaSpec, progress: &mut dyn FnMut(Step)) -> Result<B
     let from = Opened::open(&spec.from, &scratch, threads, &mut opening)?;
     let to = Opened::open(&spec.to, &scratch, threads, &mut opening)?;
     refuse_strangers(&from.record, &to.record)?;
-    let full_bytes = full_bytes(spec, &to.record)?;
+    let full_bytes = spec.to.full_bytes(&to.record)?;
 
     let path = spec.out_dir.join(format!("{}-to-{}.payload", from.record.version, to.record.version));
     let (mut spool, mut file) = (nameless(&path)?, PendingFile::create(&path)?);
@@ -111,16 +109,4 @@ fn refuse_strangers(from: &Record, to: &Record) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
-}
-
-/// Bytes of the full payload of the release that is made, where it is there.
-fn full_bytes(spec: &DeltaSpec, record: &Record) -> Result<Option<u64>, Error> {
-    let path = spec.to.payload.clone().unwrap_or_else(|| payload_beside(&spec.to.record, &record.version));
-    if spec.to.payload.is_none() && !path.exists() {
-        return Ok(None);
-    }
-    let (file, _) = open_sized(&path)?;
-    let mut front = [0; HEADER_BYTES];
-    file.read_exact_at(&mut front, 0).map_err(Error::file("read", &path))?;
-    Header::parse(&front).map(|header| Some(header.total_len())).map_err(Error::payload(&path))
 }

@@ -164,6 +164,14 @@ pub enum Error {
         /// What it has.
         images: Vec<String>,
     },
+    /// A release of which only the record is there.
+    #[error("{}: expected its images as files, or its full payload {}, got neither", record.display(), payload.display())]
+    NoImages {
+        /// The record.
+        record: PathBuf,
+        /// Where the payload would be.
+        payload: PathBuf,
+    },
     /// An image of the release that was not given.
     #[error("{}: expected a file for each of its images, got none for {name}", record.display())]
     ImageMissing {

@@ -224,6 +224,11 @@ pub(super) fn nameless(place: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
+/// A file without a name for what is unpacked: beside `place`, or where that cannot be, in the folder for temporary files.
+pub(super) fn scratch_beside(place: &Path) -> Result<File, Error> {
+    nameless(place).or_else(|_cannot_be_written| nameless(&std::env::temp_dir().join("payload")))
+}
+
 fn create_beside(place: &Path, purpose: &str) -> Result<(File, PathBuf), Error> {
     let name = place.file_name().unwrap_or_default().to_string_lossy();
     let mut number = 0;

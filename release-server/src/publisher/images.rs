@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use manifests::release::{Image, Record, SlotName};
 use payload::apply::{Keep, NoSources, Sources, check};
-use payload::format::{FrameTable, ImageEntry, Source};
+use payload::format::{FrameTable, Header, ImageEntry, Source};
+use payload::limits::HEADER_BYTES;
 use payload::verity::Tree;
 use payload::window::{ReadAt, table_of};
 
 use super::build::ImageFile;
 use super::check::read_envelope;
-use super::files::{nameless, open_image, open_sized};
+use super::files::{open_image, open_sized, scratch_beside};
 use super::source::{PIECE, TREE_IMAGE};
 use super::{Error, payload_beside};
 
@@ -26,6 +27,25 @@ pub struct Published {
     pub images: Vec<ImageFile>,
     /// Where there are no files: its full payload, as a rule the `VERSION.payload` beside the record.
     pub payload: Option<PathBuf>,
+}
+
+impl Published {
+    /// Where its full payload is, or would be.
+    fn full_payload(&self, record: &Record) -> PathBuf {
+        self.payload.clone().unwrap_or_else(|| payload_beside(&self.record, &record.version))
+    }
+
+    /// Bytes of its full payload, where that is there.
+    pub(super) fn full_bytes(&self, record: &Record) -> Result<Option<u64>, Error> {
+        let path = self.full_payload(record);
+        if self.payload.is_none() && !path.exists() {
+            return Ok(None);
+        }
+        let (file, _) = open_sized(&path)?;
+        let mut front = [0; HEADER_BYTES];
+        ReadAt::read_exact_at(&file, &mut front, 0).map_err(Error::file("read", &path))?;
+        Header::parse(&front).map(|header| Some(header.total_len())).map_err(Error::payload(&path))
+    }
 }
 
 /// A release and its images.
@@ -51,7 +71,7 @@ impl ReadAt for Part {
 
 impl Opened {
     /// Reads the record and opens its images, each of which has to be, window by window, what the record says. What is unpacked lies in a file
-    /// without a name beside `place`. `progress` gets the bytes done and all.
+    /// without a name beside `place`, or in the folder for temporary files. `progress` gets the bytes done and all.
     pub(super) fn open(
         published: &Published,
         place: &Path,
@@ -60,8 +80,11 @@ impl Opened {
     ) -> Result<Self, Error> {
         let record = read_envelope(&published.record)?.record_untrusted().map_err(Error::record(&published.record))?;
         let images = if published.images.is_empty() {
-            let beside = payload_beside(&published.record, &record.version);
-            unpack(&record, published.payload.as_deref().unwrap_or(&beside), place, threads, progress)?
+            let full = published.full_payload(&record);
+            if published.payload.is_none() && !full.exists() {
+                return Err(Error::NoImages { record: published.record.clone(), payload: full });
+            }
+            unpack(&record, &full, place, threads, progress)?
         } else {
             from_files(&record, published, threads, progress)?
         };
@@ -92,7 +115,7 @@ fn unpack(
     if let Some(source) = table.sources().first() {
         return Err(Error::NotFull { path: path.to_owned(), source_image: source.name.clone() });
     }
-    let made = nameless(place)?;
+    let made = scratch_beside(place)?;
     let total = table.images().iter().map(|image| image.size).sum();
     let checked = check(record, &table, &file, &NoSources, (&made, Keep::All), threads, &mut |done| progress((done, total)));
     let checked = checked.map_err(Error::payload(path))?;
@@ -179,7 +202,7 @@ fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 /// `root`, or `kernel@a`.
-pub(super) fn label(name: &str, slot: Option<SlotName>) -> String {
+pub(crate) fn label(name: &str, slot: Option<SlotName>) -> String {
     slot.map_or_else(|| name.to_owned(), |slot| format!("{name}@{slot}"))
 }
 

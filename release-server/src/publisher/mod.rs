@@ -44,7 +44,11 @@ pub use error::Error;
 pub(crate) use files::A_DIRECTORY;
 pub use files::read_text;
 pub use images::Published;
-pub use inspect::{ImageSummary, Inspection, KindSummary, PayloadSummary, RecordSummary, inspect};
+pub(crate) use images::label;
+pub use inspect::{
+    Explanation, FrameSummary, ImageContents, ImageSummary, Inspection, KindSummary, OtherFiles, Packed, PayloadSummary,
+    RecordSummary, Share, Warning, What, explain, inspect,
+};
 pub use keys::{GeneratedKey, LoadedKey, generate_key, read_keyring, read_secret_key};
 pub use source::TREE_IMAGE;
 

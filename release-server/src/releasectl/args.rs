@@ -27,6 +27,17 @@ A delta for hosts that run it, once 1.1.0 is built:
 
 demo.pub goes into the keyring folder of the hosts (inside the image); demo.key stays offline.";
 
+const INSPECT_EXAMPLES: &str = "\
+What a payload is made of, and its largest frames:
+  releasectl inspect releases/1.0.0-to-1.1.0.payload
+
+What it saves, which files its bytes go to, and what would make it smaller:
+  releasectl inspect releases/1.0.0-to-1.1.0.payload --release releases/1.1.0.release
+  releasectl inspect 1.0.0-to-1.1.0.payload --release 1.1.0.release --image root=rootfs.ext4
+
+The images are read from files, or else out of the full payload beside the record. Files are found in ext2, ext3, ext4, \
+squashfs (gzip, zstd) and erofs; the bytes of each frame are shared out over the files in its windows by length.";
+
 /// Makes, signs, checks and explains releases
 #[derive(Parser)]
 #[command(name = "releasectl", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -63,6 +74,10 @@ pub(super) enum Command {
     /// any fault.
     Verify(VerifyArgs),
     /// Explain a record or a payload, without trusting it
+    ///
+    /// With the release that a payload makes: also what it saves, which files its bytes go to, and which images and files are compressed
+    /// and make deltas large.
+    #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
 }
 
@@ -240,6 +255,21 @@ pub(super) struct VerifyArgs {
 pub(super) struct InspectArgs {
     /// A record or a payload
     pub(super) file: PathBuf,
+    /// Record of the release that the payload makes
+    #[arg(long, value_name = "RELEASE")]
+    release: Option<PathBuf>,
+    /// An image of that release: NAME=FILE, or NAME@SLOT=FILE; give all of them, or none
+    #[arg(long = "image", value_name = "NAME[@SLOT]=FILE", value_parser = parse_image, requires = "release")]
+    images: Vec<ImageFile>,
+    /// Its full payload, with whose size the payload's is compared [default: the VERSION.payload beside the record]
+    #[arg(long, value_name = "FILE", requires = "release")]
+    full_payload: Option<PathBuf>,
+    /// Most frames and files to name
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    top: u16,
+    /// Threads that read images [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads, requires = "release")]
+    threads: Option<NonZeroUsize>,
 }
 
 impl Effort {
@@ -297,6 +327,22 @@ impl VerifyArgs {
     pub(super) fn source(&self) -> Option<Published> {
         let record = self.from.clone()?;
         Some(Published { record, images: self.from_images.clone(), payload: self.from_payload.clone() })
+    }
+
+    pub(super) fn threads(&self) -> NonZeroUsize {
+        threads(self.threads)
+    }
+}
+
+impl InspectArgs {
+    /// The release that the payload makes.
+    pub(super) fn published(&self) -> Option<Published> {
+        let record = self.release.clone()?;
+        Some(Published { record, images: self.images.clone(), payload: self.full_payload.clone() })
+    }
+
+    pub(super) fn top(&self) -> usize {
+        self.top.into()
     }
 
     pub(super) fn threads(&self) -> NonZeroUsize {

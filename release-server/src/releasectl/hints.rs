@@ -32,7 +32,9 @@ pub(super) fn for_error(error: &Error) -> Option<&'static str> {
         Error::Tree { reason: VerityError::Size { .. }, .. } => {
             Some("the kernel maps whole blocks: make the image a multiple of 4096 bytes long (truncate -s %4096 FILE)")
         }
-        Error::NotFull { .. } => Some("give the VERSION.payload that `releasectl build` wrote, or the images themselves"),
+        Error::NoImages { .. } | Error::NotFull { .. } => {
+            Some("give the VERSION.payload that `releasectl build` wrote, or the images themselves")
+        }
         Error::LeansOn { .. } => Some("--from OLD.release, and --from-image NAME=FILE if its OLD.payload is not beside it"),
         Error::LeansOnAnother { .. } => Some("`releasectl inspect` shows the digests of the images that it leans on"),
         Error::WrongPayload { .. } => Some("fetch the payload again, or give the images as files"),

@@ -5,6 +5,7 @@
 
 mod args;
 mod hints;
+mod inspection;
 mod progress;
 mod report;
 mod words;
@@ -101,10 +102,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome, Failure> {
         Command::Delta(args) => delta(args, cli.json),
         Command::Sign(args) => sign(args, cli.json),
         Command::Verify(args) => verify(args, cli.json),
-        Command::Inspect(InspectArgs { file }) => {
-            let found = publisher::inspect(file)?;
-            Ok(Outcome::good(report::inspection(file, &found, cli.json)))
-        }
+        Command::Inspect(args) => inspect(args, cli.json),
     }
 }
 
@@ -248,6 +246,18 @@ fn verify(args: &VerifyArgs, json: bool) -> Result<Outcome, Failure> {
     }
     let report = report::Verification::new(&args.release, &release, keyring.threshold(), checked);
     Ok(Outcome { good: report.good(), text: if json { report.to_json() } else { report.to_words() } })
+}
+
+fn inspect(args: &InspectArgs, json: bool) -> Result<Outcome, Failure> {
+    let found = match args.published() {
+        None => publisher::inspect(&args.file, args.top())?,
+        Some(published) => {
+            let mut progress = Progress::new("reading");
+            let mut show = |(done, total)| progress.show(done, total, "");
+            publisher::explain(&args.file, &published, args.top(), args.threads(), &mut show)?
+        }
+    };
+    Ok(Outcome::good(inspection::inspection(&args.file, &found, json)))
 }
 
 fn read_keys(paths: &[PathBuf]) -> Result<Vec<SecretKey>, Failure> {

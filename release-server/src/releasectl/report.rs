@@ -4,16 +4,13 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use manifests::keyring::KeyId;
-use manifests::release::{Notes, Record, Release};
+use manifests::release::{Record, Release};
 use payload::format::{FrameTable, Source};
 use serde_json::{Value, json};
 
-use super::words::{chain, count, harmless, percent, size};
+use super::words::{chain, percent, size};
 use super::{hints, json_line};
-use crate::publisher::{
-    BuiltDelta, BuiltRelease, CheckedPayload, Error, GeneratedKey, ImageSummary, Inspection, PayloadOrigin, PayloadSummary,
-    RecordSummary, SignedRecord,
-};
+use crate::publisher::{BuiltDelta, BuiltRelease, CheckedPayload, Error, GeneratedKey, PayloadOrigin, SignedRecord};
 
 /// Most faults shown of one payload; the numbers count them all.
 const FAULTS_SHOWN: usize = 8;
@@ -226,109 +223,7 @@ fn payload_json(file: &Path, result: &Result<CheckedPayload, Error>) -> Value {
     }
 }
 
-pub(super) fn inspection(path: &Path, found: &Inspection, as_json: bool) -> String {
-    if as_json {
-        return json_line(&serde_json::to_value(found).unwrap_or(Value::Null));
-    }
-    match found {
-        Inspection::Record(record) => record_words(path, record),
-        Inspection::Payload(payload) => payload_summary_words(path, payload),
-    }
-}
-
-fn record_words(path: &Path, record: &RecordSummary) -> String {
-    let or = |list: Vec<String>, none: &str| if list.is_empty() { none.to_owned() } else { list.join(", ") };
-    let ids = |ids: &[KeyId]| ids.iter().map(KeyId::to_string).collect::<Vec<_>>();
-    let floor =
-        if record.not_below == 0 { "none".to_owned() } else { format!("nothing below sequence {} afterwards", record.not_below) };
-    let source = record.minimum_source.map_or_else(|| "any release".to_owned(), |n| format!("sequence {n} or newer"));
-    let table = record.payload_table_sha256.map_or_else(|| "not named".to_owned(), |digest| format!("frame table {digest}"));
-    let lines = [
-        format!("{}: release record, NOT VERIFIED (releasectl verify checks signatures)", path.display()),
-        format!("  product    {}", record.product),
-        format!("  version    {}", record.version),
-        format!("  sequence   {}", record.sequence),
-        format!("  for        {}/{}", record.arch, record.board),
-        format!("  created    {}", record.created),
-        format!("  floor      {floor}"),
-        format!("  from       {source}"),
-        format!("  channels   {}", or(record.channels.clone(), "any")),
-        format!("  urgent     {}", if record.urgent { "yes" } else { "no" }),
-        format!("  revokes    {}", or(ids(&record.revoked_keys), "no key")),
-        format!("  digest     {}", record.digest),
-        format!("  payload    {table}"),
-        format!("  claims to be signed by {}", or(ids(&record.claimed_signers), "nobody")),
-    ];
-    lines.join("\n") + "\n" + &images_words("images", &record.images) + &notes_words(record.notes.as_ref())
-}
-
-fn notes_words(notes: Option<&Notes>) -> String {
-    match notes {
-        None => String::new(),
-        Some(Notes::Url { url, sha256 }) => format!("  notes      {} (sha256 {sha256})\n", harmless(url)),
-        Some(Notes::Text(text)) => {
-            "  notes\n".to_owned() + &text.lines().map(|line| format!("    {}\n", harmless(line))).collect::<String>()
-        }
-    }
-}
-
-fn payload_summary_words(path: &Path, payload: &PayloadSummary) -> String {
-    let kind = if payload.sources.is_empty() {
-        "full: needs no other image".to_owned()
-    } else {
-        format!("delta: needs {}", count(length(&payload.sources), "source image"))
-    };
-    let lines = [
-        format!("{}: payload, NOT VERIFIED (releasectl verify compares it with a record)", path.display()),
-        format!("  kind       {kind}"),
-        format!(
-            "  size       {} ({} bytes), {} of the images' {}",
-            size(payload.size),
-            payload.size,
-            percent(payload.size, payload.image_bytes),
-            size(payload.image_bytes)
-        ),
-        format!("  table      {}, sha256 {}", size(payload.table_bytes), payload.table_sha256),
-    ];
-    let mut text = lines.join("\n") + "\n" + &images_words("images", &payload.images);
-    if !payload.sources.is_empty() {
-        text += &images_words("source images", &payload.sources);
-    }
-    text += "  frames\n";
-    for kind in &payload.frames {
-        let name = format!("{} {}", kind.kind, kind.name);
-        let (frames, windows) = (count(kind.frames, "frame"), count(kind.windows, "window"));
-        let (output, blobs) = (size(kind.output_bytes), size(kind.blob_bytes));
-        let ratio = percent(kind.blob_bytes, kind.output_bytes);
-        text += &format!("    {name:<18} {frames:>13}  {windows:>15}  {output:>10} from {blobs:>10}  {ratio:>7}\n");
-    }
-    text
-}
-
-fn images_words(title: &str, images: &[ImageSummary]) -> String {
-    let mut text = format!("  {title}\n");
-    for image in images {
-        let slot = image.slot.map_or_else(String::new, |slot| format!(" (slot {slot} only)"));
-        let windows = count(image.windows, "window");
-        let of = size(u64::from(image.window_size));
-        text += &format!("    {}{slot}  {} ({} bytes), {windows} of {of}, ", image.name, size(image.size), image.size);
-        text += &format!("table sha256 {}\n", image.table_sha256);
-        if let Some(verity) = &image.verity {
-            text += &format!("      dm-verity root hash {}, salt {}\n", verity.root_hash, or_none(&verity.salt));
-        }
-    }
-    text
-}
-
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { "none" } else { text }
-}
-
 /// A path in JSON, which is text: bytes of a name that are none are shown as such.
 fn path(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn length<T>(list: &[T]) -> u64 {
-    u64::try_from(list.len()).unwrap_or(u64::MAX)
 }

@@ -63,7 +63,10 @@ fn a_release_is_built_verified_and_explained() {
          \x20   root  2.0 MiB (2102152 bytes), 9 windows of 256.0 KiB, table sha256 5a4355ceff182e2e46f8f91d1cce623e8c83731327255f271a5a8d141770a052\n\
          \x20 frames\n\
          \x20   0 zero                   1 frame        4 windows     1.0 MiB from    0 bytes    0.0 %\n\
-         \x20   1 raw                   2 frames        5 windows     1.0 MiB from    1.0 MiB  100.0 %\n"
+         \x20   1 raw                   2 frames        5 windows     1.0 MiB from    1.0 MiB  100.0 %\n\
+         \x20 largest frames, each with its part of the payload\n\
+         \x20      1.0 MiB   99.5 %  frame 0: windows 0 to 3 of root, 1.0 MiB at byte 0, 1 raw\n\
+         \x20      4.9 KiB    0.5 %  frame 2: window 8 of root, 4.9 KiB at byte 2097152, 1 raw\n"
     );
 }
 

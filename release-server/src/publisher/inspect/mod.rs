@@ -6,13 +6,20 @@ use manifests::digest::Sha256Digest;
 use manifests::foreign::{HEAD_BYTES, describe};
 use manifests::keyring::KeyId;
 use manifests::release::{Notes, Record, SlotName, Verity};
-use payload::format::{FrameTable, ImageEntry};
+use payload::format::{Frame, FrameTable, ImageEntry};
 use payload::window::ReadAt as _;
 use serde::Serialize;
 
 use super::Error;
 use super::check::read_envelope;
 use super::files::open_sized;
+
+mod advice;
+mod explain;
+mod inside;
+
+pub use advice::{Packed, Warning};
+pub use explain::{Explanation, ImageContents, OtherFiles, Share, What, explain};
 
 /// What a file says of itself. Nothing in it was verified.
 #[derive(Debug, Serialize)]
@@ -21,7 +28,7 @@ pub enum Inspection {
     /// A release record.
     Record(Box<RecordSummary>),
     /// A payload.
-    Payload(PayloadSummary),
+    Payload(Box<PayloadSummary>),
 }
 
 /// What a record claims.
@@ -102,6 +109,11 @@ pub struct PayloadSummary {
     pub sources: Vec<ImageSummary>,
     /// Sums by kind of frame.
     pub frames: Vec<KindSummary>,
+    /// The frames that take most bytes of it, most first.
+    pub largest: Vec<FrameSummary>,
+    /// Where its bytes go, if the release it makes was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<Explanation>,
 }
 
 /// All frames of one kind.
@@ -121,8 +133,36 @@ pub struct KindSummary {
     pub blob_bytes: u64,
 }
 
-/// Reads what a record or payload file says, whichever it is.
-pub fn inspect(path: &Path) -> Result<Inspection, Error> {
+/// One frame.
+#[derive(Debug, Serialize)]
+pub struct FrameSummary {
+    /// Place in the frame table.
+    pub frame: u32,
+    /// Image that it makes a part of.
+    pub image: String,
+    /// Only for this slot.
+    pub slot: Option<SlotName>,
+    /// First window it makes.
+    pub first_window: u32,
+    /// Windows it makes.
+    pub windows: u32,
+    /// Byte of the image that they begin at.
+    pub offset: u64,
+    /// Number of its kind in the format.
+    pub kind: u8,
+    /// Name of that.
+    pub name: &'static str,
+    /// Bytes of the image it makes.
+    pub output_bytes: u64,
+    /// Bytes of the payload it takes.
+    pub blob_bytes: u64,
+    /// What most of these go to, if the release was given.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Share>,
+}
+
+/// Reads what a record or payload file says, whichever it is. Of a payload, at most `most` frames are named.
+pub fn inspect(path: &Path, most: usize) -> Result<Inspection, Error> {
     let (file, length) = open_sized(path)?;
     let mut head = [0; HEAD_BYTES];
     let head = &mut head[..usize::try_from(length).map_or(HEAD_BYTES, |length| length.min(HEAD_BYTES))];
@@ -135,7 +175,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
         }
         Some(b"OTAPAYLD") => {
             let table = FrameTable::read_unbound(&file, length).map_err(Error::payload(path))?;
-            Ok(Inspection::Payload(summarise_payload(&table)))
+            Ok(Inspection::Payload(Box::new(summarise_payload(&table, most))))
         }
         _ => Err(Error::Unknown { path: path.to_owned(), got: describe(head) }),
     }
@@ -172,7 +212,7 @@ fn summarise_record(record: Record, digest: Sha256Digest, claimed_signers: Vec<K
     }
 }
 
-fn summarise_payload(table: &FrameTable) -> PayloadSummary {
+fn summarise_payload(table: &FrameTable, most: usize) -> PayloadSummary {
     let header = table.header();
     let table_range = header.table_range();
     let frames = table.totals().into_iter().map(|(kind, totals)| KindSummary {
@@ -192,6 +232,35 @@ fn summarise_payload(table: &FrameTable) -> PayloadSummary {
         images: table.images().iter().map(summarise_entry).collect(),
         sources: table.sources().iter().map(summarise_entry).collect(),
         frames: frames.collect(),
+        largest: largest_frames(table, most).iter().map(|frame| summarise_frame(table, frame)).collect(),
+        release: None,
+    }
+}
+
+/// The frames that take most bytes of the payload, most first; of equals the first.
+fn largest_frames(table: &FrameTable, most: usize) -> Vec<Frame<'_>> {
+    let bytes = |frame: &Frame<'_>| frame.blob().end - frame.blob().start;
+    let mut frames: Vec<Frame<'_>> = table.frames().filter(|frame| bytes(frame) > 0).collect();
+    frames.sort_by_key(|frame| (std::cmp::Reverse(bytes(frame)), frame.index()));
+    frames.truncate(most);
+    frames
+}
+
+fn summarise_frame(table: &FrameTable, frame: &Frame<'_>) -> FrameSummary {
+    let image = table.images().get(frame.image());
+    let windows = frame.windows();
+    FrameSummary {
+        frame: frame.index(),
+        image: image.map_or_else(String::new, |image| image.name.clone()),
+        slot: image.and_then(|image| image.slot),
+        first_window: windows.start,
+        windows: windows.end - windows.start,
+        offset: frame.image_offset(),
+        kind: frame.kind().number(),
+        name: frame.kind().name(),
+        output_bytes: u64::try_from(frame.output_len()).unwrap_or(u64::MAX),
+        blob_bytes: frame.blob().end - frame.blob().start,
+        files: Vec::new(),
     }
 }
 
