@@ -1,4 +1,7 @@
 //! The main job, end to end, with the real programs.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use integration::rig::{Host, Publisher, Setup, Spec, reports};
 use server_mock::{Answer, AnswerKind, Fault, FaultKind, Mock, OfferedPackage, OfferedUpdate, Script};
 
