@@ -214,6 +214,21 @@ fn a_place_that_cannot_be_read_until_it_is_written_is_written_anew() {
     }
 }
 
+/// One bad block of a slot that holds the image already: what was fetched before is not fetched again for it.
+#[test]
+fn a_place_that_cannot_be_read_costs_no_more_than_what_is_read_with_it() {
+    let Some(scene) = Scene::new() else { return };
+    for place in [0..4096, 9 * WINDOW..9 * WINDOW + 512, 15 * WINDOW..15 * WINDOW + 4096] {
+        scene.set(vec![(Failing::Read, scene.in_slot(place.clone()))]);
+        scene.host.poke("root", 0, scene.image());
+        let slot = scene.host.open_at(scene.disk.path(), scene.new.record());
+        let installed = Attempt::on(slot, &scene.new, vec![scene.full.source("one")]).run().unwrap();
+        assert!(installed.bytes_reused >= (IMAGE - (1 << 20)) as u64, "{place:?}: {} of {IMAGE}", installed.bytes_reused);
+        drop(scene.prove(installed.written).unwrap());
+        scene.host.assert_is("root", scene.image());
+    }
+}
+
 #[test]
 fn a_slot_that_cannot_be_read_back_is_not_proven() {
     let Some(scene) = Scene::new() else { return };

@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 
 use super::error::InstallError;
 use super::threads;
-use crate::slot::readback::{self, Watch};
+use crate::slot::readback::{self, Scanned, Watch};
 use crate::slot::{ImageTable, InactiveSlot, SlotError};
+use crate::world::chain;
 
 /// Windows of an image that are looked at in a row without one that is right, before the rest of the image is taken for something else.
 const MISSES_ENOUGH: usize = 256;
@@ -96,7 +97,7 @@ struct Pending {
 struct Batch {
     windows: Vec<u64>,
     is_probe: bool,
-    found: JoinHandle<Result<Vec<u64>, SlotError>>,
+    found: JoinHandle<Result<Scanned, SlotError>>,
 }
 
 /// What a batch has shown: the image, and those of its windows that are right.
@@ -155,29 +156,18 @@ impl Ahead {
         let found = (&mut batch.found).await.map_err(|_panic_or_shutdown| InstallError::Broken("a blocking work died"))?;
         let (Some(batch), Some(pending)) = (self.batch.take(), self.images.front_mut()) else { return Ok(None) };
         let found = match found {
-            Ok(found) => found,
-            Err(SlotError::Cancelled) => return Err(InstallError::Cancelled),
-            // What cannot be read may be mended by being written; whether it is, reading back will show.
-            Err(error @ SlotError::Transfer { .. }) => {
-                tracing::warn!(%error, "a part of the slot cannot be read: it is written anew");
-                Vec::new()
+            Ok(Scanned { right, unreadable }) => {
+                // Whether writing it mends it, reading back will show.
+                if let Some(error) = unreadable {
+                    tracing::warn!(error = chain(&error), "a part of the slot cannot be read: it is written anew");
+                }
+                right
             }
+            Err(SlotError::Cancelled) => return Err(InstallError::Cancelled),
             Err(error) => return Err(InstallError::Disk(error)),
         };
-        let (image, misses) = (pending.image, trailing_misses(&batch.windows, &found));
-        let is_foreign = if batch.is_probe {
-            misses == batch.windows.len()
-        } else {
-            self.left = self.left.saturating_sub(u64::try_from(batch.windows.len()).unwrap_or(u64::MAX));
-            let before = if misses == batch.windows.len() { pending.misses } else { 0 };
-            pending.misses = before.saturating_add(misses);
-            pending.misses >= MISSES_ENOUGH
-        };
-        if is_foreign {
-            let rest = pending.windows.iter_from(pending.next).count();
-            self.left = self.left.saturating_sub(u64::try_from(rest).unwrap_or(u64::MAX));
-            pending.windows = WindowSet::new();
-        }
+        let image = pending.image;
+        self.left = self.left.saturating_sub(pending.take_in(&batch.windows, batch.is_probe, &found));
         self.begin()?;
         Ok(Some((image, found.into_iter().filter_map(|window| u32::try_from(window).ok()).collect())))
     }
@@ -204,7 +194,7 @@ impl Ahead {
                     let watch = Watch::new(threads(), &stop, &|_| {});
                     readback::scan(&*slot, &ImageTable::of(image)?, Some(&candidates), &watch)
                 }
-                None => Ok(Vec::new()),
+                None => Ok(Scanned { right: Vec::new(), unreadable: None }),
             };
             self.batch = Some(Batch { windows, is_probe, found: tokio::task::spawn_blocking(work) });
             return Ok(());
@@ -236,6 +226,22 @@ impl Pending {
             self.next = last.saturating_add(1);
         }
         windows
+    }
+
+    /// Takes in which of the `windows` of a batch were `found` right. How many windows are not to be looked at any more, those included.
+    fn take_in(&mut self, windows: &[u64], is_probe: bool, found: &[u64]) -> u64 {
+        let misses = trailing_misses(windows, found);
+        let is_foreign = if is_probe {
+            misses == windows.len()
+        } else {
+            let before = if misses == windows.len() { self.misses } else { 0 };
+            self.misses = before.saturating_add(misses);
+            self.misses >= MISSES_ENOUGH
+        };
+        // Probes come once more in their turn.
+        let done = if is_probe { 0 } else { windows.len() };
+        let given_up = if is_foreign { std::mem::take(&mut self.windows).iter_from(self.next).count() } else { 0 };
+        u64::try_from(done.saturating_add(given_up)).unwrap_or(u64::MAX)
     }
 
     /// The first window that may be right and that nobody has looked at to the end.
@@ -296,6 +302,54 @@ mod tests {
     fn an_image_of_few_windows_or_of_zeros_is_not_probed() {
         assert_eq!(probes(&image(100, |_| false)), [0; 0]);
         assert_eq!(probes(&image(4096, |window| window > 100)), [0; 0]);
+    }
+
+    /// An image of so many windows of which nothing is known, and none of which was looked at.
+    fn unknown(windows: u32) -> Pending {
+        Pending { image: 0, windows: WindowSet::all(windows), probes: Vec::new(), next: 0, misses: 0 }
+    }
+
+    /// Looks at all of it in batches; `is_right` says what is found. The windows that were looked at.
+    fn look(pending: &mut Pending, batch: u64, is_right: impl Fn(u64) -> bool) -> u64 {
+        let (mut looked_at, mut done) = (0, 0);
+        let all = u64::from(pending.windows.len());
+        loop {
+            let windows = pending.take(batch);
+            if windows.is_empty() {
+                assert_eq!(done, all, "what is given up is not left to be looked at");
+                return looked_at;
+            }
+            looked_at += windows.len() as u64;
+            let found: Vec<u64> = windows.iter().copied().filter(|window| is_right(*window)).collect();
+            done += pending.take_in(&windows, false, &found);
+        }
+    }
+
+    #[test]
+    fn the_rest_of_an_image_is_given_up_after_256_windows_in_a_row_without_one_that_is_right() {
+        assert_eq!(look(&mut unknown(4096), 64, |_| false), 256);
+        assert_eq!(look(&mut unknown(4096), 100, |_| false), 300, "to the end of the batch");
+        assert_eq!(
+            look(&mut unknown(4096), 64, |window| window == 0),
+            320,
+            "those of the first batch count from the one that is right"
+        );
+        // What an install that was killed has left: all up to some window.
+        assert_eq!(look(&mut unknown(4096), 64, |window| window < 1000), 1000_u64.next_multiple_of(64) + 192 + 64);
+        // One in every 256 is enough to go on.
+        assert_eq!(look(&mut unknown(4096), 64, |window| window % 256 == 255), 4096);
+        assert_eq!(look(&mut unknown(4096), 64, |window| window % 300 == 299), 256);
+        assert_eq!(look(&mut unknown(100), 64, |_| false), 100);
+    }
+
+    #[test]
+    fn an_image_none_of_whose_probes_is_right_is_not_looked_at() {
+        let mut foreign = unknown(4096);
+        assert_eq!(foreign.take_in(&[1, 2, 3000], true, &[]), 4096);
+        assert_eq!(foreign.take(64), [0_u64; 0]);
+        let mut known = unknown(4096);
+        assert_eq!(known.take_in(&[1, 2, 3000], true, &[2]), 0, "they come once more in their turn");
+        assert_eq!((known.take(64).len(), known.misses), (64, 0));
     }
 
     #[test]

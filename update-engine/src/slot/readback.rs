@@ -29,7 +29,7 @@ use super::ioctl::DeviceAccess;
 use super::medium::Transfer;
 use super::open::{Held, OpenImage, Purpose};
 use super::sweep;
-pub use super::sweep::{ImageTable, Progress, Watch, thread_count};
+pub use super::sweep::{ImageTable, Progress, Scanned, Watch, thread_count};
 use super::writer::sealed::Opened;
 use super::writer::{InactiveSlot, Reopened, Written, is_zero_in, tail_ranges};
 
@@ -314,16 +314,16 @@ pub fn audit(slot: &SlotView, tables: &[ImageTable<'_>], watch: &Watch<'_>) -> R
     Ok(compare(&slot.held, tables, watch)?.differing)
 }
 
-/// Which of the `candidates` (ascending; all windows if `None`) of an image hold the right bytes already, ascending.
+/// Which of the `candidates` (ascending; all windows if `None`) of an image hold the right bytes already. A part that cannot be read does not.
 ///
 /// # Errors
-/// If the slot cannot be read, or the table is not of one of its images.
+/// If the table is not of one of its images, or the reading was cancelled.
 pub fn scan(
     slot: &impl Opened,
     table: &ImageTable<'_>,
     candidates: Option<&[u64]>,
     watch: &Watch<'_>,
-) -> Result<Vec<u64>, SlotError> {
+) -> Result<Scanned, SlotError> {
     sweep::equal_windows(slot.held(), table, candidates, watch)
 }
 
@@ -543,9 +543,9 @@ mod tests {
         let (digests, cancel) = (digests(&bytes, WINDOW), go());
         let table = ImageTable::new("root", bytes.len() as u64, WINDOW as u64, &digests).unwrap();
         let watch = Watch::new(3, &cancel, &|_| {});
-        assert_eq!(scan(&slot, &table, None, &watch).unwrap(), [0, 1, 4, 5, 6, 8, 9]);
-        assert_eq!(scan(&slot, &table, Some(&[1, 2, 5, 6, 10, 99]), &watch).unwrap(), [1, 5, 6]);
-        assert_eq!(scan(&slot, &table, Some(&[]), &watch).unwrap(), [0; 0]);
+        assert_eq!(scan(&slot, &table, None, &watch).unwrap().right, [0, 1, 4, 5, 6, 8, 9]);
+        assert_eq!(scan(&slot, &table, Some(&[1, 2, 5, 6, 10, 99]), &watch).unwrap().right, [1, 5, 6]);
+        assert_eq!(scan(&slot, &table, Some(&[]), &watch).unwrap().right, [0; 0]);
     }
 
     #[test]
@@ -559,7 +559,7 @@ mod tests {
         let table = ImageTable::new("root", 100_000, WINDOW as u64, &digests).unwrap();
         let watch = Watch::new(2, &cancel, &|_| {});
         assert_eq!(audit(&view, &[table], &watch).unwrap()[0].windows, [0]);
-        assert_eq!(scan(&view, &table, None, &watch).unwrap(), [1]);
+        assert_eq!(scan(&view, &table, None, &watch).unwrap().right, [1]);
         let mut buffer = AlignedBuf::zeroed(4096);
         assert!(view.read_at("root", 8192, &mut buffer, 4096).unwrap() == &bytes[8192..12_288]);
     }

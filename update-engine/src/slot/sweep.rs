@@ -133,20 +133,30 @@ impl fmt::Debug for Watch<'_> {
     }
 }
 
-/// Which of the `candidates` (ascending; all windows if `None`) of an image hold the right bytes, ascending.
+/// What looking for right windows has shown.
+#[derive(Debug)]
+pub struct Scanned {
+    /// The windows that hold the right bytes, ascending.
+    pub right: Vec<u64>,
+    /// The first part that could not be read, if there was one: nothing in it counts as right.
+    pub unreadable: Option<SlotError>,
+}
+
+/// Which of the `candidates` (ascending; all windows if `None`) of an image hold the right bytes.
 pub(super) fn equal_windows(
     held: &Held,
     table: &ImageTable<'_>,
     candidates: Option<&[u64]>,
     watch: &Watch<'_>,
-) -> Result<Vec<u64>, SlotError> {
+) -> Result<Scanned, SlotError> {
     let image = checked_image(held, table)?;
     let runs = match candidates {
         Some(windows) => runs_of(table, windows),
         None => all_runs(table),
     };
     let total = Totals::of(std::iter::once((table, runs.as_slice())));
-    read(image, table, &runs, Wanted::Equal, None, &Counter::new(total, watch), watch)
+    let (right, unreadable) = read(image, table, &runs, Wanted::Equal, None, &Counter::new(total, watch), watch)?;
+    Ok(Scanned { right, unreadable })
 }
 
 /// What a whole image was found to be.
@@ -165,7 +175,7 @@ pub(super) fn read_whole(held: &Held, tables: &[ImageTable<'_>], watch: &Watch<'
     let one = |(table, runs): (&ImageTable<'_>, &Vec<Range<u64>>)| {
         let rooted = table.spans()?.map(|spans| Rooted { spans, hashes: Mutex::default() });
         let image = checked_image(held, table)?;
-        let differing = read(image, table, runs, Wanted::Different, rooted.as_ref(), &counter, watch)?;
+        let (differing, _) = read(image, table, runs, Wanted::Different, rooted.as_ref(), &counter, watch)?;
         let root = rooted.map(|rooted| rooted.root(image)).transpose()?;
         Ok(Found { differing, root })
     };
@@ -209,7 +219,8 @@ enum Wanted {
     Different,
 }
 
-/// Reads the runs with several threads and names the wanted windows, ascending.
+/// Reads the runs with several threads and names the wanted windows, ascending. Where equal ones are wanted, one that cannot be read is none, and
+/// the first such error comes with them.
 fn read(
     image: &OpenImage,
     table: &ImageTable<'_>,
@@ -218,7 +229,7 @@ fn read(
     rooted: Option<&Rooted>,
     counter: &Counter<'_>,
     watch: &Watch<'_>,
-) -> Result<Vec<u64>, SlotError> {
+) -> Result<(Vec<u64>, Option<SlotError>), SlotError> {
     image.forget_cache()?;
     let job = Job {
         image,
@@ -230,6 +241,7 @@ fn read(
         cancel: watch.cancel,
         next: AtomicUsize::new(0),
         found: Mutex::default(),
+        unreadable: Mutex::default(),
     };
     let outcome = std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..watch.threads.min(runs.len())).map(|_| scope.spawn(|| job.work())).collect();
@@ -240,7 +252,7 @@ fn read(
     outcome?;
     let mut found = job.found.into_inner().map_err(|_| image.request("a reading thread panicked"))?;
     found.sort_unstable();
-    Ok(found)
+    Ok((found, job.unreadable.into_inner().unwrap_or_default()))
 }
 
 /// One image's reading, shared by its threads.
@@ -254,6 +266,7 @@ struct Job<'a> {
     cancel: &'a AtomicBool,
     next: AtomicUsize,
     found: Mutex<Vec<u64>>,
+    unreadable: Mutex<Option<SlotError>>,
 }
 
 impl Job<'_> {
@@ -264,7 +277,14 @@ impl Job<'_> {
             if self.cancel.load(Ordering::Relaxed) {
                 return Err(SlotError::Cancelled);
             }
-            let outcome = self.hash_run(run, &mut buffer);
+            let outcome = match self.hash_run(run, &mut buffer) {
+                // Whoever looks for what is right finds nothing there; writing it may mend it.
+                Err(error @ SlotError::Transfer { .. }) if self.wanted == Wanted::Equal => {
+                    self.unreadable.lock().map_err(|_| self.broken())?.get_or_insert(error);
+                    Ok(())
+                }
+                outcome => outcome,
+            };
             if outcome.is_err() {
                 self.next.store(self.runs.len(), Ordering::Relaxed);
             }
