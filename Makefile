@@ -31,7 +31,7 @@ systems: deps ## more virtual machines: rarer faults, a whole Debian with system
 	@integration/test.sh systems
 
 bench: deps ## install speed, memory and idleness, as ratios to limits measured in the same run
-	@integration/bench.sh "$(CACHE)/bench"
+	@integration/bench.sh "$(CACHE)"
 
 bugs: deps ## plant known bugs one at a time and expect the tests to catch each
 	@integration/bugs/run.sh
