@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ota-update-engine
 
-.PHONY: help demo test bench systems bugs bugs-recorded cuts build install deps fuzz clean
+.PHONY: help demo test bench bench-sizes systems bugs bugs-recorded cuts build install deps fuzz clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ systems: deps ## more virtual machines: rarer faults, a whole Debian with system
 
 bench: deps ## install speed, memory and idleness, as ratios to limits measured in the same run
 	@integration/bench.sh "$(CACHE)"
+
+bench-sizes: deps ## sizes of deltas and full payloads on real images, beside zstd --patch-from and xdelta3
+	@integration/bench/sizes.sh "$(CACHE)"
 
 bugs: deps ## plant known bugs one at a time and expect the tests to catch each
 	@integration/bugs/run.sh

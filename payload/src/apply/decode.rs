@@ -41,6 +41,17 @@ pub trait Blobs {
 
     /// As [`Codec::decode`]; the blob leans on the first `leans_on` bytes that [`Blobs::lean_on`] got.
     fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: usize, out: &mut [u8]) -> Result<(), Refusal>;
+
+    /// Begins to decode, and goes on while something else is done; [`Blobs::finish`] comes next. False: not here, [`Blobs::decode`] does it all.
+    fn begin(&mut self, kind: Kind, blob: &[u8], leans_on: usize, output_len: usize) -> Result<bool, Refusal> {
+        let _not_here = (kind, blob, leans_on, output_len);
+        Ok(false)
+    }
+
+    /// Waits for what was begun, and puts it into `out`, which has the length that was said.
+    fn finish(&mut self, out: &mut [u8]) -> Result<(), Refusal> {
+        Err(Refusal::new("output", out.len(), "nothing that was begun"))
+    }
 }
 
 impl Blobs for Codec {
@@ -68,6 +79,18 @@ impl Blobs for Codec {
 
 /// What a frame leans on is read in pieces of at most this.
 const PIECE_BYTES: usize = 256 * 1024;
+
+/// How far a frame is that [`Decoder::begin`] began with.
+#[derive(Debug)]
+#[must_use = "what was begun has to be finished before anything else"]
+pub enum Begun {
+    /// Its blob is being decoded.
+    Blob,
+    /// What its blob leans on is there: so many bytes.
+    LeaningOn(usize),
+    /// It needs no decoding.
+    Nothing,
+}
 
 /// Decodes frames, one after the other; one per thread. Beside what decodes its blobs, which keeps what they lean on (at most 4 MiB), it holds
 /// a piece of 256 KiB from the first frame on that leans on others.
@@ -97,18 +120,50 @@ impl<B: Blobs> Decoder<B> {
     /// Makes the output of `frame` from its blob, straight into `out`, which is exactly [`Frame::output_len`] long. After an error `out`
     /// holds anything.
     pub fn decode(&mut self, frame: &Frame<'_>, blob: &[u8], sources: &dyn Sources, out: &mut [u8]) -> Result<(), Error> {
-        check_lengths(frame, blob, out)?;
+        check_output(frame, out)?;
+        let begun = self.begin(frame, blob, sources)?;
+        self.finish(begun, frame, blob, sources, out)
+    }
+
+    /// Begins with `frame`, so that its blob is decoded while something else is done, where that can be. [`Decoder::finish`] of the same comes next,
+    /// and nothing else.
+    pub fn begin(&mut self, frame: &Frame<'_>, blob: &[u8], sources: &dyn Sources) -> Result<Begun, Error> {
+        check_blob(frame, blob)?;
         match frame.kind() {
-            Kind::Zero => out.fill(0),
-            Kind::Raw => out.copy_from_slice(blob),
-            Kind::Copy => read_extents(frame, sources, out)?,
+            Kind::Zero | Kind::Raw | Kind::Copy => Ok(Begun::Nothing),
             kind @ (Kind::Zstd | Kind::ZstdPrefix | Kind::Difference) => {
                 let leans_on = self.lean_on(frame, sources)?;
-                self.blobs.decode(kind, blob, leans_on, out).map_err(|refusal| name(frame, refusal))?;
+                let is_begun =
+                    self.blobs.begin(kind, blob, leans_on, frame.output_len()).map_err(|refusal| name(frame, refusal))?;
+                Ok(if is_begun { Begun::Blob } else { Begun::LeaningOn(leans_on) })
             }
-            kind @ Kind::Unknown(_) => return Err(Error::NotAvailable { frame: frame.name(), kind }),
+            kind @ Kind::Unknown(_) => Err(Error::NotAvailable { frame: frame.name(), kind }),
         }
-        Ok(())
+    }
+
+    /// The rest of [`Decoder::decode`].
+    pub fn finish(
+        &mut self,
+        begun: Begun,
+        frame: &Frame<'_>,
+        blob: &[u8],
+        sources: &dyn Sources,
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        check_output(frame, out)?;
+        match (begun, frame.kind()) {
+            (Begun::Blob, _) => self.blobs.finish(out).map_err(|refusal| name(frame, refusal)),
+            (Begun::LeaningOn(bytes), kind) => self.blobs.decode(kind, blob, bytes, out).map_err(|refusal| name(frame, refusal)),
+            (Begun::Nothing, Kind::Raw) => {
+                out.copy_from_slice(blob);
+                Ok(())
+            }
+            (Begun::Nothing, Kind::Copy) => read_extents(frame, sources, out),
+            (Begun::Nothing, _) => {
+                out.fill(0);
+                Ok(())
+            }
+        }
     }
 
     /// Hands over what a frame leans on, joined: its length, at most MAX_PREFIX_BYTES, since the table was refused otherwise.
@@ -131,12 +186,16 @@ impl<B: Blobs> Decoder<B> {
     }
 }
 
-fn check_lengths(frame: &Frame<'_>, blob: &[u8], out: &[u8]) -> Result<(), Error> {
+fn check_blob(frame: &Frame<'_>, blob: &[u8]) -> Result<(), Error> {
     let range = frame.blob();
     let expected = range.end - range.start;
     if u64::try_from(blob.len()).is_ok_and(|got| got != expected) {
         return Err(wrong(frame, "length of the blob", expected, blob.len()));
     }
+    Ok(())
+}
+
+fn check_output(frame: &Frame<'_>, out: &[u8]) -> Result<(), Error> {
     if out.len() != frame.output_len() {
         return Err(wrong(frame, "length of the output buffer", frame.output_len(), out.len()));
     }

@@ -12,7 +12,7 @@ mod zstd_frame;
 use std::io;
 
 pub use check::{Checked, Fault, Keep, check};
-pub use decode::{Blobs, Codec, Decoder};
+pub use decode::{Begun, Blobs, Codec, Decoder};
 pub(crate) use difference::DifferenceDecoder;
 pub use zstd_frame::Refusal;
 pub(crate) use zstd_frame::{ZstdDecoder, decode_with_prefix};

@@ -45,6 +45,8 @@ pub struct Confined {
     running: Option<Running>,
     /// Why it could not be started again.
     failure: Option<DecoderError>,
+    /// What it is at: how many bytes its blob leans on.
+    at: Option<usize>,
 }
 
 struct Running {
@@ -56,7 +58,7 @@ struct Running {
 impl Confined {
     /// One that is started for the first blob.
     pub const fn new(program: Program) -> Self {
-        Self { program, running: None, failure: None }
+        Self { program, running: None, failure: None, at: None }
     }
 
     /// Starts the process, and waits until it is confined.
@@ -93,16 +95,35 @@ impl Blobs for Confined {
     }
 
     fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: usize, out: &mut [u8]) -> Result<(), Refusal> {
+        self.begin(kind, blob, leans_on, out.len())?;
+        self.finish(out)
+    }
+
+    fn begin(&mut self, kind: Kind, blob: &[u8], leans_on: usize, output_len: usize) -> Result<bool, Refusal> {
         let Some(running) = self.running() else { return Err(refusal("no process that decodes".to_owned())) };
-        match running.decode(kind, blob, leans_on, out) {
+        let asked = running.ask(kind, blob, leans_on, output_len);
+        asked.map_err(|error| self.end_it(&error))?;
+        self.at = Some(leans_on);
+        Ok(true)
+    }
+
+    fn finish(&mut self, out: &mut [u8]) -> Result<(), Refusal> {
+        let (Some(leans_on), Some(running)) = (self.at.take(), &mut self.running) else {
+            return Err(refusal("nothing that was begun".to_owned()));
+        };
+        match running.answer(leans_on, out) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(words)) => Err(refusal(words)),
-            Err(error) => {
-                // Whatever it is at now, nothing of it is waited for.
-                let ended = self.running.take().map_or_else(String::new, Running::end);
-                Err(refusal(format!("one that ends the process that decodes it ({error}; {ended})")))
-            }
+            Err(error) => Err(self.end_it(&error)),
         }
+    }
+}
+
+impl Confined {
+    /// Whatever it is at now, nothing of it is waited for.
+    fn end_it(&mut self, error: &io::Error) -> Refusal {
+        let ended = self.running.take().map_or_else(String::new, Running::end);
+        refusal(format!("one that ends the process that decodes it ({error}; {ended})"))
     }
 }
 
@@ -133,15 +154,19 @@ impl Running {
         }
     }
 
-    /// The output, or the words of a refusal; an error if the process is of no more use.
-    fn decode(&mut self, kind: Kind, blob: &[u8], leans_on: usize, out: &mut [u8]) -> io::Result<Result<(), String>> {
+    /// Hands it a blob; an error if the process is of no more use.
+    fn ask(&mut self, kind: Kind, blob: &[u8], leans_on: usize, output_len: usize) -> io::Result<()> {
         let length = |bytes: usize| u32::try_from(bytes).map_err(|_too_long| io::Error::from(io::ErrorKind::InvalidInput));
         let request =
-            Request { kind: kind.number(), blob: length(blob.len())?, leans_on: length(leans_on)?, output: length(out.len())? };
+            Request { kind: kind.number(), blob: length(blob.len())?, leans_on: length(leans_on)?, output: length(output_len)? };
         if !self.shared.write(BLOB_AT, blob) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.socket.write_all(&request.to_bytes())?;
+        self.socket.write_all(&request.to_bytes())
+    }
+
+    /// The output, or the words of a refusal; an error if the process is of no more use.
+    fn answer(&mut self, leans_on: usize, out: &mut [u8]) -> io::Result<Result<(), String>> {
         let mut head = [0; 3];
         self.socket.read_exact(&mut head)?;
         let words = usize::from(u16::from_le_bytes([head[1], head[2]]));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use manifests::release::Release;
-use payload::apply::{Blobs, Codec, Decoder, Refusal};
+use payload::apply::{Begun, Blobs, Codec, Decoder, Refusal};
 use payload::format::{Frame, FrameTable, Kind};
 use payload::limits::MAX_OUTPUT_BYTES;
 use payload::window::{Verified, WrongWindow};
@@ -123,6 +123,20 @@ impl Blobs for AnyBlobs {
             Self::Here(codec) => Blobs::decode(codec, kind, blob, leans_on, out),
         }
     }
+
+    fn begin(&mut self, kind: Kind, blob: &[u8], leans_on: usize, output_len: usize) -> Result<bool, Refusal> {
+        match self {
+            Self::Confined(process) => process.begin(kind, blob, leans_on, output_len),
+            Self::Here(codec) => codec.begin(kind, blob, leans_on, output_len),
+        }
+    }
+
+    fn finish(&mut self, out: &mut [u8]) -> Result<(), Refusal> {
+        match self {
+            Self::Confined(process) => process.finish(out),
+            Self::Here(codec) => codec.finish(out),
+        }
+    }
 }
 
 /// The one implementation there is: [`Verified::check`], the comparison with the record, is the only maker of a [`Verified`].
@@ -223,11 +237,27 @@ struct Worker {
     output: AlignedBuf,
 }
 
+/// An order, and how far it is, or why it goes no further.
+type Taken = (Order, Result<Begun, Outcome>);
+
 impl Worker {
     fn run(mut self) {
-        while let Some(order) = self.next() {
+        let mut ahead: Option<Taken> = None;
+        loop {
+            let (order, begun) = match ahead.take() {
+                Some(_) if self.stopping.load(Ordering::Relaxed) => return,
+                Some((order, begun)) => (order, Some(begun)),
+                None => match self.next() {
+                    Some(order) => (order, None),
+                    None => return,
+                },
+            };
             // Whatever a panic leaves half-done in here is never looked at again: the install ends over it.
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.make(&order))).unwrap_or(Outcome::Died);
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let begun = begun.unwrap_or_else(|| self.begin(&order));
+                self.make(&order, begun, &mut ahead)
+            }));
+            let outcome = outcome.unwrap_or(Outcome::Died);
             let Order { task, blob, source, .. } = order;
             if self.told.send(Made { task, source, blob, outcome }).is_err() {
                 return;
@@ -240,17 +270,38 @@ impl Worker {
         (!self.stopping.load(Ordering::Relaxed)).then_some(order)
     }
 
-    fn make(&mut self, order: &Order) -> Outcome {
-        let Some(frame) = order.table.frame(order.task.frame) else { return Outcome::Differs(Vec::new()) };
+    /// An order that waits already. Where another thread waits for one, there is none.
+    fn next_already(&self) -> Option<Order> {
+        let order = self.orders.try_lock().ok()?.try_recv().ok()?;
+        (!self.stopping.load(Ordering::Relaxed)).then_some(order)
+    }
+
+    fn begin(&mut self, order: &Order) -> Result<Begun, Outcome> {
+        let Some(frame) = order.table.frame(order.task.frame) else { return Err(Outcome::Differs(Vec::new())) };
         self.ground.running.clone_from(&order.running);
-        let out = self.output.as_mut_slice().get_mut(..frame.output_len()).unwrap_or_default();
-        if let Err(error) = self.decoder.decode(&frame, &order.blob, &self.ground, out) {
-            return match self.decoder.blobs().take_failure() {
-                Some(failure) => Outcome::NotDecoded(failure),
-                None => Outcome::Undecodable(error),
-            };
+        self.decoder.begin(&frame, &order.blob, &self.ground).map_err(|error| self.refused(error))
+    }
+
+    /// Makes a frame. While it is verified and written, the blob of the next one is decoded already, if one waits.
+    fn make(&mut self, order: &Order, begun: Result<Begun, Outcome>, ahead: &mut Option<Taken>) -> Outcome {
+        let Some(frame) = order.table.frame(order.task.frame) else { return Outcome::Differs(Vec::new()) };
+        let decoded = begun.and_then(|begun| {
+            let out = self.output.as_mut_slice().get_mut(..frame.output_len()).unwrap_or_default();
+            self.decoder.finish(begun, &frame, &order.blob, &self.ground, out).map_err(|error| self.refused(error))
+        });
+        *ahead = self.next_already().map(|next| {
+            let begun = self.begin(&next);
+            (next, begun)
+        });
+        decoded.map_or_else(|outcome| outcome, |()| self.write(&frame, &order.wanted))
+    }
+
+    /// Why a frame cannot be decoded.
+    fn refused(&mut self, error: payload::Error) -> Outcome {
+        match self.decoder.blobs().take_failure() {
+            Some(failure) => Outcome::NotDecoded(failure),
+            None => Outcome::Undecodable(error),
         }
-        self.write(&frame, &order.wanted)
     }
 
     /// Writes those of the `wanted` windows of `frame` that are right.
