@@ -5,6 +5,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use payload::apply::{Blobs as _, Refusal};
 use payload::format::Kind;
@@ -98,21 +101,67 @@ fn a_process_that_ends_costs_the_blob_and_is_started_again() {
     assert!(process.take_failure().is_none());
 }
 
+/// A program that says this instead of decoding.
+fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_process_that_says_nothing_or_drips_is_given_up_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let drips = "printf R >&0; printf '\\001\\377\\003' >&0; while printf x >&0; do sleep 0.05; done";
+    for (name, text) in [("silent", "printf R >&0; exec sleep 100"), ("drips", drips)] {
+        let program = Program::At(script(folder.path(), name, text));
+        let mut process = Confined::new(program).waiting(Duration::from_secs(1), Arc::default());
+        let started = Instant::now();
+        let refusal = decode(&mut process, Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap_err().to_string();
+        assert!(refusal.contains("no whole answer within 1 s"), "{name}: {refusal}");
+        // Its patience is a second; what it drips would last for a minute.
+        assert!(started.elapsed() < Duration::from_secs(20), "{name}: {:?}", started.elapsed());
+        assert!(children().is_empty(), "{name} is ended");
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_wants_any_more_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let program = Program::At(script(folder.path(), "silent", "printf R >&0; exec sleep 100"));
+    let mut process = Confined::new(program).stopped_by(Arc::clone(&stop));
+    process.lean_on(0, b"").unwrap();
+    assert!(process.begin(Kind::Zstd, &stored(b"x"), 0, 1).unwrap());
+    stop.store(true, Ordering::Relaxed);
+    let refusal = process.finish(&mut [0]).unwrap_err().to_string();
+    assert!(refusal.contains("its answer is not wanted any more"), "{refusal}");
+}
+
+#[test]
+fn a_process_that_refused_a_blob_decodes_no_other() {
+    let mut process = start();
+    let before = children();
+    decode(&mut process, Kind::Zstd, b"no frame", b"", &mut [0]).unwrap_err();
+    assert!(children().is_empty());
+    decode(&mut process, Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap();
+    assert!(children().len() == 1 && children() != before);
+    process.distrust();
+    assert!(children().is_empty());
+    decode(&mut process, Kind::Zstd, &stored(b"x"), b"", &mut [0]).unwrap();
+}
+
 #[test]
 fn a_program_that_is_none_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let script = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    };
+    let script = |name: &str, text: &str| script(folder.path(), name, text);
     let why = |path: PathBuf| {
         let error = Confined::start(Program::At(path)).err().unwrap();
         format!("{error}: {}", std::error::Error::source(&error).unwrap())
     };
     assert!(why(folder.path().join("none")).contains("a new process: No such file"));
-    assert!(why(script("ends", "exit 3")).contains("it ends before it is confined: failed to fill whole buffer; exit status: 3"));
+    assert!(why(script("ends", "exit 3")).contains("it ends before it is confined: unexpected end of file; exit status: 3"));
+    assert!(why(script("cannot", "printf 'E\\003\\000why' >&0; sleep 5")).contains("it cannot confine itself: why"));
     assert!(why(script("talks", "printf x >&0; sleep 5")).contains("it answers something else"));
 
     // One that says it is ready, and then anything at all.

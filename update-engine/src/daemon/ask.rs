@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use manifests::limits::MAX_RECORD_BYTES;
-use manifests::omaha::{self, ActionCode, Package, PackageName, Update, UpdateAnswer, Verdict};
+use manifests::omaha::{self, ActionCode, Package, PackageKind, PackageName, Update, UpdateAnswer, Verdict};
 use manifests::release::{Envelope, RecordError, Release};
 use manifests::version::Version;
 
@@ -200,11 +200,13 @@ fn offer(release: &Release, announced_version: Option<String>, source: Source) -
     Offer { record: release.record().clone(), digest: release.digest(), announced_version, source }
 }
 
-/// The full payload: by its name if the answer lists it, else the first package, as update_engine takes it.
+/// The full payload: by its name if the answer lists it, else the first package, as update_engine takes it, but neither a record nor a delta.
 fn payload_source(update: &Update, facts: &Facts) -> Source {
     let by_name = update.package(&PackageName::payload_of(&update.version));
-    let Some(package) = by_name.or_else(|| update.packages.first()) else { return Source::default() };
-    Source { urls: urls_of(update, package), size: package.size_bytes, delta: delta_source(update, facts) }
+    let may_be_one = |package: &&Package| package.kind != PackageKind::Delta && !package.name.as_str().ends_with(".release");
+    let full = by_name.or_else(|| update.packages.iter().find(may_be_one));
+    let (urls, size) = full.map_or_else(Default::default, |package| (urls_of(update, package), package.size_bytes));
+    Source { urls, size, delta: delta_source(update, facts) }
 }
 
 /// The delta from the version that runs, if the answer lists one.

@@ -5,16 +5,21 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use payload::apply::{Blobs, Refusal};
 use payload::format::Kind;
 
 use super::memory::Shared;
-use super::{ARGUMENT, BLOB_AT, MAX_WORDS, OUTPUT_AT, READY, Request};
+use super::{ARGUMENT, BLOB_AT, MAX_WORDS, NOT_READY, OUTPUT_AT, READY, Request};
 
-/// Longest wait for one blob. The longest takes some milliseconds; a host that is busy or asleep may take longer.
+/// Longest wait for one blob, all of its answer together. The longest takes some milliseconds; a host that is busy or asleep may take longer.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often whoever waits looks whether that is still wanted.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What is kept of the memory for what a blob leans on, from one to the next: most lean on less.
 const KEPT_BYTES: usize = 1 << 20;
@@ -47,6 +52,15 @@ pub struct Confined {
     failure: Option<DecoderError>,
     /// What it is at: how many bytes its blob leans on.
     at: Option<usize>,
+    wait: Wait,
+}
+
+/// How long an answer is waited for.
+#[derive(Clone)]
+struct Wait {
+    patience: Duration,
+    /// Nobody wants it any more.
+    stop: Arc<AtomicBool>,
 }
 
 struct Running {
@@ -57,14 +71,34 @@ struct Running {
 
 impl Confined {
     /// One that is started for the first blob.
-    pub const fn new(program: Program) -> Self {
-        Self { program, running: None, failure: None, at: None }
+    pub fn new(program: Program) -> Self {
+        Self { program, running: None, failure: None, at: None, wait: Wait { patience: PATIENCE, stop: Arc::default() } }
     }
 
     /// Starts the process, and waits until it is confined.
     pub fn start(program: Program) -> Result<Self, DecoderError> {
-        let running = Running::start(&program)?;
-        Ok(Self { running: Some(running), ..Self::new(program) })
+        let mut process = Self::new(program);
+        process.running = Some(Running::start(&process.program, &process.wait)?);
+        Ok(process)
+    }
+
+    /// From now on no answer is waited for once `stop` is set, and none for longer than this.
+    #[must_use]
+    pub fn waiting(mut self, patience: Duration, stop: Arc<AtomicBool>) -> Self {
+        self.wait = Wait { patience, stop };
+        self
+    }
+
+    /// The same, with the usual patience.
+    #[must_use]
+    pub fn stopped_by(self, stop: Arc<AtomicBool>) -> Self {
+        self.waiting(PATIENCE, stop)
+    }
+
+    /// Ends the process: a blob may have taken it over, and the next one gets a new one.
+    pub fn distrust(&mut self) {
+        self.at = None;
+        self.running = None;
     }
 
     /// Why no process could be started any more: then no blob is to blame.
@@ -74,13 +108,17 @@ impl Confined {
 
     fn running(&mut self) -> Option<&mut Running> {
         if self.running.is_none() {
-            match Running::start(&self.program) {
+            match Running::start(&self.program, &self.wait) {
                 Ok(running) => self.running = Some(running),
                 Err(error) => self.failure = Some(error),
             }
         }
         self.running.as_mut()
     }
+}
+
+fn no_answer() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "an answer that is none")
 }
 
 fn refusal(got: String) -> Refusal {
@@ -111,9 +149,12 @@ impl Blobs for Confined {
         let (Some(leans_on), Some(running)) = (self.at.take(), &mut self.running) else {
             return Err(refusal("nothing that was begun".to_owned()));
         };
-        match running.answer(leans_on, out) {
+        match running.answer(leans_on, out, &self.wait) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(words)) => Err(refusal(words)),
+            Ok(Err(words)) => {
+                self.distrust();
+                Err(refusal(words))
+            }
             Err(error) => Err(self.end_it(&error)),
         }
     }
@@ -128,11 +169,11 @@ impl Confined {
 }
 
 impl Running {
-    fn start(program: &Program) -> Result<Self, DecoderError> {
+    fn start(program: &Program, wait: &Wait) -> Result<Self, DecoderError> {
         let failed = |step| move |source| DecoderError { step, source };
         let (shared, memory) = Shared::create().map_err(failed("memory to share"))?;
         let (socket, theirs) = UnixStream::pair().map_err(failed("a socket"))?;
-        socket.set_read_timeout(Some(PATIENCE)).map_err(failed("a patience for its answers"))?;
+        socket.set_read_timeout(Some(LOOK_EVERY)).map_err(failed("a limit of the wait for its answers"))?;
         let path = match program {
             Program::Own => PathBuf::from("/proc/self/exe"),
             Program::At(path) => path.clone(),
@@ -143,9 +184,14 @@ impl Running {
         // It keeps their end of the socket open: a process that ends would not be noticed.
         drop(command);
         let mut running = Self { child, socket, shared };
+        let deadline = Instant::now() + wait.patience;
         let mut ready = [0];
-        match running.socket.read_exact(&mut ready) {
+        match running.read(&mut ready, deadline, wait) {
             Ok(()) if ready == [READY] => Ok(running),
+            Ok(()) if ready == [NOT_READY] => {
+                let words = running.words(deadline, wait).map_err(failed("it cannot confine itself, and does not say why"))?;
+                Err(failed("it cannot confine itself")(io::Error::other(words)))
+            }
             Ok(()) => Err(failed("it answers something else")(io::ErrorKind::InvalidData.into())),
             Err(error) => {
                 let ended = running.end();
@@ -166,28 +212,64 @@ impl Running {
     }
 
     /// The output, or the words of a refusal; an error if the process is of no more use.
-    fn answer(&mut self, leans_on: usize, out: &mut [u8]) -> io::Result<Result<(), String>> {
-        let mut head = [0; 3];
-        self.socket.read_exact(&mut head)?;
-        let words = usize::from(u16::from_le_bytes([head[1], head[2]]));
+    fn answer(&mut self, leans_on: usize, out: &mut [u8], wait: &Wait) -> io::Result<Result<(), String>> {
+        let deadline = Instant::now() + wait.patience;
+        let mut verdict = [0];
+        self.read(&mut verdict, deadline, wait)?;
+        let words = self.words(deadline, wait)?;
         if leans_on > KEPT_BYTES {
             self.shared.give_back(KEPT_BYTES, leans_on.next_multiple_of(PAGE_BYTES));
         }
-        match head[0] {
-            0 if words == 0 => {
+        match verdict {
+            [0] if words.is_empty() => {
                 let fits = self.shared.read(OUTPUT_AT, out);
                 if fits { Ok(Ok(())) } else { Err(io::ErrorKind::InvalidInput.into()) }
             }
-            1 if words <= MAX_WORDS => {
-                let mut text = vec![0; words];
-                self.socket.read_exact(&mut text)?;
-                // Words of a process that a blob may have taken over: they go into a log.
-                let text =
-                    String::from_utf8_lossy(&text).chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
-                Ok(Err(text))
-            }
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "an answer that is none")),
+            [1] => Ok(Err(words)),
+            _ => Err(no_answer()),
         }
+    }
+
+    /// Words, and their length before them.
+    fn words(&mut self, deadline: Instant, wait: &Wait) -> io::Result<String> {
+        let mut length = [0; 2];
+        self.read(&mut length, deadline, wait)?;
+        let length = usize::from(u16::from_le_bytes(length));
+        if length > MAX_WORDS {
+            return Err(no_answer());
+        }
+        let mut text = vec![0; length];
+        self.read(&mut text, deadline, wait)?;
+        // Words of a process that a blob may have taken over: they go into a log.
+        Ok(String::from_utf8_lossy(&text).chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect())
+    }
+
+    /// Fills `buffer`, however slowly it comes, until the deadline or until nobody wants it any more.
+    fn read(&mut self, buffer: &mut [u8], deadline: Instant, wait: &Wait) -> io::Result<()> {
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            match self.socket.read(rest) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => rest = rest.get_mut(count..).unwrap_or_default(),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+            if rest.is_empty() {
+                return Ok(());
+            }
+            if wait.stop.load(Ordering::Relaxed) {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "its answer is not wanted any more"));
+            }
+            if Instant::now() >= deadline {
+                let words = format!("no whole answer within {} s", wait.patience.as_secs_f32());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+            }
+        }
+        Ok(())
     }
 
     /// Ends the process; says how it ended.

@@ -6,6 +6,7 @@ use std::io;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, apply_filter,
@@ -42,18 +43,26 @@ const CALLS: [libc::c_long; 18] = [
     libc::SYS_exit_group,
 ];
 
-/// Gives up everything but the descriptors that are open. Nothing of it can be had back.
-pub(super) fn confine() -> io::Result<()> {
-    prctl::set_dumpable(false)?;
-    if geteuid().is_root() {
-        let (user, group) = match User::from_name(USER) {
-            Ok(Some(user)) => (user.uid, user.gid),
-            _ => (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY)),
-        };
-        setgroups(&[])?;
-        setresgid(group, group, group)?;
-        setresuid(user, user, user)?;
+/// Who decodes, of those that this host has.
+pub(super) fn decoding_user() -> (Uid, Gid) {
+    match User::from_name(USER) {
+        Ok(Some(user)) => (user.uid, user.gid),
+        _ => (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY)),
     }
+}
+
+/// Gives up everything but the descriptors that are open, and becomes `user`, where it is root. Nothing of it can be had back. An error names the
+/// step.
+pub(super) fn confine((user, group): (Uid, Gid)) -> io::Result<()> {
+    let at = |step: &'static str| move |error: nix::Error| io::Error::other(format!("{step}: {error}"));
+    prctl::set_dumpable(false).map_err(at("no core dumps"))?;
+    if geteuid().is_root() {
+        setgroups(&[]).map_err(at("no groups"))?;
+        setresgid(group, group, group).map_err(at("another group"))?;
+        setresuid(user, user, user).map_err(at("another user"))?;
+    }
+    // It goes with whoever has started it, however that ends; a change of user would have undone it.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(at("ending with the daemon"))?;
     for (resource, limit) in [
         (Resource::RLIMIT_AS, MAX_MEMORY_BYTES),
         (Resource::RLIMIT_NOFILE, 0),
@@ -61,9 +70,10 @@ pub(super) fn confine() -> io::Result<()> {
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_NPROC, 0),
     ] {
-        setrlimit(resource, limit, limit)?;
+        setrlimit(resource, limit, limit).map_err(at("limits"))?;
     }
-    apply_filter(&filter()?).map_err(io::Error::other)
+    let refused = |error| io::Error::other(format!("a filter of system calls (the kernel needs CONFIG_SECCOMP_FILTER): {error}"));
+    apply_filter(&filter()?).map_err(refused)
 }
 
 fn filter() -> io::Result<BpfProgram> {
@@ -72,7 +82,9 @@ fn filter() -> io::Result<BpfProgram> {
     let not_executable = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(EXECUTABLE), 0);
     let rule = not_executable.and_then(|condition| SeccompRule::new(vec![condition])).map_err(io::Error::other)?;
     rules.insert(libc::SYS_mmap, vec![rule]);
-    let machine = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
+    let arch = std::env::consts::ARCH;
+    let machine =
+        arch.try_into().map_err(|_unknown| io::Error::other(format!("a filter of system calls is not known for {arch}")))?;
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, machine);
     filter.and_then(BpfProgram::try_from).map_err(io::Error::other)
 }

@@ -7,12 +7,15 @@
 //!
 //! # Protocol
 //!
-//! Over the socket, numbers little endian. The process says `R` when it is confined. Then, for each blob:
+//! Over the socket, numbers little endian. The process says `R` when it is confined, or `E`, two bytes of the length of words, and the words, if it
+//! cannot be. Then, for each blob:
 //!
 //! ```text
 //! daemon   1  kind of frame    4  length of the blob    4  of what it leans on    4  of the output
 //! process  1  0 done, 1 refused    2  length of the words    …  words, if refused
 //! ```
+//!
+//! A process that has refused a blob, or has made of it what the record does not have, is ended: whatever the blob has done to it, it does to no other.
 //!
 //! The shared memory holds what a blob leans on at 0, the blob at `BLOB_AT` and the output at `OUTPUT_AT`. Its length is sealed, so that neither side
 //! can make the other read beyond its end.
@@ -44,8 +47,9 @@ const OUTPUT_AT: usize = BLOB_AT + MAX_OUTPUT_BYTES as usize + MAX_BLOB_EXCESS_B
 /// Bytes of the shared memory; of these only what is used takes memory.
 const SHARED_BYTES: usize = OUTPUT_AT + MAX_OUTPUT_BYTES as usize;
 
-/// What the process says first.
+/// What the process says first: that it is confined, or that it cannot be, and why.
 const READY: u8 = b'R';
+const NOT_READY: u8 = b'E';
 
 /// Longest words of a refusal.
 const MAX_WORDS: usize = 1024;

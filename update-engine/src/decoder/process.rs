@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use payload::apply::{Codec, Refusal};
 use payload::format::Kind;
 
-use super::confine::confine;
+use super::confine::{confine, decoding_user};
 use super::memory::Shared;
-use super::{BLOB_AT, MAX_WORDS, OUTPUT_AT, READY, Request};
+use super::{BLOB_AT, MAX_WORDS, NOT_READY, OUTPUT_AT, READY, Request};
 
 /// Decodes for the daemon that has started this process, until that closes the socket. Standard input is the socket, standard output the shared
 /// memory.
@@ -24,9 +24,13 @@ pub fn run() -> ExitCode {
 fn serve() -> io::Result<()> {
     let mut shared = Shared::of(io::stdout().as_fd())?;
     let mut codec = Codec::new().map_err(io::Error::other)?;
-    close_all_but_standard()?;
-    confine()?;
     let mut socket = Socket(io::stdin());
+    // Who that is may be asked of files and services, which stay open.
+    let user = decoding_user();
+    if let Err(error) = close_all_but_standard().and_then(|()| confine(user)) {
+        socket.write_all(&[NOT_READY])?;
+        return socket.write_all(&words_of(&error.to_string()));
+    }
     socket.write_all(&[READY])?;
     let mut request = [0; Request::BYTES];
     loop {
@@ -81,8 +85,13 @@ fn decode(codec: &mut Codec, shared: &mut Shared, request: Request) -> Result<()
 }
 
 fn reply(words: Option<&str>) -> Vec<u8> {
-    let words = words.unwrap_or_default().as_bytes();
-    let words = &words[..words.len().min(MAX_WORDS)];
+    let words = words.unwrap_or_default();
+    [&[u8::from(!words.is_empty())][..], &words_of(words)].concat()
+}
+
+/// Words, and their length before them.
+fn words_of(words: &str) -> Vec<u8> {
+    let words = &words.as_bytes()[..words.len().min(MAX_WORDS)];
     let length = u16::try_from(words.len()).unwrap_or(0);
-    [&[u8::from(!words.is_empty())][..], &length.to_le_bytes(), words].concat()
+    [&length.to_le_bytes()[..], words].concat()
 }

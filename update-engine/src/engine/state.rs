@@ -425,7 +425,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// How much is downloaded at most when all goes well: `12.7 MiB (full: 231 MiB)`, as far as the server said it.
+    /// How much is downloaded when all goes well and the slot holds nothing of it yet: `12.7 MiB (full: 231 MiB)`, as far as the server said it.
     pub fn in_words(&self) -> Option<String> {
         let full = (self.size > 0).then(|| bytes(self.size));
         let delta = self.delta.as_ref().filter(|delta| delta.size > 0).map(|delta| bytes(delta.size));

@@ -1,6 +1,7 @@
 //! What frames lean on: the images of the slot that runs, and what the slot that is written holds already.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -49,6 +50,8 @@ pub(super) enum Fault {
     Blob,
     /// The running slot, in these words.
     RunningSlot(String),
+    /// Nobody knows, in these words.
+    Unknown(String),
 }
 
 impl Running {
@@ -82,37 +85,46 @@ impl Running {
 
     /// Hashes what `frame`, which came out wrong, leans on in the running slot. Blocks.
     pub(super) fn fault(&self, frame: &Frame<'_>) -> Fault {
-        let mut buffer = AlignedBuf::zeroed(0);
+        let mut windows = BTreeSet::new();
         for extent in frame.extents() {
             let Source::Image(index) = extent.source else { continue };
-            let Some(image) = self.image(index) else { return Fault::RunningSlot("it has no such image".to_owned()) };
+            let Some(image) = self.image(index) else {
+                return Fault::RunningSlot(format!("slot {}, which runs, has no such image", self.slot));
+            };
             let Some(table) = &image.table else {
-                return Fault::RunningSlot("it may not be what the delta leans on: its record is not known".to_owned());
+                let slot = self.slot;
+                return Fault::Unknown(format!(
+                    "slot {slot}, which runs, may not be what it leans on: its record is not known (`updatectl adopt RELEASE` names it)"
+                ));
             };
             let size = u64::from(table.window_size());
-            for window in extent.offset / size..(extent.offset + extent.length).div_ceil(size) {
-                let Some((number, (offset, length))) =
-                    u32::try_from(window).ok().and_then(|window| Some((window, table.range(window)?)))
-                else {
-                    continue;
-                };
-                let length = usize::try_from(length).unwrap_or(0);
-                if buffer.capacity() < length.next_multiple_of(ALIGNMENT) {
-                    buffer = AlignedBuf::zeroed(length.next_multiple_of(ALIGNMENT));
-                }
-                let found = match self.view.read_at(&image.name, offset, &mut buffer, length) {
-                    Ok(bytes) => Sha256Digest::of_window(bytes),
-                    Err(error) => return Fault::RunningSlot(chain(&error)),
-                };
-                if table.digest(number) != Some(found) {
-                    let (slot, name) = (self.slot, &image.name);
-                    return Fault::RunningSlot(format!(
-                        "it leans on slot {slot}, which runs, and window {number} (at byte {offset}) of image {name:?} there is not what its release says"
-                    ));
-                }
-            }
+            windows.extend((extent.offset / size..(extent.offset + extent.length).div_ceil(size)).map(|window| (index, window)));
         }
-        Fault::Blob
+        let mut buffer = AlignedBuf::zeroed(0);
+        windows
+            .into_iter()
+            .find_map(|(index, window)| self.difference(index, window, &mut buffer))
+            .map_or(Fault::Blob, Fault::RunningSlot)
+    }
+
+    /// Why a window is not what the record of the running slot says.
+    fn difference(&self, index: u8, window: u64, buffer: &mut AlignedBuf) -> Option<String> {
+        let image = self.image(index)?;
+        let table = image.table.as_ref()?;
+        let number = u32::try_from(window).ok()?;
+        let (offset, length) = table.range(number)?;
+        let length = usize::try_from(length).unwrap_or(0);
+        if buffer.capacity() < length.next_multiple_of(ALIGNMENT) {
+            *buffer = AlignedBuf::zeroed(length.next_multiple_of(ALIGNMENT));
+        }
+        let found = match self.view.read_at(&image.name, offset, buffer, length) {
+            Ok(bytes) => Sha256Digest::of_window(bytes),
+            Err(error) => return Some(chain(&error)),
+        };
+        let (slot, name) = (self.slot, &image.name);
+        (table.digest(number) != Some(found)).then(|| {
+            format!("it leans on slot {slot}, which runs, and window {number} (at byte {offset}) of image {name:?} there is not what its release says")
+        })
     }
 
     fn image(&self, index: u8) -> Option<&RunningImage> {

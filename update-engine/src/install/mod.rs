@@ -71,6 +71,9 @@ const MAX_THREADS: usize = 2;
 /// How often a cancelled install is noticed, and what has come is told.
 const CANCEL_EVERY: Duration = Duration::from_millis(50);
 
+/// How often it is looked whether that still goes on: a minute, in which a disk that answers at all has answered.
+const LOOKS_ENOUGH: u32 = 1200;
+
 /// What to install, where, and from whom.
 #[derive(Debug)]
 pub struct Job {
@@ -161,6 +164,13 @@ pub async fn run(
     let origins = std::mem::take(&mut install.origins);
     drop(install);
     pool.stop().await;
+    // What was cancelled half-way may look at some windows for a moment more.
+    for _ in 0..LOOKS_ENOUGH {
+        if Arc::strong_count(&slot) == 1 {
+            break;
+        }
+        tokio::time::sleep(CANCEL_EVERY).await;
+    }
     streamed?;
     let written = finish(slot).await?;
     let (bytes_written, bytes_reused) = meter.totals();

@@ -59,6 +59,8 @@ pub(super) struct Made {
     pub(super) source: Option<SourceId>,
     /// The blob's memory, to be used again.
     pub(super) blob: Vec<u8>,
+    /// The windows that were ordered.
+    pub(super) wanted: Vec<Range<u32>>,
     pub(super) outcome: Outcome,
 }
 
@@ -74,6 +76,8 @@ pub(super) enum Outcome {
     Failed(SlotError),
     /// There is no process to decode it.
     NotDecoded(DecoderError),
+    /// The payload or the record has no such frame.
+    NoFrame,
     /// The thread panicked over it.
     Died,
 }
@@ -93,11 +97,18 @@ enum AnyBlobs {
 }
 
 impl AnyBlobs {
-    fn start(decoding: &Decoding) -> Result<Self, InstallError> {
+    fn start(decoding: &Decoding, stopping: &Arc<AtomicBool>) -> Result<Self, InstallError> {
         match decoding {
             // For a payload that has no blob to decode no process is started.
-            Decoding::Confined(program) => Ok(Self::Confined(Confined::new(program.clone()))),
+            Decoding::Confined(program) => Ok(Self::Confined(Confined::new(program.clone()).stopped_by(Arc::clone(stopping)))),
             Decoding::Here => Codec::new().map(Self::Here).map_err(InstallError::Decoder),
+        }
+    }
+
+    /// What a blob has done to whoever decoded it, it does to no other.
+    fn distrust(&mut self) {
+        if let Self::Confined(process) = self {
+            process.distrust();
         }
     }
 
@@ -177,7 +188,7 @@ impl Pool {
                 stopping: Arc::clone(&stopping),
                 release: Arc::clone(release),
                 slot: Arc::clone(slot),
-                decoder: Decoder::with(AnyBlobs::start(decoding)?),
+                decoder: Decoder::with(AnyBlobs::start(decoding, &stopping)?),
                 ground: Ground::new(release, slot),
                 output: AlignedBuf::zeroed(usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX)),
             };
@@ -258,8 +269,8 @@ impl Worker {
                 self.make(&order, begun, &mut ahead)
             }));
             let outcome = outcome.unwrap_or(Outcome::Died);
-            let Order { task, blob, source, .. } = order;
-            if self.told.send(Made { task, source, blob, outcome }).is_err() {
+            let Order { task, blob, source, wanted, .. } = order;
+            if self.told.send(Made { task, source, blob, wanted, outcome }).is_err() {
                 return;
             }
         }
@@ -277,14 +288,14 @@ impl Worker {
     }
 
     fn begin(&mut self, order: &Order) -> Result<Begun, Outcome> {
-        let Some(frame) = order.table.frame(order.task.frame) else { return Err(Outcome::Differs(Vec::new())) };
+        let Some(frame) = order.table.frame(order.task.frame) else { return Err(Outcome::NoFrame) };
         self.ground.running.clone_from(&order.running);
         self.decoder.begin(&frame, &order.blob, &self.ground).map_err(|error| self.refused(error))
     }
 
     /// Makes a frame. While it is verified and written, the blob of the next one is decoded already, if one waits.
     fn make(&mut self, order: &Order, begun: Result<Begun, Outcome>, ahead: &mut Option<Taken>) -> Outcome {
-        let Some(frame) = order.table.frame(order.task.frame) else { return Outcome::Differs(Vec::new()) };
+        let Some(frame) = order.table.frame(order.task.frame) else { return Outcome::NoFrame };
         let decoded = begun.and_then(|begun| {
             let out = self.output.as_mut_slice().get_mut(..frame.output_len()).unwrap_or_default();
             self.decoder.finish(begun, &frame, &order.blob, &self.ground, out).map_err(|error| self.refused(error))
@@ -293,7 +304,14 @@ impl Worker {
             let begun = self.begin(&next);
             (next, begun)
         });
-        decoded.map_or_else(|outcome| outcome, |()| self.write(&frame, &order.wanted))
+        let outcome = decoded.map_or_else(|outcome| outcome, |()| self.write(&frame, &order.wanted));
+        if matches!(outcome, Outcome::Differs(_)) {
+            self.decoder.blobs().distrust();
+            if let Some((next, begun)) = ahead {
+                *begun = self.begin(next);
+            }
+        }
+        outcome
     }
 
     /// Why a frame cannot be decoded.
@@ -306,7 +324,7 @@ impl Worker {
 
     /// Writes those of the `wanted` windows of `frame` that are right.
     fn write(&mut self, frame: &Frame<'_>, wanted: &[Range<u32>]) -> Outcome {
-        let Some(image) = self.release.record().images.get(frame.image()) else { return Outcome::Differs(Vec::new()) };
+        let Some(image) = self.release.record().images.get(frame.image()) else { return Outcome::NoFrame };
         let (slot, window_size) = (&self.slot, image.table.window_size());
         let write = |verified: &Verified<&[u8]>| {
             let mut parts = wanted.iter().filter_map(|run| verified.part(run, window_size));
@@ -322,11 +340,12 @@ impl Worker {
     }
 }
 
-/// Windows of `frame` that an outcome leaves right.
-pub(super) fn right_windows(windows: Range<u32>, outcome: &Outcome) -> Vec<u32> {
+/// Of the windows that were ordered, those that an outcome leaves right.
+pub(super) fn right_windows(wanted: &[Range<u32>], outcome: &Outcome) -> Vec<u32> {
+    let wanted = wanted.iter().cloned().flatten();
     match outcome {
-        Outcome::Written => windows.collect(),
-        Outcome::Differs(wrong) => windows.filter(|window| wrong.iter().all(|wrong| wrong.window != *window)).collect(),
-        Outcome::Undecodable(_) | Outcome::Failed(_) | Outcome::NotDecoded(_) | Outcome::Died => Vec::new(),
+        Outcome::Written => wanted.collect(),
+        Outcome::Differs(wrong) => wanted.filter(|window| wrong.iter().all(|wrong| wrong.window != *window)).collect(),
+        Outcome::Undecodable(_) | Outcome::Failed(_) | Outcome::NotDecoded(_) | Outcome::NoFrame | Outcome::Died => Vec::new(),
     }
 }

@@ -128,7 +128,15 @@ impl Ahead {
     /// Whether it is more likely than not that all these windows of `image`, which are not looked at yet, are right.
     pub(super) fn is_likely(&self, image: usize, mut windows: impl Iterator<Item = u32>) -> bool {
         let pending = self.images.iter().find(|pending| pending.image == image).filter(|_| !self.is_guess);
-        pending.is_some_and(|pending| windows.all(|window| pending.windows.contains(window)))
+        pending.is_some_and(|pending| {
+            // What was looked at before is known: what of it is right is not missing, and the rest is not right.
+            let unknown = if self.images.front().is_some_and(|first| first.image == image) {
+                pending.first_unknown(&self.batch)
+            } else {
+                0
+            };
+            windows.all(|window| window >= unknown && pending.windows.contains(window))
+        })
     }
 
     /// Windows that may be right and were not looked at yet.

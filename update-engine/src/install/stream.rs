@@ -16,13 +16,13 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use manifests::release::{Record, Release};
-use payload::format::{Frame, Source};
+use payload::format::{Frame, Kind, Source};
 use payload::window as verify;
 
 use super::MAX_IN_FLIGHT;
 use super::aside;
 use super::error::{InstallError, WrongWindow};
-use super::front::{Front, Offered, Role};
+use super::front::{Front, Offered};
 use super::ground::{self, Base, Running};
 use super::ledger::Ledger;
 use super::meter::Meter;
@@ -37,10 +37,10 @@ use crate::slot::InactiveSlot;
 /// 1 MiB comes.
 const MAX_BYTES_IN_FLIGHT: u64 = 2 << 20;
 
-/// Frames for which the running slot is not what it should be, after which the delta is given up: each costs a request of its own.
+/// Frames that the delta cannot make, whoever gives it, after which it is given up: each costs a request of its own.
 const MAX_UNSOUND_FRAMES: u32 = 64;
 
-/// Times a window that was right may turn out wrong when others lean on it.
+/// Times that windows which were right may turn out wrong when others lean on them.
 const MAX_LOSSES: u32 = 3;
 
 /// What an install is made of.
@@ -86,7 +86,7 @@ impl Install<'_> {
 
     /// Follows one payload as far as it leads.
     async fn round(&mut self) -> Result<Ended, InstallError> {
-        let (followed, mut beside) = match (&mut self.delta, &mut self.full) {
+        let (followed, beside) = match (&mut self.delta, &mut self.full) {
             (Some(delta), full) => (delta, full.as_mut()),
             (None, Some(full)) => (full, None),
             (None, None) => return Err(FetchError::NoSource.into()),
@@ -108,7 +108,7 @@ impl Install<'_> {
             ledger: &mut self.ledger,
             ahead: &mut self.ahead,
             followed,
-            beside: beside.as_deref_mut(),
+            beside,
             front: &front,
             running,
             pool: &mut *self.pool,
@@ -138,11 +138,7 @@ impl Install<'_> {
             // What no source can satisfy may be the table's fault: whoever gave it is not believed again, if the record does not name it.
             Stop::Wrong(failure) => {
                 if front.is_vouched || followed.sources.drop_source(front.giver).is_err() {
-                    return if followed.role == Role::Delta && beside.is_some() {
-                        Ok(Ended::Without(failure.to_string()))
-                    } else {
-                        Err(failure)
-                    };
+                    return Err(failure);
                 }
                 followed.front = None;
                 Ok(Ended::TableDropped(failure.to_string()))
@@ -207,7 +203,7 @@ struct Round<'a> {
     again: VecDeque<Again>,
     /// Who gave which frame wrong, once for each time.
     wrong_from: BTreeMap<Task, Vec<SourceId>>,
-    /// Frames for which the running slot was not what it should be.
+    /// Frames that the delta cannot make: the running slot is not what it should be, or they are of a kind that this build lacks.
     unsound: u32,
     /// Windows that were right and turned out wrong.
     losses: u32,
@@ -278,14 +274,18 @@ impl Round<'_> {
             let has_room = frames < MAX_IN_FLIGHT && self.bytes_in_flight < MAX_BYTES_IN_FLIGHT;
             // Somebody may wait for what came out wrong, and for nothing else.
             let urgent = !self.again.is_empty() && (!self.held.is_empty() || walk.is_at_end());
-            let stop = if urgent {
+            // Out of turn no more is in flight than in turn; with nothing in flight one always goes on.
+            let stop = if urgent && (has_room || self.in_flight == 0) {
                 walk.asked = 0;
                 self.make_again().await?
             } else if let Some(frame) = has_room.then(|| walk.next()).flatten() {
                 self.look_at(frame).await?;
                 let task = Task { which: Which::Followed, frame: frame.index() };
                 // The slot may hold it, or a frame beside has made it meanwhile.
-                if self.is_missing(frame) && self.busy.insert(task) {
+                if self.is_missing(frame) && matches!(frame.kind(), Kind::Unknown(_)) {
+                    let why = payload::Error::NotAvailable { frame: frame.name(), kind: frame.kind() };
+                    self.made_otherwise(frame, &why.to_string())?
+                } else if self.is_missing(frame) && self.busy.insert(task) {
                     let is_wanted =
                         |frame: &Frame<'_>| self.is_missing(frame) && !self.ahead.is_likely(frame.image(), frame.windows());
                     if let Some(bytes) = walk.announce(frame, is_wanted) {
@@ -298,8 +298,6 @@ impl Round<'_> {
             } else if self.in_flight > 0 {
                 let made = self.next_made().await?;
                 self.settle(made).await?
-            } else if !self.again.is_empty() {
-                self.make_again().await?
             } else if self.held.is_empty() {
                 return Ok(None);
             } else {
@@ -331,7 +329,11 @@ impl Round<'_> {
         while self.in_flight > 0 {
             let made = self.next_made().await?;
             self.book(&made)?;
-            self.hand_over_held()?;
+            match made.outcome {
+                Outcome::Failed(error) => return Err(InstallError::Disk(error)),
+                Outcome::NotDecoded(error) => return Err(InstallError::NotDecoded(error)),
+                _ => self.hand_over_held()?,
+            }
         }
         self.held.clear();
         Ok(())
@@ -478,7 +480,10 @@ impl Round<'_> {
         let front = front.ok_or(InstallError::Broken("a frame came back of a payload that is none"))?;
         let frame = front.table.frame(made.task.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
         let missing = self.ledger.missing_of(&frame);
-        let written = self.ledger.right(frame.image(), right_windows(frame.windows(), &made.outcome));
+        if matches!(made.outcome, Outcome::NoFrame) {
+            return Err(InstallError::Broken("a frame was ordered that is none"));
+        }
+        let written = self.ledger.right(frame.image(), right_windows(&made.wanted, &made.outcome));
         self.meter.downloaded(self.budget.spent());
         self.meter.written(written);
         let origin = self.origin(made.task.which, made.source);
@@ -511,7 +516,7 @@ impl Round<'_> {
     async fn settle(&mut self, made: Made) -> Result<Option<Stop>, InstallError> {
         let front = self.book(&made)?;
         let frame = front.table.frame(made.task.frame).ok_or(InstallError::Broken("a frame came back that is none"))?;
-        let Made { task, source, blob, outcome } = made;
+        let Made { task, source, blob, outcome, wanted: _ } = made;
         let kept: usize = self.spare.iter().map(Vec::capacity).sum();
         let kept = u64::try_from(kept.saturating_add(blob.capacity())).unwrap_or(u64::MAX);
         if kept.saturating_add(self.bytes_in_flight) <= MAX_BYTES_IN_FLIGHT {
@@ -520,7 +525,7 @@ impl Round<'_> {
         self.hand_over_held()?;
         let image = front.table.images().get(frame.image()).map_or_else(String::new, |image| image.name.clone());
         let (windows, reason) = match outcome {
-            Outcome::Written | Outcome::Died => return Ok(None),
+            Outcome::Written | Outcome::Died | Outcome::NoFrame => return Ok(None),
             Outcome::Failed(error) => return Err(InstallError::Disk(error)),
             Outcome::NotDecoded(error) => return Err(InstallError::NotDecoded(error)),
             Outcome::Undecodable(error) => (Vec::new(), error.to_string()),
@@ -536,8 +541,18 @@ impl Round<'_> {
             self.busy.insert(task);
             return Ok(None);
         }
-        if let ground::Fault::RunningSlot(why) = self.fault(task.which, &front, &frame).await? {
-            return self.without_the_running_slot(&frame, &why);
+        match self.fault(task.which, &front, &frame).await? {
+            ground::Fault::Blob => {}
+            ground::Fault::RunningSlot(why) => return self.made_otherwise(&frame, &cannot_be_made(&frame, &why)),
+            // Nobody is blamed for it; but another blob may make it, and is asked for first.
+            ground::Fault::Unknown(why) => {
+                if let Some(source) = source
+                    && self.is_tried_again(task, source)
+                {
+                    return Ok(None);
+                }
+                return self.made_otherwise(&frame, &cannot_be_made(&frame, &why));
+            }
         }
         Ok(self.wrong(task, &front, &frame, source, windows.len(), error))
     }
@@ -553,13 +568,16 @@ impl Round<'_> {
         let (slot, name, table) = (Arc::clone(self.slot), image.name.clone(), image.table.clone());
         let lost = aside(move || ground::lost(&slot, &name, &table, needed)).await?.map_err(InstallError::Disk)?;
         let Some(first) = lost.first().copied() else { return Ok(false) };
-        self.losses = self.losses.saturating_add(1);
-        if self.losses > MAX_LOSSES {
-            return Err(InstallError::Fading { image: image.name.clone(), window: first });
-        }
-        tracing::warn!(image = image.name, window = first, "what was written does not read back: it is made again");
         let amount = self.ledger.lost(frame.image(), lost.iter().copied());
         self.meter.lost(amount);
+        // Of several frames that lean on one that was lost, the first to notice has it made again.
+        if amount.windows > 0 {
+            tracing::warn!(image = image.name, window = first, "what was written does not read back: it is made again");
+            self.losses = self.losses.saturating_add(1);
+            if self.losses > MAX_LOSSES {
+                return Err(InstallError::Fading { image: image.name.clone(), window: first });
+            }
+        }
         for window in lost {
             let table = &self.front.table;
             if let Some(maker) = table.frame_of(frame.image(), window) {
@@ -580,17 +598,16 @@ impl Round<'_> {
         aside(move || front.table.frame(index).map_or(ground::Fault::Blob, |frame| running.fault(&frame))).await
     }
 
-    /// The full payload makes a frame's windows, because the running slot is not what the delta leans on.
-    fn without_the_running_slot(&mut self, frame: &Frame<'_>, why: &str) -> Result<Option<Stop>, InstallError> {
-        let why = format!("{} cannot be made: {why}", frame.name());
+    /// The full payload makes a frame's windows, because the delta cannot, whoever gives it.
+    fn made_otherwise(&mut self, frame: &Frame<'_>, why: &str) -> Result<Option<Stop>, InstallError> {
         if self.beside.is_none() {
-            return Err(InstallError::NoBase(why));
+            return Err(InstallError::NoBase(why.to_owned()));
         }
         self.unsound = self.unsound.saturating_add(1);
         if self.unsound > MAX_UNSOUND_FRAMES {
-            return Ok(Some(Stop::Delta(why)));
+            return Ok(Some(Stop::Delta(why.to_owned())));
         }
-        tracing::warn!(reason = %why, "the full payload makes these windows");
+        tracing::warn!(reason = why, "the full payload makes these windows");
         self.beside_makes(frame);
         Ok(None)
     }
@@ -619,16 +636,24 @@ impl Round<'_> {
             sources.wrong_window(source);
         }
         let giver_is_gone = !front.is_vouched && sources.is_dropped(front.giver);
-        let usable: Vec<SourceId> = sources.usable().collect();
         let error = error(sources.tried());
-        self.wrong_from.entry(task).or_default().push(source);
         tracing::info!(frame = %frame.name(), reason = %error, "a frame came out wrong");
-        if !giver_is_gone && usable.into_iter().any(|id| self.tries(task, id) < MAX_TRIES_PER_FRAME) {
-            self.busy.insert(task);
-            self.again.push_back(Again::Frame(task));
+        if !giver_is_gone && self.is_tried_again(task, source) {
             return None;
         }
         self.give_up(task.which, frame, error, giver_is_gone)
+    }
+
+    /// A frame came out wrong of what `source` gave: it is asked for again, unless all have given it often enough.
+    fn is_tried_again(&mut self, task: Task, source: SourceId) -> bool {
+        self.wrong_from.entry(task).or_default().push(source);
+        let usable: Vec<SourceId> = self.sources(task.which).usable().collect();
+        let is_left = usable.into_iter().any(|id| self.tries(task, id) < MAX_TRIES_PER_FRAME);
+        if is_left {
+            self.busy.insert(task);
+            self.again.push_back(Again::Frame(task));
+        }
+        is_left
     }
 
     /// Nobody has a blob that makes a frame.
@@ -653,6 +678,10 @@ impl Round<'_> {
         let fewest = usable.iter().map(|id| self.tries(task, *id)).min().unwrap_or(0);
         usable.into_iter().filter(|id| self.tries(task, *id) > fewest).collect()
     }
+}
+
+fn cannot_be_made(frame: &Frame<'_>, why: &str) -> String {
+    format!("{} cannot be made: {why}", frame.name())
 }
 
 fn bytes_of(blob: &[u8]) -> u64 {

@@ -64,7 +64,7 @@ fn by_state(input: &Input<'_>) -> String {
         State::Deferred { plan, reason, .. } => format!("{} is available and waits: {}", plan.version, end(reason)),
         State::Fetching { plan, rewrites } => {
             let again = if *rewrites > 0 { " again, because reading it back found differences" } else { "" };
-            let download = plan.source.in_words().map_or_else(String::new, |words| format!(", downloading at most {words}"));
+            let download = plan.source.in_words().map_or_else(String::new, |words| format!(", downloading about {words}"));
             format!(
                 "writing {} to slot {}{again}{}{download}; then it is read back to prove it; {} meanwhile",
                 plan.version,

@@ -33,11 +33,11 @@ const SENTENCES: [(&str, &str); 32] = [
     ),
     (
         "fetching",
-        "Writing 1.1.0 to slot b, downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
+        "Writing 1.1.0 to slot b, downloading about 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
     ),
     (
         "fetching/again",
-        "Writing 1.1.0 to slot b again, because reading it back found differences, downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
+        "Writing 1.1.0 to slot b again, because reading it back found differences, downloading about 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
     ),
     (
         "written",
@@ -334,7 +334,7 @@ fn while_nothing_comes_the_source_and_what_it_did_are_named() {
     host.step(Event::Progressed { attempt, progress });
     assert_says(
         &mut host,
-        "Writing 1.1.0 to slot b (25 %; nothing comes, trying again: http://files.example/1.payload: status 503), downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
+        "Writing 1.1.0 to slot b (25 %; nothing comes, trying again: http://files.example/1.payload: status 503), downloading about 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile.",
     );
 }
 
@@ -625,7 +625,7 @@ fn a_trouble_does_not_hide_what_is_under_way() {
     let summary = document_with(&mut host, Some(&full)).summary;
     assert_eq!(
         summary,
-        "Needs attention: /var/lib: no space left: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?); writing 1.1.0 to slot b, downloading at most 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."
+        "Needs attention: /var/lib: no space left: nothing is done before the state folder can be written again (is its disk full, read-only, failing, or not mounted?); writing 1.1.0 to slot b, downloading about 4.0 KiB; then it is read back to prove it; 1.0.0 runs from slot a meanwhile."
     );
 }
 
