@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puts what a host needs into an image: programs, units, tmpfiles, configuration, and what to read beside them.
+# Puts what a host needs into an image: programs, units, tmpfiles, sysusers, configuration, and what to read beside them.
 #
 #   [DESTDIR=IMAGE] [PREFIX=/usr] [BIN_DIR=FOLDER] dist/install.sh
 #
@@ -43,6 +43,7 @@ done
 put_unit update-engined.service
 put_unit update-engine-trial.service
 put 644 "$here/tmpfiles.d/update-engine.conf" "$prefix/lib/tmpfiles.d/update-engine.conf"
+put 644 "$here/sysusers.d/update-engine.conf" "$prefix/lib/sysusers.d/update-engine.conf"
 if [ -e "$root/etc/update-engine/config.toml" ]; then
     echo "install.sh: /etc/update-engine/config.toml is there and stays as it is"
 else

@@ -15,7 +15,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use update_engine::config::trust::Target;
 use update_engine::config::{
-    BootSettings, COMMENTED_DEFAULT, ConfigError, CustomSettings, Names, Settings, Source, Strategy, load, parse, socket_of,
+    BootSettings, COMMENTED_DEFAULT, ConfigError, CustomSettings, Names, Settings, Source, Strategy, load, parse,
+    parse_of_another, socket_of,
 };
 use update_engine::slot::Location;
 
@@ -40,6 +41,17 @@ fn words(fragment: &str) -> String {
 }
 
 #[test]
+fn what_a_newer_version_wrote_is_read_but_for_what_is_not_known_here_in_tables_and_in_lists() {
+    let text = "[server]\napp_id = \"{demo}\"\n[disk]\ndevice = \"/dev/vda\"\nspeed = 3\n\
+                [slots.a]\nroot = \"partlabel:a\"\n[slots.b]\nroot = \"partlabel:b\"\n\
+                [[fetch.hours]]\nstart = \"08:00\"\nlength = \"1h\"\nmax_rate = \"none\"\nburst = 1\n\
+                [[fetch.hours]]\nstart = \"09:00\"\nlength = \"1h\"\nmax_rate = \"1 MiB/s\"\nburst = 2\n";
+    let (settings, ignored) = parse_of_another(&Source::new("config.toml", text)).unwrap();
+    assert_eq!(settings.fetch.hours.len(), 2);
+    assert_eq!(ignored, ["disk.speed", "fetch.hours.burst"]);
+}
+
+#[test]
 fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
     let cases: &[(&str, &str)] = &[
         // Keys nobody knows.
@@ -51,7 +63,7 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
             "\n[server]\nchanel = \"beta\"",
             "site.toml:3:1: server.chanel: unknown key, expected one of url, app_id, alias, channel, board, arch, check_interval_s, ca_file; did you mean \"channel\"?",
         ),
-        ("[disk]\ndevice_name = \"/dev/vdb\"", "site.toml:2:1: disk.device_name: unknown key, expected device or esp"),
+        ("[disk]\ndevice_name = \"/dev/vdb\"", "site.toml:2:1: disk.device_name: unknown key, expected one of device, esp, writes"),
         ("[slots.c]\nroot = \"partlabel:c\"", "site.toml:1:8: slots.c: unknown key, expected a or b"),
         (
             "[reboot.lock]\nserver = \"http://h/\"",
@@ -245,7 +257,15 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
         ),
         (
             "[fetch]\nhours = [{ start = \"8\", length = \"1h\", max_rate = \"1 MiB/s\" }]",
-            "site.toml:2:9: fetch.hours: start: expected a time of day such as \"02:00\", got \"8\"",
+            "site.toml:2:9: fetch.hours: entry 1: start: expected a time of day such as \"02:00\", got \"8\"",
+        ),
+        (
+            "[fetch]\nhours = [{ start = \"08:00\", length = \"1h\" }]",
+            "site.toml:2:9: fetch.hours: entry 1: max_rate: expected a rate, or \"none\" for as fast as it goes, got nothing",
+        ),
+        (
+            "[fetch]\nhours = [{ start = \"08:00\", length = \"1h\", max_rate = \"none\" }, { start = \"10:00\", length = \"1h\", max_rate = \"1 B/s\" }]",
+            "site.toml:2:9: fetch.hours: entry 2: max_rate: expected at least 4 KiB/s, got \"1 B/s\": nothing would ever arrive",
         ),
         // What other builds have.
         (

@@ -5,8 +5,12 @@
 mod fetching;
 mod installing;
 
-use fetching::noise;
+use fetching::{fault, noise};
 use installing::{Attempt, Host, Published, Server, Vouched, WINDOW, content};
+use manifests::digest::Sha256Digest;
+use manifests::release::SlotName;
+use payload::format::Kind;
+use server_mock::FaultKind;
 use update_engine::install::{InstallError, Scan};
 
 const WINDOWS: usize = 24;
@@ -98,10 +102,81 @@ fn a_running_slot_that_is_something_else_altogether_is_made_up_for_by_the_full_p
             .with_delta(vec![deltas.source("one")], scene.host.base(record))
             .scanning(Scan::Any)
     };
-    attempt(Some(scene.old.record())).run().unwrap();
+    for record in [Some(scene.old.record()), None] {
+        scene.host.poke("root", 0, &vec![installing::OLD; WINDOWS * WINDOW]);
+        attempt(record).run().unwrap();
+        scene.host.assert_is("root", scene.image());
+    }
+}
+
+/// Nobody knows whether the blob is bad or the running slot another one: the other blob is asked for before either is blamed.
+#[test]
+fn a_bad_blob_is_asked_for_again_where_the_record_of_the_running_slot_is_not_known() {
+    let scene = Scene::new();
+    let table = payload::format::FrameTable::read(&scene.delta, scene.delta.len() as u64, scene.new.record()).unwrap();
+    let leans = |frame: &payload::format::Frame<'_>| !frame.blob().is_empty() && frame.extents().next().is_some();
+    let byte = table.frames().find(leans).unwrap().blob().start + 20;
+    let flip = FaultKind::FlipByte { offset: byte };
+    // By one of two servers, and once by the only one.
+    for (faults, sources) in [(fault("one", flip.clone()), vec!["one", "two"]), (fault("one", flip).times(1), vec!["one"])] {
+        scene.host.poke("root", 0, &vec![installing::OLD; WINDOWS * WINDOW]);
+        let deltas = Server::of(&scene.delta, [faults]);
+        let sources = sources.into_iter().map(|codebase| deltas.source(codebase)).collect();
+        Attempt::new(&scene.host, &scene.new, vec![]).with_delta(sources, scene.host.base(None)).run().unwrap();
+        scene.host.assert_is("root", scene.image());
+    }
+    // Where nobody has another, both are possible.
+    let always = Server::of(&scene.delta, [fault("one", FaultKind::FlipByte { offset: byte })]);
+    scene.host.poke("root", 0, &vec![installing::OLD; WINDOWS * WINDOW]);
+    let error = Attempt::new(&scene.host, &scene.new, vec![])
+        .with_delta(vec![always.source("one")], scene.host.base(None))
+        .run()
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("slot a, which runs, may not be what it leans on: its record is not known"), "{error}");
+}
+
+/// The delta with a frame of a kind that nobody knows, in the place of one with a blob; the windows of that frame.
+fn with_unknown_kind(scene: &Scene) -> (Vec<u8>, std::ops::Range<u32>) {
+    let read = |delta: &Vec<u8>| payload::format::FrameTable::read(delta, delta.len() as u64, scene.new.record());
+    let table = read(&scene.delta).unwrap().header().table_range();
+    for at in table.start as usize..table.end as usize {
+        let mut changed = scene.delta.clone();
+        if !matches!(changed[at], 4 | 5) {
+            continue;
+        }
+        changed[at] = 77;
+        let digest = Sha256Digest::of(&changed[table.start as usize..table.end as usize]);
+        changed[32..64].copy_from_slice(digest.as_bytes());
+        if let Ok(table) = read(&changed)
+            && let Some(frame) = table.frames().find(|frame| frame.kind() == Kind::Unknown(77))
+        {
+            let windows = frame.windows();
+            return (changed, windows);
+        }
+    }
+    panic!("no frame of the delta has a codec");
+}
+
+#[test]
+fn a_frame_of_a_kind_that_this_build_lacks_costs_its_own_windows_and_nobody_is_blamed() {
+    let scene = Scene::new();
+    let (delta, windows) = with_unknown_kind(&scene);
+    let (deltas, full) = (Server::of(&delta, []), Server::of(&scene.new.payload, []));
+    let attempt = |fulls| {
+        scene.host.poke("root", 0, &vec![installing::OLD; WINDOWS * WINDOW]);
+        Attempt::new(&scene.host, &scene.new, fulls)
+            .with_delta(vec![deltas.source("one")], scene.host.base(Some(scene.old.record())))
+    };
+    attempt(vec![full.source("one")]).run().unwrap();
     scene.host.assert_is("root", scene.image());
-    attempt(None).run().unwrap();
-    scene.host.assert_is("root", scene.image());
+    let asked = full.bytes_asked("one");
+    assert!(asked > 0 && asked < scene.new.payload.len() as u64 / 2, "{asked} for windows {windows:?}");
+    let error = attempt(vec![]).run().unwrap_err().to_string();
+    assert!(
+        error.starts_with("the delta cannot be used, and no full payload is offered: frame ") && error.contains("77"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -162,19 +237,41 @@ fn a_damaged_full_payload_beside_a_damaged_running_slot_is_named() {
 fn what_a_killed_install_left_is_kept_and_only_the_rest_is_fetched() {
     let scene = Scene::new();
     for kept in [vec![0, 1, 2, 3], vec![20], vec![5, 9, 13], (0..WINDOWS).step_by(2).collect::<Vec<_>>()] {
-        scene.host.poke("root", 0, &vec![installing::OLD; WINDOWS * WINDOW]);
-        for window in kept {
-            scene.host.poke("root", (window * WINDOW) as u64, &scene.image()[window * WINDOW..][..WINDOW]);
-        }
         for (deltas, fulls) in [(true, false), (false, true)] {
+            scene.host.poke("root", 0, &vec![installing::OLD; WINDOWS * WINDOW]);
+            for window in &kept {
+                scene.host.poke("root", (window * WINDOW) as u64, &scene.image()[window * WINDOW..][..WINDOW]);
+            }
             let (delta, full) = (Server::of(&scene.delta, []), Server::of(&scene.new.payload, []));
             let sources = if fulls { vec![full.source("one")] } else { vec![] };
             let mut attempt = Attempt::new(&scene.host, &scene.new, sources).scanning(Scan::Any);
             if deltas {
                 attempt = attempt.with_delta(vec![delta.source("one")], scene.host.base(Some(scene.old.record())));
             }
-            attempt.run().unwrap();
+            let installed = attempt.run().unwrap();
             scene.host.assert_is("root", scene.image());
+            assert!(installed.bytes_reused >= (kept.len() * WINDOW) as u64, "{kept:?}: {}", installed.bytes_reused);
+            // Of the full payload: its front, the frames that make what is missing, and what lies near is read along.
+            let table = payload::format::FrameTable::read(&scene.new.payload, scene.new.payload.len() as u64, scene.new.record())
+                .unwrap();
+            let is_needed = |frame: &payload::format::Frame<'_>| frame.windows().any(|window| !kept.contains(&(window as usize)));
+            let needed: u64 =
+                table.frames().filter(is_needed).map(|frame| frame.blob().end - frame.blob().start + (16 << 10)).sum();
+            let asked = full.bytes_asked("one");
+            assert!(!fulls || asked <= needed + (64 << 10), "{kept:?}: {asked}, needed {needed}");
         }
     }
+}
+
+/// What is known of the slot by now is coalesced like all else: one request for the front, and one for the rest.
+#[test]
+fn after_a_break_what_is_left_is_asked_for_in_one_request() {
+    let scene = Scene::new();
+    let full = Server::of(&scene.new.payload, []);
+    scene.host.poke("root", 0, &vec![installing::OLD; WINDOWS * WINDOW]);
+    scene.host.poke("root", 0, &scene.image()[..8 * WINDOW]);
+    let scan = Scan::shared(scene.new.record(), scene.new.record(), SlotName::B);
+    Attempt::new(&scene.host, &scene.new, vec![full.source("one")]).scanning(scan).run().unwrap();
+    scene.host.assert_is("root", scene.image());
+    assert!(full.ranges("one").len() <= 2, "{:?}", full.ranges("one"));
 }

@@ -203,13 +203,16 @@ impl Check {
     fn fetch(&mut self, fetch: FetchFragment) -> FetchSettings {
         let max_rate = self.max_rate("fetch.max_rate", fetch.max_rate);
         let mut hours = Vec::new();
-        for at in fetch.hours.unwrap_or_default() {
+        for (number, at) in (1..).zip(fetch.hours.unwrap_or_default()) {
             let days = at.days.unwrap_or_default();
             let [start, length, zone] = [at.start, at.length, at.zone].map(Option::unwrap_or_default);
-            let max_rate = self.max_rate("fetch.hours", at.max_rate);
-            match Hours::parse(&HoursText { days: &days, start: &start, length: &length, zone: &zone }) {
-                Ok(at) => hours.push(RateHours { hours: at, max_rate }),
-                Err((key, words)) => self.problem("fetch.hours", format!("{key}: {words}")),
+            let parsed = Hours::parse(&HoursText { days: &days, start: &start, length: &length, zone: &zone });
+            // One that is left out would lift the limit just when there is to be another one.
+            let rate = at.max_rate.ok_or_else(|| "expected a rate, or \"none\" for as fast as it goes, got nothing".to_owned());
+            match (parsed, rate.and_then(|rate| rate.parse())) {
+                (Ok(hours_of_it), Ok(max_rate)) => hours.push(RateHours { hours: hours_of_it, max_rate }),
+                (Err((key, words)), _) => self.problem("fetch.hours", format!("entry {number}: {key}: {words}")),
+                (Ok(_), Err(words)) => self.problem("fetch.hours", format!("entry {number}: max_rate: {words}")),
             }
         }
         FetchSettings { max_rate, hours }

@@ -60,14 +60,26 @@ pub(super) fn merge_of_another(source: &Source) -> Result<(Merged, Vec<String>),
             return Err(refused(format!("expected at most {MAX_IGNORED} unknown keys, got more")));
         }
         let mut root = known.text.parse::<Table>().map_err(|error| refused(not_toml(error.message())))?;
-        let found = table.iter().try_fold(&mut root, |table, step| table.get_mut(step).and_then(Value::as_table_mut));
-        if found.and_then(|table| table.remove(&key)).is_none() {
+        if !remove(&mut root, &table, &key) {
             break;
         }
         known.text = toml::to_string(&root).map_err(|error| refused(error.to_string()))?;
         ignored.push(table.into_iter().chain([key]).collect::<Vec<_>>().join("."));
     }
     Ok((merge(&[known])?, ignored))
+}
+
+/// Removes a key from the table at this path, and from all that stand there in an array. Whether there was one.
+fn remove(table: &mut Table, path: &[String], key: &str) -> bool {
+    let Some((step, rest)) = path.split_first() else { return table.remove(key).is_some() };
+    match table.get_mut(step) {
+        Some(Value::Table(inner)) => remove(inner, rest, key),
+        Some(Value::Array(entries)) => {
+            let removed = entries.iter_mut().filter_map(Value::as_table_mut).map(|entry| remove(entry, rest, key));
+            removed.fold(false, |any, one| any | one)
+        }
+        _ => false,
+    }
 }
 
 /// The first key that no fragment has, and the tables around it, which are all known.

@@ -286,8 +286,10 @@ impl Round<'_> {
                     let why = payload::Error::NotAvailable { frame: frame.name(), kind: frame.kind() };
                     self.made_otherwise(frame, &why.to_string())?
                 } else if self.is_missing(frame) && self.busy.insert(task) {
-                    let is_wanted =
-                        |frame: &Frame<'_>| self.is_missing(frame) && !self.ahead.is_likely(frame.image(), frame.windows());
+                    let is_wanted = |frame: &Frame<'_>| {
+                        let is_of_use = self.is_missing(frame) && !matches!(frame.kind(), Kind::Unknown(_));
+                        is_of_use && !self.ahead.is_likely(frame.image(), frame.windows())
+                    };
                     if let Some(bytes) = walk.announce(frame, is_wanted) {
                         self.followed.sources.announce(bytes);
                     }
