@@ -63,7 +63,10 @@ fn every_bad_fragment_is_refused_with_file_line_column_key_expected_and_got() {
             "\n[server]\nchanel = \"beta\"",
             "site.toml:3:1: server.chanel: unknown key, expected one of url, app_id, alias, channel, board, arch, check_interval_s, ca_file; did you mean \"channel\"?",
         ),
-        ("[disk]\ndevice_name = \"/dev/vdb\"", "site.toml:2:1: disk.device_name: unknown key, expected one of device, esp, writes"),
+        (
+            "[disk]\ndevice_name = \"/dev/vdb\"",
+            "site.toml:2:1: disk.device_name: unknown key, expected one of device, esp, writes",
+        ),
         ("[slots.c]\nroot = \"partlabel:c\"", "site.toml:1:8: slots.c: unknown key, expected a or b"),
         (
             "[reboot.lock]\nserver = \"http://h/\"",
