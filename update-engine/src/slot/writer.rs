@@ -230,7 +230,7 @@ pub(super) fn tail_ranges(image_size: u64, slot_size: u64) -> Vec<Range<u64>> {
 }
 
 /// What is clean already is not written: a slot that holds its image stays as it is to the last byte. What cannot be read is written, too: that
-/// often mends it, and if not, reading back says so.
+/// often mends it, and if not, reading back says so. Only the block in which an image ends was just written, and has to be readable.
 fn clean_tail(image: &OpenImage) -> Result<(), SlotError> {
     for range in tail_ranges(image.image_size(), image.slot_size()) {
         if !is_zero_in(image, &range).unwrap_or(false) {
