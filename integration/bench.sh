@@ -94,7 +94,7 @@ port=18490
 cat >"$work/nginx.conf" <<NGINX
 worker_processes 1; pid $work/nginx.pid; error_log $work/nginx.err; daemon off; user root;
 events { worker_connections 64; }
-http { log_format sent '\$bytes_sent'; access_log $work/sent.log sent; sendfile on; tcp_nopush on;
+http { log_format sent '\$bytes_sent \$uri'; access_log $work/sent.log sent; sendfile on; tcp_nopush on;
     client_body_temp_path $work/n1; proxy_temp_path $work/n2; fastcgi_temp_path $work/n3; uwsgi_temp_path $work/n4; scgi_temp_path $work/n5;
     server { listen 127.0.0.1:$port; location / { root $files; } location /peers/ { alias $cache/bench/peers/; } } }
 NGINX
@@ -151,6 +151,7 @@ sectors() {
 }
 cached() { awk '$1 == "Buffers:" {print $2}' /proc/meminfo; } # the cache of devices; that of files is everybody's
 sent() { awk '{sum += $1} END {printf "%.0f\n", sum}' "$work/sent.log"; }
+payload_requests() { grep -c '\.payload$' "$work/sent.log" || true; }
 
 # Each subject leaves a line "NAME ROUND WALL CPU RSS_KIB PSS_KIB READ WRITTEN DOWNLOADED CACHED_KIB".
 : >"$work/rounds"
@@ -175,26 +176,29 @@ tool() { # NAME HELD COMMAND: a command line, timed with all that it starts
     set -- "$1" $took
     after "$1" "$2" "$(awk -v u="$3" -v s="$4" 'BEGIN {print u + s}')" 0 0
 }
-ours() { # NAME HELD
+# Watching memory takes time of its own: it is done in runs of their own, that count for nothing else.
+ours() { # NAME HELD [watched]
+    local name=$1${3:+.watched}
     start_daemon "$1"
     # Its record says that the slot that runs is what the delta was made from.
     [[ $1 != delta ]] || chroot "$work/root" /srv/bin/updatectl --config /srv/config.toml adopt /srv/1.0.0.release >"$work/adopt.log" 2>&1 || { cat "$work/adopt.log"; exit 1; }
     sleep 0.5
     before "$2"
     local cpu0 at wall cpu rss pss
-    python3 integration/bench/watch.py $daemon "$work/memory" & watch=$!
-    sleep 0.3
+    echo "0 0" >"$work/memory"
+    [[ -z ${3:-} ]] || { python3 integration/bench/watch.py $daemon "$work/memory" & watch=$!; sleep 0.3; }
     cpu0=$(cpu_of $daemon)
     at=$(date +%s.%N)
     chroot "$work/root" /srv/bin/updatectl --config /srv/config.toml update --no-reboot >"$work/update.log" 2>&1 || { cat "$work/update.log"; exit 1; }
     wall=$(awk -v a="$at" -v b="$(date +%s.%N)" 'BEGIN {printf "%.3f", b - a}')
     cpu=$(awk -v a="$cpu0" -v b="$(cpu_of $daemon)" 'BEGIN {print b - a}')
-    kill $watch && wait $watch || true
+    [[ -z $watch ]] || { kill $watch && wait $watch || true; }
     watch=
     read -r rss pss <"$work/memory"
     [[ -z ${VERBOSE:-} ]] || tail -n +2 "$work/memory"
     [[ $1 != full ]] || own=$(status_kib VmHWM)
-    after "$1" "$wall" "$cpu" "$rss" "$pss"
+    after "$name" "$wall" "$cpu" "$rss" "$pss"
+    [[ $1 != same ]] || payloads_again=$(payload_requests)
     stop_daemon
 }
 
@@ -214,6 +218,11 @@ for round in $(seq "$rounds"); do
         esac
     done
 done
+for round in 1 2 3; do
+    for subject in ${SUBJECTS:-full delta same}; do
+        case $subject in full | delta) ours "$subject" "$other" watched ;; same) ours same "$image" watched ;; esac
+    done
+done
 # With some of them only there is nothing to compare.
 [[ -z ${SUBJECTS:-} ]] || exit 0
 start_daemon full
@@ -226,5 +235,6 @@ switches=$(($(switches) - switches0))
 idle=$(status_kib VmRSS)
 stop_daemon
 
-awk -v own="$own" -v idle="$idle" -v switches="$switches" -v full="$(stat -c %s "$files/2.0.0.payload")" -v delta="$(stat -c %s "$files/$delta")" \
+table_bytes=$("$bin/releasectl" inspect --json "$files/$delta" | grep -o '"table_bytes":[ 0-9]*' | grep -o '[0-9]*$')
+awk -v record="$(stat -c %s "$files/2.0.0.release")" -v table="$table_bytes" -v payloads_again="$payloads_again" -v own="$own" -v idle="$idle" -v switches="$switches" -v full="$(stat -c %s "$files/2.0.0.payload")" -v delta="$(stat -c %s "$files/$delta")" \
     -v image="$bytes" -f integration/bench/table.awk "$work/rounds"
