@@ -70,6 +70,21 @@ bug "a window is written before it is verified" update-engine "--test install_fa
         }
         match Verified::check(&self.release, frame.image(), frame.windows(), self.output.as_slice()) {'
 
+bug "a process decodes on after a blob that it refused" update-engine "--test decoder" \
+    a_process_that_refused_a_blob_decodes_no_other \
+    update-engine/src/decoder/client.rs \
+    '                self.distrust();
+                Err(refusal(words))' \
+    '                Err(refusal(words))'
+
+bug "a write that fails is forgotten with the delta" update-engine "--test install_devices" \
+    a_write_that_fails_while_the_delta_is_given_up_ends_the_install \
+    update-engine/src/install/stream.rs \
+    '                Outcome::Failed(error) => return Err(InstallError::Disk(error)),
+                Outcome::NotDecoded(error) => return Err(InstallError::NotDecoded(error)),
+                _ => self.hand_over_held()?,' \
+    '                _ => self.hand_over_held()?,'
+
 bug "every window counts as verified" payload --lib \
     apply::tests::no_changed_byte_of_a_blob_yields_bytes_that_differ_from_the_record \
     payload/src/window.rs \

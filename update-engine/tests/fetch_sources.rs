@@ -3,6 +3,7 @@
 
 mod fetching;
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -264,6 +265,25 @@ fn what_keeps_bytes_from_coming_is_told_until_they_come() {
     let told = told.lock().unwrap();
     let [Some(first), Some(second), None] = &told[..] else { panic!("{told:?}") };
     assert!(first == second && first.starts_with(&bench.address("/one/file").to_string()) && first.contains("503"), "{first}");
+}
+
+#[test]
+fn what_comes_for_all_files_together_keeps_to_the_rate_and_to_another_one_at_once() {
+    let bench = Bench::new(SIZE, []);
+    let (mut one, mut two) = (bench.sources(&["one"]), bench.sources(&["two"]));
+    let paused = || bench.timing.pauses().iter().sum::<Duration>().as_secs_f64();
+    let read = |sources: &mut Sources, range| block_on(sources.read(range, &mut Vec::new())).unwrap();
+    read(&mut one, 0..100_000);
+    assert_eq!(paused(), 0.0, "without a limit");
+    bench.fetcher.rate().set(NonZeroU64::new(50_000));
+    read(&mut one, 100_000..200_000);
+    read(&mut two, 0..100_000);
+    // 200,000 bytes at 50,000 a second, of which a fifth of a second's may come early. What comes beyond a piece in its last chunk is paid for, too.
+    let took = paused();
+    assert!((3.8..=10.0).contains(&took), "{took}");
+    bench.fetcher.rate().set(None);
+    read(&mut two, 100_000..SIZE as u64);
+    assert!(paused() <= took + 1.0, "the limit was lifted: {}", paused());
 }
 
 #[test]

@@ -16,9 +16,12 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use fetching::fault;
 use installing::disk::{Failing, FailingDisk, LOUD_WRITES};
 use installing::{Attempt, Host, Published, Server, Vouched, WINDOW, content};
 use manifests::digest::Sha256Digest;
+use payload::format::FrameTable;
+use server_mock::FaultKind;
 use update_engine::engine::cause::Cause;
 use update_engine::install::InstallError;
 use update_engine::slot::readback::{Acceptance, ImageTable, ProveError, Watch, prove};
@@ -189,6 +192,24 @@ fn where_only_what_changed_is_written_nothing_else_is() {
             scene.host.assert_is("root", new);
         }
     }
+}
+
+/// A write is under way when the delta ends, and fails only then: nobody forgets it, though the disk would take it the next time.
+#[test]
+fn a_write_that_fails_while_the_delta_is_given_up_ends_the_install() {
+    let Some(scene) = Scene::new() else { return };
+    let delta = scene.new.delta_from(&scene.old);
+    let table = FrameTable::read(&delta, delta.len() as u64, scene.new.record()).unwrap();
+    let first = table.frames().find(|frame| !frame.blob().is_empty()).unwrap();
+    let ends = Server::of(&delta, [fault("one", FaultKind::Truncate).at_offset(first.blob().end)]);
+    let place = first.image_offset() as usize;
+    scene.set(vec![(Failing::LateWrite, scene.in_slot(place..place + 4096))]);
+    let slot = scene.host.open_at(scene.disk.path(), scene.new.record());
+    let base = scene.host.base_at(scene.disk.path(), Some(scene.old.record()));
+    let attempt = Attempt::on(slot, &scene.new, vec![scene.full.source("one")]).with_delta(vec![ends.source("one")], base);
+    let error = attempt.run().expect_err("a write failed");
+    assert_eq!(error.cause(), Cause::DiskWrite, "{error}");
+    assert_eq!(scene.disk.struck(), 1);
 }
 
 #[test]

@@ -21,6 +21,8 @@ use fuser::{
 pub(crate) enum Failing {
     /// Writing it is an input/output error.
     Write,
+    /// Writing it is an input/output error once, after some seconds.
+    LateWrite,
     /// Writing it finds no room.
     Room,
     /// Writing it is answered with success, and nothing is written.
@@ -39,6 +41,9 @@ pub(crate) enum Failing {
 
 /// Kinds of which each says by itself that something is wrong.
 pub(crate) const LOUD_WRITES: [Failing; 3] = [Failing::Write, Failing::Room, Failing::Flush];
+
+/// What is late comes so much later.
+const LATE: Duration = Duration::from_secs(3);
 
 struct State {
     faults: Vec<(Failing, Range<u64>)>,
@@ -149,10 +154,16 @@ impl Served {
 
     fn write(&self, bytes: &Range<u64>, data: &[u8]) -> Result<(), Errno> {
         let mut state = self.state.lock().unwrap();
-        let kinds = [Failing::Write, Failing::Room, Failing::LostWrite, Failing::WrongWrite, Failing::Flush];
+        let kinds = [Failing::Write, Failing::LateWrite, Failing::Room, Failing::LostWrite, Failing::WrongWrite, Failing::Flush];
         let mut data = data.to_vec();
         match state.strike(&kinds, bytes) {
             Some((Failing::Write, _)) => return Err(Errno::EIO),
+            Some((Failing::LateWrite, _)) => {
+                state.faults.retain(|(kind, _)| *kind != Failing::LateWrite);
+                drop(state);
+                std::thread::sleep(LATE);
+                return Err(Errno::EIO);
+            }
             Some((Failing::Room, _)) => return Err(Errno::ENOSPC),
             Some((Failing::LostWrite, _)) => return Ok(()),
             Some((Failing::Flush, _)) => state.is_flush_broken = true,
