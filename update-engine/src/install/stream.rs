@@ -609,7 +609,7 @@ impl Round<'_> {
         if self.unsound > MAX_UNSOUND_FRAMES {
             return Ok(Some(Stop::Delta(why.to_owned())));
         }
-        tracing::warn!(reason = why, "the full payload makes these windows");
+        tracing::warn!(reason = %why, "the full payload makes these windows");
         self.beside_makes(frame);
         Ok(None)
     }
