@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use manifests::release::{Image, Record, SlotName};
 use payload::apply::{Keep, NoSources, Sources, check};
-use payload::format::{FrameTable, Header, ImageEntry, Source};
-use payload::limits::HEADER_BYTES;
+use payload::format::{FrameTable, ImageEntry, Source};
 use payload::verity::Tree;
 use payload::window::{ReadAt, table_of};
 
@@ -35,16 +34,23 @@ impl Published {
         self.payload.clone().unwrap_or_else(|| payload_beside(&self.record, &record.version))
     }
 
-    /// Bytes of its full payload, where that is there.
+    /// Bytes of its full payload, where that is there. Whatever else stands in its place is refused: it would be compared with.
     pub(super) fn full_bytes(&self, record: &Record) -> Result<Option<u64>, Error> {
         let path = self.full_payload(record);
         if self.payload.is_none() && !path.exists() {
             return Ok(None);
         }
-        let (file, _) = open_sized(&path)?;
-        let mut front = [0; HEADER_BYTES];
-        ReadAt::read_exact_at(&file, &mut front, 0).map_err(Error::file("read", &path))?;
-        Header::parse(&front).map(|header| Some(header.total_len())).map_err(Error::payload(&path))
+        full_table(record, &path).map(|(_, table)| Some(table.header().total_len()))
+    }
+}
+
+/// Opens a payload that makes the images of `record`, and leans on nothing else.
+fn full_table(record: &Record, path: &Path) -> Result<(File, FrameTable), Error> {
+    let (file, length) = open_sized(path)?;
+    let table = FrameTable::read(&file, length, record).map_err(Error::payload(path))?;
+    match table.sources().first() {
+        None => Ok((file, table)),
+        Some(source) => Err(Error::NotFull { path: path.to_owned(), source_image: source.name.clone() }),
     }
 }
 
@@ -110,11 +116,7 @@ fn unpack(
     threads: NonZeroUsize,
     progress: &mut dyn FnMut((u64, u64)),
 ) -> Result<Vec<Part>, Error> {
-    let (file, length) = open_sized(path)?;
-    let table = FrameTable::read(&file, length, record).map_err(Error::payload(path))?;
-    if let Some(source) = table.sources().first() {
-        return Err(Error::NotFull { path: path.to_owned(), source_image: source.name.clone() });
-    }
+    let (file, table) = full_table(record, path)?;
     let made = scratch_beside(place)?;
     let total = table.images().iter().map(|image| image.size).sum();
     let checked = check(record, &table, &file, &NoSources, (&made, Keep::All), threads, &mut |done| progress((done, total)));

@@ -138,6 +138,25 @@ fn a_delta_that_is_hardly_smaller_is_not_written_unless_it_is_wanted() {
 }
 
 #[test]
+fn a_delta_is_compared_with_the_full_payload_of_its_release_and_with_nothing_else() {
+    let desk = two_releases();
+    desk.write("root.img", noise(77, 9 * WINDOW));
+    desk.build("4.0.0", 9, SIGNED);
+    desk.good("delta --from out/1.0.0.release --to out/4.0.0.release --out deltas --force");
+    let line = "delta --from out/1.0.0.release --to out/4.0.0.release --to-image root=root.img --out none";
+    desk.bad(
+        &format!("{line} --to-payload deltas/1.0.0-to-4.0.0.payload"),
+        1,
+        "error: deltas/1.0.0-to-4.0.0.payload: expected a full payload, got a delta that leans on an image \"root\"\n\
+         hint: give the VERSION.payload that `releasectl build` wrote, or the images themselves\n",
+    );
+    let run = desk.run(&format!("{line} --to-payload out/1.1.0.payload"));
+    let foreign = "error: out/1.1.0.payload: the payload was made for another release: ";
+    assert!(run.code == 1 && run.stderr.starts_with(foreign), "{}", run.stderr);
+    assert_eq!(desk.names("none"), [""; 0]);
+}
+
+#[test]
 fn a_tree_of_hashes_is_made_of_its_image_where_nobody_gives_it() {
     let desk = Desk::new();
     desk.write("root.img", noise(3, 4 * WINDOW));
