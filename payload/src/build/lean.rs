@@ -185,3 +185,30 @@ fn joined(mut extents: Vec<Extent>) -> Vec<Extent> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::build::encode::Encoder;
+    use crate::format::Kind;
+    use crate::testing::{Dice, WINDOW};
+
+    fn image<'a>(data: &'a Vec<u8>) -> Image<'a> {
+        Image { name: "root", slot: None, size: data.len() as u64, data }
+    }
+
+    #[test]
+    fn a_block_that_only_has_the_digest_of_another_is_no_copy_of_it() {
+        let (old, new) = (Dice::new(1).bytes(WINDOW), Dice::new(2).bytes(4096));
+        let plan = Plan::new(&[image(&new)], NonZeroU32::MIN).unwrap();
+        let mut leanings = Leanings::of(&[image(&old)], &[image(&new)], &plan, 1 << 20, NonZeroUsize::MIN, &mut |_| {}).unwrap();
+        leanings.blocks.collide(&new);
+        let piece = plan.piece(0).unwrap();
+        let same_digest = Extent { source: Source::Image(0), offset: 0, length: 4096 };
+        assert_eq!(leanings.of_piece(&piece, &new).copy, Some(vec![same_digest]));
+        let made = Encoder::new(3).unwrap().encode(&piece, &leanings).unwrap();
+        assert_eq!((made.kind, made.blob == new), (Kind::Raw, true));
+    }
+}
