@@ -11,7 +11,7 @@
 //!
 //! A table has a longest length ([`MAX_TABLE_BYTES`](crate::limits::MAX_TABLE_BYTES)), and extents take most of it. [`Shares`] says how many bytes of it
 //! those of a frame may take: all frames together never more than there are, so that an image of any size that a record may have can be built. Up
-//! to some 70 GiB every frame has what it wants; above, those that want most lean on less.
+//! to 16 GiB that is what they want, as a rule; above, those that want most lean on less.
 
 use std::cmp::Reverse;
 use std::num::NonZeroUsize;
