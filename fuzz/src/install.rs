@@ -141,6 +141,8 @@ impl Host {
                 let is_as_before = !is_done && is == was && was[..signed.len()] != *signed;
                 assert!(is_right || is_as_before, "window {number} of image {image} holds bytes that nobody signed");
             }
+            let mut behind = was[bytes.len()..].iter().zip(&is[bytes.len()..]);
+            assert!(behind.all(|(was, is)| is == was || *is == 0), "what is behind image {image} is neither as it was nor zero");
             assert!(!is_done || is[bytes.len()..].iter().all(|byte| *byte == 0), "what is behind image {image} is not zero");
             checked = place.end;
         }

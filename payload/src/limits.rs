@@ -24,5 +24,5 @@ pub const MAX_EXTENTS: u16 = 512;
 pub const MAX_ZSTD_WINDOW_LOG: u32 = 23;
 
 /// Longest frame table. With the most windows a record may have (131,072) it leaves 64 bytes a window: a frame of a full payload
-/// takes 4 to 8, one of a delta about 7 and 4 more for each extent.
+/// takes 4 to 8, one of a delta about 7 and 4 more for each extent. A builder gives each frame its share, so that the largest images fit.
 pub const MAX_TABLE_BYTES: u32 = 8 * 1024 * 1024;

@@ -527,7 +527,7 @@ fn a_frame_table_takes_no_more_memory_than_the_longest_one_whatever_it_claims() 
     let before = Peak::now();
     let cases = [
         (varint(u64::MAX), most, "number of images: expected 1 to 16, got 18446744073709551615"),
-        (vec![16], most, "image 0: name: expected 1 to 64 printable ASCII characters, got 0 bytes"),
+        (vec![16], most, "image 0: name: expected 1 to 64 printable ASCII characters without blanks, got 0 bytes"),
         (
             [&[16][..], &largest_image()[1..].repeat(16)].concat(),
             most,

@@ -81,7 +81,7 @@ fn frames_that_lean_on_sources_are_made_from_them() {
         assert!(decode(&frame, &payload, &slots).unwrap() == new[offset..offset + WINDOW], "{frame:?}");
     }
     let error = decode(&table.frame(1).unwrap(), &payload, &NoSources).unwrap_err();
-    let words = "frame 1 (window 1 of image \"root\"): cannot read 262144 bytes at byte 0 of source image 0 (\"old\")";
+    let words = "frame 1 (window 1 of image \"root\"): cannot read 262144 bytes at byte 0 of source image 1 (\"old\")";
     assert_eq!(error.to_string(), words);
 }
 

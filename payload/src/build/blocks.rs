@@ -23,7 +23,8 @@ const CHUNK_BLOCKS: u64 = 1024;
 /// The blocks of all source images.
 pub(super) struct Blocks<'a> {
     sources: Vec<SourceBlocks<'a>>,
-    /// Digest, and number among the blocks of all sources; ascending.
+    /// Digest, and number among the blocks of all sources; ascending. Of equal blocks of one source only the first: looking for one that is there
+    /// takes no more steps than there are sources.
     by_digest: Vec<(u64, u32)>,
     /// The digest of each block.
     digests: Vec<u64>,
@@ -74,6 +75,8 @@ impl<'a> Blocks<'a> {
         number(digests.len())?;
         let mut by_digest: Vec<(u64, u32)> = digests.iter().copied().zip(0..).collect();
         by_digest.sort_unstable();
+        by_digest.dedup_by_key(|(digest, number)| (*digest, sources.partition_point(|source| source.first <= *number)));
+        by_digest.shrink_to_fit();
         Ok(Self { sources, by_digest, digests })
     }
 
@@ -163,4 +166,42 @@ fn digests_of(bytes: &[u8]) -> Vec<u64> {
 
 fn number(blocks: usize) -> Result<u32, Error> {
     u32::try_from(blocks).map_err(|_too_many| Error::field("blocks of all source images", "below 2^32", blocks))
+}
+
+#[cfg(test)]
+impl Blocks<'_> {
+    /// Makes the first block of the sources one that has the digest of `block`.
+    pub(super) fn collide(&mut self, block: &[u8]) {
+        let digest = digests_of(block)[0];
+        self.digests[0] = digest;
+        self.by_digest.retain(|(known, number)| *known != digest && *number != 0);
+        self.by_digest.push((digest, 0));
+        self.by_digest.sort_unstable();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::release::SlotName;
+
+    use super::*;
+
+    #[test]
+    fn of_many_equal_blocks_the_first_of_each_source_is_looked_at() {
+        let ones = vec![1; 500 * 4096];
+        let image = |slot, data| Image { name: "root", slot, size: 500 * 4096, data };
+        let sources: Vec<_> = (0..8)
+            .map(|number| image(if number < 7 { Some(SlotName::A) } else { None }, &ones as &dyn crate::window::ReadAt))
+            .collect();
+        let corpus = Corpus::new(&sources, &[]).unwrap();
+        let blocks = Blocks::of(&corpus, NonZeroUsize::MIN, &mut |_| {}).unwrap();
+        assert_eq!(
+            blocks.by_digest.iter().map(|(_, number)| *number).collect::<Vec<_>>(),
+            [0, 500, 1000, 1500, 2000, 2500, 3000, 3500]
+        );
+        // Whoever writes slot a has none of the first seven.
+        let found = blocks.stretches(&Image { name: "other", ..image(Some(SlotName::A), &ones) }, 0, &ones[..8192]);
+        let held = Extent { source: Source::Image(7), offset: 0, length: 8192 };
+        assert_eq!(found, [Stretch { bytes: 0..8192, held: Some(held) }]);
+    }
 }

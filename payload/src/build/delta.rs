@@ -6,11 +6,12 @@ use std::num::NonZeroU32;
 use manifests::release::WindowTable;
 
 use super::assemble::{self, Work};
-use super::lean::Leanings;
+use super::lean::{Leanings, Room};
 use super::plan::Plan;
 use super::{Built, Image, Options, Progress};
 use crate::error::Error;
 use crate::format::ImageEntry;
+use crate::limits::MAX_TABLE_BYTES;
 
 /// Small frames read few bytes of the sources, and what has to be fetched again comes in small pieces.
 const FRAME_WINDOWS: NonZeroU32 = NonZeroU32::MIN;
@@ -28,9 +29,23 @@ pub fn delta<S: Read + Write + Seek, W: Write>(
     out: &mut W,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Built, Error> {
+    delta_within(MAX_TABLE_BYTES, sources, images, options, spool, out, progress)
+}
+
+/// As [`delta`], with a frame table of at most so many bytes.
+pub(super) fn delta_within<S: Read + Write + Seek, W: Write>(
+    table_bytes: u32,
+    sources: &[(Image<'_>, &WindowTable)],
+    images: &[Image<'_>],
+    options: &Options,
+    spool: &mut S,
+    out: &mut W,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Built, Error> {
     let plan = Plan::new(images, FRAME_WINDOWS)?;
     let entries: Vec<ImageEntry> = sources.iter().map(|(image, table)| ImageEntry::new(image, table)).collect();
     let sources: Vec<Image<'_>> = sources.iter().map(|(image, _)| *image).collect();
-    let leanings = Leanings::of(&sources, images, &plan, SIMILAR_BYTES, options.threads, progress)?;
+    let room = Room { similar_bytes: SIMILAR_BYTES, table_bytes };
+    let leanings = Leanings::of(&sources, images, &plan, room, options.threads, progress)?;
     assemble::payload(&Work { images, sources: &entries, plan: &plan, leanings: &leanings, options }, spool, out, progress)
 }

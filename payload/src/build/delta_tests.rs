@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use super::delta::delta_within;
+use super::full::full_within;
 use crate::build::Options;
 use crate::edits::{apply, edit, edited, repeating};
 use crate::format::{FrameTable, Kind};
@@ -89,6 +91,50 @@ fn the_bytes_of_a_delta_do_not_depend_on_the_number_of_threads() {
     let of = |threads| testing::delta(&[("root", &old)], &[("root", &new)], &options(threads, 1)).0;
     let one = of(1);
     assert!(one == of(2) && one == of(5));
+}
+
+/// A delta, or without old bytes a full payload, whose frame table has at most so many bytes: the table and the length of the payload.
+fn within(table_bytes: u32, old: &[u8], new: &[u8], threads: usize) -> (FrameTable, Vec<u8>) {
+    let image = |data| crate::build::Image { name: "root", slot: None, size: new.len() as u64, data };
+    let (mut spool, mut out, options) = (std::io::Cursor::new(Vec::new()), Vec::new(), options(threads, 1));
+    let source = testing::table_of(if old.is_empty() { new } else { old });
+    let built = if old.is_empty() {
+        full_within(table_bytes, &[image(&new)], &options, &mut spool, &mut out, &mut |_| {})
+    } else {
+        delta_within(table_bytes, &[(image(&old), &source)], &[image(&new)], &options, &mut spool, &mut out, &mut |_| {})
+    };
+    let (table, images) = (built.unwrap().table, [("root", new)]);
+    let checked = testing::check(&record(&images), &table, &out, &[("root", old)], options.threads, &mut |_| {});
+    assert_eq!((checked.wrong, checked.faults.len()), (0, 0), "{:?}", checked.faults);
+    (table, out)
+}
+
+#[test]
+fn a_frame_table_is_never_longer_than_it_may_be_whatever_there_is_to_lean_on() {
+    const FRAMES: usize = 16;
+    // Every block stands somewhere else: each is an extent of its own.
+    let (mut dice, old) = (Dice::new(5), Dice::new(6).bytes(FRAMES * WINDOW));
+    let mut blocks: Vec<&[u8]> = old.chunks(4096).collect();
+    (1..blocks.len()).for_each(|at| blocks.swap(at, dice.below(at + 1)));
+    let new = blocks.concat();
+    let own: Vec<u8> = (0..FRAMES)
+        .flat_map(|frame| if frame < 8 { &old[frame * WINDOW..][..WINDOW] } else { &new[..WINDOW] })
+        .copied()
+        .collect();
+    for (old, new) in [(&old[..], &new), (&[], &own)] {
+        let built = |bytes_a_frame: usize| {
+            let most = (4096 + FRAMES * (7 + bytes_a_frame)) as u32;
+            let (table, payload) = within(most, old, new, 1);
+            assert!(payload == within(most, old, new, 3).1, "threads change nothing");
+            let bytes = table.header().table_range().end - table.header().table_range().start;
+            assert!(bytes <= u64::from(most) - 3800, "{bytes} of {most}");
+            payload.len()
+        };
+        let (none, some, all) = (built(0), built(100), built(5000));
+        assert!(none > FRAMES * WINDOW && some < none && all <= some, "{none} {some} {all}");
+        assert!(old.is_empty() || all < some && all < 10_000, "{none} {some} {all}");
+        assert_eq!(all, within(crate::limits::MAX_TABLE_BYTES, old, new, 2).1.len());
+    }
 }
 
 /// Names of images, in order.

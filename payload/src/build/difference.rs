@@ -56,7 +56,6 @@ impl Seeds {
             else {
                 continue;
             };
-            // In a run of equal bytes every place is as good as the first.
             *next = *head;
             *head = at;
         }

@@ -98,13 +98,15 @@ impl Encoder {
         let Leaning { copy, prefix } = leanings.of_piece(piece, input);
         if let Some(extents) = copy {
             leanings.read(&extents, piece.image_index, &mut self.prefix)?;
-            self.check(piece, self.prefix == *input)?;
-            let way = Way { kind: Kind::Copy, blob: Vec::new(), extents };
-            // What is there already is not sent, however short.
-            if way.cost(piece.offset) <= SHORT_BYTES {
-                return Ok(way);
+            // Blocks are found by a part of their digest: what is another one all the same is no copy.
+            if self.prefix == *input {
+                let way = Way { kind: Kind::Copy, blob: Vec::new(), extents };
+                // What is there already is not sent, however short.
+                if way.cost(piece.offset) <= SHORT_BYTES {
+                    return Ok(way);
+                }
+                offer(&mut best, way);
             }
-            offer(&mut best, way);
         }
         if best.cost(piece.offset) > SHORT_BYTES && !prefix.is_empty() {
             leanings.read(&prefix, piece.image_index, &mut self.prefix)?;

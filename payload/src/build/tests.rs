@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Error;
-use crate::format::Kind;
+use crate::format::{Kind, Source};
 use crate::testing::{self, Dice, WINDOW, disk_like, options, record, release};
 use crate::window::ReadAt;
 
@@ -64,7 +64,7 @@ fn zeros_and_noise_take_no_more_than_they_must() {
 }
 
 #[test]
-fn a_full_payload_leans_on_itself_and_no_further_than_the_images_are_long() {
+fn payloads_lean_on_themselves_and_on_no_more_than_a_quarter_of_the_images() {
     // Every 256 KiB come again, each time with a little that is new.
     let (mut dice, once) = (Dice::new(8), Dice::new(7).bytes(WINDOW));
     let image: Vec<u8> = (0..40)
@@ -77,7 +77,7 @@ fn a_full_payload_leans_on_itself_and_no_further_than_the_images_are_long() {
     let (payload, built) = testing::full(&[("root", &image)], &options(2, 4));
     assert!(payload.len() < 2 * WINDOW, "{}", payload.len());
     let own: u64 = built.table.frames().flat_map(|frame| frame.extents()).map(|extent| extent.length).sum();
-    assert!(own > 0 && own <= image.len() as u64, "{own}");
+    assert!(own > 0 && own <= image.len() as u64 / 4, "{own}");
     assert_round_trip(&[("root", &image)], &options(2, 4));
     // Of what is made of more than one place each, only the best is taken.
     let mixed: Vec<u8> = (0..60)
@@ -89,7 +89,12 @@ fn a_full_payload_leans_on_itself_and_no_further_than_the_images_are_long() {
         .collect();
     let (_, built) = testing::full(&[("root", &mixed)], &options(2, 4));
     let own: u64 = built.table.frames().flat_map(|frame| frame.extents()).map(|extent| extent.length).sum();
-    assert!(own > 0 && own <= mixed.len() as u64, "{own}");
+    assert!(own > 0 && own <= mixed.len() as u64 / 4, "{own}");
+    // Nor do deltas take more, whatever else they lean on.
+    let table = testing::delta(&[("root", &once)], &[("root", &mixed)], &options(2, 1)).1.table;
+    let extents = table.frames().flat_map(|frame| frame.extents()).filter(|extent| extent.source == Source::Target);
+    let own: u64 = extents.map(|extent| extent.length).sum();
+    assert!(own > 0 && own <= mixed.len() as u64 / 4, "{own}");
 }
 
 #[test]

@@ -90,7 +90,8 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Target => f.write_str("the image itself"),
-            Self::Image(index) => write!(f, "source image {index}"),
+            // As the extents of the format count them: 0 is the image itself.
+            Self::Image(index) => write!(f, "source image {}", u16::from(*index) + 1),
         }
     }
 }
@@ -216,7 +217,7 @@ impl<'t> Frame<'t> {
         own.map(move |extent| window(extent.offset)..window(extent.offset + extent.length - 1).saturating_add(1))
     }
 
-    /// A source of its extents in messages: `source image 0 ("root")`.
+    /// A source of its extents in messages: `source image 1 ("root")`.
     pub(crate) fn origin(&self, source: Source) -> String {
         let image = match source {
             Source::Target => None,

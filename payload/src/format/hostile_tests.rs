@@ -62,7 +62,7 @@ impl Front {
         front.add_image("image 0", "root", 0, ROOT_BYTES);
         front.add_image("image 1", "boot", 1, BOOT_BYTES);
         front.add("number of source images", Value::Varint(1), &[MAX_IMAGES as u64]);
-        front.add_image("source image 0", "old", 0, OLD_BYTES);
+        front.add_image("source image 1", "old", 0, OLD_BYTES);
         front.add("number of frames", Value::Varint(6), &[]);
         let window = WINDOW as u64;
         front.add_frame(0, Kind::Zero, window, 0, 0, &[]);

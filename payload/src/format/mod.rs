@@ -22,7 +22,7 @@
 //! varint  number of images, 1 to 16: exactly the images of the record, in its order
 //!         for each image
 //!           1  length of its name, 1 to 64
-//!           …  name, printable ASCII
+//!           …  name, printable ASCII without blanks
 //!           1  slot: 0 either, 1 a, 2 b
 //!           8  size in bytes
 //!           4  window size in bytes: 262144, or 1048576 above 16 GiB
@@ -43,7 +43,8 @@
 //!
 //! Frames stand in ascending order and make every window of every image exactly once: the first frame starts with window 0 of
 //! the first image, each next one where the one before ended, and none reaches over the end of an image. A frame makes at most
-//! 1 MiB from at most 4 MiB of extents. The table ends with the last frame: a byte more or less is refused.
+//! 1 MiB from at most 4 MiB of extents. All images together have at most 131,072 windows, and so have all source images. The table ends
+//! with the last frame: a byte more or less is refused.
 //!
 //! # Blobs
 //!
@@ -77,8 +78,8 @@
 //! The output is, step for step, A bytes taken and changed, then N new ones: exactly as many as the frame makes. A section of no bytes is no zstd frame
 //! but nothing. The place of each step lies within the joined extents, also where it takes nothing.
 //!
-//! A zstd frame states its content size, which is the output's; its window is at most 2^23 bytes; it names no dictionary;
-//! nothing follows it. A blob is at most 64 KiB longer than its output. Every frame has the shape above whatever its kind, so a
+//! A zstd frame states its content size: that of kinds 2 and 4 is the output's, that of a section of kind 5 the length of the section (for the
+//! differences the sum of all A, for the new bytes that of all N). Its window is at most 2^23 bytes; it names no dictionary; nothing follows it. A blob is at most 64 KiB longer than its output. Every frame has the shape above whatever its kind, so a
 //! reader that meets a kind it does not decode ([`Kind::Unknown`], or one this build lacks) loses that frame only.
 //!
 //! # Trust

@@ -46,8 +46,9 @@ impl<'b> Parser<'b> {
     }
 
     pub(super) fn run(mut self) -> Result<Parsed, Error> {
-        self.images = self.read_images("image", 1)?;
-        self.sources = self.read_images("source image", 0)?;
+        self.images = self.read_images("image", 0, 1)?;
+        // Extents count them from 1.
+        self.sources = self.read_images("source image", 1, 0)?;
         let promised = self.reserve_frames()?;
         let mut starts = Vec::with_capacity(self.images.len() + 1);
         for image in 0..self.images.len() {
@@ -60,13 +61,15 @@ impl<'b> Parser<'b> {
         Ok(Parsed { images, sources, entries, starts })
     }
 
-    fn read_images(&mut self, what: &str, fewest: usize) -> Result<Vec<ImageEntry>, Error> {
+    /// Images, the first of which is called `what` `first` in messages.
+    fn read_images(&mut self, what: &str, first: usize, fewest: usize) -> Result<Vec<ImageEntry>, Error> {
         let count = self.cursor.varint(&format!("number of {what}s"))?;
         let count = usize::try_from(count)
             .ok()
             .filter(|count| (fewest..=MAX_IMAGES).contains(count))
             .ok_or_else(|| Error::field(format!("number of {what}s"), format!("{fewest} to {MAX_IMAGES}"), count))?;
-        let images = (0..count).map(|index| self.read_image(&format!("{what} {index}"))).collect::<Result<Vec<_>, _>>()?;
+        let images =
+            (first..first + count).map(|number| self.read_image(&format!("{what} {number}"))).collect::<Result<Vec<_>, _>>()?;
         let windows = images.iter().fold(0_u64, |sum, image| sum.saturating_add(image.window_count()));
         if windows > MAX_WINDOWS {
             return Err(Error::field(format!("windows of all {what}s"), format!("at most {MAX_WINDOWS}"), windows));
@@ -98,7 +101,7 @@ impl<'b> Parser<'b> {
 
     fn read_name(&mut self, what: &str) -> Result<String, Error> {
         let length = usize::from(self.cursor.byte(&format!("{what}: length of its name"))?);
-        let expected = format!("1 to {MAX_NAME_CHARS} printable ASCII characters");
+        let expected = format!("1 to {MAX_NAME_CHARS} printable ASCII characters without blanks");
         if length == 0 || length > MAX_NAME_CHARS {
             return Err(Error::field(format!("{what}: name"), expected, format!("{length} bytes")));
         }
@@ -203,8 +206,8 @@ impl<'b> Parser<'b> {
     }
 
     fn check_extent(&self, extent: &Extent, output_offset: u64, name: &FrameName) -> Result<(), Error> {
-        let limit = match extent.source {
-            Source::Target => output_offset,
+        let (limit, origin) = match extent.source {
+            Source::Target => (output_offset, extent.source.to_string()),
             Source::Image(index) => {
                 let Some(source) = self.sources.get(usize::from(index)) else {
                     let expected = match self.sources.len() {
@@ -213,12 +216,12 @@ impl<'b> Parser<'b> {
                     };
                     return Err(Error::field(format!("{name}: source of an extent"), expected, u16::from(index) + 1));
                 };
-                source.size
+                (source.size, format!("{} ({:?})", extent.source, source.name))
             }
         };
         let fits = extent.offset.checked_add(extent.length).is_some_and(|end| end <= limit);
         if extent.length == 0 || !fits {
-            let expected = format!("1 or more bytes below byte {limit} of {}", extent.source);
+            let expected = format!("1 or more bytes below byte {limit} of {origin}");
             let got = format!("{} at byte {}", extent.length, extent.offset);
             return Err(Error::field(format!("{name}: extent"), expected, got));
         }

@@ -196,7 +196,7 @@ fn extents_stay_inside_their_source_and_below_their_frame() {
     let first = WINDOW as u64;
     let cases = [
         (extent(Source::Image(0), 0, old), None),
-        (extent(Source::Image(0), 1, old), Some("below byte 786432 of source image 0, got 786432 at byte 1")),
+        (extent(Source::Image(0), 1, old), Some("below byte 786432 of source image 1 (\"old\"), got 786432 at byte 1")),
         (extent(Source::Image(0), old, 1), Some("below byte 786432")),
         (extent(Source::Image(0), 0, 0), Some("extent: expected 1 or more bytes")),
         (

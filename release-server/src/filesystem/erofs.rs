@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::Contents;
 use super::reader::{Read, Reader, Unread, index, u8_at, u16_at, u32_at, u64_at};
-use super::walk::{Entry, Inode, Part, Volume, add_part, walk};
+use super::walk::{Entries, Inode, Part, Volume, add_part, walk};
 
 mod packed;
 
@@ -18,6 +18,7 @@ const INCOMPAT_KNOWN: u32 = 0x7f;
 const HOLE: u32 = u32::MAX;
 /// Most bytes of one directory.
 const MAX_DIRECTORY_BYTES: u64 = 64 << 20;
+const LONGEST_NAME: usize = 255;
 
 pub(super) fn is_it(reader: &Reader<'_>) -> bool {
     reader.bytes("superblock", SUPERBLOCK_AT, 4).is_ok_and(|bytes| u32_at(&bytes, 0) == Ok(MAGIC))
@@ -141,7 +142,7 @@ impl<'a> Disk<'a> {
 
     /// Blocks of entries `u64 inode, u16 place of the name, u8 type, u8 unused`, then the names; the first name tells how many there are.
     fn directory(&self, node: &Node) -> Read<Inode> {
-        let mut entries = Vec::new();
+        let mut entries = Entries::new(LONGEST_NAME);
         let mut left = node.size.min(MAX_DIRECTORY_BYTES);
         for part in self.parts(node)? {
             if part.at.is_none() {
@@ -167,7 +168,7 @@ impl Volume for Disk<'_> {
         match node.mode >> 12 {
             0x4 => match (self.directory(&node)?, self.tails) {
                 (Inode::Directory(mut entries), Some(tails)) if number == self.root => {
-                    entries.push(Entry { name: b"(tails of files)".to_vec(), inode: tails });
+                    entries.add(b"(tails of files)", tails)?;
                     Ok(Inode::Directory(entries))
                 }
                 (directory, _) => Ok(directory),
@@ -178,7 +179,7 @@ impl Volume for Disk<'_> {
     }
 }
 
-fn entries_of(block: &[u8], entries: &mut Vec<Entry>) -> Read<()> {
+fn entries_of(block: &[u8], entries: &mut Entries) -> Read<()> {
     let damaged = || Unread::because("a directory is damaged");
     let names_at = usize::from(u16_at(block, 8)?);
     let place = |entry: usize| u16_at(block, entry * 12 + 8).map(usize::from);
@@ -187,9 +188,35 @@ fn entries_of(block: &[u8], entries: &mut Vec<Entry>) -> Read<()> {
         let end = if entry + 1 < count { place(entry + 1)? } else { block.len() };
         let name = block.get(place(entry)?..end).ok_or_else(damaged)?;
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        if !matches!(name, b"" | b"." | b"..") {
-            entries.push(Entry { name: name.to_vec(), inode: u64_at(block, entry * 12)? });
-        }
+        entries.add(name, u64_at(block, entry * 12)?)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::MAX_NAMES_BYTES;
+
+    /// A block of a directory that holds one name.
+    fn block(name: &[u8]) -> Vec<u8> {
+        [&7_u64.to_le_bytes()[..], &12_u16.to_le_bytes(), &[1, 0], name].concat()
+    }
+
+    #[test]
+    fn a_name_longer_than_any_is_refused() {
+        let read = |length| entries_of(&block(&vec![b'n'; length]), &mut Entries::new(LONGEST_NAME));
+        assert_eq!(read(255), Ok(()));
+        assert_eq!(read(256), Err(Unread::because("a directory holds a name of 256 bytes")));
+        assert_eq!(read(65_000), Err(Unread::because("a directory holds a name of 65000 bytes")));
+    }
+
+    #[test]
+    fn of_a_directory_of_ever_more_names_so_many_bytes_are_kept() {
+        // What is no text becomes three times as long.
+        let (mut entries, block) = (Entries::new(LONGEST_NAME), block(&[0xff; 255]));
+        let refused = (0..MAX_NAMES_BYTES).find_map(|_| entries_of(&block, &mut entries).err());
+        assert_eq!(refused, Some(Unread::because("the names of its files take more than 64 MiB")));
+        assert_eq!(entries.len(), MAX_NAMES_BYTES / (255 * 3));
+    }
 }

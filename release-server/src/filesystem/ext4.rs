@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::reader::{Read, Reader, Unread, index, u8_at, u16_at, u32_at};
-use super::walk::{Entry, Gaps, Inode, Part, Volume, add_part, walk};
+use super::walk::{Entries, Gaps, Inode, Part, Volume, add_part, walk};
 use super::{Contents, MAX_PIECES};
 
 const SUPERBLOCK_AT: u64 = 1024;
@@ -30,6 +30,11 @@ const EXTENT_DEPTH: u16 = 5;
 const EXTENT_WRITTEN: u16 = 0x8000;
 /// Most bytes of one directory: room for a quarter of a million long names.
 const MAX_DIRECTORY_BYTES: u64 = 64 << 20;
+const LONGEST_NAME: usize = 255;
+/// Bytes of an entry before its name.
+const ENTRY_BYTES: usize = 8;
+/// Shortest entry: one letter, and lengths are multiples of four.
+const SHORTEST_ENTRY: usize = 12;
 
 pub(super) fn is_it(reader: &Reader<'_>) -> bool {
     reader.bytes("superblock", SUPERBLOCK_AT + 56, 2).is_ok_and(|bytes| u16_at(&bytes, 0) == Ok(MAGIC))
@@ -240,8 +245,8 @@ impl<'a> Disk<'a> {
 
     /// Blocks of entries, each within its block: `u32 inode, u16 length, u8 length of the name, u8 type, name`. The inner nodes of a tree
     /// of hashes look like empty blocks.
-    fn directory(&self, size: u64, parts: &[Part]) -> Read<Vec<Entry>> {
-        let mut entries = Vec::new();
+    fn directory(&self, size: u64, parts: &[Part]) -> Read<Entries> {
+        let mut entries = Entries::new(LONGEST_NAME);
         let mut left = size.min(MAX_DIRECTORY_BYTES);
         for part in parts.iter().filter(|part| part.at.is_some()) {
             let (start, end) = (part.range.start, part.range.end.min(part.range.start.saturating_add(left)));
@@ -320,21 +325,24 @@ impl Volume for Disk<'_> {
     }
 }
 
-fn entries_of(block: &[u8], entries: &mut Vec<Entry>) -> Read<()> {
+fn entries_of(block: &[u8], entries: &mut Entries) -> Read<()> {
+    let damaged = || Unread::because("a directory is damaged");
     let mut at = 0;
-    while at + 8 <= block.len() {
+    while at + ENTRY_BYTES <= block.len() {
         // In blocks of 64 KiB a length that does not fit into its field.
         let length = match u16_at(block, at + 4)? {
             0 | 0xffff if block.len() > 0xffff => block.len() - at,
             length => usize::from(length),
         };
-        if length < 8 {
-            return Err(Unread::because("a directory is damaged"));
+        let name_bytes = usize::from(u8_at(block, at + 6)?);
+        // A name that reached into the next entry would make a small directory one of millions of long names.
+        if length < SHORTEST_ENTRY.max(ENTRY_BYTES + name_bytes) {
+            return Err(damaged());
         }
         let inode = u64::from(u32_at(block, at)?);
-        let name = block.get(at + 8..at + 8 + usize::from(u8_at(block, at + 6)?)).unwrap_or_default();
-        if inode != 0 && !matches!(name, b"" | b"." | b"..") {
-            entries.push(Entry { name: name.to_vec(), inode });
+        let name = block.get(at + ENTRY_BYTES..at + ENTRY_BYTES + name_bytes).ok_or_else(damaged)?;
+        if inode != 0 {
+            entries.add(name, inode)?;
         }
         at += length;
     }
@@ -354,4 +362,44 @@ fn add_free(free: &mut Vec<Range<u64>>, range: Range<u64>) -> Read<()> {
     }
     free.push(range);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::MAX_ENTRIES;
+
+    fn entry(inode: u32, length: u16, name: &[u8]) -> Vec<u8> {
+        let name_bytes = u8::try_from(name.len()).unwrap();
+        let mut entry = [&inode.to_le_bytes()[..], &length.to_le_bytes(), &[name_bytes, 1], name].concat();
+        entry.resize(usize::from(length).max(entry.len()), 0);
+        entry
+    }
+
+    fn read(block: &[u8]) -> Result<usize, String> {
+        let mut entries = Entries::new(LONGEST_NAME);
+        entries_of(block, &mut entries).map(|()| entries.len()).map_err(|unread| unread.0)
+    }
+
+    #[test]
+    fn entries_of_a_directory_lie_one_behind_the_other() {
+        let (long, damaged) = (entry(12, 264, &[b'n'; 255]), Err("a directory is damaged".to_owned()));
+        assert_eq!(read(&[entry(2, 12, b"."), entry(2, 12, b".."), long.clone()].concat()), Ok(1));
+        let mut overlapping = long.clone();
+        // Eight bytes on, so says the length, begins the next entry, which lies in the name of this one.
+        overlapping[4..6].copy_from_slice(&8_u16.to_le_bytes());
+        assert_eq!(read(&overlapping), damaged);
+        overlapping[4..6].copy_from_slice(&260_u16.to_le_bytes());
+        assert_eq!(read(&overlapping), damaged);
+        assert_eq!(read(&long[..200]), damaged, "the name is cut off");
+        assert_eq!(read(&[0; 1024]), damaged);
+    }
+
+    #[test]
+    fn a_directory_of_ever_more_entries_is_left_alone() {
+        let (mut entries, block) = (Entries::new(LONGEST_NAME), entry(12, 12, b"n").repeat(341));
+        let refused = (0..=MAX_ENTRIES).find_map(|_| entries_of(&block, &mut entries).err());
+        assert_eq!(refused, Some(Unread::because("it has more than 1048576 files")));
+        assert_eq!(entries.len(), MAX_ENTRIES);
+    }
 }

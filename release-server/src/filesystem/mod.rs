@@ -21,11 +21,16 @@ use std::ops::Range;
 use payload::window::ReadAt;
 
 use self::reader::{Reader, index};
+use self::walk::Part;
 
 /// Most files and directories of one image.
 const MAX_ENTRIES: usize = 1 << 20;
 /// Most pieces that files lie in, and most runs of free space, of one image.
 const MAX_PIECES: usize = 1 << 22;
+/// Most bytes of all names of one image: a million entries have some 20 MiB.
+const MAX_NAMES_BYTES: usize = 64 << 20;
+/// Longest path; Linux opens none that is longer.
+const MAX_PATH_BYTES: usize = 4096;
 /// Deepest directory. The kernel's longest path has room for twice as many, of one letter each.
 const MAX_DEPTH: u16 = 1024;
 
@@ -60,12 +65,16 @@ struct File {
     size: u64,
     /// Its bytes stand in the image as they are read, but for holes.
     plain: bool,
+    /// Where it lies, by the place in it: all of it, also what it shares with other files.
+    parts: Vec<Part>,
 }
 
 #[derive(Debug)]
 struct Folder {
     parent: u32,
     name: String,
+    /// Bytes of its path.
+    path_bytes: usize,
 }
 
 /// What is in an image.
@@ -79,9 +88,8 @@ pub(crate) struct Contents {
     pub(crate) gap: Option<String>,
     folders: Vec<Folder>,
     files: Vec<File>,
+    /// Whose the bytes of the image are; of those that several share, the first one's.
     pieces: Vec<Piece>,
-    /// Indices of the pieces by file, and by the place in it.
-    by_file: Vec<u32>,
     /// Ascending and disjoint.
     free: Vec<Range<u64>>,
 }
@@ -172,17 +180,14 @@ impl Contents {
         let length = entry.size.saturating_sub(offset).min(u64::try_from(buffer.len()).unwrap_or(u64::MAX));
         let (buffer, end) = (&mut buffer[..index(length)], offset.saturating_add(length));
         buffer.fill(0);
-        let piece = |order: &u32| self.pieces.get(index((*order).into()));
-        // The piece before may reach into what is asked for.
-        let is_before = |piece: &Piece| (piece.file, piece.at) <= (file, Some(offset));
-        let first = self.by_file.partition_point(|order| piece(order).is_some_and(is_before)).saturating_sub(1);
-        let pieces = self.by_file[first..].iter().filter_map(piece).skip_while(|piece| piece.file < file);
-        for piece in pieces.take_while(|piece| piece.file == file && piece.at.is_none_or(|at| at < end)) {
-            let Some(at) = piece.at else { continue };
-            let (from, to) = (at.max(offset), at.saturating_add(piece.range.end - piece.range.start).min(end));
+        // The part before may reach into what is asked for.
+        let first = entry.parts.partition_point(|part| part.at <= Some(offset)).saturating_sub(1);
+        for part in entry.parts[first..].iter().take_while(|part| part.at.is_none_or(|at| at < end)) {
+            let Some(at) = part.at else { continue };
+            let (from, to) = (at.max(offset), at.saturating_add(part.range.end - part.range.start).min(end));
             if from < to {
-                let part = &mut buffer[index(from - offset)..index(to - offset)];
-                image.read_exact_at(part, piece.range.start + (from - at))?;
+                let filled = &mut buffer[index(from - offset)..index(to - offset)];
+                image.read_exact_at(filled, part.range.start + (from - at))?;
             }
         }
         Ok(buffer.len())

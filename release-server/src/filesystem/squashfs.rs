@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::Contents;
 use super::reader::{Read, Reader, Unread, index, u16_at, u32_at, u64_at};
-use super::walk::{Entry, Inode, Part, Volume, add_part, walk};
+use super::walk::{Entries, Inode, Part, Volume, add_part, walk};
 
 const MAGIC: &[u8] = b"hsqs";
 const SUPERBLOCK_BYTES: u64 = 96;
@@ -16,6 +16,7 @@ const METADATA_BYTES: usize = 8192;
 const MAX_METADATA_BYTES: usize = 256 << 20;
 /// Most bytes of one structure, which is a directory or the sizes of a file's blocks.
 const MAX_STRUCTURE_BYTES: u64 = 64 << 20;
+const LONGEST_NAME: usize = 256;
 /// What a structure costs of the budget beside its bytes.
 const LOOK_COST_BYTES: u64 = 32;
 /// In the place of the index of a fragment block.
@@ -239,25 +240,28 @@ impl<'a> Disk<'a> {
         Ok((u64_at(&entry, 0)?, u32_at(&entry, 8)?))
     }
 
-    /// `u32 entries - 1, u32 block of the inodes, u32 inode number`, then for each entry `u16 place of the inode, i16 inode number, u16 type,
-    /// u16 length of the name - 1, name`; and the same again.
     fn directory(&self, place: (u64, u64), size: u64) -> Read<Inode> {
         // The size counts three bytes for entries that are not stored.
-        let bytes = self.in_table(self.directories_at, place, size.saturating_sub(3))?;
-        let (mut entries, mut at) = (Vec::new(), 0);
-        while at < bytes.len() {
-            let (count, block) = (u32_at(&bytes, at)?, u64::from(u32_at(&bytes, at + 4)?));
-            at += 12;
-            for _ in 0..=count {
-                let name_at = at + 8;
-                let name_end = name_at + usize::from(u16_at(&bytes, at + 6)?) + 1;
-                let name = bytes.get(name_at..name_end).ok_or_else(|| Unread::because("a directory is cut off"))?;
-                entries.push(Entry { name: name.to_vec(), inode: block << 16 | u64::from(u16_at(&bytes, at)?) });
-                at = name_end;
-            }
-        }
-        Ok(Inode::Directory(entries))
+        entries_of(&self.in_table(self.directories_at, place, size.saturating_sub(3))?).map(Inode::Directory)
     }
+}
+
+/// `u32 entries - 1, u32 block of the inodes, u32 inode number`, then for each entry `u16 place of the inode, i16 inode number, u16 type,
+/// u16 length of the name - 1, name`; and the same again.
+fn entries_of(bytes: &[u8]) -> Read<Entries> {
+    let (mut entries, mut at) = (Entries::new(LONGEST_NAME), 0);
+    while at < bytes.len() {
+        let (count, block) = (u32_at(bytes, at)?, u64::from(u32_at(bytes, at + 4)?));
+        at += 12;
+        for _ in 0..=count {
+            let name_at = at + 8;
+            let name_end = name_at + usize::from(u16_at(bytes, at + 6)?) + 1;
+            let name = bytes.get(name_at..name_end).ok_or_else(|| Unread::because("a directory is cut off"))?;
+            entries.add(name, block << 16 | u64::from(u16_at(bytes, at)?))?;
+            at = name_end;
+        }
+    }
+    Ok(entries)
 }
 
 impl Volume for Disk<'_> {
@@ -293,5 +297,27 @@ impl Volume for Disk<'_> {
             }
             _ => Ok(Inode::Other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory of so many names of this length.
+    fn directory(entries: u32, length: u16) -> Vec<u8> {
+        let head = [entries - 1, 0, 0].map(u32::to_le_bytes).concat();
+        let entry = [&[0; 6][..], &(length - 1).to_le_bytes(), &vec![b'n'; length.into()]].concat();
+        [head, entry.repeat(entries as usize)].concat()
+    }
+
+    #[test]
+    fn names_are_as_long_as_the_kernel_takes_them_and_no_longer() {
+        let read =
+            |entries, length| entries_of(&directory(entries, length)).map(|entries| entries.len()).map_err(|unread| unread.0);
+        assert_eq!(read(3, 256), Ok(3));
+        assert_eq!(read(3, 257), Err("a directory holds a name of 257 bytes".to_owned()));
+        assert_eq!(read(1, u16::MAX), Err("a directory holds a name of 65535 bytes".to_owned()));
+        assert_eq!(read((1 << 20) + 1, 1), Err("it has more than 1048576 files".to_owned()));
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::walk::{Entry, Inode, Volume, walk};
+use super::walk::{Entries, Inode, Volume, walk};
 use super::*;
 use crate::filesystem::reader::{Read, Unread};
 
@@ -355,8 +355,9 @@ impl Volume for Strange {
         if number % 7 == 6 {
             return Err(Unread(format!("inode {number}")));
         }
-        let next = |entry| Entry { name: format!("{entry}").into_bytes(), inode: entry };
-        Ok(Inode::Directory((0..self.entries).map(next).collect()))
+        let mut entries = Entries::new(255);
+        (0..self.entries).try_for_each(|entry| entries.add(entry.to_string().as_bytes(), entry))?;
+        Ok(Inode::Directory(entries))
     }
 }
 
@@ -368,8 +369,8 @@ fn a_walk_in_circles_ends() {
     assert_eq!(contents.gap.unwrap(), "it has more than 1048576 files");
 }
 
-/// A directory in a directory, for ever.
-struct Deep;
+/// A directory in a directory, for ever, by names of this length.
+struct Deep(usize);
 
 impl Volume for Deep {
     fn root(&self) -> u64 {
@@ -377,12 +378,108 @@ impl Volume for Deep {
     }
 
     fn inode(&self, number: u64) -> Read<Inode> {
-        Ok(Inode::Directory(vec![Entry { name: b"deeper".to_vec(), inode: number + 1 }]))
+        let mut entries = Entries::new(255);
+        entries.add(&vec![b'n'; self.0], number + 1)?;
+        Ok(Inode::Directory(entries))
     }
 }
 
 #[test]
 fn a_walk_into_the_deep_ends() {
-    let contents = walk("deep", &Deep, 0);
+    let contents = walk("deep", &Deep(2), 0);
     assert_eq!((contents.folders.len(), contents.gap.unwrap().as_str()), (1024, "directories are more than 1024 deep"));
+    let contents = walk("deep", &Deep(255), 0);
+    assert_eq!((contents.folders.len(), contents.gap.as_deref()), (17, Some("a path is longer than 4096 bytes")));
+    assert_eq!(contents.folders[16].path_bytes, 4096);
+}
+
+/// A thousand directories of a thousand long names each.
+struct Wordy;
+
+impl Volume for Wordy {
+    fn root(&self) -> u64 {
+        0
+    }
+
+    fn inode(&self, number: u64) -> Read<Inode> {
+        if number > 1000 {
+            return Ok(Inode::Other);
+        }
+        let mut entries = Entries::new(255);
+        (1..=1000).try_for_each(|entry| entries.add(&[b'n'; 255], number * 1000 + entry))?;
+        Ok(Inode::Directory(entries))
+    }
+}
+
+#[test]
+fn of_all_names_so_many_bytes_are_kept() {
+    let contents = walk("wordy", &Wordy, 0);
+    assert_eq!(contents.gap.unwrap(), "the names of its files take more than 64 MiB; and 737 more like it");
+    assert_eq!(contents.folders.len(), MAX_NAMES_BYTES / 255_000);
+}
+
+/// Two files that lie in the same bytes, and a third one that holds half of them twice.
+struct Sharing;
+
+impl Volume for Sharing {
+    fn root(&self) -> u64 {
+        0
+    }
+
+    fn inode(&self, number: u64) -> Read<Inode> {
+        let part = |range: Range<u64>, at| Part { range, at: Some(at) };
+        let parts = match number {
+            0 => {
+                let mut entries = Entries::new(255);
+                (1..=3).try_for_each(|file| entries.add(file.to_string().as_bytes(), file))?;
+                return Ok(Inode::Directory(entries));
+            }
+            3 => vec![part(100..200, 100), part(100..200, 0)],
+            _ => vec![part(0..200, 0)],
+        };
+        Ok(Inode::File { size: 200, parts, plain: true })
+    }
+}
+
+#[test]
+fn what_files_share_is_read_of_each_and_counted_once() {
+    let image = noise(5, 200);
+    let contents = walk("sharing", &Sharing, 200);
+    sound(&contents, &image);
+    let read = |file| {
+        let mut read = vec![0xee; 300];
+        assert_eq!(contents.read_file(&image, file, 0, &mut read).unwrap(), 200);
+        read.truncate(200);
+        read
+    };
+    assert!(read(0) == image && read(1) == image && read(2) == [&image[100..], &image[100..]].concat());
+    let mut tail = [0; 50];
+    assert_eq!((contents.read_file(&image, 1, 170, &mut tail).unwrap(), &tail[..30]), (30, &image[170..]));
+    assert_eq!(contents.pieces(), [Piece { range: 0..200, file: 0, at: Some(0) }]);
+}
+
+#[test]
+fn files_of_the_same_content_are_read_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = noise(8, 300_000);
+    for name in ["one", "two", "three"] {
+        fs::write(folder.path().join(name), &content).unwrap();
+    }
+    fs::write(folder.path().join("repeated"), [&content[..65_536], &content[..65_536]].concat()).unwrap();
+    let look = |options: &str, (), image: &[u8]| {
+        assert!(image.len() < 600_000, "{options}: the tool stores them once: {}", image.len());
+        let contents = read(image).unwrap();
+        sound(&contents, image);
+        for file in 0..contents.len() {
+            let mut bytes = vec![0; index(contents.size(file))];
+            contents.read_file(&image, file, 0, &mut bytes).unwrap();
+            assert!(
+                bytes == fs::read(folder.path().join(&contents.path(file)[1..])).unwrap(),
+                "{options} {}",
+                contents.path(file)
+            );
+        }
+    };
+    each("mksquashfs", folder.path(), None, &[("-comp gzip -noI -noD -noF", ())], look);
+    each("mkfs.erofs", folder.path(), None, &[("--chunksize=65536", ())], look);
 }

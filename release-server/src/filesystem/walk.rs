@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::reader::{Read, Unread};
-use super::{Contents, File, Folder, MAX_DEPTH, MAX_ENTRIES, MAX_PIECES, Piece};
+use super::{Contents, File, Folder, MAX_DEPTH, MAX_ENTRIES, MAX_NAMES_BYTES, MAX_PATH_BYTES, MAX_PIECES, Piece};
 
 /// A file system as the walk sees it.
 pub(super) trait Volume {
@@ -16,7 +16,7 @@ pub(super) trait Volume {
 }
 
 pub(super) enum Inode {
-    Directory(Vec<Entry>),
+    Directory(Entries),
     /// `plain`: its bytes stand in the image as they are read, but for holes.
     File {
         size: u64,
@@ -27,13 +27,60 @@ pub(super) enum Inode {
     Other,
 }
 
-pub(super) struct Entry {
-    pub(super) name: Vec<u8>,
-    pub(super) inode: u64,
+struct Entry {
+    name: String,
+    inode: u64,
+}
+
+/// What a directory holds: no more than is looked at of a whole image, however much it says.
+pub(super) struct Entries {
+    list: Vec<Entry>,
+    name_bytes: usize,
+    longest_name: usize,
+}
+
+impl Entries {
+    /// None yet, of names of at most so many bytes.
+    pub(super) const fn new(longest_name: usize) -> Self {
+        Self { list: Vec::new(), name_bytes: 0, longest_name }
+    }
+
+    /// Adds one, unless it is the directory itself or the one above.
+    pub(super) fn add(&mut self, name: &[u8], inode: u64) -> Read<()> {
+        if matches!(name, b"" | b"." | b"..") {
+            return Ok(());
+        }
+        if name.len() > self.longest_name {
+            return Err(Unread(format!("a directory holds a name of {} bytes", name.len())));
+        }
+        let name = String::from_utf8_lossy(name).into_owned();
+        self.name_bytes += name.len();
+        if self.list.len() >= MAX_ENTRIES {
+            return Err(too_many());
+        }
+        if self.name_bytes > MAX_NAMES_BYTES {
+            return Err(names_too_long());
+        }
+        self.list.push(Entry { name, inode });
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) const fn len(&self) -> usize {
+        self.list.len()
+    }
+}
+
+fn too_many() -> Unread {
+    Unread(format!("it has more than {MAX_ENTRIES} files"))
+}
+
+fn names_too_long() -> Unread {
+    Unread(format!("the names of its files take more than {} MiB", MAX_NAMES_BYTES >> 20))
 }
 
 /// Bytes of an image that a file lies in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) range: Range<u64>,
     /// As [`Piece::at`].
@@ -92,7 +139,10 @@ impl Gaps {
 struct Walk {
     folders: Vec<Folder>,
     files: Vec<File>,
-    pieces: Vec<Piece>,
+    /// Parts of all files.
+    parts: usize,
+    /// Bytes of all names.
+    name_bytes: usize,
     seen: HashSet<u64>,
     waiting: Vec<Waiting>,
     gaps: Gaps,
@@ -110,14 +160,14 @@ struct Waiting {
 /// Visits every inode that can be reached, in an image of `size` bytes.
 pub(super) fn walk(kind: &'static str, volume: &dyn Volume, size: u64) -> Contents {
     let root = Waiting { inode: volume.root(), folder: 0, depth: 0, name: String::new() };
-    let (folders, files, pieces, seen) = (Vec::new(), Vec::new(), Vec::new(), HashSet::new());
-    let mut walk = Walk { folders, files, pieces, seen, waiting: vec![root], gaps: Gaps::default(), end: size };
+    let (folders, files, seen, gaps) = (Vec::new(), Vec::new(), HashSet::new(), Gaps::default());
+    let mut walk = Walk { folders, files, parts: 0, name_bytes: 0, seen, waiting: vec![root], gaps, end: size };
     while let Some(next) = walk.waiting.pop() {
         if !walk.seen.insert(next.inode) {
             continue;
         }
         if walk.seen.len() > MAX_ENTRIES {
-            walk.gaps.add(Unread(format!("it has more than {MAX_ENTRIES} files")));
+            walk.gaps.add(too_many());
             break;
         }
         if let Err(unread) = walk.visit(volume, next) {
@@ -136,43 +186,54 @@ impl Walk {
         }
     }
 
-    fn file(&mut self, here: Waiting, (size, plain): (u64, bool), parts: Vec<Part>) -> Read<()> {
-        if self.pieces.len() + parts.len() > MAX_PIECES {
+    fn file(&mut self, here: Waiting, (size, plain): (u64, bool), mut parts: Vec<Part>) -> Read<()> {
+        if self.parts + parts.len() > MAX_PIECES {
             return Err(Unread::because("its files lie in more pieces than are looked at"));
         }
         if parts.iter().any(|part| part.range.start > part.range.end || part.range.end > self.end) {
             return Err(Unread::because("a file lies outside of the image"));
         }
-        let file = number(self.files.len());
-        self.files.push(File { folder: here.folder, name: here.name, size, plain });
-        self.pieces.extend(parts.into_iter().map(|Part { range, at }| Piece { range, file, at }));
+        self.parts += parts.len();
+        parts.sort_by_key(|part| part.at);
+        parts.shrink_to_fit();
+        self.files.push(File { folder: here.folder, name: here.name, size, plain, parts });
         Ok(())
     }
 
-    fn directory(&mut self, here: Waiting, entries: Vec<Entry>) -> Read<()> {
+    fn directory(&mut self, here: Waiting, entries: Entries) -> Read<()> {
         if here.depth >= MAX_DEPTH {
             return Err(Unread(format!("directories are more than {MAX_DEPTH} deep")));
         }
-        if self.waiting.len() + entries.len() > MAX_ENTRIES {
-            return Err(Unread(format!("it has more than {MAX_ENTRIES} files")));
+        if self.waiting.len() + entries.list.len() > MAX_ENTRIES {
+            return Err(too_many());
+        }
+        self.name_bytes = self.name_bytes.saturating_add(entries.name_bytes);
+        if self.name_bytes > MAX_NAMES_BYTES {
+            return Err(names_too_long());
         }
         let folder = number(self.folders.len());
-        self.folders.push(Folder { parent: here.folder, name: here.name });
-        let entry = |Entry { name, inode }| {
-            let name = String::from_utf8_lossy(&name).into_owned();
-            Waiting { inode, folder, depth: here.depth + 1, name }
-        };
+        let above = self.folders.get(super::index(here.folder.into())).map_or(0, |above| above.path_bytes);
+        let path_bytes = if here.depth == 0 { 0 } else { above + 1 + here.name.len() };
+        self.folders.push(Folder { parent: here.folder, name: here.name, path_bytes });
         // What waits longest is named last: of hard links, the first of the directory names the file.
-        self.waiting.extend(entries.into_iter().rev().map(entry));
+        for Entry { name, inode } in entries.list.into_iter().rev() {
+            if path_bytes + 1 + name.len() > MAX_PATH_BYTES {
+                self.gaps.add(Unread(format!("a path is longer than {MAX_PATH_BYTES} bytes")));
+                continue;
+            }
+            self.waiting.push(Waiting { inode, folder, depth: here.depth + 1, name });
+        }
         Ok(())
     }
 
     fn finish(self, kind: &'static str) -> Contents {
-        let Self { folders, files, pieces, gaps, .. } = self;
+        let Self { folders, files, parts, gaps, .. } = self;
+        let mut pieces = Vec::with_capacity(parts);
+        for (file, entry) in (0..).zip(&files) {
+            pieces.extend(entry.parts.iter().map(|Part { range, at }| Piece { range: range.clone(), file, at: *at }));
+        }
         let pieces = disjoint(pieces);
-        let mut by_file: Vec<u32> = (0..number(pieces.len())).collect();
-        by_file.sort_by_key(|order| pieces.get(super::index((*order).into())).map(|piece| (piece.file, piece.at)));
-        Contents { kind, packed_with: None, gap: gaps.in_words(), folders, files, pieces, by_file, free: Vec::new() }
+        Contents { kind, packed_with: None, gap: gaps.in_words(), folders, files, pieces, free: Vec::new() }
     }
 }
 

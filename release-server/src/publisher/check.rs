@@ -11,7 +11,7 @@ use payload::format::FrameTable;
 
 use super::Error;
 use super::files::{lock_folder_of, open_sized, read_capped, refuse_endless, replace, scratch_beside};
-use super::images::{Opened, Published, SourceImages, label};
+use super::images::{LeanedOn, SourceImages, label};
 
 /// Verifies a record file against a keyring.
 pub fn check_record(path: &Path, keyring: &Keyring) -> Result<Release, Error> {
@@ -81,22 +81,20 @@ pub enum PayloadOrigin {
 pub fn check_payload(
     release: &Release,
     path: &Path,
-    source: Option<&Published>,
+    source: Option<&mut LeanedOn>,
     threads: NonZeroUsize,
     progress: &mut dyn FnMut((u64, u64)),
 ) -> Result<CheckedPayload, Error> {
     let (file, length) = open_sized(path)?;
     let table = FrameTable::read(&file, length, release.record()).map_err(Error::payload(path))?;
     let scratch = scratch_beside(path)?;
-    let opened;
     let sources: &(dyn Sources + Sync) = match source {
         _ if table.sources().is_empty() => &NoSources,
         None => return Err(Error::LeansOn { path: path.to_owned(), images: names(&table) }),
         Some(source) => {
-            opened = Opened::open(source, path, threads, progress)?;
-            let missing =
-                || Error::LeansOnAnother { path: path.to_owned(), record: source.record.clone(), images: names(&table) };
-            &SourceImages::of(table.sources(), &opened).ok_or_else(missing)?
+            let (opened, record) = source.open(path, threads, progress)?;
+            let missing = || Error::LeansOnAnother { path: path.to_owned(), record: record.to_owned(), images: names(&table) };
+            &SourceImages::of(table.sources(), opened).ok_or_else(missing)?
         }
     };
     let total = table.images().iter().map(|image| image.size).sum();

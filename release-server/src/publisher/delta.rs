@@ -56,15 +56,18 @@ pub enum Step {
 /// Builds a delta. Both sets of images have to be what their records say, and what the delta makes is seen to be what the second one says, window
 /// by window, before it gets its name.
 pub fn build_delta(spec: &DeltaSpec, progress: &mut dyn FnMut(Step)) -> Result<BuiltDelta, Error> {
+    // What the records alone refuse is refused before images are unpacked or read.
+    let (from, to) = (spec.from.read_record()?, spec.to.read_record()?);
+    refuse_strangers(&from, &to)?;
+    let full_bytes = spec.to.full_bytes(&to)?;
+
     std::fs::create_dir_all(&spec.out_dir).map_err(Error::file("create the folder", &spec.out_dir))?;
     remove_leftovers(&spec.out_dir)?;
     let scratch = spec.out_dir.join("images");
     let threads = spec.options.threads;
     let mut opening = |(done, total)| progress(Step::Opening(done, total));
-    let from = Opened::open(&spec.from, &scratch, threads, &mut opening)?;
-    let to = Opened::open(&spec.to, &scratch, threads, &mut opening)?;
-    refuse_strangers(&from.record, &to.record)?;
-    let full_bytes = spec.to.full_bytes(&to.record)?;
+    let from = Opened::open(&spec.from, from, &scratch, threads, &mut opening)?;
+    let to = Opened::open(&spec.to, to, &scratch, threads, &mut opening)?;
 
     let path = spec.out_dir.join(format!("{}-to-{}.payload", from.record.version, to.record.version));
     let (mut spool, mut file) = (nameless(&path)?, PendingFile::create(&path)?);

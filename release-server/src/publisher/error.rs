@@ -230,8 +230,8 @@ pub enum Error {
     },
     /// A delta that saves too little.
     #[error(
-        "{} is not written: it has {bytes} bytes, {} % of the full payload's {full}, and above {} % a delta is not worth it",
-        path.display(), bytes.saturating_mul(100) / full.max(&1), super::MAX_PERCENT_OF_FULL
+        "{} is not written: it has {bytes} bytes, {} of the full payload's {full}, and above {} % a delta is not worth it",
+        path.display(), at_most_percent(*bytes, *full), super::MAX_PERCENT_OF_FULL
     )]
     HardlySmaller {
         /// Where it would stand.
@@ -251,6 +251,12 @@ pub enum Error {
     },
 }
 
+/// `a` as a part of `b` in tenths of a percent, rounded up: what is above a limit is said to be above it.
+fn at_most_percent(a: u64, b: u64) -> String {
+    let tenths = (u128::from(a) * 1000).div_ceil(u128::from(b.max(1)));
+    format!("{}.{} %", tenths / 10, tenths % 10)
+}
+
 impl Error {
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
@@ -265,5 +271,19 @@ impl Error {
     pub(crate) fn payload(path: impl Into<PathBuf>) -> impl FnOnce(payload::Error) -> Self {
         let path = path.into();
         move |source| Self::Payload { path, source: Box::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delta_that_is_refused_is_said_to_be_above_the_limit() {
+        let said = |bytes, full| Error::HardlySmaller { path: "D".into(), bytes, full }.to_string();
+        let words = "bytes, 80.1 % of the full payload's 1000000, and above 80 % a delta is not worth it";
+        assert_eq!(said(800_001, 1_000_000), format!("D is not written: it has 800001 {words}"));
+        assert!(said(2_359_296, 2_000_000).contains(" 118.0 % of "), "{}", said(2_359_296, 2_000_000));
+        assert!(said(u64::MAX, 0).contains(" % of the full payload's 0,"));
     }
 }

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use manifests::release::{Image, Record, SlotName};
 use payload::apply::{Keep, NoSources, Sources, check};
-use payload::format::{FrameTable, Header, ImageEntry, Source};
-use payload::limits::HEADER_BYTES;
+use payload::format::{FrameTable, ImageEntry, Source};
 use payload::verity::Tree;
 use payload::window::{ReadAt, table_of};
 
@@ -30,21 +29,33 @@ pub struct Published {
 }
 
 impl Published {
+    /// Reads what it is. Nothing of it is verified.
+    pub(super) fn read_record(&self) -> Result<Record, Error> {
+        read_envelope(&self.record)?.record_untrusted().map_err(Error::record(&self.record))
+    }
+
     /// Where its full payload is, or would be.
     fn full_payload(&self, record: &Record) -> PathBuf {
         self.payload.clone().unwrap_or_else(|| payload_beside(&self.record, &record.version))
     }
 
-    /// Bytes of its full payload, where that is there.
+    /// Bytes of its full payload, where that is there. Whatever else stands in its place is refused: it would be compared with.
     pub(super) fn full_bytes(&self, record: &Record) -> Result<Option<u64>, Error> {
         let path = self.full_payload(record);
         if self.payload.is_none() && !path.exists() {
             return Ok(None);
         }
-        let (file, _) = open_sized(&path)?;
-        let mut front = [0; HEADER_BYTES];
-        ReadAt::read_exact_at(&file, &mut front, 0).map_err(Error::file("read", &path))?;
-        Header::parse(&front).map(|header| Some(header.total_len())).map_err(Error::payload(&path))
+        full_table(record, &path).map(|(_, table)| Some(table.header().total_len()))
+    }
+}
+
+/// Opens a payload that makes the images of `record`, and leans on nothing else.
+fn full_table(record: &Record, path: &Path) -> Result<(File, FrameTable), Error> {
+    let (file, length) = open_sized(path)?;
+    let table = FrameTable::read(&file, length, record).map_err(Error::payload(path))?;
+    match table.sources().first() {
+        None => Ok((file, table)),
+        Some(source) => Err(Error::NotFull { path: path.to_owned(), source_image: source.name.clone() }),
     }
 }
 
@@ -70,15 +81,15 @@ impl ReadAt for Part {
 }
 
 impl Opened {
-    /// Reads the record and opens its images, each of which has to be, window by window, what the record says. What is unpacked lies in a file
+    /// Opens the images of a release of this record, each of which has to be, window by window, what the record says. What is unpacked lies in a file
     /// without a name beside `place`, or in the folder for temporary files. `progress` gets the bytes done and all.
     pub(super) fn open(
         published: &Published,
+        record: Record,
         place: &Path,
         threads: NonZeroUsize,
         progress: &mut dyn FnMut((u64, u64)),
     ) -> Result<Self, Error> {
-        let record = read_envelope(&published.record)?.record_untrusted().map_err(Error::record(&published.record))?;
         let images = if published.images.is_empty() {
             let full = published.full_payload(&record);
             if published.payload.is_none() && !full.exists() {
@@ -110,11 +121,7 @@ fn unpack(
     threads: NonZeroUsize,
     progress: &mut dyn FnMut((u64, u64)),
 ) -> Result<Vec<Part>, Error> {
-    let (file, length) = open_sized(path)?;
-    let table = FrameTable::read(&file, length, record).map_err(Error::payload(path))?;
-    if let Some(source) = table.sources().first() {
-        return Err(Error::NotFull { path: path.to_owned(), source_image: source.name.clone() });
-    }
+    let (file, table) = full_table(record, path)?;
     let made = scratch_beside(place)?;
     let total = table.images().iter().map(|image| image.size).sum();
     let checked = check(record, &table, &file, &NoSources, (&made, Keep::All), threads, &mut |done| progress((done, total)));
@@ -204,6 +211,33 @@ fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
 /// `root`, or `kernel@a`.
 pub(crate) fn label(name: &str, slot: Option<SlotName>) -> String {
     slot.map_or_else(|| name.to_owned(), |slot| format!("{name}@{slot}"))
+}
+
+/// A release that deltas may lean on. Its images are unpacked, or compared with its record, once: when the first delta asks for them.
+pub struct LeanedOn {
+    published: Published,
+    opened: Option<Opened>,
+}
+
+impl LeanedOn {
+    /// The images of `published`, of which nothing is read yet.
+    pub const fn new(published: Published) -> Self {
+        Self { published, opened: None }
+    }
+
+    /// Its images, for a payload at `place`; and where its record is.
+    pub(super) fn open(
+        &mut self,
+        place: &Path,
+        threads: NonZeroUsize,
+        progress: &mut dyn FnMut((u64, u64)),
+    ) -> Result<(&Opened, &Path), Error> {
+        let opened = match self.opened.take() {
+            Some(opened) => opened,
+            None => Opened::open(&self.published, self.published.read_record()?, place, threads, progress)?,
+        };
+        Ok((self.opened.insert(opened), &self.published.record))
+    }
 }
 
 /// What a delta leans on, by the order of its table.

@@ -43,8 +43,8 @@ pub use delta::{BuiltDelta, DeltaSpec, MAX_PERCENT_OF_FULL, Step, build_delta};
 pub use error::Error;
 pub(crate) use files::A_DIRECTORY;
 pub use files::read_text;
-pub use images::Published;
 pub(crate) use images::label;
+pub use images::{LeanedOn, Published};
 pub use inspect::{
     Explanation, FrameSummary, ImageContents, ImageSummary, Inspection, KindSummary, OtherFiles, Packed, PayloadSummary,
     RecordSummary, Share, Warning, What, explain, inspect,

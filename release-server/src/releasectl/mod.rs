@@ -23,7 +23,7 @@ use payload::build::Phase;
 
 use self::args::{BuildArgs, Cli, Command, DeltaArgs, InspectArgs, KeyCommand, SignArgs, VerifyArgs};
 use self::progress::Progress;
-use crate::publisher::{self, BuildSpec, DeltaSpec, Existing, Step};
+use crate::publisher::{self, BuildSpec, DeltaSpec, Existing, LeanedOn, Step};
 
 /// Verbs that the interfaces name and this build does not have.
 const LATER_VERBS: [&str; 5] = ["publish", "channel", "group", "rollout", "host"];
@@ -235,11 +235,11 @@ fn sign_command(record: &Path) -> String {
 fn verify(args: &VerifyArgs, json: bool) -> Result<Outcome, Failure> {
     let keyring = publisher::read_keyring(&args.keyring, args.threshold)?;
     let release = publisher::check_record(&args.release, &keyring)?;
-    let source = args.source();
+    let mut source = args.source().map(LeanedOn::new);
     let mut checked = Vec::new();
     for path in &args.payloads {
         let mut progress = Progress::new("checking");
-        let result = publisher::check_payload(&release, path, source.as_ref(), args.threads(), &mut |(done, total)| {
+        let result = publisher::check_payload(&release, path, source.as_mut(), args.threads(), &mut |(done, total)| {
             progress.show(done, total, "")
         });
         checked.push((path.clone(), result));

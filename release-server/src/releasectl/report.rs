@@ -33,7 +33,7 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
         return json_line(&json!({
             "record": path(&built.record_path), "record_bytes": built.record_bytes,
             "payload": path(&built.payload_path), "payload_bytes": header.total_len(), "payload_table_sha256": header.table_sha256(),
-            "image_bytes": image_bytes, "digest": built.digest, "version": record.version, "sequence": record.sequence,
+            "image_bytes": image_bytes, "read_back_bytes": own_bytes(&built.table), "digest": built.digest, "version": record.version, "sequence": record.sequence,
             "signers": built.signers, "claimed_signers": built.claimed_signers, "dropped_signers": built.dropped_signers,
             "mended_signers": built.mended_signers, "mended_payload": built.mended_payload, "was_there": built.was_there,
             "verity": built.verity().map(|(image, verity)| json!({"image": image, "root_hash": verity.root_hash, "salt": verity.salt})),
@@ -56,9 +56,7 @@ pub(super) fn built(built: &BuiltRelease, as_json: bool) -> String {
             size(image_bytes)
         ),
     ];
-    let read_back = read_back_words(&built.table);
-    let read_back = read_back.lines().next().map(str::to_owned);
-    lines.into_iter().chain(read_back).chain(verity).collect::<Vec<_>>().join("\n") + "\n"
+    lines.into_iter().chain(read_back_words(&built.table)).chain(verity).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 pub(super) fn delta(built: &BuiltDelta, as_json: bool) -> String {
@@ -74,17 +72,12 @@ pub(super) fn delta(built: &BuiltDelta, as_json: bool) -> String {
     }
     let full =
         full_bytes.map_or_else(String::new, |full| format!(", {} of the full payload's {}", percent(bytes, full), size(full)));
-    format!(
-        "delta from {} (sequence {}) to {} (sequence {}) of {}\n  payload  {}  {}{full}\n{}",
-        from.version,
-        from.sequence,
-        to.version,
-        to.sequence,
-        to.product,
-        file.display(),
-        size(bytes),
-        read_back_words(table)
-    )
+    let title = format!(
+        "delta from {} (sequence {}) to {} (sequence {}) of {}",
+        from.version, from.sequence, to.version, to.sequence, to.product
+    );
+    let payload = format!("  payload  {}  {}{full}", file.display(), size(bytes));
+    [title, payload].into_iter().chain(read_back_words(table)).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// Bytes of a slot that are read again while it is written, because later frames lean on them.
@@ -93,13 +86,13 @@ fn own_bytes(table: &FrameTable) -> u64 {
     own.map(|extent| extent.length).fold(0, u64::saturating_add)
 }
 
-fn read_back_words(table: &FrameTable) -> String {
+/// A line on what a host reads again, if it does.
+fn read_back_words(table: &FrameTable) -> Option<String> {
     let images = table.images().iter().map(|image| image.size).sum();
     let own = own_bytes(table);
-    if own == 0 {
-        return String::new();
-    }
-    format!("  reads    {} of the slot again while it is written, {} of the images\n", size(own), percent(own, images))
+    let words =
+        || format!("  reads    {} of the slot again while it is written, {} of the images", size(own), percent(own, images));
+    (own > 0).then(words)
 }
 
 pub(super) fn signed(file: &Path, signed: &SignedRecord, as_json: bool) -> String {

@@ -75,6 +75,7 @@ fn a_program_gets_json() {
     let desk = Desk::new();
     let json = |line: &str| -> serde_json::Value { serde_json::from_str(&desk.good(line)).unwrap() };
     let built = json(&build_line("1.0.0", 7, &format!("{SIGNED} --json")));
+    assert_eq!(built["read_back_bytes"], 0, "noise and zeros lean on nothing");
     assert_eq!(built["record"], "out/1.0.0.release");
     assert_eq!(built["payload_bytes"], 1_053_708);
     assert_eq!(built["image_bytes"], 2_102_152);

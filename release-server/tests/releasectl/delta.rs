@@ -1,6 +1,9 @@
 //! `delta`: what is made of two releases, and what is refused.
 
 use std::fs;
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use release_server::publisher::{self, LeanedOn, Published};
 
 use crate::desk::{Desk, SIGNED, WINDOW, image, noise};
 
@@ -68,6 +71,24 @@ fn a_delta_is_verified_with_what_it_leans_on_only() {
 }
 
 #[test]
+fn several_deltas_are_verified_with_images_that_are_unpacked_once() {
+    let desk = two_releases();
+    desk.good(DELTA);
+    let keyring = publisher::read_keyring(&desk.path("keyring"), NonZeroU32::MIN).unwrap();
+    let release = publisher::check_record(&desk.path("out/1.1.0.release"), &keyring).unwrap();
+    let published = Published { record: desk.path("out/1.0.0.release"), images: Vec::new(), payload: None };
+    let mut source = LeanedOn::new(published);
+    let mut check = || {
+        let delta = desk.path("out/1.0.0-to-1.1.0.payload");
+        let checked = publisher::check_payload(&release, &delta, Some(&mut source), NonZeroUsize::MIN, &mut |_| {}).unwrap();
+        assert_eq!((checked.right, checked.wrong), (9, 0));
+    };
+    check();
+    fs::remove_file(desk.path("out/1.0.0.payload")).unwrap();
+    check();
+}
+
+#[test]
 fn an_image_that_is_not_the_releases_is_refused_by_its_windows() {
     let desk = two_releases();
     let mut mounted = desk.read("old.img");
@@ -106,6 +127,13 @@ fn releases_that_never_follow_each_other_have_no_delta() {
         "got {demo} for x86_64/generic and {demo} for x86_64/other",
     );
     desk.good(DELTA);
+    // The records say so, whatever has become of the images.
+    for version in ["1.0.0", "3.0.0"] {
+        fs::rename(desk.path(&format!("out/{version}.payload")), desk.path(&format!("{version}.payload"))).unwrap();
+    }
+    refused("delta --from out/1.0.0.release --to out/3.0.0.release --out new", "expected two releases of one product");
+    assert!(!desk.path("new").exists(), "nothing was begun");
+    fs::rename(desk.path("1.0.0.payload"), desk.path("out/1.0.0.payload")).unwrap();
     refused(
         "delta --from out/1.0.0.release --from-payload out/1.0.0-to-1.1.0.payload --to out/1.1.0.release --out out",
         "the payload was made for another release",
@@ -135,6 +163,25 @@ fn a_delta_that_is_hardly_smaller_is_not_written_unless_it_is_wanted() {
     let run = desk.run(&format!("{line} --to-image root=root.img"));
     assert!(run.code == 0 && run.stderr.contains("the full payload of 4.0.0 is not there"), "{}", run.stderr);
     desk.good(&format!("{line} --to-payload elsewhere --force"));
+}
+
+#[test]
+fn a_delta_is_compared_with_the_full_payload_of_its_release_and_with_nothing_else() {
+    let desk = two_releases();
+    desk.write("root.img", noise(77, 9 * WINDOW));
+    desk.build("4.0.0", 9, SIGNED);
+    desk.good("delta --from out/1.0.0.release --to out/4.0.0.release --out deltas --force");
+    let line = "delta --from out/1.0.0.release --to out/4.0.0.release --to-image root=root.img --out none";
+    desk.bad(
+        &format!("{line} --to-payload deltas/1.0.0-to-4.0.0.payload"),
+        1,
+        "error: deltas/1.0.0-to-4.0.0.payload: expected a full payload, got a delta that leans on an image \"root\"\n\
+         hint: give the VERSION.payload that `releasectl build` wrote, or the images themselves\n",
+    );
+    let run = desk.run(&format!("{line} --to-payload out/1.1.0.payload"));
+    let foreign = "error: out/1.1.0.payload: the payload was made for another release: ";
+    assert!(run.code == 1 && run.stderr.starts_with(foreign), "{}", run.stderr);
+    assert!(!desk.path("none").exists());
 }
 
 #[test]

@@ -99,6 +99,15 @@ fn what_does_not_belong_together_is_refused() {
         "error: out/1.1.0.release: expected its images as files, or its full payload out/1.1.0.payload, got neither\n\
          hint: give the VERSION.payload that `releasectl build` wrote, or the images themselves\n",
     );
+    let with_full = format!("{delta} --release out/1.1.0.release --image root=root.img --full-payload");
+    desk.bad(
+        &format!("{with_full} out/1.0.0-to-1.1.0.payload"),
+        1,
+        "error: out/1.0.0-to-1.1.0.payload: expected a full payload, got a delta that leans on an image \"root\"\n\
+         hint: give the VERSION.payload that `releasectl build` wrote, or the images themselves\n",
+    );
+    let run = desk.run(&format!("{with_full} out/1.0.0.payload"));
+    assert!(run.stderr.starts_with("error: out/1.0.0.payload: the payload was made for another release: "), "{}", run.stderr);
     for line in ["--image root=root.img", "--full-payload elsewhere", "--threads 2"] {
         let run = desk.run(&format!("{delta} {line}"));
         assert!(run.code == 2 && run.stderr.contains("--release <RELEASE>"), "{line}: {}", run.stderr);

@@ -167,7 +167,7 @@ impl Ahead {
             Ok(Scanned { right, unreadable }) => {
                 // Whether writing it mends it, reading back will show.
                 if let Some(error) = unreadable {
-                    tracing::warn!(error = chain(&error), "a part of the slot cannot be read: it is written anew");
+                    tracing::warn!(error = %chain(&error), "a part of the slot cannot be read: it is written anew");
                 }
                 right
             }

@@ -26,11 +26,11 @@ const IS_COUNT: u32 = 1 << 11;
 enum Cluster {
     /// Data begin so many bytes into it, and are packed in this block.
     Head {
-        begins_at: u64,
+        begins_at: u32,
         block: u64,
     },
     /// Its head has so many blocks.
-    Count(u64),
+    Count(u32),
     Other,
 }
 
@@ -53,7 +53,7 @@ impl Disk<'_> {
         }
         self.packed_with.set(self.packed_with.get().or(Some(algorithm(header.algorithm))));
         let count = node.size.div_ceil(self.block << (header.bits & 7));
-        if count > MAX_PIECES as u64 * 8 {
+        if index(count) > MAX_PIECES {
             return Err(Unread::because("a file has more clusters than are looked at"));
         }
         let (clusters, end) = match layout {
@@ -70,9 +70,9 @@ impl Disk<'_> {
         for (number, at) in (0..).zip(0..clusters.len()) {
             let Some(Cluster::Head { begins_at, block }) = clusters.get(at) else { continue };
             // The end of the file may be marked as if data began there.
-            if number * cluster_bytes + begins_at < node.size {
+            if number * cluster_bytes + u64::from(*begins_at) < node.size {
                 let length = match clusters.get(at + 1) {
-                    Some(Cluster::Count(blocks)) => blocks * self.block,
+                    Some(Cluster::Count(blocks)) => u64::from(*blocks) * self.block,
                     _ => cluster_bytes,
                 };
                 heads.push((*block, length));
@@ -141,12 +141,11 @@ fn unpack(pack: &[u8], header: &Header, block_bits: u8, clusters: &mut Vec<Clust
         let at = cluster * bits;
         let value = u32_at(pack, at / 8)? >> (at % 8);
         let (low, kind) = (value & ((1 << low_bits) - 1), value >> low_bits & 3);
-        let found =
-            if kind == NO_HEAD { of_distance(low) } else { Cluster::Head { begins_at: low.into(), block: base + before } };
+        let found = if kind == NO_HEAD { of_distance(low) } else { Cluster::Head { begins_at: low, block: base + before } };
         match found {
             Cluster::Head { .. } => before += 1,
             // The head before was counted as one block, unless it is in the pack before.
-            Cluster::Count(blocks) if is_big => before = (before + blocks).saturating_sub(last_was_head.into()),
+            Cluster::Count(blocks) if is_big => before = (before + u64::from(blocks)).saturating_sub(last_was_head.into()),
             _ => {}
         }
         last_was_head = kind != NO_HEAD;
@@ -156,7 +155,7 @@ fn unpack(pack: &[u8], header: &Header, block_bits: u8, clusters: &mut Vec<Clust
 }
 
 const fn of_distance(distance: u32) -> Cluster {
-    if distance & IS_COUNT == 0 { Cluster::Other } else { Cluster::Count((distance & !IS_COUNT) as u64) }
+    if distance & IS_COUNT == 0 { Cluster::Other } else { Cluster::Count(distance & !IS_COUNT) }
 }
 
 const fn algorithm(number: u8) -> &'static str {
@@ -166,5 +165,27 @@ const fn algorithm(number: u8) -> &'static str {
         2 => "deflate",
         3 => "zstd",
         _ => "something unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::reader::Reader;
+
+    #[test]
+    fn a_file_of_more_clusters_than_are_kept_is_left_alone() {
+        let image: &[u8] = include_bytes!("../fixtures/tails.erofs");
+        let reader = Reader::new(&image, image.len() as u64);
+        let disk = Disk::open(&reader).unwrap();
+        // A map that says nothing else: at byte 8 of the image are zeros.
+        let refusal = |clusters: u64| {
+            let node = Node { layout: LAYOUT_COMPACT, mode: 0, size: clusters * disk.block, field: 0, end: 8 };
+            disk.packed(&node, LAYOUT_COMPACT).unwrap_err().0
+        };
+        assert_eq!(refusal(MAX_PIECES as u64 + 1), "a file has more clusters than are looked at");
+        assert_eq!(refusal(u64::MAX / disk.block), "a file has more clusters than are looked at");
+        assert!(refusal(MAX_PIECES as u64).ends_with("are not in the image"), "so many are looked for");
+        assert_eq!(size_of::<Cluster>() * MAX_PIECES, 64 << 20, "bytes of memory");
     }
 }

@@ -13,7 +13,6 @@ use super::advice::{Warning, warnings};
 use super::{Inspection, largest_frames, summarise_payload};
 use crate::filesystem::{Contents, Owner};
 use crate::publisher::Error;
-use crate::publisher::check::read_envelope;
 use crate::publisher::files::open_sized;
 use crate::publisher::images::{Opened, Published};
 
@@ -108,11 +107,11 @@ pub fn explain(
     threads: NonZeroUsize,
     progress: &mut dyn FnMut((u64, u64)),
 ) -> Result<Inspection, Error> {
-    let record = read_envelope(&published.record)?.record_untrusted().map_err(Error::record(&published.record))?;
+    let record = published.read_record()?;
     let (file, length) = open_sized(path)?;
     let table = FrameTable::read(&file, length, &record).map_err(Error::payload(path))?;
     let full_bytes = published.full_bytes(&record)?;
-    let opened = Opened::open(published, path, threads, progress)?;
+    let opened = Opened::open(published, record, path, threads, progress)?;
     let images: Vec<Looked<'_>> = opened.for_payload().into_iter().map(Looked::at).collect();
     let ledger = Ledger::of(&table, &images);
 
@@ -122,8 +121,8 @@ pub fn explain(
     }
     let (files, other_files) = ledger.files(&images, most);
     summary.release = Some(Explanation {
-        version: record.version.to_string(),
-        sequence: record.sequence.get(),
+        version: opened.record.version.to_string(),
+        sequence: opened.record.sequence.get(),
         full_bytes,
         images: images.iter().enumerate().map(|(image, looked)| looked.summarise(ledger.of_image(image))).collect(),
         files,
