@@ -98,6 +98,8 @@ impl FailingDisk {
 
 impl Drop for FailingDisk {
     fn drop(&mut self) {
+        // Where a test that failed still holds it open, it goes once that lets go.
+        let _ = nix::mount::umount2(self.mounted.path(), nix::mount::MntFlags::MNT_DETACH);
         if let Some(session) = self.session.take() {
             let _ = session.umount_and_join();
         }
