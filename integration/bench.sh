@@ -218,7 +218,7 @@ for round in $(seq "$rounds"); do
         esac
     done
 done
-for round in 1 2 3; do
+for round in $(seq $((rounds < 3 ? rounds : 3))); do
     for subject in ${SUBJECTS:-full delta same}; do
         case $subject in full | delta) ours "$subject" "$other" watched ;; same) ours same "$image" watched ;; esac
     done

@@ -6,6 +6,8 @@
 # Prints a table in bytes, and what misses its limit; then it fails. OTA_PROFILE and BIN_DIR as in bench.sh. About an hour the first time, of which
 # `zstd -19 --patch-from` takes most, and 20 minutes afterwards. Needs 4 GB of memory for zstd, and xdelta3.
 set -euo pipefail
+# A tool that fails leaves no size behind.
+shopt -s inherit_errexit
 cd "$(dirname "$0")/../.."
 cache=$(mkdir -p "$1" && cd "$1" && pwd)
 [[ $(id -u) == 0 ]] || { echo "sizes.sh: skipped: making the images needs root"; exit 0; }
@@ -56,13 +58,13 @@ release() { # IMAGE [OPTIONS...]: a record and a full payload of it, $work/N.{re
 bytes_of() { stat -c %s "$1"; }
 
 limit() { # WHAT BYTES OF PERCENT
-    local is
-    is=$(awk -v bytes="$2" -v of="$3" 'BEGIN {printf "%.3f", bytes / of}')
-    if awk -v is="$is" -v most="$4" 'BEGIN {exit !(is * 100 > most)}'; then
-        echo "  MISSED: $1: $is, at most 0.$4"
+    local is most
+    is=$(awk -v bytes="$2" -v of="$3" 'BEGIN {printf "%.4f", bytes / of}') most=$(awk -v most="$4" 'BEGIN {printf "%.2f", most / 100}')
+    if (($2 * 100 > $3 * $4)); then
+        echo "  MISSED: $1: $is, at most $most"
         missed=$((missed + 1))
     else
-        echo "  $1: $is (at most $(awk -v most="$4" 'BEGIN {printf "%.2f", most / 100}'))"
+        echo "  $1: $is (at most $most)"
     fi
 }
 
@@ -91,7 +93,7 @@ best() { # FROM TO
     printf '  ours with --best %s (%s)\n' "$ours" "$(cat "$work/cost")"
 }
 
-command -v time >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends time >/dev/null
+type -P time >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends time >/dev/null
 
 pair "security updates, ext4" old.ext4 security.ext4
 limit "of the best of theirs" "$ours" "$best_of_theirs" 85
