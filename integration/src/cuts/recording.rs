@@ -21,7 +21,7 @@ use super::loader::Progress;
 use super::log::WriteLog;
 use super::sparse;
 use super::state::{release_told, told_in};
-use crate::rig::{ReleaseImage, program};
+use crate::rig::{ReleaseImage, program, tail};
 use crate::vm::{Answered, Ask, Flaw, GUEST_PROGRAMS, Loader, Parts, Running, Scene, TOLD_TO_REBOOT, UP, runs};
 
 /// What the machine runs at first, and what it is updated to, one after the other.
@@ -334,8 +334,10 @@ fn check_start(running: &mut Running, loader: Loader, boot: Boot) -> Result<(), 
         return Ok(());
     }
     let number = boot + 1;
+    // Loaders draw their menus with control characters.
+    let said: String = tail(&console, 60).chars().filter(|character| *character == '\n' || !character.is_control()).collect();
     Err(Unrecorded::Bad(format!(
-        "what was on the medium is lost: boot {number} of the recording did not start slot {expected}:\n{console}"
+        "what was on the medium is lost: boot {number} of the recording did not start slot {expected}; the end of its console:\n{said}"
     )))
 }
 

@@ -3,7 +3,8 @@
 //! A dump is the files `dmesg-STORE-ID` of one kernel's death, each `TITLE#N PartM`, a line end, and a piece of the log. Part 1 is the end
 //! of the log, higher ones come before it; ramoops has a part 1 alone. In `/sys/fs/pstore` a file has the time of its dump; systemd-pstore
 //! moves it below `/var/lib/systemd/pstore`, where it has the time of the move. With UEFI the id begins with the seconds since 1970:
-//! `SECONDS` 2 digits of the part, 3 of N.
+//! `SECONDS` 2 digits of the part, 3 of N. Those seconds are of the part, not of the dump: where the firmware is slow to write, the parts of one dump have
+//! several, and systemd-pstore puts them into as many folders.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -125,9 +126,21 @@ impl Piece {
         (self.modified, self.id / 100_000, number, self.id)
     }
 
+    /// When its part was written, where the id says so.
+    fn written_at(&self) -> Option<Duration> {
+        let seconds = self.id / 100_000;
+        (seconds >= 1_000_000_000).then(|| Duration::from_secs(seconds))
+    }
+
     fn is_of_one_dump_with(&self, other: &Self) -> bool {
-        let apart = self.modified.max(other.modified).duration_since(self.modified.min(other.modified)).unwrap_or_default();
-        self.title == other.title && self.path.parent() == other.path.parent() && apart <= ONE_DUMP
+        let is_near = match (self.written_at(), other.written_at()) {
+            (Some(one), Some(another)) => one.abs_diff(another) <= ONE_DUMP,
+            _ => {
+                let apart = self.modified.max(other.modified).duration_since(self.modified.min(other.modified));
+                self.path.parent() == other.path.parent() && apart.unwrap_or_default() <= ONE_DUMP
+            }
+        };
+        self.title == other.title && is_near
     }
 }
 
@@ -253,6 +266,18 @@ mod tests {
         host.put("archive/1700000050/001/dmesg.txt", 502, "all of it");
         host.put("archive/1700000000/001/dmesg-efi-170000000001001", 501, "Panic#1 Part1\n<0>[    9.0] of the first try\n");
         assert_eq!(host.newest_since(400), format!("[    1.0] two\n{PANICKED}"));
+    }
+
+    #[test]
+    fn a_dump_that_took_the_firmware_some_seconds_is_one_dump() {
+        let host = Host::new(true);
+        for (part, second, text) in
+            [(1, 40, &PANIC["Panic#1 Part1\n".len()..]), (2, 41, "<6>[    1.0] two\n"), (3, 43, "<5>[    0.0] one\n")]
+        {
+            let name = format!("archive/17000000{second}/001/dmesg-efi-17000000{second}0{part}001");
+            host.put(&name, 500, &format!("Panic#1 Part{part}\n{text}"));
+        }
+        assert_eq!(host.newest_since(400), format!("[    0.0] one\n[    1.0] two\n{PANICKED}"));
     }
 
     #[test]
