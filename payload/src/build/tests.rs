@@ -65,20 +65,32 @@ fn zeros_and_noise_take_no_more_than_they_must() {
 
 #[test]
 fn payloads_lean_on_themselves_and_on_no_more_than_a_quarter_of_the_images() {
-    // Every 256 KiB come again, each time with a little that is new.
-    let (mut dice, once) = (Dice::new(8), Dice::new(7).bytes(WINDOW));
-    let image: Vec<u8> = (0..40)
+    // Every 128 KiB come again, each time with a little that is new.
+    let (mut dice, once) = (Dice::new(8), Dice::new(7).bytes(WINDOW / 2));
+    let image: Vec<u8> = (0..80)
         .flat_map(|_| {
             let mut again = once.clone();
-            (0..20).for_each(|_| again[dice.below(WINDOW)] ^= 0x21);
+            (0..10).for_each(|_| again[dice.below(WINDOW / 2)] ^= 0x21);
             again
         })
         .collect();
     let (payload, built) = testing::full(&[("root", &image)], &options(2, 4));
-    assert!(payload.len() < 2 * WINDOW, "{}", payload.len());
+    assert!(payload.len() < WINDOW, "{}", payload.len());
     let own: u64 = built.table.frames().flat_map(|frame| frame.extents()).map(|extent| extent.length).sum();
     assert!(own > 0 && own <= image.len() as u64 / 4, "{own}");
     assert_round_trip(&[("root", &image)], &options(2, 4));
+    // Where places bring the same to every frame, and there are too many for all, most frames have them.
+    let (mut dice, once) = (Dice::new(8), Dice::new(7).bytes(2 * WINDOW));
+    let alike: Vec<u8> = (0..20)
+        .flat_map(|_| {
+            let mut again = once.clone();
+            (0..40).for_each(|_| again[dice.below(2 * WINDOW)] ^= 0x21);
+            again
+        })
+        .collect();
+    let (_, built) = testing::full(&[("root", &alike)], &options(2, 4));
+    let own: u64 = built.table.frames().flat_map(|frame| frame.extents()).map(|extent| extent.length).sum();
+    assert!(own > alike.len() as u64 / 8 && own <= alike.len() as u64 / 4, "{own}");
     // Of what is made of more than one place each, only the best is taken.
     let mixed: Vec<u8> = (0..60)
         .flat_map(|round| {
