@@ -79,11 +79,24 @@ bug "a process decodes on after a blob that it refused" update-engine "--test de
 
 bug "a write that fails is forgotten with the delta" update-engine "--test install_devices" \
     a_write_that_fails_while_the_delta_is_given_up_ends_the_install \
-    update-engine/src/install/stream.rs \
+    update-engine/src/install/round.rs \
     '                Outcome::Failed(error) => return Err(InstallError::Disk(error)),
                 Outcome::NotDecoded(error) => return Err(InstallError::NotDecoded(error)),
                 _ => self.hand_over_held()?,' \
     '                _ => self.hand_over_held()?,'
+
+bug "the process that decodes may open files" update-engine --lib \
+    decoder::confine::tests::what_is_forbidden_ends_the_process \
+    update-engine/src/decoder/confine.rs \
+    'const CALLS: [libc::c_long; 18] = [' \
+    'const CALLS: [libc::c_long; 19] = [
+    libc::SYS_openat,'
+
+bug "what lies between two places of an image is not counted" payload --lib \
+    build::tests::payloads_lean_on_themselves_and_on_no_more_than_a_quarter_of_the_images \
+    payload/src/build/lean.rs \
+    '        let bytes: u64 = joined(places.clone()).iter().map(|extent| extent.length).sum();' \
+    '        let bytes: u64 = places.iter().map(|extent| extent.length).sum();'
 
 bug "every window counts as verified" payload --lib \
     apply::tests::no_changed_byte_of_a_blob_yields_bytes_that_differ_from_the_record \

@@ -1,8 +1,8 @@
 //! A frame's blob becomes its output.
 
-use super::Sources;
 use super::difference::DifferenceDecoder;
 use super::zstd_frame::{Refusal, ZstdDecoder, decode_with_prefix};
+use super::{Part, Sources};
 use crate::error::Error;
 use crate::format::{Extent, Frame, Kind};
 use crate::limits::MAX_PREFIX_BYTES;
@@ -80,9 +80,12 @@ impl Blobs for Codec {
 /// What a frame leans on is read in pieces of at most this.
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// Parts of such a piece that are read together: a disk takes hardly longer for them than for one.
+const PARTS_TOGETHER: usize = 16;
+
 /// How far a frame is that [`Decoder::begin`] began with.
 #[derive(Debug)]
-#[must_use = "what was begun has to be finished before anything else"]
+#[must_use = "what was begun is finished, or what decodes blobs is asked to begin anew"]
 pub enum Begun {
     /// Its blob is being decoded.
     Blob,
@@ -125,8 +128,8 @@ impl<B: Blobs> Decoder<B> {
         self.finish(begun, frame, blob, sources, out)
     }
 
-    /// Begins with `frame`, so that its blob is decoded while something else is done, where that can be. [`Decoder::finish`] of the same comes next,
-    /// and nothing else.
+    /// Begins with `frame`, so that its blob is decoded while something else is done, where that can be. [`Decoder::finish`] of the same comes next; or,
+    /// where [`Decoder::blobs`] were made to forget it, another beginning.
     pub fn begin(&mut self, frame: &Frame<'_>, blob: &[u8], sources: &dyn Sources) -> Result<Begun, Error> {
         check_blob(frame, blob)?;
         match frame.kind() {
@@ -141,7 +144,7 @@ impl<B: Blobs> Decoder<B> {
         }
     }
 
-    /// The rest of [`Decoder::decode`].
+    /// The rest of [`Decoder::decode`], with what [`Decoder::begin`] answered of the same frame.
     pub fn finish(
         &mut self,
         begun: Begun,
@@ -159,30 +162,54 @@ impl<B: Blobs> Decoder<B> {
                 Ok(())
             }
             (Begun::Nothing, Kind::Copy) => read_extents(frame, sources, out),
-            (Begun::Nothing, _) => {
+            (Begun::Nothing, Kind::Zero) => {
                 out.fill(0);
                 Ok(())
             }
+            (Begun::Nothing, kind) => Err(Error::codec(format!("a frame of kind {kind} was not begun with"))),
         }
     }
 
-    /// Hands over what a frame leans on, joined: its length, at most MAX_PREFIX_BYTES, since the table was refused otherwise.
+    /// Hands over what a frame leans on, joined: its length, at most MAX_PREFIX_BYTES, since the table was refused otherwise. As many extents are read
+    /// together as fit a piece.
     fn lean_on(&mut self, frame: &Frame<'_>, sources: &dyn Sources) -> Result<usize, Error> {
-        let mut at = 0;
+        let (mut at, mut together, mut filled) = (0, Vec::new(), 0);
         for extent in frame.extents() {
             let mut done = 0;
             while done < extent.length {
-                let length = usize::try_from(extent.length - done).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-                self.piece.resize(PIECE_BYTES, 0);
-                let piece = self.piece.get_mut(..length).unwrap_or_default();
-                let from = Extent { offset: extent.offset.saturating_add(done), ..extent };
-                read_extent(frame, sources, &from, piece)?;
-                self.blobs.lean_on(at, piece).map_err(|refusal| name(frame, refusal))?;
-                at = at.saturating_add(length);
-                done = done.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+                if filled == PIECE_BYTES || together.len() == PARTS_TOGETHER {
+                    at = self.lean_on_these(frame, sources, at, &together)?;
+                    together.clear();
+                    filled = 0;
+                }
+                let length = usize::try_from(extent.length - done).unwrap_or(PIECE_BYTES).min(PIECE_BYTES - filled);
+                let bytes = u64::try_from(length).unwrap_or(u64::MAX);
+                together.push(Extent { offset: extent.offset.saturating_add(done), length: bytes, ..extent });
+                filled += length;
+                done = done.saturating_add(bytes);
             }
         }
-        Ok(at)
+        self.lean_on_these(frame, sources, at, &together)
+    }
+
+    /// Reads these extents, which fit a piece, and hands them over behind the `at` bytes that were handed over before: how many there are then.
+    fn lean_on_these(&mut self, frame: &Frame<'_>, sources: &dyn Sources, at: usize, extents: &[Extent]) -> Result<usize, Error> {
+        let Some(first) = extents.first() else { return Ok(at) };
+        self.piece.resize(PIECE_BYTES, 0);
+        let mut rest = self.piece.as_mut_slice();
+        let mut parts = Vec::with_capacity(extents.len());
+        for extent in extents {
+            let length = usize::try_from(extent.length).unwrap_or(usize::MAX).min(rest.len());
+            let (buffer, behind) = std::mem::take(&mut rest).split_at_mut(length);
+            parts.push(Part { source: extent.source, offset: extent.offset, buffer });
+            rest = behind;
+        }
+        let name_it = |(number, source)| unreadable(frame, extents.get(number).unwrap_or(first), source);
+        sources.read_each(frame.image(), &mut parts).map_err(name_it)?;
+        let filled: usize = parts.iter().map(|part| part.buffer.len()).sum();
+        let piece = self.piece.get(..filled).unwrap_or_default();
+        self.blobs.lean_on(at, piece).map_err(|refusal| name(frame, refusal))?;
+        Ok(at + filled)
     }
 }
 
@@ -218,9 +245,12 @@ fn read_extents(frame: &Frame<'_>, sources: &dyn Sources, out: &mut [u8]) -> Res
 
 /// Reads an extent of a frame from its first byte on.
 fn read_extent(frame: &Frame<'_>, sources: &dyn Sources, extent: &Extent, out: &mut [u8]) -> Result<(), Error> {
+    sources.read(extent.source, frame.image(), extent.offset, out).map_err(|source| unreadable(frame, extent, source))
+}
+
+fn unreadable(frame: &Frame<'_>, extent: &Extent, source: std::io::Error) -> Error {
     let Extent { source: origin, offset, length } = *extent;
-    let name = |source| Error::Source { frame: frame.name(), origin: frame.origin(origin), offset, length, source };
-    sources.read(origin, frame.image(), offset, out).map_err(name)
+    Error::Source { frame: frame.name(), origin: frame.origin(origin), offset, length, source }
 }
 
 fn name(frame: &Frame<'_>, refusal: Refusal) -> Error {

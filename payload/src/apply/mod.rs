@@ -27,6 +27,25 @@ pub trait Sources {
     /// Fills `buffer` from byte `offset` of a source; `image` is the image that the frame makes. Bytes of [`Source::Target`] must come
     /// from windows that are verified. Wrong bytes do no harm beyond their frame: its output will not verify.
     fn read(&self, source: Source, image: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Reads several parts, in any order or at once. An error comes with the number of the part that it is about.
+    fn read_each(&self, image: usize, parts: &mut [Part<'_>]) -> Result<(), (usize, io::Error)> {
+        for (number, part) in parts.iter_mut().enumerate() {
+            self.read(part.source, image, part.offset, part.buffer).map_err(|error| (number, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// A part of a source, and where it goes.
+#[derive(Debug)]
+pub struct Part<'b> {
+    /// The source.
+    pub source: Source,
+    /// Its first byte there.
+    pub offset: u64,
+    /// As long as the part is.
+    pub buffer: &'b mut [u8],
 }
 
 /// For full payloads whose frames stand alone: any read is refused.

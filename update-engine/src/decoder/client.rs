@@ -127,6 +127,10 @@ fn refusal(got: String) -> Refusal {
 
 impl Blobs for Confined {
     fn lean_on(&mut self, at: usize, bytes: &[u8]) -> Result<(), Refusal> {
+        // The process reads that memory until it has answered.
+        if self.at.is_some() {
+            return Err(refusal("a blob that is begun and not finished".to_owned()));
+        }
         let Some(running) = self.running() else { return Err(refusal("no process that decodes".to_owned())) };
         let fits = at.checked_add(bytes.len()).is_some_and(|end| end <= BLOB_AT) && running.shared.write(at, bytes);
         if fits { Ok(()) } else { Err(Refusal::new("bytes to lean on", format!("at most {BLOB_AT}"), "more")) }
@@ -138,6 +142,9 @@ impl Blobs for Confined {
     }
 
     fn begin(&mut self, kind: Kind, blob: &[u8], leans_on: usize, output_len: usize) -> Result<bool, Refusal> {
+        if self.at.is_some() {
+            return Err(refusal("a blob that is begun and not finished".to_owned()));
+        }
         let Some(running) = self.running() else { return Err(refusal("no process that decodes".to_owned())) };
         let asked = running.ask(kind, blob, leans_on, output_len);
         asked.map_err(|error| self.end_it(&error))?;

@@ -90,3 +90,78 @@ fn filter() -> io::Result<BpfProgram> {
 }
 
 const EXECUTABLE: u64 = libc::PROT_EXEC as u64;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Which forbidden thing the process that [`what_is_forbidden_ends_the_process`] starts does.
+    const DOES: &str = "CONFINED_PROCESS_DOES";
+
+    /// Calls of which none is to be had once confined; each is tried in a process of its own, with zeros that would do no harm.
+    const FORBIDDEN: [(&str, libc::c_long); 16] = [
+        ("openat", libc::SYS_openat),
+        ("openat2", libc::SYS_openat2),
+        ("socket", libc::SYS_socket),
+        ("connect", libc::SYS_connect),
+        ("clone", libc::SYS_clone),
+        ("clone3", libc::SYS_clone3),
+        ("execve", libc::SYS_execve),
+        ("kill", libc::SYS_kill),
+        ("ptrace", libc::SYS_ptrace),
+        ("process_vm_writev", libc::SYS_process_vm_writev),
+        ("pidfd_open", libc::SYS_pidfd_open),
+        ("setresuid", libc::SYS_setresuid),
+        ("mprotect", libc::SYS_mprotect),
+        ("mount", libc::SYS_mount),
+        ("bpf", libc::SYS_bpf),
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+    ];
+
+    /// Memory that can be run, which is forbidden by an argument.
+    const RUNNABLE: &str = "mmap";
+
+    fn call(name: &str) {
+        let number = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name).map(|(_, number)| *number);
+        // SAFETY: zeros are no addresses; and a mapping is new, and nobody uses it.
+        #[allow(unsafe_code)]
+        unsafe {
+            if let Some(number) = number {
+                libc::syscall(number, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
+            } else if name == RUNNABLE {
+                let (private, nothing) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, std::ptr::null_mut());
+                libc::mmap(nothing, 4096, libc::PROT_READ | libc::PROT_EXEC, private, -1, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_forbidden_ends_the_process() {
+        if let Ok(does) = std::env::var(DOES) {
+            confine(decoding_user()).unwrap();
+            call(&does);
+            // Not by way of the test's harness, which may do anything on its way out.
+            nix::unistd::write(std::io::stdout(), b"went on").unwrap();
+            // SAFETY: ends the process.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::_exit(0)
+            }
+        }
+        let does = |what: &str| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "decoder::confine::tests::what_is_forbidden_ends_the_process", "--nocapture"]);
+            command.env(DOES, what).output().unwrap()
+        };
+        // What is allowed leads to the end of it.
+        let allowed = does("nothing");
+        assert!(allowed.status.success() && allowed.stdout.ends_with(b"went on"), "{allowed:?}");
+        for what in FORBIDDEN.iter().map(|(name, _)| *name).chain([RUNNABLE]) {
+            let ended = does(what);
+            assert_eq!(ended.status.signal(), Some(libc::SIGSYS), "{what}: {ended:?}");
+        }
+    }
+}

@@ -65,8 +65,8 @@ impl Shared {
         true
     }
 
-    /// Three parts that do not overlap: two to read, one to write. Only for the process that decodes, while the daemon waits for its answer and
-    /// touches none of them.
+    /// Three parts that do not overlap: two to read, one to write. Only for the process that decodes, between the daemon's request
+    /// and its answer: the daemon touches none of them meanwhile, whatever else it does.
     pub(super) fn parts(
         &mut self,
         first: (usize, usize),
@@ -79,7 +79,8 @@ impl Shared {
         if !is_apart {
             return None;
         }
-        // SAFETY: each part lies in the mapping, none overlaps another, and the daemon, which alone could write to them, waits.
+        // SAFETY: each part lies in the mapping, none overlaps another, and the daemon, which alone could write to them, does not
+        // before it has the answer (`Confined::lean_on` refuses).
         #[allow(unsafe_code)]
         unsafe {
             Some((

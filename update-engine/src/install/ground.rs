@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use manifests::digest::Sha256Digest;
 use manifests::release::{Record, Release, SlotName, WindowTable};
-use payload::apply::Sources;
+use payload::apply::{Part, Sources};
 use payload::format::{Frame, ImageEntry, Source};
 
+use crate::slot::aio::Queue;
 use crate::slot::buffer::{ALIGNMENT, AlignedBuf};
 use crate::slot::readback::SlotView;
 use crate::slot::{self, Disk, InactiveSlot, SlotError};
@@ -83,8 +85,8 @@ impl Running {
         Ok(Self { slot: base.slot, view, images: entries.iter().map(image).collect() })
     }
 
-    /// Hashes what `frame`, which came out wrong, leans on in the running slot. Blocks.
-    pub(super) fn fault(&self, frame: &Frame<'_>) -> Fault {
+    /// Hashes what `frame`, which came out wrong, leans on in the running slot; once `stop` is set the answer is worth nothing. Blocks.
+    pub(super) fn fault(&self, frame: &Frame<'_>, stop: &AtomicBool) -> Fault {
         let mut windows = BTreeSet::new();
         for extent in frame.extents() {
             let Source::Image(index) = extent.source else { continue };
@@ -103,6 +105,7 @@ impl Running {
         let mut buffer = AlignedBuf::zeroed(0);
         windows
             .into_iter()
+            .take_while(|_| !stop.load(Ordering::Relaxed))
             .find_map(|(index, window)| self.difference(index, window, &mut buffer))
             .map_or(Fault::Blob, Fault::RunningSlot)
     }
@@ -143,12 +146,58 @@ pub(super) struct Ground {
     slot: Arc<InactiveSlot>,
     pub(super) running: Option<Arc<Running>>,
     piece: RefCell<AlignedBuf>,
+    /// Where the kernel has one.
+    queue: RefCell<Option<Queue>>,
 }
 
 impl Ground {
     pub(super) fn new(release: &Arc<Release>, slot: &Arc<InactiveSlot>) -> Self {
         let piece = RefCell::new(AlignedBuf::zeroed(0));
-        Self { release: Arc::clone(release), slot: Arc::clone(slot), running: None, piece }
+        let queue =
+            RefCell::new(Queue::new().map_err(|error| tracing::debug!(%error, "extents are read one after the other")).ok());
+        Self { release: Arc::clone(release), slot: Arc::clone(slot), running: None, piece, queue }
+    }
+
+    /// Reads parts of one source, all at once.
+    fn read_parts(&self, source: Source, image: usize, parts: &mut [Part<'_>]) -> Result<(), (usize, io::Error)> {
+        let block = u64::try_from(ALIGNMENT).unwrap_or(1);
+        let skipped = |part: &Part<'_>| usize::try_from(part.offset % block).unwrap_or(0);
+        let places: Vec<(u64, usize)> =
+            parts.iter().map(|part| (part.offset - part.offset % block, skipped(part) + part.buffer.len())).collect();
+        let room: usize = places.iter().map(|(_, length)| length.next_multiple_of(ALIGNMENT)).sum();
+        let mut piece = self.piece.borrow_mut();
+        if piece.capacity() < room {
+            *piece = AlignedBuf::zeroed(room.max(PIECE_BYTES));
+        }
+        let queue = &mut *self.queue.borrow_mut();
+        let read = match source {
+            Source::Target => {
+                let name = self.name_of(image).map_err(|error| (0, error))?;
+                self.slot.read_each(name, places.iter().copied(), &mut piece, queue.as_mut())
+            }
+            Source::Image(index) => {
+                let (running, name) = self.source_image(index).map_err(|error| (0, error))?;
+                running.view.read_each(name, places.iter().copied(), &mut piece, queue.as_mut())
+            }
+        };
+        read.map_err(|(number, error)| (number, io::Error::other(error)))?;
+        let mut at = 0;
+        for (part, (_, length)) in parts.iter_mut().zip(&places) {
+            let from = at + skipped(part);
+            let bytes =
+                piece.as_slice().get(from..from + part.buffer.len()).ok_or_else(|| (0, io::ErrorKind::UnexpectedEof.into()))?;
+            part.buffer.copy_from_slice(bytes);
+            at += length.next_multiple_of(ALIGNMENT);
+        }
+        Ok(())
+    }
+
+    fn source_image(&self, index: u8) -> io::Result<(&Running, &str)> {
+        let no_slot = || io::Error::new(io::ErrorKind::Unsupported, "no slot to lean on");
+        let running = self.running.as_ref().ok_or_else(no_slot)?;
+        let image = running.image(index);
+        let image = image.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the running slot has no such image"))?;
+        Ok((running, &image.name))
     }
 
     fn name_of(&self, image: usize) -> io::Result<&str> {
@@ -172,18 +221,33 @@ impl Sources for Ground {
                 })
             }
             Source::Image(index) => {
-                let no_slot = || io::Error::new(io::ErrorKind::Unsupported, "no slot to lean on");
-                let running = self.running.as_ref().ok_or_else(no_slot)?;
-                let image = running
-                    .image(index)
-                    .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the running slot has no such image"))?;
+                let (running, name) = self.source_image(index)?;
                 in_blocks(offset, buffer, |from, length, out| {
-                    out.copy_from_slice(part(running.view.read_at(&image.name, from, &mut piece, length), length, out.len())?);
+                    out.copy_from_slice(part(running.view.read_at(name, from, &mut piece, length), length, out.len())?);
                     Ok(())
                 })
             }
         }
     }
+
+    fn read_each(&self, image: usize, parts: &mut [Part<'_>]) -> Result<(), (usize, io::Error)> {
+        let (mut first, mut rest) = (0, parts);
+        while !rest.is_empty() {
+            let count = of_one_source(rest);
+            let (these, others) = std::mem::take(&mut rest).split_at_mut(count);
+            if let Some(source) = these.first().map(|part| part.source) {
+                self.read_parts(source, image, these).map_err(|(number, error)| (first + number, error))?;
+            }
+            first += these.len();
+            rest = others;
+        }
+        Ok(())
+    }
+}
+
+/// How many parts from the first on are of one source.
+fn of_one_source(parts: &[Part<'_>]) -> usize {
+    parts.first().map_or(0, |first| parts.iter().take_while(|part| part.source == first.source).count())
 }
 
 /// The last `wanted` of the `length` bytes that were read.
@@ -208,16 +272,17 @@ fn in_blocks(offset: u64, buffer: &mut [u8], mut read: impl FnMut(u64, usize, &m
     Ok(())
 }
 
-/// Of windows that were right, those that are not what the record says when they are read from the slot now. Blocks.
+/// Of windows that were right, those that are not what the record says when they are read from the slot now; not all of them, once `stop` is set. Blocks.
 pub(super) fn lost(
     slot: &InactiveSlot,
     image: &str,
     table: &WindowTable,
     windows: impl IntoIterator<Item = u32>,
+    stop: &AtomicBool,
 ) -> Result<Vec<u32>, SlotError> {
     let mut lost = Vec::new();
     let mut buffer = AlignedBuf::zeroed(usize::try_from(table.window_size()).unwrap_or(0).next_multiple_of(ALIGNMENT));
-    for window in windows {
+    for window in windows.into_iter().take_while(|_| !stop.load(Ordering::Relaxed)) {
         let Some((offset, length)) = table.range(window) else { continue };
         let bytes = slot.read_at(image, offset, &mut buffer, usize::try_from(length).unwrap_or(0))?;
         if table.digest(window) != Some(Sha256Digest::of_window(bytes)) {

@@ -16,9 +16,10 @@
 //! * A wrong byte costs its window: the frame is fetched again from another source, or its windows are made by the full payload where a delta
 //!   cannot. If no source has it right, the error names image, window, offset and both digests, and the slot holds nothing wrong.
 //! * A frame is made when all that it leans on is verified, and not before.
-//! * Memory is bounded: the frame table, blobs of 3 MiB, and for each of two threads an output of 1 MiB and a process that decodes.
+//! * Memory is bounded: the frame table, blobs of 2 MiB and the one that comes, and for each of two threads an output of 1 MiB and a process that
+//!   decodes.
 //! * A write that fails ends the install at once. Cancelling takes effect within a fraction of a second, and when [`run`] has
-//!   returned, no thread works and, unless it succeeded, the slot is closed.
+//!   returned, no thread works and, unless it succeeded, the slot is closed: but for a disk that does not answer a read, which is waited for a minute.
 //!
 //! Never: a look at the boot table (the caller has disarmed the slot), trust in a frame table, a wait on the caller's thread.
 //!
@@ -27,15 +28,19 @@
 //! Neighbouring blobs are asked for with one range, however long, and read at the pace of the writers: a round trip for every few
 //! MiB would idle a long line, and nothing is gained by it, since a transfer that breaks goes on where it stopped.
 
+mod blobs;
 mod error;
+mod faults;
 mod front;
 mod ground;
 mod ledger;
 mod meter;
 mod origin;
 mod pool;
+mod round;
 mod scan;
 mod stream;
+mod walk;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -71,7 +76,8 @@ const MAX_THREADS: usize = 2;
 /// How often a cancelled install is noticed, and what has come is told.
 const CANCEL_EVERY: Duration = Duration::from_millis(50);
 
-/// How often it is looked whether that still goes on: a minute, in which a disk that answers at all has answered.
+/// How often it is looked whether a read of a cancelled install is still under way, [`CANCEL_EVERY`] between two looks: a minute, in which a disk that
+/// answers at all has answered.
 const LOOKS_ENOUGH: u32 = 1200;
 
 /// What to install, where, and from whom.
@@ -164,11 +170,14 @@ pub async fn run(
     let origins = std::mem::take(&mut install.origins);
     drop(install);
     pool.stop().await;
-    // What was cancelled half-way may look at some windows for a moment more.
-    for _ in 0..LOOKS_ENOUGH {
-        if Arc::strong_count(&slot) == 1 {
+    // A read that is under way ends when the disk answers it.
+    let mut looks = 0;
+    while Arc::strong_count(&slot) > 1 {
+        if looks == LOOKS_ENOUGH {
+            tracing::error!(slot = %slot_name, "the disk has not answered a read for a minute: the slot stays open until it does");
             break;
         }
+        looks += 1;
         tokio::time::sleep(CANCEL_EVERY).await;
     }
     streamed?;

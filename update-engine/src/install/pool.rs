@@ -224,6 +224,11 @@ impl Pool {
         }
     }
 
+    /// Set when nothing more is to be done.
+    pub(super) fn stopping(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stopping)
+    }
+
     fn tell_to_stop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.orders = None;

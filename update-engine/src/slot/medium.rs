@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 
+use super::aio::{Queue, Read};
 use super::buffer::ALIGNMENT;
 use super::ioctl;
 use super::system::DeviceId;
@@ -169,6 +170,23 @@ impl RawFile {
         Ok(())
     }
 
+    /// Does several reads, many at once where they are direct. The error of the first that fails, with its number; all have ended by then.
+    pub(crate) fn read_each(&self, queue: Option<&mut Queue>, reads: &mut [Read<'_>]) -> Result<(), (usize, io::Error)> {
+        let results = match queue.filter(|_| reads.len() > 1 && self.transfer() == Transfer::Direct) {
+            Some(queue) => queue.read(&self.file, reads),
+            None => Vec::new(),
+        };
+        let mut results = results.into_iter();
+        for (number, read) in reads.iter_mut().enumerate() {
+            // What is not whole is read once more, with all that is done about interrupted and refused transfers there.
+            let is_whole = results.next().is_some_and(|result| result.is_ok_and(|count| count == read.buffer.len()));
+            if !is_whole {
+                self.read_exact_at(read.buffer, read.offset).map_err(|error| (number, error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes all of `bytes` at `offset`.
     pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut done = 0;
@@ -273,6 +291,44 @@ pub(crate) mod tests {
             assert_eq!(back.as_slice(), buffer.as_slice());
         }
         assert_eq!(file.size_bytes().unwrap(), 16_384);
+    }
+
+    #[test]
+    fn several_reads_at_once_get_what_one_after_the_other_get_and_the_first_that_fails_is_named() {
+        const BLOCK: usize = 4096;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let content: Vec<u8> = (0..200 * BLOCK).map(|at| (at / BLOCK * 7 + at % 251).to_le_bytes()[0]).collect();
+        std::fs::write(&path, &content).unwrap();
+        // Of many lengths, in no order, some twice, one to the end; more than are under way at once.
+        let places: Vec<(usize, usize)> =
+            (0..60).map(|number| (number * 67 % 190 * BLOCK, (number % 5 + 1) * BLOCK)).chain([(199 * BLOCK, BLOCK)]).collect();
+        let lengths: usize = places.iter().map(|(_, length)| length).sum();
+        for (direct, mut queue) in [(false, Queue::new().ok()), (true, Queue::new().ok()), (true, None)] {
+            let file = RawFile::open(&path, Access::Read).unwrap();
+            if direct {
+                file.try_direct();
+            }
+            let mut buffer = AlignedBuf::zeroed(lengths + BLOCK);
+            let mut rest = buffer.as_mut_slice();
+            let mut reads = Vec::new();
+            for (offset, length) in &places {
+                let (buffer, behind) = rest.split_at_mut(*length);
+                reads.push(Read { offset: *offset as u64, buffer });
+                rest = behind;
+            }
+            file.read_each(queue.as_mut(), &mut reads).unwrap();
+            for (read, (offset, length)) in reads.iter().zip(&places) {
+                assert!(*read.buffer == content[*offset..offset + length], "direct: {direct}, {length} bytes at {offset}");
+            }
+            // One block behind the end of the disk, between two that are there.
+            let buffer = rest.get_mut(..BLOCK).unwrap();
+            reads.insert(7, Read { offset: content.len() as u64, buffer });
+            let (number, error) = file.read_each(queue.as_mut(), &mut reads).unwrap_err();
+            assert_eq!((number, error.kind()), (7, io::ErrorKind::UnexpectedEof), "direct: {direct}");
+            reads.remove(7);
+            file.read_each(queue.as_mut(), &mut reads).unwrap();
+        }
     }
 
     /// Bytes that this thread had fetched from the medium while `read` ran.

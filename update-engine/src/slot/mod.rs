@@ -19,6 +19,7 @@
 //! Two modes exist (design 11.11): a block device as `[disk] device` is *host* mode, a regular file is *image* mode, where slots are
 //! regions of that file and the running slot is what `sysroot/proc/cmdline` says.
 
+pub(crate) mod aio;
 pub mod buffer;
 pub mod command_line;
 pub mod disk;

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use super::aio::{Queue, Read};
 use super::buffer::{ALIGNMENT, AlignedBuf, is_aligned};
 use super::disk::{Disk, DiskIdentity, Place, SlotName, Target};
 use super::esp::{self, Room};
@@ -307,6 +308,35 @@ impl OpenImage {
         }
         self.read_at(offset, &mut buffer.as_mut_slice()[..padded])?;
         Ok(&buffer.as_slice()[..length])
+    }
+
+    /// Reads several parts, each from a multiple of a block on, into `buffer`, one behind the other, each from a block of it on; many at once. An error
+    /// comes with the number of the part that it is about.
+    pub(super) fn read_each(
+        &self,
+        parts: impl Iterator<Item = (u64, usize)>,
+        buffer: &mut AlignedBuf,
+        queue: Option<&mut Queue>,
+    ) -> Result<(), (usize, SlotError)> {
+        let (mut reads, mut rest) = (Vec::new(), buffer.as_mut_slice());
+        for (number, (offset, length)) in parts.enumerate() {
+            let padded = self.padded_length(offset, length);
+            let Some((place, behind)) =
+                rest.split_at_mut_checked(length.next_multiple_of(ALIGNMENT)).filter(|_| length <= padded)
+            else {
+                let why = format!("cannot read {length} bytes at offset {offset}: there is no room for them");
+                return Err((number, self.request(&why)));
+            };
+            self.check_inside(offset, padded).map_err(|error| (number, error))?;
+            let buffer = place.get_mut(..padded).unwrap_or_default();
+            reads.push(Read { offset: self.base + offset, buffer });
+            rest = behind;
+        }
+        let base = self.base;
+        let offsets: Vec<u64> = reads.iter().map(|read| read.offset - base).collect();
+        self.file
+            .read_each(queue, &mut reads)
+            .map_err(|(number, error)| (number, self.transfer_error("read", offsets.get(number).copied().unwrap_or(0), error)))
     }
 
     /// Writes verified bytes at `offset`, zero-padded to whole blocks.

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use manifests::digest::Sha256Digest;
 
 use super::SlotError;
+use super::aio::Queue;
 use super::buffer::AlignedBuf;
 use super::disk::{Disk, DiskIdentity, SlotName};
 use super::ioctl::DeviceAccess;
@@ -268,6 +269,21 @@ impl SlotView {
         length: usize,
     ) -> Result<&'b [u8], SlotError> {
         self.held.image(image)?.read_into(offset, buffer, length)
+    }
+
+    /// Reads several parts of an image (from where, and how long) into `buffer`: each begins on a block of it, one behind the other. Many are under way
+    /// at once, where `queue` is one.
+    ///
+    /// # Errors
+    /// As [`Self::read_at`], of the first part that cannot be read, with its number.
+    pub(crate) fn read_each(
+        &self,
+        image: &str,
+        parts: impl Iterator<Item = (u64, usize)>,
+        buffer: &mut AlignedBuf,
+        queue: Option<&mut Queue>,
+    ) -> Result<(), (usize, SlotError)> {
+        self.held.image(image).map_err(|error| (0, error))?.read_each(parts, buffer, queue)
     }
 }
 

@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::SlotError;
+use super::aio::Queue;
 use super::buffer::{ALIGNMENT, AlignedBuf};
 use super::disk::{Disk, SlotName};
 use super::medium::Transfer;
@@ -151,6 +152,21 @@ impl InactiveSlot {
         length: usize,
     ) -> Result<&'b [u8], SlotError> {
         self.held.image(image)?.read_into(offset, buffer, length)
+    }
+
+    /// Reads several parts of an image (from where, and how long) into `buffer`: each begins on a block of it, one behind the other. Many are under way
+    /// at once, where `queue` is one.
+    ///
+    /// # Errors
+    /// As [`Self::read_at`], of the first part that cannot be read, with its number.
+    pub(crate) fn read_each(
+        &self,
+        image: &str,
+        parts: impl Iterator<Item = (u64, usize)>,
+        buffer: &mut AlignedBuf,
+        queue: Option<&mut Queue>,
+    ) -> Result<(), (usize, SlotError)> {
+        self.held.image(image).map_err(|error| (0, error))?.read_each(parts, buffer, queue)
     }
 
     /// Flushes what was written so far, so that a crash later loses none of it.
