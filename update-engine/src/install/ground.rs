@@ -291,3 +291,111 @@ pub(super) fn lost(
     }
     Ok(lost)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use manifests::keyring::{Keyring, SecretKey};
+    use manifests::release::Envelope;
+
+    use super::*;
+    use crate::engine::tests::host;
+    use crate::slot::rig::{Rig, name};
+
+    const SLOT: usize = 1 << 20;
+
+    /// No two of 512 bytes in a row are like any others, and no byte of the one image is where the other has it.
+    fn image(seed: u64) -> Vec<u8> {
+        (0..SLOT as u64 / 32).flat_map(|at| *Sha256Digest::of(&(seed << 32 | at).to_le_bytes()).as_bytes()).collect()
+    }
+
+    /// A release with one image, of which only its name counts here.
+    fn release() -> Release {
+        let (record, key) = (host::record(2), SecretKey::from_seed(&[1; 32]));
+        let mut envelope = Envelope::unsigned(&record).unwrap();
+        envelope.sign(&key).unwrap();
+        envelope.verify(&Keyring::new([("test.pub".to_owned(), key.public())], NonZeroU32::MIN, &[]).unwrap()).unwrap()
+    }
+
+    fn ground(rig: &Rig, size: usize) -> Ground {
+        let (disk, entry) = (
+            rig.disk(),
+            ImageEntry {
+                name: "root".into(),
+                slot: None,
+                size: size as u64,
+                window_size: 4096,
+                table_sha256: Sha256Digest::of(b""),
+            },
+        );
+        let slot = InactiveSlot::open(&disk, &name("b"), &rig.running(), &[("root", size as u64)]).unwrap();
+        let mut ground = Ground::new(&Arc::new(release()), &Arc::new(slot));
+        ground.running = Some(Arc::new(Running::open(&Base { disk, slot: SlotName::A, record: None }, &[entry]).unwrap()));
+        ground
+    }
+
+    #[test]
+    fn parts_of_both_slots_from_any_byte_on_come_as_they_were_asked_for() {
+        // The last block is not whole.
+        let size = SLOT - 100;
+        let (rig, images) = (Rig::with_slots_of(SLOT / 512), [image(1), image(2)]);
+        rig.poke(0, 0, &images[0]);
+        rig.poke(1, 0, &images[1]);
+        let mut ground = ground(&rig, size);
+        let (running, target) = (Source::Image(0), Source::Target);
+        let wanted = [
+            (running, 0, 4096),
+            (running, 4095, 2),
+            (target, 1, 70_000),
+            (running, 300_001, 511),
+            (target, 4096, 4096),
+            (target, 8191, 300_000),
+            (target, size - 1, 1),
+            (running, size - 4097, 4097),
+            (running, 0, 0),
+        ];
+        for is_alone in [false, true] {
+            if is_alone {
+                ground.queue = RefCell::new(None);
+            }
+            let mut buffers: Vec<Vec<u8>> = wanted.iter().map(|(_, _, length)| vec![0xAA; *length]).collect();
+            let mut parts: Vec<Part<'_>> = wanted
+                .iter()
+                .zip(&mut buffers)
+                .map(|((source, offset, _), buffer)| Part { source: *source, offset: *offset as u64, buffer })
+                .collect();
+            ground.read_each(0, &mut parts).unwrap();
+            for ((source, offset, length), buffer) in wanted.iter().zip(&buffers) {
+                let image = &images[usize::from(*source == target)];
+                assert!(*buffer == image[*offset..offset + length], "{source:?} {offset} {length}, alone: {is_alone}");
+                // As one that is read by itself.
+                let mut again = vec![0xAA; *length];
+                ground.read(*source, 0, *offset as u64, &mut again).unwrap();
+                assert!(again == *buffer, "{source:?} {offset} {length}, by itself");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_read_is_named_by_its_number() {
+        let rig = Rig::with_slots_of(SLOT / 512);
+        let ground = ground(&rig, SLOT);
+        let mut buffers = [[0; 512]; 4];
+        let beyond = |sources: [Source; 4], number: usize| {
+            move |at: usize| (sources[at], if at == number { 2 * SLOT as u64 } else { 4096 })
+        };
+        for (sources, number) in [
+            ([Source::Image(0), Source::Image(0), Source::Target, Source::Target], 3),
+            ([Source::Target, Source::Image(0), Source::Image(0), Source::Target], 2),
+        ] {
+            let places = (0..4).map(beyond(sources, number));
+            let mut parts: Vec<Part<'_>> =
+                places.zip(&mut buffers).map(|((source, offset), buffer)| Part { source, offset, buffer }).collect();
+            let (found, error) = ground.read_each(0, &mut parts).unwrap_err();
+            assert_eq!(found, number, "{error}");
+        }
+        let mut parts = [Part { source: Source::Image(1), offset: 0, buffer: &mut buffers[0] }];
+        assert_eq!(ground.read_each(0, &mut parts).unwrap_err().1.to_string(), "the running slot has no such image");
+    }
+}
