@@ -175,7 +175,7 @@ impl Read<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
 
     use super::*;
     use crate::slot::buffer::AlignedBuf;
@@ -185,14 +185,22 @@ mod tests {
         Queue::new().map_err(|error| println!("skipped: the kernel has no asynchronous reads: {error}")).ok()
     }
 
+    /// 64 blocks and a half, each of its number, read directly: so that they are under way together.
+    fn disk(folder: &std::path::Path) -> std::fs::File {
+        let path = folder.join("disk");
+        let content: Vec<u8> = (0..64 * 4096 + 2048_usize).map(|at| (at / 4096).to_le_bytes()[0]).collect();
+        std::fs::write(&path, content).unwrap();
+        let direct = std::fs::File::options().read(true).custom_flags(libc::O_DIRECT).open(path);
+        direct.expect("the folder for temporary files has to take direct reads: another TMPDIR does")
+    }
+
     #[test]
     fn reads_come_back_in_their_order_with_what_each_got() {
-        let mut file = tempfile::tempfile().unwrap();
-        let content: Vec<u8> = (0..64 * 4096_usize).map(|at| (at / 4096).to_le_bytes()[0]).collect();
-        file.write_all(&content).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = disk(folder.path());
         let Some(mut queue) = queue() else { return };
-        // More than are under way at once, backwards, the last block twice, and one behind the end.
-        let blocks: Vec<u64> = (0..64).rev().chain([63, 64]).collect();
+        // More than are under way at once, backwards, the last block twice, the half one, and one behind the end.
+        let blocks: Vec<u64> = (0..64).rev().chain([63, 64, 65]).collect();
         let mut buffer = AlignedBuf::zeroed(blocks.len() * 4096);
         let mut reads: Vec<Read<'_>> = buffer
             .as_mut_slice()
@@ -202,10 +210,49 @@ mod tests {
             .collect();
         let results = queue.read(&file, &mut reads);
         for (read, (result, block)) in reads.iter().zip(results.into_iter().zip(&blocks)) {
-            let expected = if *block < 64 { 4096 } else { 0 };
+            let expected = if *block < 64 {
+                4096
+            } else if *block == 64 {
+                2048
+            } else {
+                0
+            };
             assert_eq!(result.unwrap(), expected, "block {block}");
-            assert!(expected == 0 || read.buffer.iter().all(|byte| u64::from(*byte) == *block), "block {block}");
+            assert!(read.buffer[..expected].iter().all(|byte| u64::from(*byte) == *block), "block {block}");
         }
+    }
+
+    #[test]
+    fn one_that_is_refused_changes_nothing_of_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = disk(folder.path());
+        let Some(mut queue) = queue() else { return };
+        let mut buffer = AlignedBuf::zeroed(20 * 4096);
+        let buffers = buffer.as_mut_slice().chunks_mut(4096);
+        // No direct read begins inside of a sector.
+        let place = |number: usize| number as u64 * 4096 + u64::from(number % 7 == 5);
+        let mut reads: Vec<Read<'_>> =
+            buffers.enumerate().map(|(number, buffer)| Read { offset: place(number), buffer }).collect();
+        for (number, result) in queue.read(&file, &mut reads).into_iter().enumerate() {
+            match result {
+                Ok(count) => assert!(count == 4096 && number % 7 != 5, "{number}: {count}"),
+                Err(error) => assert!(error.raw_os_error() == Some(libc::EINVAL) && number % 7 == 5, "{number}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_that_was_ended_reads_nothing_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = disk(folder.path());
+        let Some(mut queue) = queue() else { return };
+        assert!(queue.destroy());
+        assert!(!queue.destroy(), "it is none any more");
+        let mut buffer = AlignedBuf::zeroed(2 * 4096);
+        let mut reads: Vec<Read<'_>> = buffer.as_mut_slice().chunks_mut(4096).map(|buffer| Read { offset: 0, buffer }).collect();
+        let results = queue.read(&file, &mut reads);
+        assert_eq!(results[0].as_ref().unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        assert_eq!(results[1].as_ref().unwrap_err().kind(), io::ErrorKind::Interrupted);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 
 use super::aio::{Queue, Read};
@@ -178,10 +179,12 @@ impl RawFile {
         };
         let mut results = results.into_iter();
         for (number, read) in reads.iter_mut().enumerate() {
-            // What is not whole is read once more, with all that is done about interrupted and refused transfers there.
-            let is_whole = results.next().is_some_and(|result| result.is_ok_and(|count| count == read.buffer.len()));
-            if !is_whole {
-                self.read_exact_at(read.buffer, read.offset).map_err(|error| (number, error))?;
+            match results.next() {
+                Some(Ok(count)) if count == read.buffer.len() => {}
+                // The disk has tried for as long as it does: it is not asked again.
+                Some(Err(error)) if error.raw_os_error() == Some(Errno::EIO as i32) => return Err((number, error)),
+                // What is not whole is read once more, with all that is done about interrupted and refused transfers there.
+                _ => self.read_exact_at(read.buffer, read.offset).map_err(|error| (number, error))?,
             }
         }
         Ok(())
@@ -308,6 +311,11 @@ pub(crate) mod tests {
             let file = RawFile::open(&path, Access::Read).unwrap();
             if direct {
                 file.try_direct();
+                assert_eq!(
+                    file.transfer(),
+                    Transfer::Direct,
+                    "the folder for temporary files has to take direct reads: another TMPDIR does"
+                );
             }
             let mut buffer = AlignedBuf::zeroed(lengths + BLOCK);
             let mut rest = buffer.as_mut_slice();
@@ -328,6 +336,7 @@ pub(crate) mod tests {
             assert_eq!((number, error.kind()), (7, io::ErrorKind::UnexpectedEof), "direct: {direct}");
             reads.remove(7);
             file.read_each(queue.as_mut(), &mut reads).unwrap();
+            assert_eq!(file.transfer() == Transfer::Direct, direct, "none was refused");
         }
     }
 
