@@ -1,10 +1,12 @@
 //! A frame's blob becomes its output.
 
+use std::collections::VecDeque;
+
 use super::difference::DifferenceDecoder;
 use super::zstd_frame::{Refusal, ZstdDecoder, decode_with_prefix};
 use super::{Part, Sources};
 use crate::error::Error;
-use crate::format::{Extent, Frame, Kind};
+use crate::format::{Extent, Frame, Kind, Source};
 use crate::limits::MAX_PREFIX_BYTES;
 
 /// Decodes blobs, one after the other, whatever they belong to; one per thread. It holds a zstd context (about 160 KB) and, from the first
@@ -77,11 +79,14 @@ impl Blobs for Codec {
     }
 }
 
-/// What a frame leans on is read in pieces of at most this.
+/// Sources are read in pieces of at most this.
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Parts of such a piece that are read together: a disk takes hardly longer for them than for one.
 const PARTS_TOGETHER: usize = 16;
+
+/// Of a source that names a part which it was not asked for.
+const NOWHERE: Extent = Extent { source: Source::Target, offset: 0, length: 0 };
 
 /// How far a frame is that [`Decoder::begin`] began with.
 #[derive(Debug)]
@@ -170,47 +175,63 @@ impl<B: Blobs> Decoder<B> {
         }
     }
 
-    /// Hands over what a frame leans on, joined: its length, at most MAX_PREFIX_BYTES, since the table was refused otherwise. As many extents are read
-    /// together as fit a piece.
+    /// Hands over what a frame leans on, joined: its length, at most MAX_PREFIX_BYTES, since the table was refused otherwise.
     fn lean_on(&mut self, frame: &Frame<'_>, sources: &dyn Sources) -> Result<usize, Error> {
-        let (mut at, mut together, mut filled) = (0, Vec::new(), 0);
-        for extent in frame.extents() {
-            let mut done = 0;
-            while done < extent.length {
-                if filled == PIECE_BYTES || together.len() == PARTS_TOGETHER {
-                    at = self.lean_on_these(frame, sources, at, &together)?;
-                    together.clear();
-                    filled = 0;
-                }
-                let length = usize::try_from(extent.length - done).unwrap_or(PIECE_BYTES).min(PIECE_BYTES - filled);
-                let bytes = u64::try_from(length).unwrap_or(u64::MAX);
-                together.push(Extent { offset: extent.offset.saturating_add(done), length: bytes, ..extent });
-                filled += length;
-                done = done.saturating_add(bytes);
-            }
+        let (mut at, mut left) = (0, frame.extents().collect::<VecDeque<Extent>>());
+        while !left.is_empty() {
+            self.piece.resize(PIECE_BYTES, 0);
+            let filled = read_together(frame, &mut left, sources, &mut self.piece)?;
+            let piece = self.piece.get(..filled).unwrap_or_default();
+            self.blobs.lean_on(at, piece).map_err(|refusal| name(frame, refusal))?;
+            at += filled;
         }
-        self.lean_on_these(frame, sources, at, &together)
+        Ok(at)
     }
+}
 
-    /// Reads these extents, which fit a piece, and hands them over behind the `at` bytes that were handed over before: how many there are then.
-    fn lean_on_these(&mut self, frame: &Frame<'_>, sources: &dyn Sources, at: usize, extents: &[Extent]) -> Result<usize, Error> {
-        let Some(first) = extents.first() else { return Ok(at) };
-        self.piece.resize(PIECE_BYTES, 0);
-        let mut rest = self.piece.as_mut_slice();
-        let mut parts = Vec::with_capacity(extents.len());
-        for extent in extents {
-            let length = usize::try_from(extent.length).unwrap_or(usize::MAX).min(rest.len());
-            let (buffer, behind) = std::mem::take(&mut rest).split_at_mut(length);
-            parts.push(Part { source: extent.source, offset: extent.offset, buffer });
-            rest = behind;
-        }
-        let name_it = |(number, source)| unreadable(frame, extents.get(number).unwrap_or(first), source);
-        sources.read_each(frame.image(), &mut parts).map_err(name_it)?;
-        let filled: usize = parts.iter().map(|part| part.buffer.len()).sum();
-        let piece = self.piece.get(..filled).unwrap_or_default();
-        self.blobs.lean_on(at, piece).map_err(|refusal| name(frame, refusal))?;
-        Ok(at + filled)
+/// Joins the extents of a frame in `out`, which is as long as they are together.
+fn read_extents(frame: &Frame<'_>, sources: &dyn Sources, out: &mut [u8]) -> Result<(), Error> {
+    let (mut left, mut rest) = (frame.extents().collect::<VecDeque<Extent>>(), out);
+    while !left.is_empty() {
+        let most = rest.len().min(PIECE_BYTES);
+        let filled = read_together(frame, &mut left, sources, rest.get_mut(..most).unwrap_or_default())?;
+        rest = rest.split_at_mut_checked(filled).filter(|_| filled > 0).map(|(_, behind)| behind).ok_or_else(|| {
+            wrong(
+                frame,
+                "bytes of all extents",
+                "no more than the room for them",
+                frame.extents().map(|extent| extent.length).sum::<u64>(),
+            )
+        })?;
     }
+    Ok(())
+}
+
+/// Reads the first of the extents that are left, as many together as fit, one behind the other; what does not fit stays. How many bytes they are.
+fn read_together(frame: &Frame<'_>, left: &mut VecDeque<Extent>, sources: &dyn Sources, out: &mut [u8]) -> Result<usize, Error> {
+    let (mut rest, mut filled) = (out, 0);
+    let (mut parts, mut extents) = (Vec::with_capacity(PARTS_TOGETHER), Vec::with_capacity(PARTS_TOGETHER));
+    while let Some(extent) = left.pop_front() {
+        if rest.is_empty() || parts.len() == PARTS_TOGETHER {
+            left.push_front(extent);
+            break;
+        }
+        let length = usize::try_from(extent.length).unwrap_or(usize::MAX).min(rest.len());
+        let bytes = u64::try_from(length).unwrap_or(u64::MAX);
+        if bytes < extent.length {
+            left.push_front(Extent { offset: extent.offset.saturating_add(bytes), length: extent.length - bytes, ..extent });
+        }
+        let (buffer, behind) = std::mem::take(&mut rest).split_at_mut(length);
+        parts.push(Part { source: extent.source, offset: extent.offset, buffer });
+        extents.push(Extent { length: bytes, ..extent });
+        (rest, filled) = (behind, filled + length);
+    }
+    let unreadable = |(number, source): (usize, std::io::Error)| {
+        let Extent { source: origin, offset, length } = extents.get(number).copied().unwrap_or(NOWHERE);
+        Error::Source { frame: frame.name(), origin: frame.origin(origin), offset, length, source }
+    };
+    sources.read_each(frame.image(), &mut parts).map_err(unreadable)?;
+    Ok(filled)
 }
 
 fn check_blob(frame: &Frame<'_>, blob: &[u8]) -> Result<(), Error> {
@@ -227,30 +248,6 @@ fn check_output(frame: &Frame<'_>, out: &[u8]) -> Result<(), Error> {
         return Err(wrong(frame, "length of the output buffer", frame.output_len(), out.len()));
     }
     Ok(())
-}
-
-/// Joins the extents of a frame in `out`, which is as long as they are together.
-fn read_extents(frame: &Frame<'_>, sources: &dyn Sources, out: &mut [u8]) -> Result<(), Error> {
-    let mut rest = out;
-    for extent in frame.extents() {
-        let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
-        let Some((piece, after)) = rest.split_at_mut_checked(length) else {
-            return Err(wrong(frame, "bytes of all extents", "no more than the room for them", extent.length));
-        };
-        read_extent(frame, sources, &extent, piece)?;
-        rest = after;
-    }
-    Ok(())
-}
-
-/// Reads an extent of a frame from its first byte on.
-fn read_extent(frame: &Frame<'_>, sources: &dyn Sources, extent: &Extent, out: &mut [u8]) -> Result<(), Error> {
-    sources.read(extent.source, frame.image(), extent.offset, out).map_err(|source| unreadable(frame, extent, source))
-}
-
-fn unreadable(frame: &Frame<'_>, extent: &Extent, source: std::io::Error) -> Error {
-    let Extent { source: origin, offset, length } = *extent;
-    Error::Source { frame: frame.name(), origin: frame.origin(origin), offset, length, source }
 }
 
 fn name(frame: &Frame<'_>, refusal: Refusal) -> Error {

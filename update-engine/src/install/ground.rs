@@ -17,8 +17,9 @@ use crate::slot::readback::SlotView;
 use crate::slot::{self, Disk, InactiveSlot, SlotError};
 use crate::world::chain;
 
-/// Bytes that are read at once.
-const PIECE_BYTES: usize = 256 * 1024;
+/// What a decoder asks for at once, but for the blocks at both ends of each part: 16 parts have room in a piece.
+const AT_ONCE_BYTES: usize = 256 * 1024;
+const PIECE_BYTES: usize = AT_ONCE_BYTES + 2 * 16 * ALIGNMENT;
 
 /// The slot that runs: what a delta may lean on. It is only ever read (P2).
 #[derive(Debug)]
@@ -208,26 +209,10 @@ impl Ground {
 
 impl Sources for Ground {
     fn read(&self, source: Source, image: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let mut piece = self.piece.borrow_mut();
-        if piece.capacity() < PIECE_BYTES {
-            *piece = AlignedBuf::zeroed(PIECE_BYTES);
+        for (buffer, offset) in buffer.chunks_mut(AT_ONCE_BYTES).zip((offset..).step_by(AT_ONCE_BYTES)) {
+            self.read_parts(source, image, &mut [Part { source, offset, buffer }]).map_err(|(_, error)| error)?;
         }
-        match source {
-            Source::Target => {
-                let name = self.name_of(image)?;
-                in_blocks(offset, buffer, |from, length, out| {
-                    out.copy_from_slice(part(self.slot.read_at(name, from, &mut piece, length), length, out.len())?);
-                    Ok(())
-                })
-            }
-            Source::Image(index) => {
-                let (running, name) = self.source_image(index)?;
-                in_blocks(offset, buffer, |from, length, out| {
-                    out.copy_from_slice(part(running.view.read_at(name, from, &mut piece, length), length, out.len())?);
-                    Ok(())
-                })
-            }
-        }
+        Ok(())
     }
 
     fn read_each(&self, image: usize, parts: &mut [Part<'_>]) -> Result<(), (usize, io::Error)> {
@@ -248,28 +233,6 @@ impl Sources for Ground {
 /// How many parts from the first on are of one source.
 fn of_one_source(parts: &[Part<'_>]) -> usize {
     parts.first().map_or(0, |first| parts.iter().take_while(|part| part.source == first.source).count())
-}
-
-/// The last `wanted` of the `length` bytes that were read.
-fn part(read: Result<&[u8], SlotError>, length: usize, wanted: usize) -> io::Result<&[u8]> {
-    let bytes = read.map_err(io::Error::other)?;
-    bytes.get(length - wanted..length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-}
-
-/// Reads `buffer` from byte `offset` on, in pieces that begin on blocks: where each begins, how long it is, and where its end goes.
-fn in_blocks(offset: u64, buffer: &mut [u8], mut read: impl FnMut(u64, usize, &mut [u8]) -> io::Result<()>) -> io::Result<()> {
-    let block = u64::try_from(ALIGNMENT).unwrap_or(1);
-    let (mut at, mut rest) = (offset, buffer);
-    while !rest.is_empty() {
-        let from = at - at % block;
-        let skipped = usize::try_from(at - from).unwrap_or(0);
-        let wanted = rest.len().min(PIECE_BYTES - skipped);
-        let (now, later) = rest.split_at_mut(wanted);
-        read(from, skipped + wanted, now)?;
-        at += u64::try_from(wanted).unwrap_or(0);
-        rest = later;
-    }
-    Ok(())
 }
 
 /// Of windows that were right, those that are not what the record says when they are read from the slot now; not all of them, once `stop` is set. Blocks.
@@ -369,10 +332,9 @@ mod tests {
             for ((source, offset, length), buffer) in wanted.iter().zip(&buffers) {
                 let image = &images[usize::from(*source == target)];
                 assert!(*buffer == image[*offset..offset + length], "{source:?} {offset} {length}, alone: {is_alone}");
-                // As one that is read by itself.
-                let mut again = vec![0xAA; *length];
-                ground.read(*source, 0, *offset as u64, &mut again).unwrap();
-                assert!(again == *buffer, "{source:?} {offset} {length}, by itself");
+                let mut by_itself = vec![0xAA; *length];
+                ground.read(*source, 0, *offset as u64, &mut by_itself).unwrap();
+                assert!(by_itself == *buffer, "{source:?} {offset} {length}, by itself");
             }
         }
     }
