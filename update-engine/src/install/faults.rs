@@ -44,7 +44,7 @@ impl Round<'_> {
             windows => wrong_window(record, &frame, windows, tried),
         };
         if self.remake_what_was_lost(&frame).await? {
-            self.again.push_back(Again::Frame(task));
+            self.again.insert(Again::frame(&frame, task));
             self.busy.insert(task);
             return Ok(None);
         }
@@ -54,7 +54,7 @@ impl Round<'_> {
             // Nobody is blamed for it; but another blob may make it, and is asked for first.
             ground::Fault::Unknown(why) => {
                 if let Some(source) = source
-                    && self.is_tried_again(task, source)
+                    && self.is_tried_again(task, &frame, source)
                 {
                     return Ok(None);
                 }
@@ -91,7 +91,7 @@ impl Round<'_> {
             if let Some(maker) = table.frame_of(frame.image(), window) {
                 let task = Task { which: Which::Followed, frame: maker.index() };
                 if self.busy.insert(task) {
-                    self.again.push_front(Again::Frame(task));
+                    self.again.insert(Again::frame(&maker, task));
                 }
             }
         }
@@ -124,7 +124,7 @@ impl Round<'_> {
     /// Asks the full payload for what of a frame's windows is missing.
     fn beside_makes(&mut self, frame: &Frame<'_>) {
         let missing = frame.windows().filter(|window| self.ledger.misses(frame.image(), *window));
-        self.again.extend(missing.map(|window| Again::Window(frame.image(), window)));
+        self.again.extend(missing.map(|window| Again::window_beside(frame.image(), window)));
     }
 
     /// Books a frame that came out wrong by its blob: it is fetched again, unless nobody is left to ask.
@@ -147,20 +147,20 @@ impl Round<'_> {
         let giver_is_gone = !front.is_vouched && sources.is_dropped(front.giver);
         let error = error(sources.tried());
         tracing::info!(frame = %frame.name(), reason = %error, "a frame came out wrong");
-        if !giver_is_gone && self.is_tried_again(task, source) {
+        if !giver_is_gone && self.is_tried_again(task, frame, source) {
             return None;
         }
         self.give_up(task.which, frame, error, giver_is_gone)
     }
 
     /// A frame came out wrong of what `source` gave: it is asked for again, unless all have given it often enough.
-    fn is_tried_again(&mut self, task: Task, source: SourceId) -> bool {
+    fn is_tried_again(&mut self, task: Task, frame: &Frame<'_>, source: SourceId) -> bool {
         self.wrong_from.entry(task).or_default().push(source);
         let usable: Vec<SourceId> = self.sources(task.which).usable().collect();
         let is_left = usable.into_iter().any(|id| self.tries(task, id) < MAX_TRIES_PER_FRAME);
         if is_left {
             self.busy.insert(task);
-            self.again.push_back(Again::Frame(task));
+            self.again.insert(Again::frame(frame, task));
         }
         is_left
     }

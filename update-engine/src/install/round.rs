@@ -3,9 +3,10 @@
 //! # Order
 //!
 //! A frame may lean on windows of its image below it. They are asked for before it, so that it waits for frames that are under way, or for one that
-//! came out wrong and is then made again before anything else. So whatever waits, the lowest of all frames waits for nobody.
+//! came out wrong and is then made again before anything else, the lowest first. So whatever waits, the lowest of all frames waits for nobody, and
+//! what is fetched while nothing else is under way is never held: memory stays bounded out of turn, too.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
@@ -59,8 +60,8 @@ pub(super) struct Round<'a> {
     pub(super) held: Vec<Order>,
     /// Memory of the blobs of all these.
     pub(super) blobs: BlobMemory,
-    /// What is to be fetched and made out of turn.
-    pub(super) again: VecDeque<Again>,
+    /// What is to be fetched and made out of turn, lowest first.
+    pub(super) again: BTreeSet<Again>,
     /// Who gave which frame wrong, once for each time.
     pub(super) wrong_from: BTreeMap<Task, Vec<SourceId>>,
     /// Frames that the delta cannot make: the running slot is not what it should be, or they are of a kind that this build lacks.
@@ -69,12 +70,32 @@ pub(super) struct Round<'a> {
     pub(super) losses: u32,
 }
 
-/// What is to be made out of turn.
-pub(super) enum Again {
-    /// A frame that came out wrong.
+/// What is to be made out of turn, in the order of its place.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Again {
+    image: usize,
+    /// Its first window.
+    window: u32,
+    by: By,
+}
+
+/// Who makes it.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum By {
+    /// This frame, which came out wrong or was lost.
     Frame(Task),
-    /// A window, by image and number, that the full payload has to make.
-    Window(usize, u32),
+    /// The full payload.
+    Beside,
+}
+
+impl Again {
+    pub(super) fn frame(frame: &Frame<'_>, task: Task) -> Self {
+        Self { image: frame.image(), window: frame.windows().start, by: By::Frame(task) }
+    }
+
+    pub(super) const fn window_beside(image: usize, window: u32) -> Self {
+        Self { image, window, by: By::Beside }
+    }
 }
 
 impl Round<'_> {
@@ -171,13 +192,14 @@ impl Round<'_> {
 
     /// Fetches what came out wrong once more, from whoever gave it wrong least often.
     async fn make_again(&mut self) -> Result<Option<Stop>, InstallError> {
-        let (task, front) = match self.again.pop_front() {
-            Some(Again::Frame(task @ Task { which: Which::Followed, .. })) => (task, Arc::clone(self.front)),
-            Some(Again::Frame(task)) => match self.front_beside().await? {
+        let Some(Again { image, window, by }) = self.again.pop_first() else { return Ok(None) };
+        let (task, front) = match by {
+            By::Frame(task @ Task { which: Which::Followed, .. }) => (task, Arc::clone(self.front)),
+            By::Frame(task) => match self.front_beside().await? {
                 Ok(front) => (task, front),
                 Err(stop) => return Ok(Some(stop)),
             },
-            Some(Again::Window(image, window)) => {
+            By::Beside => {
                 let front = match self.front_beside().await? {
                     Ok(front) => front,
                     Err(stop) => return Ok(Some(stop)),
@@ -191,14 +213,16 @@ impl Round<'_> {
                 }
                 (task, front)
             }
-            None => return Ok(None),
         };
         let frame = front.table.frame(task.frame).ok_or(InstallError::Broken("a frame that is none"))?;
         let avoid = self.least_trusted(task);
         let sources = self.sources(task.which);
         sources.announce(frame.blob());
         sources.turn_from(&avoid);
-        self.feed(task, &front, &frame).await
+        let (is_alone, held) = (self.in_flight == 0, self.held.len());
+        let stop = self.feed(task, &front, &frame).await?;
+        debug_assert!(!is_alone || self.held.len() <= held, "the lowest of all frames waits: {}", frame.name());
+        Ok(stop)
     }
 
     /// The full payload's front; if that is not to be had, the delta is given up, and the full payload followed for all the rest with all that is

@@ -1,7 +1,7 @@
 //! What an install follows: a delta as long as anybody has it, with the full payload beside it for what that cannot make, window by window; with no delta
 //! the full payload.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use manifests::release::Release;
@@ -96,7 +96,7 @@ impl Install<'_> {
             waiting: Vec::new(),
             held: Vec::new(),
             blobs: BlobMemory::default(),
-            again: VecDeque::new(),
+            again: BTreeSet::new(),
             wrong_from: BTreeMap::new(),
             unsound: 0,
             losses: 0,
