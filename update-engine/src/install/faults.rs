@@ -103,8 +103,14 @@ impl Round<'_> {
         let leans = frame.extents().any(|extent| extent.source != Source::Target);
         let (Which::Followed, Some(running), true) = (which, &self.running, leans) else { return Ok(ground::Fault::Blob) };
         let (running, front, index) = (Arc::clone(running), Arc::clone(front), frame.index());
-        let stop = self.pool.stopping();
-        aside(move || front.table.frame(index).map_or(ground::Fault::Blob, |frame| running.fault(&frame, &stop))).await
+        // With the slot, which an install waits for when it ends.
+        let (stop, slot) = (self.pool.stopping(), Arc::clone(self.slot));
+        aside(move || {
+            let fault = front.table.frame(index).map_or(ground::Fault::Blob, |frame| running.fault(&frame, &stop));
+            drop(slot);
+            fault
+        })
+        .await
     }
 
     /// The full payload makes a frame's windows, because the delta cannot, whoever gives it.

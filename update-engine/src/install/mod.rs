@@ -19,7 +19,7 @@
 //! * Memory is bounded: the frame table, blobs of 2 MiB and the one that comes, and for each of two threads an output of 1 MiB and a process that
 //!   decodes.
 //! * A write that fails ends the install at once. Cancelling takes effect within a fraction of a second, and when [`run`] has
-//!   returned, no thread works and, unless it succeeded, the slot is closed: but for a disk that does not answer a read, which is waited for a minute.
+//!   returned, no thread works and, unless it succeeded, the slot is closed: but for a disk that does not answer, which is waited for a minute.
 //!
 //! Never: a look at the boot table (the caller has disarmed the slot), trust in a frame table, a wait on the caller's thread.
 //!
@@ -76,9 +76,8 @@ const MAX_THREADS: usize = 2;
 /// How often a cancelled install is noticed, and what has come is told.
 const CANCEL_EVERY: Duration = Duration::from_millis(50);
 
-/// How often it is looked whether a read of a cancelled install is still under way, [`CANCEL_EVERY`] between two looks: a minute, in which a disk that
-/// answers at all has answered.
-const LOOKS_ENOUGH: u32 = 1200;
+/// So long what an install has begun is waited for when it ends: in it a disk that answers at all has answered.
+const DISK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to install, where, and from whom.
 #[derive(Debug)]
@@ -166,19 +165,17 @@ pub async fn run(
         () = is_set(&cancel, || meter.downloaded(budget.spent())) => Err(InstallError::Cancelled),
         streamed = install.run() => streamed,
     };
-    install.ahead.stop().await;
-    let origins = std::mem::take(&mut install.origins);
-    drop(install);
-    pool.stop().await;
-    // A read that is under way ends when the disk answers it.
-    let mut looks = 0;
-    while Arc::strong_count(&slot) > 1 {
-        if looks == LOOKS_ENOUGH {
-            tracing::error!(slot = %slot_name, "the disk has not answered a read for a minute: the slot stays open until it does");
-            break;
+    let stream::Install { mut ahead, origins, .. } = install;
+    let ended = tokio::time::timeout(DISK_PATIENCE, async {
+        tokio::join!(ahead.stop(), pool.stop());
+        // What reads aside keeps the slot open: it ends when the disk answers it.
+        while Arc::strong_count(&slot) > 1 {
+            tokio::time::sleep(CANCEL_EVERY).await;
         }
-        looks += 1;
-        tokio::time::sleep(CANCEL_EVERY).await;
+    });
+    if ended.await.is_err() {
+        let patience_s = DISK_PATIENCE.as_secs();
+        tracing::error!(slot = %slot_name, "the disk has not answered for {patience_s} s: the slot stays open until it does");
     }
     streamed?;
     let written = finish(slot).await?;
