@@ -12,24 +12,28 @@
 mod fetching;
 mod installing;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fetching::fault;
 use installing::disk::{Failing, FailingDisk, LOUD_WRITES};
 use installing::{Attempt, Host, Published, Server, Vouched, WINDOW, content};
 use manifests::digest::Sha256Digest;
-use payload::format::FrameTable;
+use payload::format::{FrameTable, Source};
 use server_mock::FaultKind;
 use update_engine::engine::cause::Cause;
-use update_engine::install::InstallError;
+use update_engine::install::{InstallError, Scan};
 use update_engine::slot::readback::{Acceptance, ImageTable, ProveError, Watch, prove};
 use update_engine::slot::{Proven, Writes, Written};
 
 /// An image of 15 windows and a part of one, in a slot with 2 MiB and more behind it.
 const IMAGE: usize = 15 * WINDOW + 5 * 4096 + 100;
 const ROOM: usize = IMAGE + (3 << 20);
+/// Of the new image, the window that has a little of many others.
+const MIXED: usize = 13;
 
 /// A process that one test starts has, for a moment, the slots open that another one's threads have.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -64,6 +68,12 @@ impl Scene {
             }
         }
         image.copy_within(0..WINDOW, 11 * WINDOW);
+        // A little of many windows, in one.
+        for (number, window) in [1, 4, 5, 7, 8, 10].into_iter().enumerate() {
+            let (from, to) = (window * WINDOW + 10 * 4096, MIXED * WINDOW + (number + 1) * 8 * 4096);
+            image.copy_within(from..from + 4 * 4096, to);
+            image[to + 5000] ^= 0x55;
+        }
         let new = Published::root(image, Vouched::Yes);
         let host = Host::new(&["root"], ROOM);
         host.runs("root", 0, &old.images[0].2);
@@ -210,6 +220,71 @@ fn a_write_that_fails_while_the_delta_is_given_up_ends_the_install() {
     let error = attempt.run().expect_err("a write failed");
     assert_eq!(error.cause(), Cause::DiskWrite, "{error}");
     assert_eq!(scene.disk.struck(), 1);
+}
+
+/// Cancels an install by the delta as soon as the disk is slow; the error, and how many reads began from then on.
+fn cancelled_when_slow(scene: &Scene, delta: &Server) -> (InstallError, u64) {
+    let slot = scene.host.open_at(scene.disk.path(), scene.new.record());
+    let base = scene.host.base_at(scene.disk.path(), Some(scene.old.record()));
+    let attempt = Attempt::on(slot, &scene.new, vec![]).with_delta(vec![delta.source("one")], base).scanning(Scan::Any);
+    let cancel = Arc::clone(&attempt.cancel);
+    std::thread::scope(|scope| {
+        let canceller = scope.spawn(move || {
+            while scene.disk.struck() == 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            cancel.store(true, Ordering::Relaxed);
+            scene.disk.reads()[0]
+        });
+        let error = attempt.run().expect_err("it is cancelled");
+        let [asked, answered] = scene.disk.reads();
+        assert_eq!(asked, answered, "a read is under way");
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(scene.disk.reads(), [asked, answered], "it is over, and something reads on");
+        (error, asked - canceller.join().unwrap())
+    })
+}
+
+/// Whoever reads the disk when an install is cancelled: it is waited for, and does not go on.
+#[test]
+fn a_cancelled_install_waits_for_the_disk_and_reads_nothing_more() {
+    let Some(scene) = Scene::new() else { return };
+    let delta = scene.new.delta_from(&scene.old);
+    let table = FrameTable::read(&delta, delta.len() as u64, scene.new.record()).unwrap();
+    // Every read of the slot that runs is slow: those of the threads that make frames.
+    let running = vec![(Failing::LateRead, scene.in_running(0..IMAGE))];
+    scene.set(running.clone());
+    let (error, reads) = cancelled_when_slow(&scene, &scene.delta);
+    assert_eq!(error.cause(), Cause::Cancelled, "{error}");
+    // 16 reads of each of two threads are under way together; and one of more than 128 KiB is several requests of the kernel.
+    assert!(reads <= 2 * (16 + 2), "{reads}");
+    // And those that find out whose fault a bad blob is: what the one frame leans on that is missing is quick, the rest of its windows is not.
+    let frame = table.frame_of(0, MIXED as u32).unwrap();
+    let flip = FaultKind::FlipByte { offset: frame.blob().start + 20 };
+    let bad = Server::of(&delta, [fault("one", flip)]);
+    let leant_on = |block: usize| {
+        let bytes = (block * 4096) as u64..((block + 1) * 4096) as u64;
+        frame.extents().any(|extent| {
+            extent.source != Source::Target && extent.offset < bytes.end && bytes.start < extent.offset + extent.length
+        })
+    };
+    let is_hashed = |block: usize| {
+        let window = (block * 4096 / WINDOW) as u64;
+        frame.extents().any(|extent| {
+            (extent.offset / WINDOW as u64..(extent.offset + extent.length).div_ceil(WINDOW as u64)).contains(&window)
+        })
+    };
+    let slow: Vec<usize> = (0..IMAGE / 4096).filter(|block| !leant_on(*block) && is_hashed(*block)).collect();
+    let windows: BTreeSet<usize> = slow.iter().map(|block| block * 4096 / WINDOW).collect();
+    assert!(windows.len() > 3, "{windows:?}");
+    scene.host.poke("root", 0, scene.image());
+    scene.host.poke("root", (MIXED * WINDOW) as u64, &[installing::OLD; WINDOW]);
+    scene
+        .disk
+        .fails(slow.into_iter().map(|block| (Failing::LateRead, scene.in_running(block * 4096..(block + 1) * 4096))).collect());
+    let (error, reads) = cancelled_when_slow(&scene, &bad);
+    assert_eq!(error.cause(), Cause::Cancelled, "{error}");
+    assert!(reads <= 3, "{reads} for one window of {}", windows.len());
 }
 
 #[test]

@@ -149,18 +149,23 @@ pub(super) struct Ground {
     piece: RefCell<AlignedBuf>,
     /// Where the kernel has one.
     queue: RefCell<Option<Queue>>,
+    /// Set when nothing more is to be read.
+    stopping: Arc<AtomicBool>,
 }
 
 impl Ground {
-    pub(super) fn new(release: &Arc<Release>, slot: &Arc<InactiveSlot>) -> Self {
+    pub(super) fn new(release: &Arc<Release>, slot: &Arc<InactiveSlot>, stopping: &Arc<AtomicBool>) -> Self {
         let piece = RefCell::new(AlignedBuf::zeroed(0));
         let queue =
             RefCell::new(Queue::new().map_err(|error| tracing::debug!(%error, "extents are read one after the other")).ok());
-        Self { release: Arc::clone(release), slot: Arc::clone(slot), running: None, piece, queue }
+        Self { release: Arc::clone(release), slot: Arc::clone(slot), running: None, piece, queue, stopping: Arc::clone(stopping) }
     }
 
     /// Reads parts of one source, all at once.
     fn read_parts(&self, source: Source, image: usize, parts: &mut [Part<'_>]) -> Result<(), (usize, io::Error)> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err((0, io::Error::other("the install ends")));
+        }
         let block = u64::try_from(ALIGNMENT).unwrap_or(1);
         let skipped = |part: &Part<'_>| usize::try_from(part.offset % block).unwrap_or(0);
         let places: Vec<(u64, usize)> =
@@ -293,7 +298,7 @@ mod tests {
             },
         );
         let slot = InactiveSlot::open(&disk, &name("b"), &rig.running(), &[("root", size as u64)]).unwrap();
-        let mut ground = Ground::new(&Arc::new(release()), &Arc::new(slot));
+        let mut ground = Ground::new(&Arc::new(release()), &Arc::new(slot), &Arc::new(AtomicBool::new(false)));
         ground.running = Some(Arc::new(Running::open(&Base { disk, slot: SlotName::A, record: None }, &[entry]).unwrap()));
         ground
     }

@@ -168,6 +168,7 @@ pub async fn run(
     let stream::Install { mut ahead, origins, .. } = install;
     let ended = tokio::time::timeout(DISK_PATIENCE, async {
         tokio::join!(ahead.stop(), pool.stop());
+        drop(ahead);
         // What reads aside keeps the slot open: it ends when the disk answers it.
         while Arc::strong_count(&slot) > 1 {
             tokio::time::sleep(CANCEL_EVERY).await;

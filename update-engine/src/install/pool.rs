@@ -189,7 +189,7 @@ impl Pool {
                 release: Arc::clone(release),
                 slot: Arc::clone(slot),
                 decoder: Decoder::with(AnyBlobs::start(decoding, &stopping)?),
-                ground: Ground::new(release, slot),
+                ground: Ground::new(release, slot, &stopping),
                 output: AlignedBuf::zeroed(usize::try_from(MAX_OUTPUT_BYTES).unwrap_or(usize::MAX)),
             };
             let thread = std::thread::Builder::new().name(format!("install-{number}")).spawn(move || worker.run());

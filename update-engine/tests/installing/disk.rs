@@ -35,6 +35,8 @@ pub(crate) enum Failing {
     ReadForEver,
     /// Reading it gives another bit than was written.
     WrongRead,
+    /// Reading it takes a quarter of a second, every time, and nothing else is read meanwhile.
+    LateRead,
     /// Once it was written, no flush succeeds any more.
     Flush,
 }
@@ -44,12 +46,15 @@ pub(crate) const LOUD_WRITES: [Failing; 3] = [Failing::Write, Failing::Room, Fai
 
 /// What is late comes so much later.
 const LATE: Duration = Duration::from_secs(3);
+const LATE_READ: Duration = Duration::from_millis(250);
 
 struct State {
     faults: Vec<(Failing, Range<u64>)>,
     is_flush_broken: bool,
     /// Transfers and flushes that went wrong.
     struck: u64,
+    /// Reads, and how many of them were answered.
+    reads: [u64; 2],
 }
 
 struct Served {
@@ -71,7 +76,7 @@ impl FailingDisk {
             return Err("needs root and /dev/fuse for a disk that fails".to_owned());
         }
         let file = File::options().read(true).write(true).open(image).unwrap();
-        let state = Arc::new(Mutex::new(State { faults: Vec::new(), is_flush_broken: false, struck: 0 }));
+        let state = Arc::new(Mutex::new(State { faults: Vec::new(), is_flush_broken: false, struck: 0, reads: [0; 2] }));
         let mounted = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("failing-disk".to_owned()), MountOption::NoAtime];
@@ -87,7 +92,12 @@ impl FailingDisk {
 
     /// From now on just this goes wrong.
     pub(crate) fn fails(&self, faults: Vec<(Failing, Range<u64>)>) {
-        *self.state.lock().unwrap() = State { faults, is_flush_broken: false, struck: 0 };
+        *self.state.lock().unwrap() = State { faults, is_flush_broken: false, struck: 0, reads: [0; 2] };
+    }
+
+    /// Reads since, and how many of them were answered.
+    pub(crate) fn reads(&self) -> [u64; 2] {
+        self.state.lock().unwrap().reads
     }
 
     /// How often something went wrong since.
@@ -145,9 +155,11 @@ impl Served {
         let size = self.file.metadata().unwrap().len();
         let mut data = vec![0; usize::try_from(bytes.end.min(size).saturating_sub(bytes.start)).unwrap()];
         self.file.read_exact_at(&mut data, bytes.start).unwrap();
-        let kinds = [Failing::Read, Failing::ReadForEver, Failing::WrongRead];
-        match self.state.lock().unwrap().strike(&kinds, bytes) {
+        let kinds = [Failing::Read, Failing::ReadForEver, Failing::WrongRead, Failing::LateRead];
+        let struck = self.state.lock().unwrap().strike(&kinds, bytes);
+        match struck {
             Some((Failing::WrongRead, at)) => data[usize::try_from(at).unwrap()] ^= 4,
+            Some((Failing::LateRead, _)) => std::thread::sleep(LATE_READ),
             Some(_) => return Err(Errno::EIO),
             None => {}
         }
@@ -217,7 +229,10 @@ impl Filesystem for Served {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match Self::read(self, &(offset..offset + u64::from(size))) {
+        self.state.lock().unwrap().reads[0] += 1;
+        let answer = Self::read(self, &(offset..offset + u64::from(size)));
+        self.state.lock().unwrap().reads[1] += 1;
+        match answer {
             Ok(data) => reply.data(&data),
             Err(error) => reply.error(error),
         }
