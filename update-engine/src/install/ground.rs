@@ -364,5 +364,9 @@ mod tests {
         }
         let mut parts = [Part { source: Source::Image(1), offset: 0, buffer: &mut buffers[0] }];
         assert_eq!(ground.read_each(0, &mut parts).unwrap_err().1.to_string(), "the running slot has no such image");
+        // An install that ends waits for no more than one read.
+        ground.stopping.store(true, Ordering::Relaxed);
+        let mut parts = [Part { source: Source::Image(0), offset: 0, buffer: &mut buffers[0] }];
+        assert_eq!(ground.read_each(0, &mut parts).unwrap_err().1.to_string(), "the install ends");
     }
 }
