@@ -126,10 +126,10 @@ impl Piece {
         (self.modified, self.id / 100_000, number, self.id)
     }
 
-    /// When its part was written, where the id says so.
+    /// When its part was written, by a clock that may never have been set, where the id says so.
     fn written_at(&self) -> Option<Duration> {
-        let seconds = self.id / 100_000;
-        (seconds >= 1_000_000_000).then(|| Duration::from_secs(seconds))
+        let is_efi = self.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("dmesg-efi"));
+        is_efi.then(|| Duration::from_secs(self.id / 100_000))
     }
 
     fn is_of_one_dump_with(&self, other: &Self) -> bool {
@@ -154,9 +154,16 @@ fn head(bytes: &[u8]) -> Option<(String, u32, usize)> {
 impl Left {
     /// The log of the newest dump, from its highest part down; empty where nothing was left.
     pub(super) fn newest(&self) -> Vec<u8> {
-        let Some(newest) = self.pieces.iter().max_by_key(|piece| piece.age()) else { return Vec::new() };
+        let mut pieces: Vec<&Piece> = self.pieces.iter().collect();
+        pieces.sort_by_key(|piece| std::cmp::Reverse(piece.age()));
         let mut parts: BTreeMap<u32, &Piece> = BTreeMap::new();
-        for piece in self.pieces.iter().filter(|piece| piece.is_of_one_dump_with(newest)) {
+        // Firmware may take long for a dump, but not between two of its parts.
+        let mut last = pieces.first().copied();
+        for piece in pieces {
+            if !last.is_some_and(|last| piece.is_of_one_dump_with(last)) {
+                continue;
+            }
+            last = Some(piece);
             // Several deaths of one kind within seconds: of each part the newest.
             let known = parts.entry(piece.part).or_insert(piece);
             if known.age() < piece.age() {
@@ -266,6 +273,26 @@ mod tests {
         host.put("archive/1700000050/001/dmesg.txt", 502, "all of it");
         host.put("archive/1700000000/001/dmesg-efi-170000000001001", 501, "Panic#1 Part1\n<0>[    9.0] of the first try\n");
         assert_eq!(host.newest_since(400), format!("[    1.0] two\n{PANICKED}"));
+    }
+
+    #[test]
+    fn a_dump_that_took_the_firmware_longer_than_two_dumps_lie_apart_is_one_dump_all_the_same() {
+        // By a clock that was set, and by one that never was.
+        for clock in [1_700_000_000, 90] {
+            let host = Host::new(true);
+            for part in 1..=12 {
+                let second = clock + 2 * part;
+                let text = if part == 1 { &PANIC["Panic#1 Part1\n".len()..] } else { &format!("<6>[   {part}.0] line\n") };
+                let name = format!("archive/{second}/001/dmesg-efi-{second}{part:02}001");
+                host.put(&name, 500, &format!("Panic#1 Part{part}\n{text}"));
+            }
+            // One of a boot before.
+            let second = clock - 60;
+            host.put(&format!("archive/{second}/001/dmesg-efi-{second}01001"), 500, "Panic#1 Part1\n<0>[    9.0] before\n");
+            let newest = host.newest_since(400);
+            assert!(newest.starts_with("[   12.0] line\n") && newest.ends_with(PANICKED), "{clock}: {newest}");
+            assert_eq!(newest.lines().filter(|line| line.ends_with("line")).count(), 11, "{clock}: {newest}");
+        }
     }
 
     #[test]
