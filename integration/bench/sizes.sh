@@ -59,7 +59,9 @@ bytes_of() { stat -c %s "$1"; }
 
 limit() { # WHAT BYTES OF PERCENT
     local is most
-    is=$(awk -v bytes="$2" -v of="$3" 'BEGIN {printf "%.4f", bytes / of}') most=$(awk -v most="$4" 'BEGIN {printf "%.2f", most / 100}')
+    [[ $2 =~ ^[1-9][0-9]*$ && $3 =~ ^[1-9][0-9]*$ ]] || { echo "sizes.sh: $1: expected two sizes, got \"$2\" and \"$3\"" >&2; exit 1; }
+    is=$(awk -v bytes="$2" -v of="$3" 'BEGIN {printf "%.4f", bytes / of}')
+    most=$(awk -v most="$4" 'BEGIN {printf "%.2f", most / 100}')
     if (($2 * 100 > $3 * $4)); then
         echo "  MISSED: $1: $is, at most $most"
         missed=$((missed + 1))
@@ -81,8 +83,11 @@ pair() { # NAME FROM TO
     local patched xdeltaed
     echo "$1"
     delta "$2" "$3"
-    ours=$(cat "$work/size") cost=$(cat "$work/cost")
-    patched=$(patch_from "$pairs/$2" "$pairs/$3") xdeltaed=$(xdelta "$pairs/$2" "$pairs/$3")
+    ours=$(cat "$work/size")
+    cost=$(cat "$work/cost")
+    # Each by itself: of several in one line, the first may fail and nobody hears of it.
+    patched=$(patch_from "$pairs/$2" "$pairs/$3")
+    xdeltaed=$(xdelta "$pairs/$2" "$pairs/$3")
     best_of_theirs=$((patched < xdeltaed ? patched : xdeltaed)) patched_bytes=$patched
     printf '  ours %s (%s), zstd -19 --patch-from %s, xdelta3 -B 64M %s\n' "$ours" "$cost" "$patched" "$xdeltaed"
 }
